@@ -1,0 +1,1 @@
+"""Timings of the ops, with the inputs of the tests."""

@@ -1,0 +1,94 @@
+// Checks of arguments, the same for every backend: each message names the op, the argument, what
+// was expected and what came. Wrong shapes and values are a ValueError, wrong types and devices a
+// TypeError.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <limits>
+#include <optional>
+#include <string>
+
+namespace emergence_ext {
+
+inline void check_type_as_first(const char* op, const char* name, const at::Tensor& x,
+                                const at::Tensor& q) {
+  TORCH_CHECK_TYPE(x.scalar_type() == q.scalar_type() && x.device() == q.device(), op, ": ", name,
+                   " is ", x.scalar_type(), " on ", x.device(), ", q is ", q.scalar_type(), " on ",
+                   q.device(), "; give all the same dtype and device");
+}
+
+inline void check_maxsim(const char* op, const at::Tensor& q, const at::Tensor& d,
+                         const std::optional<at::Tensor>& a) {
+  TORCH_CHECK_VALUE(q.dim() == 3, op, ": q must be [N, R, D], got ", q.sizes());
+  TORCH_CHECK_VALUE(d.dim() == 3 && d.size(2) == q.size(2), op, ": d must be [B, S, ", q.size(2),
+                    "] (the width D of q), got ", d.sizes());
+  TORCH_CHECK_VALUE(d.size(1) > 0 && d.size(2) > 0, op,
+                    ": d needs at least one region and one channel, got ", d.sizes());
+  TORCH_CHECK_VALUE(d.size(1) <= std::numeric_limits<int32_t>::max(), op,
+                    ": d may have at most 2^31 - 1 regions, got ", d.sizes());
+  const auto type = q.scalar_type();
+  TORCH_CHECK_TYPE(
+      type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16, op,
+      ": q must be float32, float64, bfloat16 or float16, got ", type);
+  check_type_as_first(op, "d", d, q);
+  if (a) {
+    TORCH_CHECK_VALUE(a->dim() == 2 && a->size(0) == q.size(0) && a->size(1) == q.size(1), op,
+                      ": a must be [N, R] = [", q.size(0), ", ", q.size(1), "], got ", a->sizes());
+    check_type_as_first(op, "a", *a, q);
+  }
+}
+
+inline void check_options(const char* op, const std::string& precision,
+                          std::optional<int64_t> max_memory) {
+  TORCH_CHECK_VALUE(precision == "highest" || precision == "high" || precision == "medium", op,
+                    ": precision must be 'highest', 'high' or 'medium', got '", precision, "'");
+  TORCH_CHECK_VALUE(!max_memory || *max_memory > 0, op,
+                    ": max_memory must be a positive number of bytes, got ", *max_memory);
+}
+
+// On the CPU only: on a GPU the answer would make the host wait.
+inline void check_finite(const char* op, const char* name, const at::Tensor& x) {
+  const auto finite = at::isfinite(x);
+  if (finite.all().item<bool>()) return;
+  const auto first = finite.logical_not().nonzero().select(0, 0);
+  TORCH_CHECK_VALUE(false, op, ": ", name, " is not finite at sample ", first[0].item<int64_t>(),
+                    ", region ", first[1].item<int64_t>(),
+                    "; find out where it comes from before matching");
+}
+
+inline at::ScalarType compute_type(const at::Tensor& q) {
+  return q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+inline at::ScalarType index_type(const at::Tensor& d, int64_t compact_limit) {
+  return d.size(1) <= compact_limit ? at::kByte : at::kInt;
+}
+
+// On the CPU, where looking is free of a wait, the entries of argmax are checked as well.
+inline void check_maxsim_backward(const at::Tensor& G, const at::Tensor& q, const at::Tensor& d,
+                                  const std::optional<at::Tensor>& a, const at::Tensor& argmax,
+                                  int64_t compact_limit) {
+  const char* op = "maxsim_backward";
+  check_maxsim(op, q, d, a);
+  const int64_t N = q.size(0), R = q.size(1), B = d.size(0);
+  TORCH_CHECK_VALUE(G.sizes() == at::IntArrayRef({B, N}), op, ": G must be [B, N] = [", B, ", ", N,
+                    "], got ", G.sizes());
+  TORCH_CHECK_TYPE(G.scalar_type() == compute_type(q) && G.device() == q.device(), op,
+                   ": G must be ", compute_type(q), " on ", q.device(), ", got ", G.scalar_type(),
+                   " on ", G.device());
+  TORCH_CHECK_VALUE(argmax.sizes() == at::IntArrayRef({B, N, R}), op,
+                    ": argmax must be [B, N, R] = [", B, ", ", N, ", ", R, "], got ",
+                    argmax.sizes());
+  const auto type = index_type(d, compact_limit);
+  TORCH_CHECK_TYPE(argmax.scalar_type() == type && argmax.device() == q.device(), op,
+                   ": argmax must be ", type, " on ", q.device(), ", got ", argmax.scalar_type(),
+                   " on ", argmax.device());
+  if (argmax.numel() == 0 || !argmax.is_cpu()) return;
+  const auto [low, high] = at::aminmax(argmax);
+  TORCH_CHECK_VALUE(low.item<int64_t>() >= 0 && high.item<int64_t>() < d.size(1), op,
+                    ": argmax must lie in [0, S) = [0, ", d.size(1), "), got entries from ",
+                    low.item<int64_t>(), " to ", high.item<int64_t>());
+}
+
+}  // namespace emergence_ext

@@ -1,0 +1,117 @@
+"""Load the compiled library, if it was built for the torch that is running; else say why not.
+
+Importing this module never fails because of the library: `why_not()` tells what is missing, and the
+ops raise or fall back only when they are called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+REBUILD: Final = "pip install --no-build-isolation --no-deps --force-reinstall -e ."
+"""What to run in a checkout of this package, in the environment that will use it."""
+
+_RECORD: Final = Path(__file__).with_name("_build.json")
+
+
+def build_info() -> dict[str, Any]:
+    """Tell what the library was built with, and which backends can be used.
+
+    Returns:
+        Facts of the build as they were recorded then (`compiler`, `flags`, `instruction_sets`,
+        `cuda_compiler`, `cuda_flags`, `cuda_architectures`, `never_run_on_a_gpu`, `package`,
+        `torch`, `torch_variant`; absent where nothing was recorded), `running_torch`,
+        `running_torch_variant`, and `why_not`, a dictionary from backend to the reason why it
+        cannot be used, None where it can.
+    """
+    version, variant = running_torch()
+    return {
+        **deepcopy(_facts),
+        "running_torch": version,
+        "running_torch_variant": variant,
+        "why_not": {backend: why_not(backend) for backend in ("cpu", "cuda")},
+    }
+
+
+def why_not(backend: str = "cpu") -> str | None:
+    """Say why `backend` ("cpu" or "cuda") of the library cannot be used; None where it can.
+
+    Raises:
+        ValueError: another backend.
+    """
+    if backend not in ("cpu", "cuda"):
+        raise ValueError(f"backend must be 'cpu' or 'cuda', got {backend!r}")
+    if _not_loaded is not None:
+        return _not_loaded
+    reason = _facts["why_not"][backend]
+    return None if reason is None else f"it was not built: {reason}. To build it: {REBUILD}"
+
+
+def running_torch() -> tuple[str, str]:
+    """Version and variant of the torch that is running, such as ("2.14.1", "cu130")."""
+    version, _, _ = torch.__version__.partition("+")
+    if torch.version.hip is not None:
+        return version, "rocm" + ".".join(torch.version.hip.split(".")[:2])
+    cuda = torch.version.cuda
+    return version, "cpu" if cuda is None else "cu" + cuda.replace(".", "")
+
+
+def reason_not_to_load(facts: Mapping[str, Any], running: tuple[str, str]) -> str | None:
+    """Say why a library with these facts must not be loaded into this torch; None where it may.
+
+    Args:
+        facts: what the build recorded; empty where there was no build.
+        running: version and variant of the running torch.
+    """
+    if not facts:
+        return f"it was never built here. To build it: {REBUILD}"
+    if facts["why_not"]["cpu"] is not None:
+        return f"it was not built: {facts['why_not']['cpu']}. To build it: {REBUILD}"
+    built = (facts["torch"], facts["torch_variant"])
+    if built != running:
+        return (
+            f"it was built for torch {'+'.join(built)} and torch {'+'.join(running)} is running. "
+            f"To build it anew: {REBUILD}"
+        )
+    return None
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        logger.warning("%s cannot be read (%s); the library is taken as not built", path, error)
+        return {}
+
+
+def _load() -> tuple[dict[str, Any], str | None]:
+    """The facts of the build, and why the library is not loaded (None: it is)."""
+    facts = _read_record(_RECORD)
+    reason = reason_not_to_load(facts, running_torch())
+    if reason is None:
+        try:
+            library = importlib.import_module("emergence_ext._C")
+        except ImportError as error:
+            reason = f"it cannot be loaded: {error}. To build it anew: {REBUILD}"
+        else:
+            if library.build_info() != facts:
+                logger.warning(
+                    "the record of the build is not the library's own; taking the latter"
+                )
+                facts = library.build_info()
+    return facts, reason
+
+
+_facts, _not_loaded = _load()

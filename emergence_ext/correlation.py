@@ -1,0 +1,45 @@
+"""Correlations, intervals of correlations, and the entropy they are read against."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pearson(x: Tensor, y: Tensor) -> Tensor:
+    """Pearson correlation along the last dimension; NaN where either is constant.
+
+    Args:
+        x: `[..., n]`.
+        y: `[..., n]`.
+
+    Returns:
+        `[...]`, in the dtype of x.
+    """
+    if x.shape != y.shape:
+        raise ValueError(f"x and y must have one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
+    a = (x - x.mean(-1, keepdim=True)).double()
+    b = (y - y.mean(-1, keepdim=True)).double()
+    return ((a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))).to(x.dtype)
+
+
+def entropy(z: Tensor, temperature: float = 1.0) -> Tensor:
+    """Entropy in nats of `softmax(z / temperature)`, `[N]` for logits `[N, C]`."""
+    log_p = torch.log_softmax(z.double() / temperature, dim=1)
+    return -(log_p.exp() * log_p).sum(1).to(z.dtype)
+
+
+def stratified_folds(y: Tensor, folds: int, random_state: int = 0) -> Tensor:
+    """The fold of each sample, `[N]` in `[0, folds)`, categories spread evenly over the folds.
+
+    Raises:
+        ValueError: more folds than samples, or fewer than two.
+    """
+    if not 2 <= folds <= len(y):
+        raise ValueError(f"folds must be between 2 and the number of samples {len(y)}, got {folds}")
+    generator = torch.Generator().manual_seed(random_state)
+    order = torch.randperm(len(y), generator=generator)
+    order = order[torch.argsort(y[order], stable=True)]  # by category, shuffled within
+    fold = torch.empty(len(y), dtype=torch.int64)
+    fold[order] = torch.arange(len(y)) % folds
+    return fold

@@ -1,0 +1,194 @@
+"""What the strength of a feature means: certainty (Table 1) and importance (Table 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from .inputs import Array, Sizes
+from .style import (
+    ACCENT,
+    CONTRAST,
+    INK,
+    PAGE,
+    category_legend,
+    category_style,
+    new_figure,
+    note,
+    styled,
+)
+
+
+@styled
+def strength_entropy(
+    strength: Any,
+    entropy: Any,
+    labels: Any,
+    categories: Sequence[str],
+    r: float,
+    mean_entropy: float,
+    *,
+    baseline: tuple[Any, float] | None = None,
+    baseline_name: str = "PCA",
+) -> Figure:
+    """Draw the network's entropy over the strength of the projected features (Table 1).
+
+    Args:
+        strength: |g|, `[N]`.
+        entropy: entropy of P(y|x) in nats, `[N]`.
+        labels: true categories, `[N]`.
+        categories: names, `[C]`.
+        r: Pearson's correlation of the two, as computed for the tables.
+        mean_entropy: mean of the entropy; a correlation says little without it.
+        baseline: strength `[N]` and r of another method, drawn beside.
+        baseline_name: its name.
+
+    Raises:
+        ValueError: shapes that do not fit, or an empty array.
+    """
+    sizes = Sizes("strength_entropy")
+    names = sizes.names("categories", categories, "C")
+    y = sizes.labels(labels, names)
+    h = sizes.numbers("entropy", entropy, "N")
+    shown = [("strength |g|", "ours", sizes.numbers("strength", strength, "N"), r)]
+    if baseline is not None:
+        other = sizes.numbers("baseline", baseline[0], "N")
+        shown.append(("distance from the mean", baseline_name, other, baseline[1]))
+    figure = new_figure(PAGE if baseline is not None else PAGE / 2, 2.75)
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False).ravel()
+    for axes, (label, method, x, correlation) in zip(panels, shown, strict=True):
+        good = np.isfinite(x) & np.isfinite(h)
+        _draw_categories(axes, x[good], h[good], y[good])
+        told = f"r = {correlation:+.2f}" if np.isfinite(correlation) else "r undefined"
+        axes.set_title(f"{method}: {told}".replace("-", "\u2212"))
+        axes.set_xlabel(label)
+        axes.set_xlim(left=0)
+        if not good.all():
+            note(axes, f"{int((~good).sum()):,} not finite", inside=True)
+    panels[0].set_ylabel("entropy of P(y|x), nats")
+    panels[0].set_ylim(bottom=0)
+    for axes in panels:
+        axes.axhline(mean_entropy, color=INK, lw=0.6, ls="--")
+    panels[-1].annotate(
+        f"mean {mean_entropy:.2f}",
+        (1, mean_entropy),
+        xycoords=panels[-1].get_yaxis_transform(),
+        xytext=(-1, 2),
+        textcoords="offset points",
+        ha="right",
+        fontsize=6.5,
+    )
+    category_legend(figure, names)
+    return figure
+
+
+def _draw_categories(axes: Axes, x: Array, y: Array, labels: Array) -> None:
+    """Draw points `[n]` in the look of their categories `[n]`."""
+    for category in np.unique(labels):
+        look = category_style(int(category))
+        chosen = labels == category
+        axes.scatter(
+            x[chosen],
+            y[chosen],
+            s=7,
+            marker=look.marker,
+            color=look.color,
+            edgecolors=[look.edge],
+            linewidths=0.25,
+            alpha=0.75,
+        )
+
+
+@styled
+def importance_strength(w: Any, strength: Any, r: Any, *, baseline_r: Any | None = None) -> Figure:
+    """Draw the strength of regional features over their importance, and r by sample (Table 2).
+
+    Args:
+        w: region importance, `[N, R]`, each row of sum 1.
+        strength: |h|, `[N, R]`.
+        r: Pearson's correlation of the two within each sample, `[N]`.
+        baseline_r: the same with the raw strength |F|, `[N]`.
+
+    Raises:
+        ValueError: shapes that do not fit, or an empty array.
+    """
+    sizes = Sizes("importance_strength")
+    share = sizes.numbers("w", w, "N R").ravel() * sizes["R"]
+    force = sizes.numbers("strength", strength, "N R").ravel()
+    shown = {"projected |h|": (sizes.numbers("r", r, "N"), ACCENT, "-")}
+    if baseline_r is not None:
+        shown["raw |F|"] = (sizes.numbers("baseline_r", baseline_r, "N"), CONTRAST, "--")
+    figure = new_figure(PAGE, 2.6)
+    left, right = figure.subplots(1, 2)
+    _draw_density(left, share, force)
+    edges = np.linspace(-1, 1, 41)
+    for line, (name, (values, color, style)) in enumerate(shown.items()):
+        good = values[np.isfinite(values)]
+        mean, spread = (good.mean(), good.std()) if good.size else (np.nan, np.nan)
+        right.hist(good, edges, histtype="stepfilled", color=color, alpha=0.18)
+        right.hist(
+            good,
+            edges,
+            histtype="step",
+            color=color,
+            ls=style,
+            lw=1.2,
+            label=f"{name}: {mean:.2f} ± {spread:.2f}".replace("-", "\u2212"),
+        )
+        if good.size:
+            right.axvline(mean, color=color, lw=0.8, ls=style)
+        if good.size < values.size:
+            missing = f"{name}: r undefined in {values.size - good.size:,} samples"
+            right.text(0.02, 0.72 - 0.08 * line, missing, transform=right.transAxes, fontsize=6.5)
+    right.set_title("Within each sample")
+    right.set(xlabel="Pearson's r of strength and importance", ylabel="samples", xlim=(-1, 1))
+    right.legend(loc="upper left", title="mean ± standard deviation", title_fontsize=7)
+    right.set_ylim(top=1.4 * right.get_ylim()[1])
+    return figure
+
+
+def _draw_density(axes: Axes, share: Array, force: Array) -> None:
+    """Draw where the regions `[n]` lie and the mean strength by tenths of the importance."""
+    good = np.isfinite(share) & np.isfinite(force)
+    share, force = share[good], force[good]
+    axes.set_title("All regions")
+    axes.set(xlabel="importance w, in shares of a uniform one", ylabel="strength |h|")
+    if share.size == 0:
+        note(axes, "no finite values", inside=True)
+        return
+    right = max(float(np.quantile(share, 0.995)), 1e-9)
+    upper = max(float(force.max()), 1e-9)
+    inside = share <= right
+    image = axes.hist2d(
+        share[inside],
+        force[inside],
+        bins=45,
+        range=((0, right), (0, upper)),
+        cmap="Blues",
+        norm=LogNorm(vmin=1),
+    )[3]
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.02, aspect=25)
+    bar.outline.set_visible(False)
+    bar.set_label("regions")
+    bar.ax.grid(False)
+    cuts = np.unique(np.quantile(share, np.linspace(0, 1, 11)))
+    group = np.clip(np.searchsorted(cuts, share, side="right") - 1, 0, max(len(cuts) - 2, 0))
+    groups = np.unique(group)
+    middle = [float(np.median(share[group == k])) for k in groups]
+    mean = [float(force[group == k].mean()) for k in groups]
+    axes.plot(middle, mean, "o-", color=CONTRAST, ms=3.5, lw=1.2, mec="white", mew=0.4)
+    axes.annotate(
+        "mean by tenth",
+        (middle[-1], mean[-1]),
+        xytext=(0, 5),
+        textcoords="offset points",
+        ha="right",
+        fontsize=6.5,
+        color=INK,
+    )
+    axes.set_xlim(0, right)

@@ -1,0 +1,107 @@
+"""How similar the categories are to the network, by the angles of their directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .inputs import Sizes
+from .style import INK, MUTED, PAGE, display_name, new_figure, styled
+
+_VALUES_UP_TO = 16  # categories; beyond that the numbers would be too small to read
+
+
+@styled
+def category_similarity(cosines: Any, categories: Sequence[str], *, pairs: int = 6) -> Figure:
+    """Draw the cosines of the category directions as a map and list the nearest pairs.
+
+    Args:
+        cosines: cos(mu_c, mu_c'), `[C, C]`, symmetric, in -1..1.
+        categories: names, `[C]`.
+        pairs: so many of the nearest pairs are listed.
+
+    Raises:
+        ValueError: no square matrix of C rows, or values outside -1..1.
+    """
+    sizes = Sizes("category_similarity")
+    names = [display_name(c) for c in sizes.names("categories", categories, "C")]
+    values = sizes.numbers("cosines", cosines, "C C")
+    if (np.abs(values) > 1 + 1e-4).any():
+        raise ValueError(
+            f"category_similarity: cosines must lie in -1..1, got {np.nanmax(np.abs(values)):.3g}"
+        )
+    count = len(names)
+    side = min(max(0.32 * count, 1.6), 4.4)
+    figure = new_figure(PAGE, side + 1.15)
+    axes, beside = figure.subplots(1, 2, width_ratios=(2.2, 1))
+    # Only one half is drawn: the matrix is symmetric and its diagonal says nothing.
+    lower = np.where(np.tri(count, k=-1, dtype=bool), values, np.nan)[1:, :-1]
+    if count == 1:
+        lower = values
+    image = axes.imshow(lower, cmap="PuOr_r", vmin=-1, vmax=1)
+    across, down = (names, names) if count == 1 else (names[:-1], names[1:])
+    axes.set_xticks(range(len(across)), across, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(down)), down)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    if count <= _VALUES_UP_TO:
+        for row, column in np.argwhere(np.isfinite(lower)):
+            value = lower[row, column]
+            axes.text(
+                column,
+                row,
+                f"{value:+.2f}".replace("-", "\u2212"),
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if abs(value) > 0.55 else INK,
+            )
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=25, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.set_label("cosine")
+    bar.ax.grid(False)
+    _list_pairs(beside, _nearest(values)[:pairs], names, side)
+    return figure
+
+
+def _list_pairs(
+    beside: Axes, found: Sequence[tuple[float, int, int]], names: Sequence[str], side: float
+) -> None:
+    """Write the pairs into the axes of `side` inches, line by line."""
+    beside.axis("off")
+    beside.set_title("Nearest pairs")
+    for line, (value, first, second) in enumerate(found):
+        beside.text(
+            0,
+            0.97 - 0.38 * line / side,
+            f"{value:+.2f}".replace("-", "\u2212"),
+            transform=beside.transAxes,
+            va="top",
+            fontsize=7.5,
+            color=MUTED,
+        )
+        beside.text(
+            0.2,
+            0.97 - 0.38 * line / side,
+            f"{names[first]}\n{names[second]}",
+            transform=beside.transAxes,
+            va="top",
+            fontsize=7.5,
+            linespacing=1.25,
+        )
+
+
+def _nearest(values: np.ndarray) -> list[tuple[float, int, int]]:
+    """Return the pairs of different categories, the most similar first; NaN is left out."""
+    rows, columns = np.triu_indices(len(values), 1)
+    found = [
+        (float(values[a, b]), int(a), int(b))
+        for a, b in zip(rows, columns, strict=True)
+        if np.isfinite(values[a, b])
+    ]
+    return sorted(found, reverse=True)

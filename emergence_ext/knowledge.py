@@ -1,0 +1,138 @@
+"""Knowledge points: regions that tell a category on their own (Sec. 3.4, appendix F of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import torch
+from torch import Tensor
+
+from emergence_ext.frame import Frame
+from emergence_ext.store import Saved
+
+CONFIDENCE: Final = 0.95  # of all intervals
+RESAMPLES: Final = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class KnowledgePoints(Saved):
+    """What each region says about the category, and which regions say it clearly.
+
+    Attributes:
+        confidence: `max_y p(y|h)`, `[N, R]`; 0 where the region has no strength.
+        category: the y of that maximum, `[N, R]`.
+        runner_up: the second-best `p(y|h)`, `[N, R]`.
+        y: true categories, `[N]`.
+        tau: a region is a knowledge point where its confidence is above.
+    """
+
+    confidence: Tensor
+    category: Tensor
+    runner_up: Tensor
+    y: Tensor
+    tau: float = 0.4
+
+    @property
+    def point(self) -> Tensor:
+        """Where a region is a knowledge point, `[N, R]`."""
+        return self.confidence > self.tau
+
+    @property
+    def reliable(self) -> Tensor:
+        """Where it is one for the true category, `[N, R]`."""
+        return self.point & (self.category == self.y[:, None])
+
+    def shared(self, distance: float = 0.1) -> Tensor:
+        """Knowledge points whose second-best category is within `distance` of the best, `[N, R]`."""
+        return self.point & (self.confidence - self.runner_up <= distance)
+
+    def count(self, random_state: int = 0) -> PointCount:
+        """Totals over the images with bootstrap intervals over images."""
+        per_image = torch.stack([self.point.sum(1), self.reliable.sum(1), self.shared().sum(1)]).double()
+        N = per_image.shape[1]
+        generator = torch.Generator().manual_seed(random_state)
+        drawn = torch.randint(N, (RESAMPLES, N), generator=generator)
+        total, reliable, shared = per_image.sum(1).tolist()
+        sums = per_image[:, drawn].sum(-1)  # [3, RESAMPLES]
+        some = sums[0] > 0
+        return PointCount(
+            images=N,
+            total=Interval(total, *_bounds(sums[0])),
+            reliable=Interval(reliable, *_bounds(sums[1])),
+            shared=Interval(shared, *_bounds(sums[2])),
+            ratio=Interval(reliable / total, *_bounds(sums[1, some] / sums[0, some])) if total else None,
+        )
+
+    def curve(self, taus: Sequence[float]) -> Tensor:
+        """Number of points and of reliable ones at each threshold, `[len(taus), 2]`."""
+        right = self.category == self.y[:, None]
+        rows = [((self.confidence > tau).sum(), ((self.confidence > tau) & right).sum()) for tau in taus]
+        return torch.tensor(rows)
+
+    def subset(self, index: Tensor) -> KnowledgePoints:
+        """The same of some of the images, by index or mask."""
+        parts = (self.confidence, self.category, self.runner_up, self.y)
+        return KnowledgePoints(*(x[index] for x in parts), tau=self.tau)
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        names = ("confidence", "category", "runner_up", "y")
+        return {name: getattr(self, name) for name in names}, {"tau": self.tau}
+
+    @classmethod
+    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        return cls(**arrays, **settings)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PointCount:
+    """Numbers of knowledge points on `images` images; `ratio` is reliable / total, None without points."""
+
+    images: int
+    total: Interval
+    reliable: Interval
+    shared: Interval
+    ratio: Interval | None
+
+
+def knowledge_points(h: Tensor, frame: Frame, labels: Tensor, tau: float = 0.4) -> KnowledgePoints:
+    """Find regions that are discriminative for some category, and those that are for the right one (Sec. 3.4).
+
+    Args:
+        h: projected regional features, `[N, R, dim]`, strengths already on the scale of the frame.
+        frame: categories, in which `p(y|h)` is read.
+        labels: true categories, `[N]`, integers in `[0, C)`.
+        tau: a region counts where `max_y p(y|h) > tau`; `1/C <= tau < 1`.
+
+    Raises:
+        ValueError: a label outside `[0, C)`, a tau outside its range, or `dim` other than the frame's.
+    """
+    C = len(frame.priors)
+    if h.ndim != 3 or labels.shape != h.shape[:1]:
+        raise ValueError(f"h must be [N, R, dim] and labels [N]; got {tuple(h.shape)} and {tuple(labels.shape)}")
+    if not 1 / C <= tau < 1:
+        raise ValueError(f"tau must be in [1/C, 1) = [{1 / C:.3g}, 1), got {tau}")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < C:
+        raise ValueError(f"labels must lie in [0, {C}); got {int(labels.min())} .. {int(labels.max())}")
+    best = frame.posterior(h).topk(2, dim=-1)
+    # Without strength there is no direction: the posterior is the prior, which is nothing the region says.
+    confidence = torch.where(h.square().sum(-1) > 0, best.values[..., 0], 0)
+    return KnowledgePoints(confidence, best.indices[..., 0], best.values[..., 1], labels, tau)
+
+
+def _bounds(values: Tensor) -> tuple[float, float]:
+    if not len(values):
+        return float("nan"), float("nan")
+    tail = (1 - CONFIDENCE) / 2
+    low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    return low, high

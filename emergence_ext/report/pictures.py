@@ -1,0 +1,83 @@
+"""Figures of a run as data URIs, small enough for one file."""
+
+from __future__ import annotations
+
+import io
+import logging
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+# Characters of base64. Together with tables and text the page stays below 25 MB.
+_PICTURES = 14_000_000
+_VECTORS = 7_000_000
+_VECTOR = 3_500_000  # one SVG beyond that is left beside the report
+# What Pillow raises for files that are no PNG, truncated, corrupt or absurdly large.
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: the picture that is shown and, where it is small enough, its vector form."""
+
+    name: str
+    png: str
+    width: int
+    height: int
+    svg: str = ""
+
+
+def read_pictures(folder: Path) -> dict[str, Picture]:
+    """Return the readable PNG files of a folder by name, with their SVG files beside them."""
+    files = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    share = _PICTURES * 3 // 4 // max(len(files), 1)
+    total = sum(path.stat().st_size for path in files.values())
+    pictures: dict[str, Picture] = {}
+    for name, path in files.items():
+        try:
+            data = path.read_bytes()
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                image.load()
+                size = image.size
+                if total > _PICTURES * 3 // 4 and len(data) > share:
+                    data = _shrunk(image, share)
+        except _UNREADABLE as error:
+            logger.warning("report: %s is left out, it cannot be read: %s", path, error)
+            continue
+        pictures[name] = Picture(name, _uri("image/png", data), *size)
+    return _with_vectors(folder, pictures)
+
+
+def _with_vectors(folder: Path, pictures: dict[str, Picture]) -> dict[str, Picture]:
+    """Return the pictures with their SVG files, the smallest first, as far as there is room."""
+    sizes = {n: p.stat().st_size for n in pictures if (p := folder / f"{n}.svg").is_file()}
+    room = _VECTORS
+    for name in sorted(sizes, key=lambda n: sizes[n]):
+        encoded = sizes[name] * 4 // 3
+        if encoded > min(room, _VECTOR):
+            break
+        room -= encoded
+        old = pictures[name]
+        svg = _uri("image/svg+xml", (folder / f"{name}.svg").read_bytes())
+        pictures[name] = Picture(name, old.png, old.width, old.height, svg)
+    return pictures
+
+
+def _shrunk(image: Image.Image, limit: int) -> bytes:
+    """Return the image as a PNG of at most `limit` bytes: fewer colours, then fewer pixels."""
+    small = image.convert("RGB")
+    while True:
+        buffer = io.BytesIO()
+        small.quantize(256).save(buffer, "PNG", optimize=True)
+        if buffer.tell() <= limit or min(small.size) < 64:
+            return buffer.getvalue()
+        size = (small.width * 3 // 4, small.height * 3 // 4)
+        small = small.resize(size, Image.Resampling.LANCZOS)
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{b64encode(data).decode('ascii')}"

@@ -1,0 +1,326 @@
+"""One run: from a network, its checkpoints and images to a directory of results and a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy
+import torch
+from torch import nn
+
+from emergence_ext import drawing, tables
+from emergence_ext._version import __version__
+from emergence_ext.checkpoints import Checkpoint as CheckpointFile
+from emergence_ext.features import FeatureSet, Precision, extract
+from emergence_ext.models import load_weights
+from emergence_ext.report import write_report
+from emergence_ext.samples import Samples
+from emergence_ext.similarity import image_similarity
+from emergence_ext.store import once, write_file
+from emergence_ext.studies.emergence import Checkpoint, Emergence, Settings, emergence, file_name
+from emergence_ext.studies.strength import (
+    ImportanceStrength,
+    StrengthEntropy,
+    importance_strength,
+    strength_entropy,
+)
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION: Final = 1
+TEMPERATURES: Final = (1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at: a network, its states, its layers, and images.
+
+    Attributes:
+        module: the network; comes back as it was, weights included.
+        layers: name to show -> dotted module name, in the order of depth.
+        dataset: images in 0..1 with labels.
+        preprocess: from such images to the network's input.
+        checkpoints: states in the order of training; none: the network as it is.
+        outputs: column of the network's output for each category; None where they are one to one.
+        precision, batch_size, device: of the network's forward pass.
+    """
+
+    module: nn.Module
+    layers: Mapping[str, str]
+    dataset: Samples
+    preprocess: nn.Module = field(default_factory=nn.Identity)
+    checkpoints: Sequence[CheckpointFile] = ()
+    outputs: Sequence[int] | None = None
+    precision: Precision = "float32"
+    batch_size: int = 32
+    device: str = "cpu"
+
+
+def run(
+    subject: Subject,
+    out: Path,
+    settings: Settings | None = None,
+    *,
+    alphas: Sequence[float] = (),
+    described: Mapping[str, Any] | None = None,
+    command: str = "",
+) -> Path:
+    """Analyse a network and write features, fits, tables, figures and `report.html` into a directory.
+
+    What a run that was killed had finished is not computed again.
+
+    Args:
+        subject: network and images.
+        out: the run directory; made if it is not there.
+        settings: of the fits.
+        alphas: further weights of the alignment, compared in the last layer.
+        described: settings of the caller's to keep with the results.
+        command: how the run was asked for, likewise.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ValueError: `out` holds another run, or something about the network or images does not fit.
+    """
+    settings = settings or Settings()
+    config = {
+        "format_version": FORMAT_VERSION,
+        "command": command,
+        "settings": {**asdict(settings), "alphas": list(alphas), **(described or {})},
+        "hashes": _hashes(subject),
+        "layers": list(subject.layers),
+    }
+    config = json.loads(json.dumps(config))
+    _claim(out, config)
+    checkpoints = [
+        Checkpoint(label, epoch, lambda path=path, label=label: _features(subject, path, label, out))
+        for label, epoch, path in (subject.checkpoints or [("network", 0, None)])
+    ]
+    found = emergence(checkpoints, settings, folder=out / "fits")
+    found.save(out / "fits" / "emergence")
+    last = checkpoints[-1].features()
+    strength = [strength_entropy(last.f, last.z, last.y, t) for t in TEMPERATURES]
+    sweep = _sweep(found, last, alphas, settings, out / "fits") if alphas else []
+    warnings = _warnings(found)
+    for warning in warnings:
+        logger.warning(warning)
+    rows = {
+        "correlations": tables.correlations(strength),
+        "importance": tables.importance(found, settings.alpha, sweep),
+        "knowledge": tables.knowledge(found),
+        "similarity": tables.similarity(found),
+        "fits": tables.fits(found),
+        "images": tables.images(found),
+    }
+    for name, table in rows.items():
+        tables.write(out / "tables" / f"{name}.csv", table)
+    drawing.draw_all(out / "figures", found, strength[0], subject.dataset)
+    _write_config(
+        out,
+        {
+            **config,
+            "versions": _versions(),
+            "git": _git_state(),
+            "categories": found.categories,
+            "checkpoints": [
+                {"label": label, "epoch": epoch, "accuracy": found.accuracy(t)}
+                for t, (label, epoch) in enumerate(zip(found.labels, found.epochs, strict=True))
+            ],
+            "bad_images": [list(entry) for entry in subject.dataset.bad],
+            "warnings": warnings,
+            "headline": _headline(found, strength, rows["importance"]),
+        },
+    )
+    return write_report(out)
+
+
+def _features(subject: Subject, path: Path | None, label: str, out: Path) -> FeatureSet:
+    """The features of one checkpoint, from the run directory or from the network."""
+
+    def make() -> FeatureSet:
+        kept = None
+        if path is not None:
+            kept = {name: x.clone() for name, x in subject.module.state_dict().items()}
+            load_weights(subject.module, path)
+        try:
+            return extract(
+                subject.module,
+                subject.dataset,
+                subject.layers,
+                preprocess=subject.preprocess,
+                outputs=subject.outputs,
+                precision=subject.precision,
+                batch_size=subject.batch_size,
+                device=subject.device,
+            )
+        finally:
+            if kept is not None:
+                subject.module.load_state_dict(kept)
+
+    return once(out / "features" / file_name(label), FeatureSet, make)
+
+
+def _sweep(
+    found: Emergence, last: FeatureSet, alphas: Sequence[float], settings: Settings, folder: Path
+) -> list[ImportanceStrength]:
+    """Further alphas in the last layer of the finished network."""
+    chosen = found.region_images
+    assert found.frame.kappa_p is not None
+    return importance_strength(
+        last.layers[found.layers[-1]][chosen],
+        found.w[-1, -1],
+        image_similarity(last.z[chosen], found.frame.kappa_p, include_self=settings.include_self),
+        found.g[-1, chosen],
+        found.frame,
+        alphas,
+        max_evals=settings.regional_evals,
+        include_self=settings.include_self,
+        folder=folder / "alphas",
+    )
+
+
+def _claim(out: Path, config: Mapping[str, Any]) -> None:
+    """Take the directory for this run, unless it is another's."""
+    path = out / "config.json"
+    if path.is_file():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        for part in ("settings", "hashes", "layers"):
+            old, new = there.get(part), config[part]
+            if old == new:
+                continue
+            different = [part]
+            if isinstance(old, dict) and isinstance(new, dict):
+                keys = sorted(set(old) | set(new))
+                different = [f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in keys if old.get(k) != new.get(k)]
+            raise ValueError(
+                f"out: {out} holds another run, which differs in {', '.join(different)}. "
+                "Choose another directory, or remove that one."
+            )
+        return
+    _write_config(out, config)
+
+
+def _write_config(out: Path, config: Mapping[str, Any]) -> None:
+    write_file(out / "config.json", json.dumps(config, indent=1, allow_nan=False).encode())
+
+
+def _headline(
+    found: Emergence, strength: Sequence[StrengthEntropy], importance: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The numbers at the top of the report."""
+    count = found.points().subset(found.held_out).count()
+    first = found.points(0, -1).subset(found.held_out).count()
+    shallow = found.points(-1, 0).subset(found.held_out).count()
+    per_image = 1 / count.images
+    numbers: dict[str, dict[str, Any]] = {
+        "accuracy": {
+            "value": 100 * found.accuracy(),
+            "unit": "%",
+            "explain": f"of the finished network on the {len(found.y)} images analysed",
+        },
+        "strength and uncertainty": {
+            "value": strength[0].r,
+            "explain": f"Pearson of |g| with the entropy, on images that were not fitted; PCA {strength[0].pca_r:.2f}; "
+            f"mean entropy {strength[0].mean_entropy:.2f} nats",
+        },
+        "knowledge points per image": {
+            "value": count.total.value * per_image,
+            "low": count.total.low * per_image,
+            "high": count.total.high * per_image,
+            "explain": f"in {found.layers[-1]}, of {found.grid[0] * found.grid[1]} regions, on held-out images",
+        },
+        "strength and importance": {
+            "value": importance[len(found.layers) - 1]["Pearson of |h| with w, mean"],
+            "explain": f"mean Pearson of |h| with w in {found.layers[-1]}; of |F| "
+            f"{importance[len(found.layers) - 1]['Pearson of |F| with w, mean']:.2f}",
+        },
+    }
+    if count.ratio is not None:
+        before = [
+            f"{100 * other.ratio.value:.0f} % in {where}"
+            for other, where, there in (
+                (shallow, found.layers[0], len(found.layers) > 1),
+                (first, f"checkpoint {found.labels[0]}", len(found.labels) > 1),
+            )
+            if there and other.ratio is not None
+        ]
+        numbers["reliable ratio"] = {
+            "value": 100 * count.ratio.value,
+            "low": 100 * count.ratio.low,
+            "high": 100 * count.ratio.high,
+            "unit": "%",
+            "explain": "of those points speak for the true category" + "; ".join(["", *before]),
+        }
+    return {
+        name: {k: None if isinstance(v, float) and v != v else v for k, v in entry.items()}
+        for name, entry in numbers.items()
+    }
+
+
+def _warnings(found: Emergence) -> list[str]:
+    """What a reader has to know before believing the numbers."""
+    warnings = []
+    unfinished = [name for name, stats in found.fits.items() if stats.stopped.startswith("reached")]
+    if unfinished:
+        warnings.append(
+            f"{len(unfinished)} of {len(found.fits)} fits ended at their limit of evaluations and not at their "
+            "tolerance; the table of fits names them."
+        )
+    uncertainty = float(found.entropy().mean())
+    if uncertainty < 0.15:
+        warnings.append(
+            f"The network is very sure (mean entropy {uncertainty:.2f} nats): strength can hardly correlate with an "
+            "entropy that hardly varies. Look at the higher temperatures."
+        )
+    if len(found.region_images) < 100:
+        warnings.append(
+            f"Regions were learned on only {len(found.region_images)} images; below 100 they over-fit."
+        )
+    return warnings
+
+
+def _hashes(subject: Subject) -> dict[str, str]:
+    """What the results depend on: weights, and names, labels and (a sample of) pixels of the images."""
+    weights = hashlib.sha256()
+    if subject.checkpoints:
+        for checkpoint in subject.checkpoints:
+            weights.update(Path(checkpoint.path).read_bytes())
+    else:
+        for name, x in subject.module.state_dict().items():
+            weights.update(name.encode())
+            weights.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    images = hashlib.sha256(json.dumps([subject.dataset.names, subject.dataset.labels]).encode())
+    for index in range(0, len(subject.dataset), max(1, len(subject.dataset) // 100)):
+        images.update(subject.dataset[index][0].numpy().tobytes())
+    return {"weights": weights.hexdigest(), "images": images.hexdigest()}
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "emergence_ext": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+def _git_state() -> str:
+    """Commit of the package's own checkout, and whether it was changed; empty outside of one."""
+    folder = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()

@@ -1,0 +1,1 @@
+"""One file per experiment: a function from named data to named results."""

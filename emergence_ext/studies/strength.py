@@ -1,0 +1,151 @@
+"""Does length tell importance? Strength against the network's uncertainty, and against region importance (Tables 1, 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from emergence_ext.baselines import PCA
+from emergence_ext.correlation import entropy, pearson, stratified_folds
+from emergence_ext.frame import Frame
+from emergence_ext.regional import RegionalProjection
+from emergence_ext.sample import SampleProjection
+from emergence_ext.store import once
+
+
+@dataclass(frozen=True)
+class StrengthEntropy:
+    """Strength of sample features beside the entropy of the network's output, at one temperature.
+
+    Every strength is that of an image that its projection was not fitted to.
+
+    Attributes:
+        temperature: of the softmax.
+        entropy: `[N]`, nats.
+        strength: `|g|`, `[N]`.
+        pca_strength: distance from the mean of the fitted points in as many principal components, `[N]`.
+        r, pca_r: Pearson correlation with the entropy.
+        fitted_r, pca_fitted_r: the same on the fitted images, mean over folds.
+        mean_cosine: between category directions, mean over folds; near 1 the fit would have collapsed.
+    """
+
+    temperature: float
+    entropy: Tensor
+    strength: Tensor
+    pca_strength: Tensor
+    r: float
+    pca_r: float
+    fitted_r: float
+    pca_fitted_r: float
+    mean_cosine: float
+
+    @property
+    def mean_entropy(self) -> float:
+        return float(self.entropy.mean())
+
+
+def strength_entropy(
+    f: Tensor,
+    z: Tensor,
+    y: Tensor,
+    temperature: float = 1.0,
+    *,
+    make: Callable[[float], SampleProjection] = lambda t: SampleProjection(temperature=t),
+    folds: int = 5,
+    random_state: int = 0,
+) -> StrengthEntropy:
+    """Correlate strength with entropy on images that were not fitted, for this projection and for PCA (Table 1).
+
+    Args:
+        f: sample features, `[N, E]`.
+        z: logits, `[N, C]`.
+        y: labels, `[N]`, by which the folds are balanced.
+        temperature: of the network's softmax.
+        make: the projection to fit, from a temperature.
+        folds: parts, each of which is left out once.
+        random_state: seed of the folds.
+    """
+    fold = stratified_folds(y, folds, random_state)
+    uncertainty = entropy(z, temperature)
+    strength, pca_strength = torch.empty(len(f)), torch.empty(len(f))
+    fitted, pca_fitted, cosines = [], [], []
+    for k in range(folds):
+        out, kept = fold == k, fold != k
+        projection = make(temperature).fit(f[kept], z[kept])
+        pca = PCA(projection.dim).fit(f[kept])
+        ours, theirs = projection.transform(f).norm(dim=1), pca.transform(f).norm(dim=1)
+        strength[out], pca_strength[out] = ours[out], theirs[out]
+        fitted.append(float(pearson(ours[kept], uncertainty[kept])))
+        pca_fitted.append(float(pearson(theirs[kept], uncertainty[kept])))
+        cosines.append(projection.stats_.terms["mean_cosine"])
+    return StrengthEntropy(
+        temperature,
+        uncertainty,
+        strength,
+        pca_strength,
+        r=float(pearson(strength, uncertainty)),
+        pca_r=float(pearson(pca_strength, uncertainty)),
+        fitted_r=sum(fitted) / folds,
+        pca_fitted_r=sum(pca_fitted) / folds,
+        mean_cosine=sum(cosines) / folds,
+    )
+
+
+@dataclass(frozen=True)
+class ImportanceStrength:
+    """Strength of regional features beside the importance of regions, per image, for one alpha.
+
+    Attributes:
+        alpha: weight of the alignment.
+        r: Pearson of `|h|` with `w` over the regions of each image, `[N]`.
+        raw_r: the same of `|F|` with `w`, which needs no projection, `[N]`.
+        projection: the fitted projection.
+    """
+
+    alpha: float
+    r: Tensor
+    raw_r: Tensor
+    projection: RegionalProjection
+
+
+def importance_strength(
+    F: Tensor,
+    w: Tensor,
+    P: Tensor,
+    g: Tensor,
+    frame: Frame,
+    alphas: Sequence[float] = (0.1, 1.0, 10.0),
+    *,
+    max_evals: int = 100,
+    include_self: bool = True,
+    folder: Path | None = None,
+) -> list[ImportanceStrength]:
+    """Correlate `|h|` with `w` for several weights of the alignment (Table 2).
+
+    Args:
+        F: regional features, `[N, R, K]`.
+        w: importance of regions, `[N, R]`.
+        P: similarity between the images, `[N, N]`.
+        g: projected sample features, `[N, dim]`.
+        frame: the frame of g.
+        alphas: weights to try.
+        max_evals: of each fit.
+        include_self: whether an image takes part in its own similarities; as in P.
+        folder: where finished fits are kept and looked for.
+    """
+    raw = pearson(F.norm(dim=-1), w)
+    results = []
+    for alpha in alphas:
+        path = None if folder is None else folder / f"{alpha:g}"
+
+        def fit(alpha: float = alpha) -> RegionalProjection:
+            return RegionalProjection(frame, alpha, include_self, max_evals=max_evals).fit(F, w, P, g)
+
+        projection = once(path, RegionalProjection, fit)
+        r = pearson(projection.transform(F).norm(dim=-1), w)
+        results.append(ImportanceStrength(alpha, r, raw, projection))
+    return results

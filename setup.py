@@ -1,0 +1,94 @@
+"""Build of the compiled library; everything else about the package is in pyproject.toml."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+
+import build_support  # noqa: E402 (setuptools does not put this folder on the path)
+
+TOOLKIT = build_support.find_toolkit(os.environ)
+if TOOLKIT is not None:
+    # torch reads it once, at import, and would guess from the place of the nvcc on the PATH.
+    os.environ["CUDA_HOME"] = str(TOOLKIT.home)
+
+try:
+    import torch
+    from torch.utils import cpp_extension
+except ImportError:
+
+    class BuildLibrary(build_ext):
+        """Stands in where there is no torch: says what to do."""
+
+        def run(self) -> None:
+            """Refuse to build."""
+            raise build_support.BuildError(build_support.NO_TORCH)
+
+else:
+
+    class BuildLibrary(cpp_extension.BuildExtension):  # type: ignore[no-redef]
+        """Probes, then builds the backends that can be built, and records why not the others."""
+
+        def run(self) -> None:
+            """Build the library and write `_build.json` beside it."""
+            plan = build_support.make_plan(os.environ, torch.version.cuda, TOOLKIT)
+            variant = build_support.torch_variant(torch.version.cuda, torch.version.hip)
+            facts = build_support.build_facts(
+                plan,
+                TOOLKIT,
+                package=self.distribution.get_version(),
+                torch=torch.__version__.split("+")[0],
+                torch_variant=variant,
+            )
+            # A fixed place, so that a second build compiles only what changed.
+            self.build_temp = str(ROOT / "build" / f"torch-{facts['torch']}-{variant}")
+            if plan.builds("cpu"):
+                os.environ["CXX"] = plan.cxx
+                generated = Path(self.build_temp) / "generated"
+                header = build_support.facts_header(facts)
+                build_support.write_if_changed(generated / "build_facts.h", header)
+                vars(self.extensions[0]).update(vars(library(plan, generated)))
+            else:
+                self.extensions = []
+            super().run()
+            in_place = self.inplace or self.editable_mode
+            package = (ROOT if in_place else Path(self.build_lib)) / "emergence_ext"
+            if not plan.builds("cpu"):
+                for stale in package.glob("_C.*"):
+                    stale.unlink()
+            text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
+            build_support.write_if_changed(package / "_build.json", text)
+
+
+def library(plan: build_support.Plan, generated: Path) -> Extension:
+    """Describe the shared object to torch's builder."""
+    folders = ["csrc", "csrc/cpu"] + (["csrc/cuda"] if plan.builds("cuda") else [])
+    sources = [
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in sorted((ROOT / folder).glob("*.c*"))
+        if path.suffix in (".cpp", ".cu")
+    ]
+    flags = {"cxx": list(plan.cxx_flags), "nvcc": list(plan.nvcc_flags)}
+    make = cpp_extension.CUDAExtension if plan.builds("cuda") else cpp_extension.CppExtension
+    return make(
+        "emergence_ext._C",
+        sources,
+        include_dirs=[str(ROOT / "csrc"), str(generated)],
+        extra_compile_args=flags,
+        extra_link_args=["-fopenmp"] if "-fopenmp" in plan.cxx_flags else [],
+    )
+
+
+setup(
+    ext_modules=[Extension("emergence_ext._C", sources=[])],
+    cmdclass={"build_ext": BuildLibrary},
+)
