@@ -1,4 +1,4 @@
-"""What the sample projection is compared with (Table 1); a baseline's strength is the distance from its points' mean."""
+"""What the sample projection is compared with (Table 1); strength is distance from the mean."""
 
 from __future__ import annotations
 

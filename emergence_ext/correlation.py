@@ -1,4 +1,4 @@
-"""Correlations, intervals of correlations, and the entropy they are read against."""
+"""Correlation, the entropy it is read against, and the folds that keep it honest."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
 
     Returns:
         `[...]`, in the dtype of x.
+
+    Raises:
+        ValueError: shapes that differ.
     """
     if x.shape != y.shape:
         raise ValueError(f"x and y must have one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
-    a = (x - x.mean(-1, keepdim=True)).double()
-    b = (y - y.mean(-1, keepdim=True)).double()
-    return ((a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))).to(x.dtype)
+    a, b = x.double(), y.double()
+    # By comparison: a constant less its rounded mean is not exactly 0.
+    constant = (a == a[..., :1]).all(-1) | (b == b[..., :1]).all(-1)
+    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    r = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
+    return torch.where(constant, torch.nan, r).to(x.dtype)
 
 
 def entropy(z: Tensor, temperature: float = 1.0) -> Tensor:

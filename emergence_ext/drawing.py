@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from matplotlib.figure import Figure
@@ -18,15 +19,26 @@ from emergence_ext.store import write_file
 from emergence_ext.studies.emergence import Emergence
 from emergence_ext.studies.strength import StrengthEntropy
 
+logger = logging.getLogger(__name__)
+
 SHOWN_PER_CATEGORY: Final = 8
 TAUS: Final = tuple(i / 20 for i in range(2, 20))
+IN_SPACE: Final = (
+    "samples",
+    "samples_through_epochs",
+    "regions_through_epochs",
+    "regions_through_layers",
+)
 
 
-def draw_all(folder: Path, found: Emergence, strength: StrengthEntropy, dataset: Samples) -> list[str]:
+def draw_all(
+    folder: Path, found: Emergence, strength: StrengthEntropy, dataset: Samples
+) -> list[str]:
     """Draw every figure of a run into a folder, as PNG and SVG, and return their names.
 
-    What is shown of samples and regions is held-out images only, except for importance, which exists for the
-    images that it was learned on.
+    What is shown of samples and regions is held-out images only, except for importance, which
+    exists for the images that it was learned on. Frames of more than three dimensions have no
+    figures in space.
 
     Args:
         folder: where to; made if it is not there.
@@ -35,6 +47,11 @@ def draw_all(folder: Path, found: Emergence, strength: StrengthEntropy, dataset:
         dataset: the images, in the order of `found.names`.
     """
     drawn = _of_results(found, strength) | _of_images(found, dataset)
+    if found.frame.dim > 3:
+        logger.warning(
+            "dim = %d: figures in space need dim 2 or 3 and are left out", found.frame.dim
+        )
+        drawn = {name: draw for name, draw in drawn.items() if name not in IN_SPACE}
     for name, draw in drawn.items():
         save(draw(), folder / name)
     return list(drawn)
@@ -44,74 +61,110 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as `path.png` (200 dots per inch) and `path.svg`."""
     for kind in ("png", "svg"):
         content = io.BytesIO()
-        figure.savefig(content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(
+            content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
+        )
         write_file(path.with_name(f"{path.name}.{kind}"), content.getvalue())
 
 
 def _of_results(e: Emergence, strength: StrengthEntropy) -> dict[str, Callable[[], Figure]]:
     out, mu, names = e.held_out, e.frame.directions, e.categories
-    y, chosen = e.y[out], e.region_images
+    y = e.y[out]
+    h = e.h[-1][:, out]  # [L, n, R, dim]
+    truth = e.frame.posterior(h).gather(-1, _repeat(y, h))[..., 0]
     last = e.points().subset(out)
-    truth = e.frame.posterior(e.h[-1][:, out]).gather(-1, _repeat(y, e.h[-1][:, out]))[..., 0]
-    bands = _bands(e)
-    h_strength = e.h[-1, -1, chosen].norm(dim=-1)
     curves = torch.stack([e.points(-1, k).subset(out).curve(TAUS) for k in range(len(e.layers))])
+    accuracies = [e.accuracy(t) for t in range(len(e.labels))]
+    h_strength = e.h[-1, -1, e.region_images].norm(dim=-1)
+    bands = _bands(e)
+
+    def knowledge(along: Literal["epochs", "layers"]) -> Figure:
+        counts = (bands["total"], bands["reliable"], bands["ratio"])
+        return figures.knowledge_curves(
+            *counts, e.labels, e.layers, shared=bands["shared"], along=along
+        )
+
     return {
         "samples": lambda: figures.samples(e.g[-1, out], y, mu, names),
         "samples_through_epochs": lambda: figures.samples_through_epochs(
-            e.g[:, out], y, mu, names, e.labels, accuracies=[e.accuracy(t) for t in range(len(e.labels))]
+            e.g[:, out], y, mu, names, e.labels, accuracies=accuracies
         ),
-        "regions_through_epochs": lambda: figures.regions_through_epochs(e.h[:, -1, out], y, mu, names, e.labels),
+        "regions_through_epochs": lambda: figures.regions_through_epochs(
+            e.h[:, -1, out], y, mu, names, e.labels
+        ),
         "regions_through_layers": lambda: figures.regions_through_layers(
-            e.h[-1][:, out], truth, y, mu, names, e.layers, last.reliable, tau=e.tau
+            h, truth, y, mu, names, e.layers, last.reliable, tau=e.tau
         ),
-        "knowledge_through_epochs": lambda: figures.knowledge_curves(**bands, epochs=e.labels, layers=e.layers),
-        "knowledge_through_layers": lambda: figures.knowledge_curves(
-            **bands, epochs=e.labels, layers=e.layers, along="layers"
+        "knowledge_through_epochs": lambda: knowledge("epochs"),
+        "knowledge_through_layers": lambda: knowledge("layers"),
+        "tau_curve": lambda: figures.tau_curve(
+            TAUS, curves[..., 0], curves[..., 1], e.layers, tau=e.tau
         ),
-        "tau_curve": lambda: figures.tau_curve(TAUS, curves[..., 0], curves[..., 1], e.layers, tau=e.tau),
         "strength_entropy": lambda: figures.strength_entropy(
-            strength.strength, strength.entropy, e.y, names, strength.r, strength.mean_entropy,
+            strength.strength,
+            strength.entropy,
+            e.y,
+            names,
+            strength.r,
+            strength.mean_entropy,
             baseline=(strength.pca_strength, strength.pca_r),
         ),
         "importance_strength": lambda: figures.importance_strength(
-            e.w[-1, -1], h_strength, pearson(h_strength, e.w[-1, -1]),
+            e.w[-1, -1],
+            h_strength,
+            pearson(h_strength, e.w[-1, -1]),
             baseline_r=pearson(e.raw_strength[-1, -1], e.w[-1, -1]),
         ),
         "category_similarity": lambda: figures.category_similarity(mu @ mu.t(), names),
         "losses": lambda: figures.losses({name: stats.losses for name, stats in e.fits.items()}),
-    }  # fmt: skip
+    }
 
 
 def _of_images(e: Emergence, dataset: Samples) -> dict[str, Callable[[], Figure]]:
     points = e.points()
     shown = _some_of_each(e.y, e.held_out.nonzero().flatten())
     place = _some_of_each(e.y[e.region_images], torch.arange(len(e.region_images)), most=2)
-    images = lambda index: torch.stack([dataset[int(i)][0] for i in index])  # noqa: E731
+    weighed = e.region_images[place]
+
+    def images(index: Tensor) -> Tensor:
+        return torch.stack([dataset[int(i)][0] for i in index])
+
     return {
         "point_regions": lambda: figures.point_regions(
-            images(shown), e.y[shown], points.point[shown], points.reliable[shown], points.confidence[shown],
-            e.grid, e.categories, columns=SHOWN_PER_CATEGORY,
+            images(shown),
+            e.y[shown],
+            points.point[shown],
+            points.reliable[shown],
+            points.confidence[shown],
+            e.grid,
+            e.categories,
+            columns=SHOWN_PER_CATEGORY,
         ),
         "importance_maps": lambda: figures.importance_maps(
-            images(e.region_images[place]), e.w[-1, -1, place], e.grid, labels=e.y[e.region_images[place]],
+            images(weighed),
+            e.w[-1, -1, place],
+            e.grid,
+            labels=e.y[weighed],
             categories=e.categories,
         ),
-    }  # fmt: skip
+    }
 
 
 def _bands(e: Emergence) -> dict[str, figures.Band]:
     """Counts on held-out images with intervals, each `[T, L]`; a ratio without points is NaN."""
     nan = float("nan")
     counts = [
-        [e.points(t, k).subset(e.held_out).count() for k in range(len(e.layers))] for t in range(len(e.labels))
+        [e.points(t, k).subset(e.held_out).count() for k in range(len(e.layers))]
+        for t in range(len(e.labels))
     ]
     bands = {}
     for name in ("total", "reliable", "ratio", "shared"):
         values = [[getattr(c, name) for c in row] for row in counts]
         bands[name] = figures.Band(
             *(
-                torch.tensor([[nan if x is None else getattr(x, end) for x in row] for row in values])
+                torch.tensor(
+                    [[nan if x is None else getattr(x, end) for x in row] for row in values]
+                )
                 for end in ("value", "low", "high")
             )
         )

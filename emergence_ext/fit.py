@@ -32,6 +32,7 @@ class FitStats:
 
     @property
     def evaluations(self) -> int:
+        """Evaluations of the objective after the first."""
         return len(self.losses) - 1
 
     def settings(self) -> dict[str, Any]:
@@ -40,6 +41,7 @@ class FitStats:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> FitStats:
+        """Undo `settings`."""
         return cls(**{**settings, "losses": tuple(settings["losses"])})
 
 
@@ -52,18 +54,21 @@ def minimise(
     scale: float = 1.0,
     step: Callable[[int, float], None] | None = None,
 ) -> tuple[list[Tensor], FitStats]:
-    """Minimise a function of some tensors by L-BFGS with a line search, and keep the best point seen.
+    """Minimise a function of some tensors by L-BFGS with a line search.
 
-    The objectives of this method are stiff and only piecewise smooth: Adam diverges on them, and a gradient
-    step that is halved whenever the loss would rise needs three times the evaluations of L-BFGS for the same loss
-    (docs/method.md). A step is accepted only where the strong Wolfe conditions hold, so the loss never rises.
+    The objectives of this method are stiff and only piecewise smooth: Adam diverges on them, and a
+    gradient step that is halved whenever the loss would rise needs three times the evaluations of
+    L-BFGS for the same loss (docs/method.md). A step is accepted only where the strong Wolfe
+    conditions hold, so the loss never rises,
+    and the best point seen is what is returned.
 
     Args:
         objective: takes the tensors, returns the loss, a scalar.
         start: where to begin; not changed.
         max_evals: evaluations of loss and gradient at most.
         tol: stop when ten evaluations lower the loss by less than `tol` times its size.
-        scale: the solver sees `scale` times the objective; its first step is made for gradients near 1.
+        scale: the solver sees `scale` times the objective; its first step is made for gradients
+            near 1.
         step: called after each evaluation with their number and the best loss.
 
     Returns:
@@ -74,7 +79,8 @@ def minimise(
     """
     clock = time.perf_counter()
     points = [x.detach().clone().requires_grad_() for x in start]
-    best, losses = [x.detach().clone() for x in points], []
+    best = [x.detach().clone() for x in points]
+    losses: list[float] = []
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -82,7 +88,9 @@ def minimise(
         (scale * loss).backward()
         value = float(loss.detach())
         if not losses and not math.isfinite(value):
-            raise ValueError(f"the objective is {value} at the start of the fit; are the inputs finite?")
+            raise ValueError(
+                f"the objective is {value} at the start of the fit; are the inputs finite?"
+            )
         if not losses or value < losses[-1]:
             for kept, x in zip(best, points, strict=True):
                 kept.copy_(x.detach())
@@ -103,6 +111,14 @@ def minimise(
             stopped = f"fell by less than {tol:g} of itself in {ROUND} evaluations"
             break
     return best, FitStats(tuple(losses), time.perf_counter() - clock, stopped)
+
+
+def best_start(
+    objective: Callable[..., Tensor], starts: Sequence[Sequence[Tensor]]
+) -> Sequence[Tensor]:
+    """Of several places to begin, the one with the lowest loss; the first of equals."""
+    with torch.no_grad():
+        return min(starts, key=lambda start: float(objective(*start)))
 
 
 def least_squares(x: Tensor, target: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The frame that everything is drawn in: category directions, their weights, and the two concentrations."""
+"""The frame that everything is drawn in: category directions, weights, two concentrations."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Frame(Saved):
 
     @property
     def dim(self) -> int:
+        """Projected width."""
         return self.directions.shape[1]
 
     def log_posterior(self, g: Tensor) -> Tensor:
@@ -61,7 +62,9 @@ class Frame(Saved):
 
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        return cls(kappa=kappa_from_settings(settings["kappa"]), kappa_p=settings["kappa_p"], **arrays)
+        return cls(
+            kappa=kappa_from_settings(settings["kappa"]), kappa_p=settings["kappa_p"], **arrays
+        )
 
 
 def polar(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +76,7 @@ def polar(x: Tensor) -> tuple[Tensor, Tensor]:
     zero = square == 0
     length = torch.where(zero, 1, square).sqrt()
     strength = torch.where(zero, 0, length)
-    return strength.squeeze(-1), x / length
+    return strength.squeeze(-1), torch.where(zero, 0, x / length)
 
 
 def unit_rows(x: Tensor) -> Tensor:

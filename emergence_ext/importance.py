@@ -1,4 +1,4 @@
-"""Importance of every region and every channel to the similarity between images (Sec. 3.3, Eq. 11, 12)."""
+"""Importance of regions and channels to the similarity between images (Sec. 3.3, Eq. 11, 12)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from emergence_ext.fit import FitStats, minimise
+from emergence_ext.fit import FitStats, best_start, minimise
 from emergence_ext.frame import unit_rows
 from emergence_ext.reference import match_kl_scaled
 from emergence_ext.store import Saved
 
 
 class RegionImportance(Saved):
-    """Weight regions and channels so that matches of regions reproduce the network's similarity of images.
+    """Weight regions and channels so that their matches reproduce the similarity of images.
 
-    `T[i, j] = kappa_tilde sum_r w[j, r] max_s sum_k v[j, k] Fn[j, r, k] Fn[i, s, k]` with unit rows `Fn`, and
-    `mean_i KL(P[i] || softmax_j T[i])` is minimised over all w and v together, each row of which is
-    non-negative and sums to 1 (`w = |x| / |x|_1` of a free x).
+    `T[i, j] = kappa_tilde sum_r w[j, r] max_s sum_k v[j, k] Fn[j, r, k] Fn[i, s, k]` with unit rows
+    `Fn`, and `mean_i KL(P[i] || softmax_j T[i])` is minimised over all w and v together, each row
+    of which is non-negative and sums to 1 (`w = |x| / |x|_1` of a free x).
 
     Args:
         kappa_tilde: concentration of the matches.
@@ -32,6 +32,10 @@ class RegionImportance(Saved):
         v_: channel importance, `[N, K]`.
         stats_: `FitStats`; its losses never rise.
     """
+
+    w_: Tensor
+    v_: Tensor
+    stats_: FitStats
 
     def __init__(
         self,
@@ -57,33 +61,43 @@ class RegionImportance(Saved):
         Args:
             F: regional features, `[N, R, K]`.
             P: similarity between the images, `[N, N]`.
-            init: importance to start from, of the same images in a neighbouring checkpoint.
+            init: importance to start from where it is better than a uniform one, of the same
+                images in a neighbouring checkpoint.
             step: called after each evaluation with their number and the loss.
 
         Raises:
             ValueError: shapes that do not fit, or features that are not finite.
         """
+        if not bool(torch.isfinite(F).all()):
+            bad = int((~torch.isfinite(F)).flatten(1).any(1).nonzero()[0])
+            raise ValueError(f"F: image {bad} is not finite; leave it out or check the network")
         if F.ndim != 3 or P.shape != (F.shape[0], F.shape[0]):
-            raise ValueError(f"F must be [N, R, K] and P [N, N]; got {tuple(F.shape)} and {tuple(P.shape)}")
+            raise ValueError(
+                f"F must be [N, R, K] and P [N, N]; got {tuple(F.shape)} and {tuple(P.shape)}"
+            )
         N, R, K = F.shape
         Fn = unit_rows(F.detach().float())
         bias = Fn.new_zeros(N)
         exclude = None if self.include_self else torch.arange(N, device=F.device)
-        start = [Fn.new_ones(N, R), Fn.new_ones(N, K)]
+        starts = [[Fn.new_ones(N, R), Fn.new_ones(N, K)]]
         if init is not None:
             if init.w_.shape != (N, R) or init.v_.shape != (N, K):
                 raise ValueError(
-                    f"init has w {tuple(init.w_.shape)} and v {tuple(init.v_.shape)}, F is {tuple(F.shape)}"
+                    f"init has w {tuple(init.w_.shape)} and v {tuple(init.v_.shape)}, "
+                    f"F is {tuple(F.shape)}"
                 )
-            start = [init.w_ * R, init.v_ * K]
+            starts.append([init.w_ * R, init.v_ * K])
 
         def objective(x: Tensor, y: Tensor) -> Tensor:
             a = self.kappa_tilde * on_simplex(x)
             return match_kl_scaled(Fn, on_simplex(y), Fn, a, bias, P, exclude)
 
-        # The loss is a mean over images, each of which has its own w and v: N times it has gradients of a size
-        # that does not depend on N, which is what the solver's first step is made for.
-        (x, y), stats = minimise(objective, start, max_evals=self.max_evals, tol=self.tol, scale=N, step=step)
+        start = best_start(objective, starts)
+        # The loss is a mean over images, each with its own w and v: N times the loss has gradients
+        # of a size that does not depend on N, which is what the solver's first step is made for.
+        (x, y), stats = minimise(
+            objective, start, max_evals=self.max_evals, tol=self.tol, scale=N, step=step
+        )
         self.w_, self.v_, self.stats_ = on_simplex(x), on_simplex(y), stats
         return self
 
@@ -94,7 +108,10 @@ class RegionImportance(Saved):
             "max_evals": self.max_evals,
             "tol": self.tol,
         }
-        return {"w": self.w_, "v": self.v_}, {"parameters": parameters, "stats": self.stats_.settings()}
+        return {"w": self.w_, "v": self.v_}, {
+            "parameters": parameters,
+            "stats": self.stats_.settings(),
+        }
 
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:

@@ -1,4 +1,4 @@
-"""Knowledge points: regions that tell a category on their own (Sec. 3.4, appendix F of the paper)."""
+"""Knowledge points: regions that tell a category on their own (Sec. 3.4, appendix F)."""
 
 from __future__ import annotations
 
@@ -45,12 +45,14 @@ class KnowledgePoints(Saved):
         return self.point & (self.category == self.y[:, None])
 
     def shared(self, distance: float = 0.1) -> Tensor:
-        """Knowledge points whose second-best category is within `distance` of the best, `[N, R]`."""
+        """Knowledge points whose second-best p is within `distance` of the best, `[N, R]`."""
         return self.point & (self.confidence - self.runner_up <= distance)
 
     def count(self, random_state: int = 0) -> PointCount:
         """Totals over the images with bootstrap intervals over images."""
-        per_image = torch.stack([self.point.sum(1), self.reliable.sum(1), self.shared().sum(1)]).double()
+        per_image = torch.stack(
+            [self.point.sum(1), self.reliable.sum(1), self.shared().sum(1)]
+        ).double()
         N = per_image.shape[1]
         generator = torch.Generator().manual_seed(random_state)
         drawn = torch.randint(N, (RESAMPLES, N), generator=generator)
@@ -62,19 +64,28 @@ class KnowledgePoints(Saved):
             total=Interval(total, *_bounds(sums[0])),
             reliable=Interval(reliable, *_bounds(sums[1])),
             shared=Interval(shared, *_bounds(sums[2])),
-            ratio=Interval(reliable / total, *_bounds(sums[1, some] / sums[0, some])) if total else None,
+            ratio=Interval(reliable / total, *_bounds(sums[1, some] / sums[0, some]))
+            if total
+            else None,
         )
 
     def curve(self, taus: Sequence[float]) -> Tensor:
         """Number of points and of reliable ones at each threshold, `[len(taus), 2]`."""
         right = self.category == self.y[:, None]
-        rows = [((self.confidence > tau).sum(), ((self.confidence > tau) & right).sum()) for tau in taus]
+        rows = [
+            ((self.confidence > tau).sum(), ((self.confidence > tau) & right).sum()) for tau in taus
+        ]
         return torch.tensor(rows)
 
     def subset(self, index: Tensor) -> KnowledgePoints:
         """The same of some of the images, by index or mask."""
-        parts = (self.confidence, self.category, self.runner_up, self.y)
-        return KnowledgePoints(*(x[index] for x in parts), tau=self.tau)
+        return KnowledgePoints(
+            self.confidence[index],
+            self.category[index],
+            self.runner_up[index],
+            self.y[index],
+            self.tau,
+        )
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         names = ("confidence", "category", "runner_up", "y")
@@ -82,7 +93,7 @@ class KnowledgePoints(Saved):
 
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        return cls(**arrays, **settings)
+        return cls(**arrays, tau=settings["tau"])
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class PointCount:
-    """Numbers of knowledge points on `images` images; `ratio` is reliable / total, None without points."""
+    """Numbers of knowledge points on `images` images; ratio is reliable / total, None without."""
 
     images: int
     total: Interval
@@ -106,7 +117,7 @@ class PointCount:
 
 
 def knowledge_points(h: Tensor, frame: Frame, labels: Tensor, tau: float = 0.4) -> KnowledgePoints:
-    """Find regions that are discriminative for some category, and those that are for the right one (Sec. 3.4).
+    """Find regions that are discriminative for some category, and for the right one (Sec. 3.4).
 
     Args:
         h: projected regional features, `[N, R, dim]`, strengths already on the scale of the frame.
@@ -115,19 +126,33 @@ def knowledge_points(h: Tensor, frame: Frame, labels: Tensor, tau: float = 0.4) 
         tau: a region counts where `max_y p(y|h) > tau`; `1/C <= tau < 1`.
 
     Raises:
-        ValueError: a label outside `[0, C)`, a tau outside its range, or `dim` other than the frame's.
+        ValueError: a label outside `[0, C)`, a tau outside its range, or another `dim` than the
+            frame's.
     """
     C = len(frame.priors)
     if h.ndim != 3 or labels.shape != h.shape[:1]:
-        raise ValueError(f"h must be [N, R, dim] and labels [N]; got {tuple(h.shape)} and {tuple(labels.shape)}")
-    if not 1 / C <= tau < 1:
-        raise ValueError(f"tau must be in [1/C, 1) = [{1 / C:.3g}, 1), got {tau}")
+        raise ValueError(
+            f"h must be [N, R, dim] and labels [N]; got {tuple(h.shape)} and {tuple(labels.shape)}"
+        )
+    check_tau(tau, C)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < C:
-        raise ValueError(f"labels must lie in [0, {C}); got {int(labels.min())} .. {int(labels.max())}")
+        raise ValueError(
+            f"labels must lie in [0, {C}); got {int(labels.min())} .. {int(labels.max())}"
+        )
     best = frame.posterior(h).topk(2, dim=-1)
-    # Without strength there is no direction: the posterior is the prior, which is nothing the region says.
+    # Without strength there is no direction: the posterior is the prior, which no region says.
     confidence = torch.where(h.square().sum(-1) > 0, best.values[..., 0], 0)
     return KnowledgePoints(confidence, best.indices[..., 0], best.values[..., 1], labels, tau)
+
+
+def check_tau(tau: float, C: int) -> None:
+    """Refuse a threshold that every region passes, or none.
+
+    Raises:
+        ValueError: tau outside of `[1/C, 1)` for C categories.
+    """
+    if not 1 / C <= tau < 1:
+        raise ValueError(f"tau must be in [1/C, 1) = [{1 / C:.3g}, 1), got {tau}")
 
 
 def _bounds(values: Tensor) -> tuple[float, float]:

@@ -1,6 +1,6 @@
-"""The ops in plain torch: same names, signatures and results as `emergence_ext.ops`, no compiled code.
+"""The ops in plain torch: names, signatures and results of `emergence_ext.ops`, no compiled code.
 
-Everything is a block of conditioning images at a time, so that nothing of size N x N x R x S exists.
+Everything is a block of conditioning images at a time: nothing of size N x N x R x S exists.
 Symbols: `N` scored images j with `R` regions, `B` conditioning images i with `S` regions, `D` the
 width of a region's feature.
 """
@@ -18,7 +18,7 @@ BLOCK_BYTES: Final = 8 << 20
 """Scores held at once when `max_memory` is not given; they should stay in a cache."""
 
 GATHER_WIDTH: Final = 32
-"""Up to this D the gradients gather the winners; above it a product with a sparse matrix is faster."""
+"""Up to this D gradients gather the winners; above it a product with a sparse matrix is faster."""
 
 
 def maxsim(
@@ -31,8 +31,8 @@ def maxsim(
 ) -> Tensor:
     """Score every image j against every image i by the best matches of its regions.
 
-    `T[i, j] = sum_r a[j, r] * max_s <q[j, r], d[i, s]>`. Differentiable in q, d and a; a tie goes to
-    the lowest s.
+    `T[i, j] = sum_r a[j, r] * max_s <q[j, r], d[i, s]>`. Differentiable in q, d and a; a tie goes
+    to the lowest s.
 
     Args:
         q: scored regions, `[N, R, D]`.
@@ -59,7 +59,7 @@ def maxsim_indices(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `maxsim`, with the matches: `(T [B, N], argmax [B, N, R])`, argmax int64 and not differentiable."""
+    """As `maxsim`, with the matches: `(T [B, N], argmax [B, N, R])`, int64, without gradient."""
     q, d, a = _checked("maxsim", q, d, a, precision)
     (N, R, _), (B, S, _) = q.shape, d.shape
     rows, indices = [], []
@@ -85,8 +85,8 @@ def match_kl(
 ) -> Tensor:
     """Compare the matches' softmax over images with given similarities, `mean_i KL(P[i] || Q[i])`.
 
-    `Q[i] = softmax_j (T[i, j] + b[j])` with `T` of `maxsim` (Eq. 8-10). The gradients that are asked
-    for are formed block by block in the forward pass; a second derivative is an error.
+    `Q[i] = softmax_j (T[i, j] + b[j])` with `T` of `maxsim` (Eq. 8-10). The gradients that are
+    asked for are formed block by block in the forward pass; a second derivative is an error.
 
     Args:
         q: scored regions, `[N, R, D]`.
@@ -155,7 +155,7 @@ class _MatchKL(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[no-untyped-def, override]
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[no-untyped-def]
         return *(None if g is None else grad * g for g in ctx.saved_tensors), None, None, None, None
 
 
@@ -170,7 +170,7 @@ class _MatchKLScaled(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[no-untyped-def, override]
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[no-untyped-def]
         return *(None if g is None else grad * g for g in ctx.saved_tensors), None, None, None, None
 
 
@@ -185,7 +185,7 @@ def _loss_and_gradients(
     max_memory: int | None,
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The loss of `match_kl` and its gradients for (q, d, a, b) where `needs` says so."""
-    (N, R, D), (B, S, _) = q.shape, d.shape
+    (N, R, _), (B, S, _) = q.shape, d.shape
     dq, dd, da, db = (
         torch.zeros_like(x) if need else None for x, need in zip((q, d, a, b), needs, strict=True)
     )
@@ -273,9 +273,7 @@ def _checked(
             f"got {first} {tuple(q.shape)} and d {tuple(d.shape)}"
         )
     if d.shape[1] == 0 or d.shape[2] == 0:
-        raise ValueError(
-            f"{op}: d needs at least one region and one channel, got {tuple(d.shape)}"
-        )
+        raise ValueError(f"{op}: d needs at least one region and one channel, got {tuple(d.shape)}")
     if a is None:
         a = torch.ones(q.shape[:2], dtype=q.dtype, device=q.device)
     if a.shape != q.shape[:2]:

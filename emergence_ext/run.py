@@ -22,9 +22,10 @@ from emergence_ext.checkpoints import Checkpoint as CheckpointFile
 from emergence_ext.features import FeatureSet, Precision, extract
 from emergence_ext.models import load_weights
 from emergence_ext.report import write_report
+from emergence_ext.sample import SampleProjection
 from emergence_ext.samples import Samples
 from emergence_ext.similarity import image_similarity
-from emergence_ext.store import once, write_file
+from emergence_ext.store import StoreError, once, write_file
 from emergence_ext.studies.emergence import Checkpoint, Emergence, Settings, emergence, file_name
 from emergence_ext.studies.strength import (
     ImportanceStrength,
@@ -73,7 +74,7 @@ def run(
     described: Mapping[str, Any] | None = None,
     command: str = "",
 ) -> Path:
-    """Analyse a network and write features, fits, tables, figures and `report.html` into a directory.
+    """Analyse a network: features, fits, tables, figures and `report.html` in a directory.
 
     What a run that was killed had finished is not computed again.
 
@@ -90,27 +91,34 @@ def run(
 
     Raises:
         ValueError: `out` holds another run, or something about the network or images does not fit.
+        StoreError: a stored result is damaged.
     """
     settings = settings or Settings()
     config = {
         "format_version": FORMAT_VERSION,
         "command": command,
-        "settings": {**asdict(settings), "alphas": list(alphas), **(described or {})},
+        "settings": {
+            **asdict(settings),
+            "alphas": list(alphas),
+            "modules": dict(subject.layers),
+            "outputs": None if subject.outputs is None else list(subject.outputs),
+            "precision": subject.precision,
+            **(described or {}),
+        },
         "hashes": _hashes(subject),
         "layers": list(subject.layers),
     }
     config = json.loads(json.dumps(config))
     _claim(out, config)
-    checkpoints = [
-        Checkpoint(label, epoch, lambda path=path, label=label: _features(subject, path, label, out))
-        for label, epoch, path in (subject.checkpoints or [("network", 0, None)])
-    ]
+    states: Sequence[CheckpointFile | None] = subject.checkpoints or [None]
+    checkpoints = [_checkpoint(subject, state, out) for state in states]
     found = emergence(checkpoints, settings, folder=out / "fits")
     found.save(out / "fits" / "emergence")
     last = checkpoints[-1].features()
-    strength = [strength_entropy(last.f, last.z, last.y, t) for t in TEMPERATURES]
+    strength, collapsed = _strengths(last, settings)
+    own = next(s for s in strength if s.temperature == settings.temperature)
     sweep = _sweep(found, last, alphas, settings, out / "fits") if alphas else []
-    warnings = _warnings(found)
+    warnings = _warnings(found) + collapsed
     for warning in warnings:
         logger.warning(warning)
     rows = {
@@ -123,7 +131,7 @@ def run(
     }
     for name, table in rows.items():
         tables.write(out / "tables" / f"{name}.csv", table)
-    drawing.draw_all(out / "figures", found, strength[0], subject.dataset)
+    drawing.draw_all(out / "figures", found, own, subject.dataset)
     _write_config(
         out,
         {
@@ -137,20 +145,21 @@ def run(
             ],
             "bad_images": [list(entry) for entry in subject.dataset.bad],
             "warnings": warnings,
-            "headline": _headline(found, strength, rows["importance"]),
+            "headline": _headline(found, own, rows["importance"]),
         },
     )
     return write_report(out)
 
 
-def _features(subject: Subject, path: Path | None, label: str, out: Path) -> FeatureSet:
-    """The features of one checkpoint, from the run directory or from the network."""
+def _checkpoint(subject: Subject, state: CheckpointFile | None, out: Path) -> Checkpoint:
+    """One state of the network, or the network as it is, its features kept in the directory."""
+    label = "network" if state is None else state.label
 
     def make() -> FeatureSet:
         kept = None
-        if path is not None:
+        if state is not None:
             kept = {name: x.clone() for name, x in subject.module.state_dict().items()}
-            load_weights(subject.module, path)
+            load_weights(subject.module, state.path)
         try:
             return extract(
                 subject.module,
@@ -166,7 +175,38 @@ def _features(subject: Subject, path: Path | None, label: str, out: Path) -> Fea
             if kept is not None:
                 subject.module.load_state_dict(kept)
 
-    return once(out / "features" / file_name(label), FeatureSet, make)
+    path = out / "features" / file_name(label)
+    return Checkpoint(
+        label, 0 if state is None else state.epoch, lambda: once(path, FeatureSet, make)
+    )
+
+
+def _strengths(last: FeatureSet, settings: Settings) -> tuple[list[StrengthEntropy], list[str]]:
+    """Strength against entropy at several temperatures, and why there is none at others."""
+
+    def make(temperature: float) -> SampleProjection:
+        return SampleProjection(
+            dim=settings.dim, temperature=temperature, random_state=settings.random_state
+        )
+
+    found, missing = [], []
+    for temperature in sorted({*TEMPERATURES, settings.temperature}):
+        try:
+            found.append(
+                strength_entropy(
+                    last.f,
+                    last.z,
+                    last.y,
+                    temperature,
+                    make=make,
+                    random_state=settings.random_state,
+                )
+            )
+        except ValueError as error:
+            if temperature == settings.temperature:
+                raise
+            missing.append(f"No correlation at temperature {temperature:g}: {error}")
+    return found, missing
 
 
 def _sweep(
@@ -189,24 +229,42 @@ def _sweep(
 
 
 def _claim(out: Path, config: Mapping[str, Any]) -> None:
-    """Take the directory for this run, unless it is another's."""
-    path = out / "config.json"
-    if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        for part in ("settings", "hashes", "layers"):
-            old, new = there.get(part), config[part]
-            if old == new:
-                continue
-            different = [part]
-            if isinstance(old, dict) and isinstance(new, dict):
-                keys = sorted(set(old) | set(new))
-                different = [f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in keys if old.get(k) != new.get(k)]
-            raise ValueError(
-                f"out: {out} holds another run, which differs in {', '.join(different)}. "
-                "Choose another directory, or remove that one."
-            )
+    """Take the directory for this run, unless it holds results of another."""
+    if not any((out / part).is_dir() for part in ("features", "fits")):
+        _write_config(out, config)
         return
-    _write_config(out, config)
+    different = _differences(_read_config(out / "config.json"), config)
+    if different:
+        raise ValueError(
+            f"out: {out} holds another run, which differs in {', '.join(different)}. "
+            "Choose another directory, or remove that one."
+        )
+
+
+def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What another run has set otherwise, in words."""
+    old, new = there.get("settings", {}), now["settings"]
+    found = [
+        f"{name} ({old.get(name)} there, {new.get(name)} now)"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+    hashes = there.get("hashes", {})
+    found += [name for name, value in now["hashes"].items() if hashes.get(name) != value]
+    return found + [name for name in ("layers", "format_version") if there.get(name) != now[name]]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"out: {path.parent} holds results, but {path.name} does not say of what ({error}). "
+            "Choose another directory, or remove that one."
+        ) from error
+    if not isinstance(config, dict):
+        raise StoreError(f"out: {path} holds a {type(config).__name__}, no configuration of a run")
+    return config
 
 
 def _write_config(out: Path, config: Mapping[str, Any]) -> None:
@@ -214,7 +272,7 @@ def _write_config(out: Path, config: Mapping[str, Any]) -> None:
 
 
 def _headline(
-    found: Emergence, strength: Sequence[StrengthEntropy], importance: Sequence[Mapping[str, Any]]
+    found: Emergence, strength: StrengthEntropy, importance: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """The numbers at the top of the report."""
     count = found.points().subset(found.held_out).count()
@@ -228,15 +286,16 @@ def _headline(
             "explain": f"of the finished network on the {len(found.y)} images analysed",
         },
         "strength and uncertainty": {
-            "value": strength[0].r,
-            "explain": f"Pearson of |g| with the entropy, on images that were not fitted; PCA {strength[0].pca_r:.2f}; "
-            f"mean entropy {strength[0].mean_entropy:.2f} nats",
+            "value": strength.r,
+            "explain": "Pearson of |g| with the entropy, on images that were not fitted; "
+            f"PCA {strength.pca_r:.2f}; mean entropy {strength.mean_entropy:.2f} nats",
         },
         "knowledge points per image": {
             "value": count.total.value * per_image,
             "low": count.total.low * per_image,
             "high": count.total.high * per_image,
-            "explain": f"in {found.layers[-1]}, of {found.grid[0] * found.grid[1]} regions, on held-out images",
+            "explain": f"in {found.layers[-1]}, of {found.grid[0] * found.grid[1]} regions, on "
+            "held-out images",
         },
         "strength and importance": {
             "value": importance[len(found.layers) - 1]["Pearson of |h| with w, mean"],
@@ -272,24 +331,25 @@ def _warnings(found: Emergence) -> list[str]:
     unfinished = [name for name, stats in found.fits.items() if stats.stopped.startswith("reached")]
     if unfinished:
         warnings.append(
-            f"{len(unfinished)} of {len(found.fits)} fits ended at their limit of evaluations and not at their "
-            "tolerance; the table of fits names them."
+            f"{len(unfinished)} of {len(found.fits)} fits ended at their limit of evaluations and "
+            "not at their tolerance; the table of fits names them."
         )
     uncertainty = float(found.entropy().mean())
     if uncertainty < 0.15:
         warnings.append(
-            f"The network is very sure (mean entropy {uncertainty:.2f} nats): strength can hardly correlate with an "
-            "entropy that hardly varies. Look at the higher temperatures."
+            f"The network is very sure (mean entropy {uncertainty:.2f} nats): strength can hardly "
+            "correlate with an entropy that hardly varies. Look at the higher temperatures."
         )
     if len(found.region_images) < 100:
         warnings.append(
-            f"Regions were learned on only {len(found.region_images)} images; below 100 they over-fit."
+            f"Regions were learned on only {len(found.region_images)} images; below 100 they "
+            "over-fit."
         )
     return warnings
 
 
 def _hashes(subject: Subject) -> dict[str, str]:
-    """What the results depend on: weights, and names, labels and (a sample of) pixels of the images."""
+    """What the results depend on: weights; names, labels and a sample of the network's inputs."""
     weights = hashlib.sha256()
     if subject.checkpoints:
         for checkpoint in subject.checkpoints:
@@ -297,10 +357,13 @@ def _hashes(subject: Subject) -> dict[str, str]:
     else:
         for name, x in subject.module.state_dict().items():
             weights.update(name.encode())
-            weights.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            weights.update(
+                x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            )
     images = hashlib.sha256(json.dumps([subject.dataset.names, subject.dataset.labels]).encode())
     for index in range(0, len(subject.dataset), max(1, len(subject.dataset) // 100)):
-        images.update(subject.dataset[index][0].numpy().tobytes())
+        image = subject.preprocess(subject.dataset[index][0][None])
+        images.update(image.detach().cpu().contiguous().numpy().tobytes())
     return {"weights": weights.hexdigest(), "images": images.hexdigest()}
 
 
@@ -319,8 +382,13 @@ def _git_state() -> str:
     folder = Path(__file__).parent
     try:
         answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        )  # fmt: skip
+            ["git", "describe", "--always", "--dirty"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return answer.stdout.strip()

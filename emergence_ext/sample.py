@@ -1,4 +1,4 @@
-"""The linear projection of sample features and the mixture that reads them (Sec. 3.1 of the paper)."""
+"""The projection of sample features and the mixture that reads them (Sec. 3.1 of the paper)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 import torch
 from torch import Tensor
 
-from emergence_ext.fit import FitStats, least_squares, minimise
+from emergence_ext.fit import FitStats, best_start, least_squares, minimise
 from emergence_ext.frame import Frame, polar, unit_rows
 from emergence_ext.store import Saved
 from emergence_ext.vmf import ExactKappa, Kappa, log_mode_density
@@ -25,15 +25,16 @@ EVALS_PER_ROUND: Final = 20  # evaluations for M between two EM steps
 
 
 class SampleProjection(Saved):
-    """Project sample features so that a mixture reads the network's P(y|x) off direction and strength.
+    """Project sample features so that a mixture reads P(y|x) off direction and strength.
 
-    `Q_M(y|x) = softmax_y(log pi_y + kappa(|M f|) cos(M f, mu_y))` (Eq. 4) is fitted to
-    `P(y|x) = softmax(z / temperature)` by alternating one EM step for `{pi, mu}` (Eq. 15) with
-    steps on `mean_i KL[P || Q_M] + strength_prior * mean_i |M f_i|^2` for M (Eq. 6).
+    `Q_M(y|x) = softmax_y(log pi_y + kappa(|M f|) cos(M f, mu_y))` (Eq. 4) is fitted to `P(y|x) =
+    softmax(z / temperature)` by alternating one EM step for `{pi, mu}` (Eq. 15) with steps on
+    `mean_i KL[P || Q_M] + strength_prior * mean_i |M f_i|^2` for M (Eq. 6).
 
-    Without the prior and with an unsure network the optimum is degenerate: all directions fall onto one and the
-    strengths grow, a linear classifier in a tangent plane. So the fit starts from well-spread directions and
-    prices strength; one that still ends collapsed is started anew, and refused when that does not help.
+    Without the prior and with an unsure network the optimum is degenerate: all directions fall onto
+    one and the strengths grow, a linear classifier in a tangent plane. So the fit starts from
+    well-spread directions and prices strength; one that still ends collapsed is started anew, and
+    refused when that does not help.
 
     Args:
         dim: projected width, at least 2.
@@ -53,6 +54,10 @@ class SampleProjection(Saved):
         stats_: `FitStats`.
     """
 
+    M_: Tensor
+    frame_: Frame
+    stats_: FitStats
+
     def __init__(
         self,
         dim: int = 3,
@@ -69,7 +74,9 @@ class SampleProjection(Saved):
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         if responsibilities not in ("posterior", "network"):
-            raise ValueError(f'responsibilities must be "posterior" or "network", got {responsibilities!r}')
+            raise ValueError(
+                f'responsibilities must be "posterior" or "network", got {responsibilities!r}'
+            )
         self.dim = dim
         self.temperature = temperature
         self.responsibilities = responsibilities
@@ -88,8 +95,8 @@ class SampleProjection(Saved):
             init: a fitted projection to start from.
 
         Raises:
-            ValueError: shapes that do not fit, one category, `dim > E`, features that are not finite or all
-                alike, or category directions that collapse from every start.
+            ValueError: shapes that do not fit, one category, `dim > E`, features that are not
+                finite or all alike, or category directions that collapse from every start.
         """
         f, P = self._checked(f, z)
         clock = time.perf_counter()
@@ -105,15 +112,20 @@ class SampleProjection(Saved):
             cosine = mean_cosine(frame.directions)
             if cosine <= COLLAPSE:
                 break
-            logger.warning("the category directions collapsed (mean cosine %.2f); new start", cosine)
+            logger.warning(
+                "the category directions collapsed (mean cosine %.2f); new start", cosine
+            )
         else:
             raise ValueError(
-                f"z: the category directions collapsed onto one (mean cosine {cosine:.2f}) from {RESTARTS} starts; "
+                f"z: the category directions collapsed onto one (mean cosine {cosine:.2f}) from "
+                f"{RESTARTS} starts; "
                 "such a fit is no picture. Lower `temperature` or raise `strength_prior`."
             )
         seconds = time.perf_counter() - clock
         self.M_, self.frame_ = M, frame
-        self.stats_ = FitStats(tuple(losses), seconds, stopped, {"mean_cosine": cosine, "kl": self._kl(f, P)})
+        self.stats_ = FitStats(
+            tuple(losses), seconds, stopped, {"mean_cosine": cosine, "kl": self._kl(f, P)}
+        )
         return self
 
     def refit(self, f: Tensor, z: Tensor, init: SampleProjection | None = None) -> SampleProjection:
@@ -122,7 +134,8 @@ class SampleProjection(Saved):
         Args:
             f: that checkpoint's sample features, `[N, E]`.
             z: its logits, `[N, C]`.
-            init: where to start, a neighbouring checkpoint's projection; this one when left out.
+            init: where to start, a neighbouring checkpoint's projection, this one when left out;
+                the least-squares map to the directions is taken where it is better.
 
         Returns:
             A new projection; `self` is unchanged.
@@ -131,12 +144,15 @@ class SampleProjection(Saved):
         C = len(self.priors_)
         if P.shape[1] != C:
             raise ValueError(f"z: {P.shape[1]} categories, but the frame has {C}")
-        start = (init or self).M_
-        if start.shape[1] != f.shape[1]:
-            start = least_squares(f, START_STRENGTH * (P @ self.directions_))
+        starts = [[least_squares(f, START_STRENGTH * (P @ self.directions_))]]
+        if (init or self).M_.shape[1] == f.shape[1]:
+            starts.append([(init or self).M_])
+        (start,) = best_start(lambda M: self._objective(f @ M.t(), P, self.frame_), starts)
         new = type(self)(**self._parameters())
         new.frame_ = self.frame_
-        new.M_, new.stats_ = self._descend(f, P, start, self.frame_, self.max_rounds * EVALS_PER_ROUND)
+        new.M_, new.stats_ = self._descend(
+            f, P, start, self.frame_, self.max_rounds * EVALS_PER_ROUND
+        )
         new.stats_.terms["kl"] = new._kl(f, P)
         return new
 
@@ -152,10 +168,12 @@ class SampleProjection(Saved):
 
     @property
     def priors_(self) -> Tensor:
+        """`pi`, `[C]`."""
         return self.frame_.priors
 
     @property
     def directions_(self) -> Tensor:
+        """`mu`, `[C, dim]`."""
         return self.frame_.directions
 
     def _alternate(
@@ -168,7 +186,12 @@ class SampleProjection(Saved):
             M, stats = self._descend(f, P, M, frame, EVALS_PER_ROUND)
             losses.append(stats.losses[-1])
             if len(losses) > 1 and losses[-2] - losses[-1] <= self.tol * abs(losses[-1]):
-                return M, frame, losses, f"a round lowered the objective by less than {self.tol:g} of itself"
+                return (
+                    M,
+                    frame,
+                    losses,
+                    f"a round lowered the objective by less than {self.tol:g} of itself",
+                )
         return M, frame, losses, f"reached max_rounds = {self.max_rounds}"
 
     def _descend(
@@ -177,12 +200,15 @@ class SampleProjection(Saved):
         scale = f.square().mean().sqrt()  # so that the first step of the solver fits any network
 
         def objective(scaled: Tensor) -> Tensor:
-            g = (f / scale) @ scaled.t()
-            kl = (torch.xlogy(P, P) - P * frame.log_posterior(g)).sum(1).mean()
-            return kl + self.strength_prior * g.square().sum(1).mean()
+            return self._objective((f / scale) @ scaled.t(), P, frame)
 
         (scaled,), stats = minimise(objective, [M * scale], max_evals=max_evals, tol=self.tol)
         return scaled / scale, stats
+
+    def _objective(self, g: Tensor, P: Tensor, frame: Frame) -> Tensor:
+        """`mean_i KL[P || Q_M] + strength_prior * mean_i |g_i|^2`."""
+        kl = (torch.xlogy(P, P) - P * frame.log_posterior(g)).sum(1).mean()
+        return kl + self.strength_prior * g.square().sum(1).mean()
 
     def _kl(self, f: Tensor, P: Tensor) -> float:
         log_q = self.frame_.log_posterior(self.transform(f))
@@ -190,15 +216,23 @@ class SampleProjection(Saved):
 
     def _checked(self, f: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         if f.ndim != 2 or z.ndim != 2 or len(f) != len(z):
-            raise ValueError(f"f must be [N, E] and z [N, C]; got {tuple(f.shape)} and {tuple(z.shape)}")
+            raise ValueError(
+                f"f must be [N, E] and z [N, C]; got {tuple(f.shape)} and {tuple(z.shape)}"
+            )
         if z.shape[1] < 2:
-            raise ValueError("z: one category has no directions to tell apart; give logits of two or more")
+            raise ValueError(
+                "z: one category has no directions to tell apart; give logits of two or more"
+            )
         if self.dim > f.shape[1]:
-            raise ValueError(f"dim = {self.dim} is more than the E = {f.shape[1]} of f; choose a smaller dim")
+            raise ValueError(
+                f"dim = {self.dim} is more than the E = {f.shape[1]} of f; choose a smaller dim"
+            )
         for name, x in (("f", f), ("z", z)):
             if not bool(torch.isfinite(x).all()):
                 bad = int((~torch.isfinite(x)).any(1).nonzero()[0])
-                raise ValueError(f"{name}: image {bad} is not finite; leave it out or check the network")
+                raise ValueError(
+                    f"{name}: image {bad} is not finite; leave it out or check the network"
+                )
         if bool((f == f[:1]).all()):
             raise ValueError("f: the features of all images are alike; is this the right layer?")
         f = f.detach().float()
@@ -221,12 +255,8 @@ class SampleProjection(Saved):
         return new
 
     def _parameters(self) -> dict[str, Any]:
-        return {
-            name: getattr(self, name)
-            for name in (
-                "dim", "temperature", "responsibilities", "kappa", "strength_prior", "max_rounds", "tol", "random_state",
-            )
-        }  # fmt: skip
+        names = "dim temperature responsibilities kappa strength_prior max_rounds tol random_state"
+        return {name: getattr(self, name) for name in names.split()}
 
 
 def em_step(g: Tensor, frame: Frame, responsibilities: Tensor | None = None) -> Frame:
@@ -235,20 +265,22 @@ def em_step(g: Tensor, frame: Frame, responsibilities: Tensor | None = None) -> 
     Args:
         g: projected sample features, `[N, dim]`.
         frame: the mixture before the step.
-        responsibilities: `[N, C]`, rows sum to 1; the mixture's posterior when left out, and only then the
-            likelihood of the mixture cannot fall.
+        responsibilities: `[N, C]`, rows sum to 1; the mixture's posterior when left out, and only
+            then the likelihood of the mixture cannot fall.
     """
     r = frame.posterior(g) if responsibilities is None else responsibilities
     strength, orientation = polar(g)
     sums = (r * frame.kappa(strength)[:, None]).t() @ orientation  # [C, dim]
     # A category that no image is responsible for keeps its direction.
-    directions = torch.where(sums.norm(dim=1, keepdim=True) > 1e-12, unit_rows(sums), frame.directions)
+    directions = torch.where(
+        sums.norm(dim=1, keepdim=True) > 1e-12, unit_rows(sums), frame.directions
+    )
     priors = r.mean(0).clamp_min(1e-12)
     return replace(frame, priors=priors / priors.sum(), directions=directions)
 
 
 def mixture_log_likelihood(g: Tensor, frame: Frame) -> float:
-    """`sum_i log p(o_i | l_i)` of the mixture, for projected sample features `[N, dim]` (Eq. 1-3)."""
+    """`sum_i log p(o_i | l_i)` of the mixture, for features `g [N, dim]` (Eq. 1-3)."""
     strength, orientation = polar(g)
     kappa = frame.kappa(strength)[:, None]
     exponent = kappa * (orientation @ frame.directions.to(g).t() - 1)
@@ -263,11 +295,13 @@ def mean_cosine(directions: Tensor) -> float:
     return float((cosines.sum() - cosines.trace()) / (C * (C - 1)))
 
 
-def spread_directions(f: Tensor, P: Tensor, dim: int, generator: torch.Generator | None = None) -> Tensor:
+def spread_directions(
+    f: Tensor, P: Tensor, dim: int, generator: torch.Generator | None = None
+) -> Tensor:
     """Well-spread unit directions `[C, dim]`, similar categories near each other.
 
-    The P-weighted class means of f, embedded by their principal axes (a generator gives random ones instead), then
-    pushed apart on the sphere like charges.
+    The P-weighted class means of f, embedded by their principal axes (a generator gives random ones
+    instead), then pushed apart on the sphere like charges.
     """
     C = P.shape[1]
     if generator is None:

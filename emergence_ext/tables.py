@@ -53,7 +53,9 @@ def importance(e: Emergence, alpha: float, sweep: Iterable[ImportanceStrength] =
     for k, layer in enumerate(e.layers):
         r = pearson(e.h[-1, k, e.region_images].norm(dim=-1), e.w[-1, k])
         rows.append(_importance_row(layer, alpha, r, pearson(e.raw_strength[-1, k], e.w[-1, k])))
-    rows += [_importance_row(e.layers[-1], s.alpha, s.r, s.raw_r) for s in sweep if s.alpha != alpha]
+    rows += [
+        _importance_row(e.layers[-1], s.alpha, s.r, s.raw_r) for s in sweep if s.alpha != alpha
+    ]
     return rows
 
 
@@ -71,7 +73,7 @@ def _importance_row(layer: str, alpha: float, r: torch.Tensor, raw: torch.Tensor
 
 def knowledge(e: Emergence) -> list[Row]:
     """Knowledge points, a row for each checkpoint, layer, and held-out or fitted images."""
-    rows = []
+    rows: list[Row] = []
     for t, label in enumerate(e.labels):
         for k, layer in enumerate(e.layers):
             points = e.points(t, k)

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Polygon
 
 from .inputs import Array
-from .style import FAINT, INK, MUTED, category_style, display_name
+from .style import FAINT, INK, category_style, display_name
 
 _HALF_MASS = {2: 1.1774, 3: 1.5382}  # Mahalanobis radius that holds half of a Gaussian, by dim
 _DEPTHS = 3  # slices from back to front in which points are drawn
@@ -84,71 +85,51 @@ def _separation(camera: Camera, directions: Array) -> float:
     return float(nearest + 0.2 * np.linalg.norm(ends, axis=1).mean() + 0.02 * depth.mean())
 
 
-def open_panel(axes: Axes, half_width: float, half_height: float) -> None:
+def open_panel(axes: Axes, half_width: float, half_height: float | None = None) -> None:
     """Make the axes an empty frame around the origin; its box must have the same proportions."""
+    half_height = half_width if half_height is None else half_height
     axes.set(xlim=(-half_width, half_width), ylim=(-half_height, half_height))
     axes.axis("off")
 
 
-def extent(camera: Camera, reach: float, *content: Array) -> tuple[float, float]:
-    """Return half the width and height that hold the strength scale and the content `[..., 3]`.
+def strength_reach(points: Array, share: float = 0.99) -> float:
+    """Return the strength of the sphere up to which a figure shows points `[..., 3]`.
 
-    Content farther out than `reach` is not counted.
-    """
-    half = np.full(2, nice_strength(reach))
-    for points in content:
-        flat, _ = camera.project(points.reshape(-1, 3))
-        near = np.linalg.norm(points.reshape(-1, 3), axis=1) <= reach * 1.1
-        half = np.maximum(half, np.abs(flat[near]).max(axis=0, initial=0))
-    return float(1.06 * half[0]), float(1.06 * half[1])
-
-
-def nice_strength(reach: float) -> float:
-    """Return the largest round number, one digit times a power of ten, that is at most `reach`."""
-    power = 10.0 ** np.floor(np.log10(reach))
-    return float(
-        max(m * power for m in (1, 1.5, 2, 3, 4, 5, 6, 8) if m * power <= reach * (1 + 1e-9))
-    )
-
-
-def strength_reach(points: Array, at_least: float = 1e-6) -> float:
-    """Return the strength up to which a figure shows points `[..., 3]`.
-
-    It is the greatest strength, unless a few points lie so far out that all others would shrink to
-    a dot; then those are left outside, and the caller says how many.
+    It is a round number, so that it can be read as a scale, and at least the greatest strength,
+    unless a few points lie so far out that all others would shrink to a dot. Then it follows the
+    quantile `share` of the strengths; `onto_rim` moves what lies farther out.
     """
     strength = np.linalg.norm(points.reshape(-1, 3), axis=1)
     strength = strength[np.isfinite(strength)]
-    if strength.size == 0:
-        return at_least
-    usual = 1.3 * float(np.quantile(strength, 0.99))
-    return max(min(float(strength.max()), usual) if usual > 0 else float(strength.max()), at_least)
+    if strength.size == 0 or strength.max() == 0:
+        return 1.0
+    usual, most = float(np.quantile(strength, share)), float(strength.max())
+    return _round_up(usual if 0 < 1.3 * usual < most else most)
 
 
-def draw_strength_scale(
-    axes: Axes, camera: Camera, reach: float, symbol: str, *, named: bool = True
-) -> None:
-    """Draw the sphere of a round strength with two of its great circles and its value."""
-    radius = nice_strength(reach)
-    axes.add_patch(Circle((0, 0), radius, fill=False, color=FAINT, lw=0.8, zorder=0))
+def _round_up(value: float) -> float:
+    """Return the smallest round number that is at least the positive `value`."""
+    power = 10.0 ** np.floor(np.log10(value))
+    steps = (1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10)
+    return float(min(m * power for m in steps if m * power >= value * (1 - 1e-9)))
+
+
+def onto_rim(points: Array, reach: float) -> Array:
+    """Return points `[..., 3]`, those farther out than `reach` moved onto that sphere."""
+    strength = np.linalg.norm(points, axis=-1, keepdims=True)
+    return np.asarray(points * np.minimum(1, reach / np.maximum(strength, 1e-12)))
+
+
+def draw_strength_scale(axes: Axes, camera: Camera, reach: float) -> None:
+    """Draw the sphere of strength `reach` with its great circles, the far halves dotted."""
+    axes.add_patch(Circle((0, 0), reach, fill=False, color=FAINT, lw=0.8, zorder=0))
     turn = np.linspace(0, 2 * np.pi, 121)
-    circle = radius * np.stack([np.cos(turn), np.sin(turn), np.zeros_like(turn)], axis=1)
+    circle = reach * np.stack([np.cos(turn), np.sin(turn), np.zeros_like(turn)], axis=1)
     for axis in range(3) if abs(camera.axes[2, 2]) < 1 else ():
         flat, depth = camera.project(np.roll(circle, axis, axis=1))
         for part, style in ((depth >= 0, "-"), (depth < 0, ":")):
             line = np.where(part[:, None], flat, np.nan)
             axes.plot(line[:, 0], line[:, 1], style, color=FAINT, lw=0.5, zorder=0)
-    if named:
-        axes.annotate(
-            f"|{symbol}| = {radius:g}",
-            (0, -radius),
-            xytext=(0, -1.5),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=6.5,
-            color=MUTED,
-        )
 
 
 def draw_rays(
@@ -205,9 +186,19 @@ def gaussian(points: Array) -> tuple[Array, Array] | None:
 
 
 def draw_ellipsoid(
-    axes: Axes, camera: Camera, mean: Array, covariance: Array, category: int, *, dim: int = 3
+    axes: Axes,
+    camera: Camera,
+    mean: Array,
+    covariance: Array,
+    category: int,
+    *,
+    dim: int = 3,
+    reach: float | None = None,
 ) -> None:
-    """Draw the ellipsoid that holds half of a Gaussian: exact outline and principal circles."""
+    """Draw the ellipsoid that holds half of a Gaussian: exact outline and principal circles.
+
+    What lies outside the circle of radius `reach` is cut off.
+    """
     look = category_style(category)
     radius = _HALF_MASS[dim]
     turn = np.linspace(0, 2 * np.pi, 73)
@@ -215,17 +206,22 @@ def draw_ellipsoid(
     center, middle = camera.project(mean)
     flat = camera.axes[:2] @ covariance @ camera.axes[:2].T
     outline = center + radius * circle @ _root(flat)
-    axes.add_patch(Polygon(outline, facecolor=look.color, alpha=0.16, edgecolor="none", zorder=4.5))
-    axes.plot(outline[:, 0], outline[:, 1], color=look.edge, lw=0.7, zorder=4.6)
-    if dim == 2:
-        return
+    body = Polygon(outline, facecolor=look.color, alpha=0.14, edgecolor="none", zorder=4.5)
+    drawn: list[Artist] = [axes.add_patch(body)]
+    drawn += axes.plot(outline[:, 0], outline[:, 1], color=look.edge, lw=0.7, zorder=4.6)
     values, vectors = np.linalg.eigh(covariance)
     arms = vectors * np.sqrt(np.maximum(values, 0))
-    for first, second in ((0, 1), (0, 2), (1, 2)):
+    for first, second in ((0, 1), (0, 2), (1, 2)) if dim == 3 else ():
         ring = mean + radius * circle @ arms[:, [first, second]].T
         place, depth = camera.project(ring)
         front = np.where((depth >= middle)[:, None], place, np.nan)
-        axes.plot(front[:, 0], front[:, 1], color=look.color, lw=0.5, alpha=0.9, zorder=4.6)
+        drawn += axes.plot(
+            front[:, 0], front[:, 1], color=look.color, lw=0.4, alpha=0.8, zorder=4.6
+        )
+    if reach is not None:
+        rim = Circle((0, 0), reach, transform=axes.transData)
+        for artist in drawn:
+            artist.set_clip_path(rim)
 
 
 def _root(covariance: Array) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
+from textwrap import fill
 from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib
@@ -27,7 +28,7 @@ PAGE = 7.0  # inches, the full width
 INK, MUTED, FAINT, PAPER = "#1d2330", "#5d6675", "#d9dde4", "#ffffff"
 ACCENT, CONTRAST = "#2a56c6", "#d1690a"
 LEGEND_ROW = 0.17  # inches
-NOTE = 0.13  # inches, the line under a panel where `note` writes
+NOTE = 0.24  # inches, the two lines under a panel where `note` writes
 
 # Found by maximising the smallest OKLab distance between any two of them over normal vision and
 # full protanopia, deuteranopia and tritanopia (Machado et al. 2009); a test holds it.
@@ -224,11 +225,12 @@ def category_legend(place: Figure | Axes, categories: Sequence[str]) -> None:
 
 def note(axes: Axes, text: str, *, inside: bool = False) -> None:
     """Write a short remark under the left end of the axes, or into their upper right corner."""
+    width = axes.get_position().width * axes.get_figure(root=True).get_size_inches()[0]  # type: ignore[union-attr]
     x, y = (0.98, 0.98) if inside else (0.02, 0.0)
     axes.text(
         x,
         y,
-        text,
+        fill(text, max(12, int(width / 0.046))),
         transform=axes.transAxes,
         ha="right" if inside else "left",
         va="top",

@@ -1,10 +1,11 @@
-"""The emergence of regional patterns: checkpoints x layers in one fixed frame (Sec. 3 and 4.1 of the paper)."""
+"""The emergence of regional patterns: checkpoints x layers in one fixed frame (Sec. 3 and 4.1)."""
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,16 +13,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from emergence_ext.correlation import entropy, stratified_folds
+from emergence_ext.correlation import entropy
 from emergence_ext.features import FeatureSet
 from emergence_ext.fit import FitStats
 from emergence_ext.frame import Frame
 from emergence_ext.importance import RegionImportance
-from emergence_ext.knowledge import KnowledgePoints, knowledge_points
+from emergence_ext.knowledge import KnowledgePoints, check_tau, knowledge_points
 from emergence_ext.regional import RegionalProjection, normalise_strengths
 from emergence_ext.sample import SampleProjection
 from emergence_ext.similarity import image_similarity, solve_kappa_p
-from emergence_ext.store import Saved, once
+from emergence_ext.store import Saved, exists, once, write_file
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Settings:
         tau: threshold of knowledge points.
         held_out: share of the images that no fit sees; what is reported is reported on them.
         region_images: images on which w, v and Lambda are learned, at most; from the fitted ones.
-        importance_evals, regional_evals: evaluations of loss and gradient at most, per layer and checkpoint.
+        importance_evals, regional_evals: evaluations of loss and gradient at most, per layer and
+            checkpoint.
         include_self: whether an image takes part in its own similarities.
         random_state: seed of the split and of restarts.
     """
@@ -52,10 +54,16 @@ class Settings:
     random_state: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
-        if self.region_images < 2:
-            raise ValueError(f"region_images must be at least 2, got {self.region_images}")
+        for name, holds, expected in (
+            ("dim", self.dim >= 2, "at least 2"),
+            ("alpha", self.alpha >= 0, "at least 0"),
+            ("temperature", self.temperature > 0, "positive"),
+            ("tau", 0 < self.tau < 1, "between 0 and 1"),
+            ("held_out", 0 < self.held_out < 1, "between 0 and 1"),
+            ("region_images", self.region_images >= 2, "at least 2"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, eq=False)
 class Emergence(Saved):
-    """Everything that was found, in one frame. `T` checkpoints, `L` layers, `N` images, `R` regions.
+    """Everything that was found, in one frame: `T` checkpoints, `L` layers, `N` images.
 
     Attributes:
         frame: directions and priors of the categories, learned on the last checkpoint.
@@ -84,7 +92,8 @@ class Emergence(Saved):
         region_images: indices of the images on which regions were learned, `[n]`.
         g: projected sample features, `[T, N, dim]`.
         z: logits, `[T, N, C]`.
-        h: projected regional features, strengths normalised within a checkpoint, `[T, L, N, R, dim]`.
+        h: projected regional features, strengths normalised within a checkpoint,
+            `[T, L, N, R, dim]`.
         w: importance of regions, `[T, L, n, R]`.
         raw_strength: `|F|` of the images of w, `[T, L, n, R]`.
         fits: statistics of every fit, by `kind/layer/checkpoint` (`samples/checkpoint`).
@@ -132,12 +141,13 @@ class Emergence(Saved):
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         frame_arrays = {name[6:]: x for name, x in arrays.items() if name.startswith("frame/")}
+        values: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        values |= {name: settings[name] for name in _LISTS}
         return cls(
             frame=Frame._from_state(frame_arrays, settings["frame"]),
             grid=(settings["grid"][0], settings["grid"][1]),
             fits={name: FitStats.from_settings(stats) for name, stats in settings["fits"].items()},
-            **{name: arrays[name] for name in _ARRAYS},
-            **{name: settings[name] for name in _LISTS},
+            **values,
         )
 
 
@@ -146,9 +156,12 @@ _LISTS = ("labels", "epochs", "layers", "categories", "names", "tau")
 
 
 def emergence(
-    checkpoints: Sequence[Checkpoint], settings: Settings | None = None, *, folder: Path | None = None
+    checkpoints: Sequence[Checkpoint],
+    settings: Settings | None = None,
+    *,
+    folder: Path | None = None,
 ) -> Emergence:
-    """Learn the frame on the last checkpoint, hold it, and follow samples and regions through all of them.
+    """Learn the frame on the last checkpoint, hold it, and follow samples and regions through all.
 
     From the last checkpoint to the first, every fit starts from its neighbour's.
 
@@ -158,12 +171,17 @@ def emergence(
         folder: where every finished fit is kept; one that is there already is not made again.
 
     Raises:
-        ValueError: no checkpoints, checkpoints whose layers or images differ, or features that cannot be fitted.
+        ValueError: no checkpoints, two of one label, checkpoints whose layers or images differ,
+            features that cannot be fitted, or a folder with fits of another study.
     """
     settings = settings or Settings()
     if not checkpoints:
         raise ValueError("checkpoints: none given; give at least the finished network's")
+    labels = [checkpoint.label for checkpoint in checkpoints]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"checkpoints: labels must differ, got {labels}")
     last = checkpoints[-1].features()
+    check_tau(settings.tau, len(last.categories))
     held_out, region_images = split_images(last.y, settings)
     study = _Study(settings, last, held_out, region_images, folder)
     bar = tqdm(total=len(checkpoints) * len(last.layers), desc="fits", unit="layer", disable=None)
@@ -175,7 +193,7 @@ def emergence(
             states.insert(0, study.fit(checkpoint, features, states[0] if states else None, bar))
     return Emergence(
         frame=study.frame,
-        labels=[c.label for c in checkpoints],
+        labels=labels,
         epochs=[c.epoch for c in checkpoints],
         layers=list(last.layers),
         categories=last.categories,
@@ -199,20 +217,38 @@ def emergence(
 
 
 def split_images(y: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Choose, balanced over categories, the held-out images `[N]` bool and the indices that regions learn on."""
-    fold = stratified_folds(y, min(len(y), 100), settings.random_state)
-    held_out = fold < round(settings.held_out * (int(fold.max()) + 1))
+    """Choose images, balanced over categories.
+
+    Args:
+        y: labels, `[N]`.
+        settings: of the fits.
+
+    Returns:
+        Which images are held out, `[N]` bool, and the indices of those that regions are learned on.
+
+    Raises:
+        ValueError: so few images that none are left to fit or to hold out.
+    """
+    generator = torch.Generator().manual_seed(settings.random_state)
+    shuffled = torch.randperm(len(y), generator=generator)
+    by_category = shuffled[torch.argsort(y[shuffled], stable=True)]
+    held_out = torch.zeros(len(y), dtype=torch.bool)
+    held_out[_evenly(by_category, round(settings.held_out * len(y)))] = True
     if held_out.all() or not held_out.any():
         raise ValueError(
-            f"held_out = {settings.held_out} of {len(y)} images leaves none to fit or none to report on; "
-            "give more images"
+            f"held_out = {settings.held_out} of {len(y)} images leaves none to fit or none to "
+            "report on; give more images"
         )
     fitted = (~held_out).nonzero().flatten()
     if len(fitted) > settings.region_images:
-        parts = len(fitted) / settings.region_images
-        order = fitted[torch.argsort(y[fitted], stable=True)]
-        fitted = order[(torch.arange(settings.region_images) * parts).long()].sort().values
+        by_category = fitted[torch.argsort(y[fitted], stable=True)]
+        fitted = _evenly(by_category, settings.region_images).sort().values
     return held_out, fitted
+
+
+def _evenly(order: Tensor, count: int) -> Tensor:
+    """`count` elements of `order`, at even distances: of sorted things as many of every kind."""
+    return order[torch.arange(count) * len(order) // max(count, 1)]
 
 
 @dataclass
@@ -235,7 +271,7 @@ class _State:
 
 
 class _Study:
-    """What all checkpoints have in common: settings, split, frame, and the folder of finished fits."""
+    """What all checkpoints have in common: settings, split, frame, the folder of finished fits."""
 
     def __init__(
         self,
@@ -246,6 +282,7 @@ class _Study:
         folder: Path | None,
     ) -> None:
         self.settings, self.last, self.folder = settings, last, folder
+        self._claim_folder()
         self.fitted, self.region_images = ~held_out, region_images
         kappa_p = solve_kappa_p(last.z[self.fitted], include_self=settings.include_self)
         projection = SampleProjection(
@@ -257,6 +294,22 @@ class _Study:
 
     def _path(self, *names: str) -> Path | None:
         return None if self.folder is None else self.folder.joinpath(*names)
+
+    def _claim_folder(self) -> None:
+        """Note in the folder what its fits are of; refuse one that holds those of another study."""
+        if self.folder is None:
+            return
+        names = zlib.crc32(json.dumps(self.last.names).encode())
+        here = {**asdict(self.settings), "layers": list(self.last.layers), "names": names}
+        path = self.folder / "study.json"
+        there = json.loads(path.read_bytes()) if path.is_file() else here
+        different = [name for name in here if there.get(name) != here[name]]
+        if different and exists(self.folder / "frame"):
+            raise ValueError(
+                f"folder: {self.folder} holds fits with another {', '.join(different)}. Choose "
+                "another folder, or remove that one."
+            )
+        write_file(path, json.dumps(here, indent=1).encode())
 
     def fit(
         self, checkpoint: Checkpoint, features: FeatureSet, neighbour: _State | None, bar: tqdm
@@ -270,7 +323,9 @@ class _Study:
             samples = once(path, SampleProjection, lambda: self.samples.refit(f, z, init))
         g = samples.transform(features.f)
         assert self.frame.kappa_p is not None
-        P = image_similarity(features.z[chosen], self.frame.kappa_p, include_self=settings.include_self)
+        P = image_similarity(
+            features.z[chosen], self.frame.kappa_p, include_self=settings.include_self
+        )
         importance: dict[str, RegionImportance] = {}
         regional: dict[str, RegionalProjection] = {}
         for layer, all_regions in features.layers.items():
@@ -278,14 +333,20 @@ class _Study:
             F, file = all_regions[chosen], file_name(layer)
 
             def fit_importance(F: Tensor = F, layer: str = layer) -> RegionImportance:
-                fit = RegionImportance(include_self=settings.include_self, max_evals=settings.importance_evals)
-                return fit.fit(F, P, init=neighbour and neighbour.importance[layer])
+                fit = RegionImportance(
+                    include_self=settings.include_self, max_evals=settings.importance_evals
+                )
+                init = None if neighbour is None else neighbour.importance[layer]
+                return fit.fit(F, P, init=init)
 
             def fit_regional(F: Tensor = F, layer: str = layer) -> RegionalProjection:
                 fit = RegionalProjection(
-                    self.frame, settings.alpha, settings.include_self, max_evals=settings.regional_evals
+                    self.frame,
+                    settings.alpha,
+                    settings.include_self,
+                    max_evals=settings.regional_evals,
                 )
-                init = neighbour and neighbour.regional[layer]
+                init = None if neighbour is None else neighbour.regional[layer]
                 return fit.fit(F, importance[layer].w_, P, g[chosen], init=init)
 
             path = self._path(name, f"{file}.importance")
@@ -302,11 +363,23 @@ class _Study:
 
     def require_like_last(self, checkpoint: Checkpoint, features: FeatureSet) -> None:
         """Refuse a checkpoint that looked at other images or has other layers than the last one."""
-        for what in ("names", "categories", "grid"):
-            if getattr(features, what) != getattr(self.last, what):
-                raise ValueError(f"checkpoint {checkpoint.label!r}: its {what} differ from the last checkpoint's")
-        if list(features.layers) != list(self.last.layers):
-            raise ValueError(f"checkpoint {checkpoint.label!r}: its layers differ from the last checkpoint's")
+        for what, here, there in (
+            ("names", features.names, self.last.names),
+            ("labels", features.y.tolist(), self.last.y.tolist()),
+            ("categories", features.categories, self.last.categories),
+            ("grid", features.grid, self.last.grid),
+            ("layers", _widths(features), _widths(self.last)),
+        ):
+            if here != there:
+                raise ValueError(
+                    f"checkpoint {checkpoint.label!r}: its {what} differ from the last "
+                    "checkpoint's. Extract all checkpoints of one network on the same images."
+                )
+
+
+def _widths(features: FeatureSet) -> list[tuple[str, int]]:
+    """Name and number of channels of every layer, in order."""
+    return [(name, F.shape[-1]) for name, F in features.layers.items()]
 
 
 def file_name(label: str) -> str:

@@ -1,4 +1,4 @@
-"""Does length tell importance? Strength against the network's uncertainty, and against region importance (Tables 1, 2)."""
+"""Does length tell anything? Strength against uncertainty and against importance (Tables 1, 2)."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ class StrengthEntropy:
         temperature: of the softmax.
         entropy: `[N]`, nats.
         strength: `|g|`, `[N]`.
-        pca_strength: distance from the mean of the fitted points in as many principal components, `[N]`.
+        pca_strength: distance from the mean of the fitted points in as many principal components,
+            `[N]`.
         r, pca_r: Pearson correlation with the entropy.
         fitted_r, pca_fitted_r: the same on the fitted images, mean over folds.
-        mean_cosine: between category directions, mean over folds; near 1 the fit would have collapsed.
+        mean_cosine: between category directions, mean over folds; near 1 the fit would have
+            collapsed.
     """
 
     temperature: float
@@ -45,6 +47,7 @@ class StrengthEntropy:
 
     @property
     def mean_entropy(self) -> float:
+        """How unsure the network is, nats."""
         return float(self.entropy.mean())
 
 
@@ -58,7 +61,7 @@ def strength_entropy(
     folds: int = 5,
     random_state: int = 0,
 ) -> StrengthEntropy:
-    """Correlate strength with entropy on images that were not fitted, for this projection and for PCA (Table 1).
+    """Correlate strength with entropy on images that were not fitted, also for PCA (Table 1).
 
     Args:
         f: sample features, `[N, E]`.
@@ -68,6 +71,9 @@ def strength_entropy(
         make: the projection to fit, from a temperature.
         folds: parts, each of which is left out once.
         random_state: seed of the folds.
+
+    Raises:
+        ValueError: fewer images than folds, or features that cannot be fitted.
     """
     fold = stratified_folds(y, folds, random_state)
     uncertainty = entropy(z, temperature)
@@ -143,7 +149,9 @@ def importance_strength(
         path = None if folder is None else folder / f"{alpha:g}"
 
         def fit(alpha: float = alpha) -> RegionalProjection:
-            return RegionalProjection(frame, alpha, include_self, max_evals=max_evals).fit(F, w, P, g)
+            return RegionalProjection(frame, alpha, include_self, max_evals=max_evals).fit(
+                F, w, P, g
+            )
 
         projection = once(path, RegionalProjection, fit)
         r = pearson(projection.transform(F).norm(dim=-1), w)
