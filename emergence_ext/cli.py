@@ -58,18 +58,26 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, 
 Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def main(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="Everything, tracebacks included.")
     ] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
 ) -> None:
     """Settle what is logged, before any command."""
-    if version:
-        typer.echo(__version__)
-        raise typer.Exit
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(
         format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr
@@ -98,9 +106,7 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
         typer.echo(f"accuracy on 1,000 left-out digits: {log.val_accuracy[-1]:.1%}")
         checkpoints = training.load_checkpoints(out / "training" / "epoch_*.safetensors")
         subject = Subject(model.module, model.layers, test_set, checkpoints=checkpoints)
-        settings = Settings(
-            region_images=100, importance_evals=40, regional_evals=60, random_state=seed
-        )
+        settings = Settings(region_images=100, random_state=seed)
         report = run(subject, out, settings, command=_command())
         typer.echo(f"{time.perf_counter() - started:.0f} s in all")
         typer.echo(report)

@@ -21,7 +21,7 @@ from emergence_ext.studies.strength import StrengthEntropy
 
 logger = logging.getLogger(__name__)
 
-SHOWN_PER_CATEGORY: Final = 8
+SHOWN_PER_CATEGORY: Final = 3
 TAUS: Final = tuple(i / 20 for i in range(2, 20))
 IN_SPACE: Final = (
     "samples",
@@ -38,7 +38,8 @@ def draw_all(
 
     What is shown of samples and regions is held-out images only, except for importance, which
     exists for the images that it was learned on. Frames of more than three dimensions have no
-    figures in space.
+    figures in space, a single checkpoint has none through epochs, a single layer none through
+    layers.
 
     Args:
         folder: where to; made if it is not there.
@@ -52,6 +53,10 @@ def draw_all(
             "dim = %d: figures in space need dim 2 or 3 and are left out", found.frame.dim
         )
         drawn = {name: draw for name, draw in drawn.items() if name not in IN_SPACE}
+    if len(found.labels) == 1:
+        drawn = {name: draw for name, draw in drawn.items() if not name.endswith("_epochs")}
+    if len(found.layers) == 1:
+        drawn = {name: draw for name, draw in drawn.items() if not name.endswith("_layers")}
     for name, draw in drawn.items():
         save(draw(), folder / name)
     return list(drawn)
@@ -71,7 +76,7 @@ def _of_results(e: Emergence, strength: StrengthEntropy) -> dict[str, Callable[[
     out, mu, names = e.held_out, e.frame.directions, e.categories
     y = e.y[out]
     h = e.h[-1][:, out]  # [L, n, R, dim]
-    truth = e.frame.posterior(h).gather(-1, _repeat(y, h))[..., 0]
+    truth = _truth(e, h, y)
     last = e.points().subset(out)
     curves = torch.stack([e.points(-1, k).subset(out).curve(TAUS) for k in range(len(e.layers))])
     accuracies = [e.accuracy(t) for t in range(len(e.labels))]
@@ -135,7 +140,7 @@ def _of_images(e: Emergence, dataset: Samples) -> dict[str, Callable[[], Figure]
             e.y[shown],
             points.point[shown],
             points.reliable[shown],
-            points.confidence[shown],
+            _truth(e, e.h[-1, -1, shown][None], e.y[shown])[0],
             e.grid,
             e.categories,
             columns=SHOWN_PER_CATEGORY,
@@ -177,6 +182,7 @@ def _some_of_each(y: Tensor, index: Tensor, most: int = SHOWN_PER_CATEGORY) -> T
     return torch.cat([index[labels == c][:most] for c in labels.unique()])
 
 
-def _repeat(y: Tensor, h: Tensor) -> Tensor:
-    """Labels `[N]` as indices that fit the posterior of `h [L, N, R, dim]`, `[L, N, R, 1]`."""
-    return y[None, :, None, None].expand(*h.shape[:3], 1)
+def _truth(e: Emergence, h: Tensor, y: Tensor) -> Tensor:
+    """Probability of the true categories `[N]` of regions `h [L, N, R, dim]`, `[L, N, R]`."""
+    index = y[None, :, None, None].expand(*h.shape[:3], 1)
+    return e.frame.posterior(h).gather(-1, index)[..., 0]

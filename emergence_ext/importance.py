@@ -41,7 +41,7 @@ class RegionImportance(Saved):
         self,
         kappa_tilde: float = 1000.0,
         include_self: bool = True,
-        max_evals: int = 60,
+        max_evals: int = 40,
         tol: float = 1e-3,
     ) -> None:
         self.kappa_tilde = kappa_tilde

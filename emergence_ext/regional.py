@@ -59,7 +59,7 @@ class RegionalProjection(Saved):
         include_self: bool = True,
         strength_prior: float = 1e-2,
         batch_size: int | None = None,
-        max_evals: int = 300,
+        max_evals: int = 60,
         tol: float = 1e-3,
         random_state: int = 0,
     ) -> None:

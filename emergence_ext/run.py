@@ -115,7 +115,7 @@ def run(
     found = emergence(checkpoints, settings, folder=out / "fits")
     found.save(out / "fits" / "emergence")
     last = checkpoints[-1].features()
-    strength, collapsed = _strengths(last, settings)
+    strength, collapsed = _strengths(last, settings, out / "fits" / "temperatures")
     own = next(s for s in strength if s.temperature == settings.temperature)
     sweep = _sweep(found, last, alphas, settings, out / "fits") if alphas else []
     warnings = _warnings(found) + collapsed
@@ -181,29 +181,25 @@ def _checkpoint(subject: Subject, state: CheckpointFile | None, out: Path) -> Ch
     )
 
 
-def _strengths(last: FeatureSet, settings: Settings) -> tuple[list[StrengthEntropy], list[str]]:
+def _strengths(
+    last: FeatureSet, settings: Settings, folder: Path
+) -> tuple[list[StrengthEntropy], list[str]]:
     """Strength against entropy at several temperatures, and why there is none at others."""
+    seed = settings.random_state
 
     def make(temperature: float) -> SampleProjection:
-        return SampleProjection(
-            dim=settings.dim, temperature=temperature, random_state=settings.random_state
-        )
+        return SampleProjection(dim=settings.dim, temperature=temperature, random_state=seed)
 
     found, missing = [], []
     for temperature in sorted({*TEMPERATURES, settings.temperature}):
+
+        def study(t: float = temperature) -> StrengthEntropy:
+            return strength_entropy(last.f, last.z, last.y, t, make=make, random_state=seed)
+
         try:
-            found.append(
-                strength_entropy(
-                    last.f,
-                    last.z,
-                    last.y,
-                    temperature,
-                    make=make,
-                    random_state=settings.random_state,
-                )
-            )
+            found.append(once(folder / f"{temperature:g}", StrengthEntropy, study))
         except ValueError as error:
-            if temperature == settings.temperature:
+            if temperature == settings.temperature or isinstance(error, StoreError):
                 raise
             missing.append(f"No correlation at temperature {temperature:g}: {error}")
     return found, missing

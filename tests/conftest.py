@@ -61,3 +61,41 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three categories of 16 images `16 x 16`, each with a patch in a channel of its own."""
+    # Here and not above: the tests of the ops share this file and need only torch and numpy.
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("images")
+    generator = torch.Generator().manual_seed(0)
+    for channel, name in enumerate(("red", "green", "blue")):
+        (folder / name).mkdir()
+        for number in range(16):
+            pixels = 90 + 60 * torch.rand(16, 16, 3, generator=generator)
+            top, left = torch.randint(0, 9, (2,), generator=generator).tolist()
+            pixels[top : top + 7, left : left + 7, channel] += 50 + 50 * (number % 4) / 3
+            Image.fromarray(pixels.byte().numpy()).save(folder / name / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def training(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of `tiny_networks.three`, trained on `image_folder`: epochs 0, 2 and 12."""
+    import tiny_networks
+
+    from emergence_ext.data import ImageFolder
+    from emergence_ext.recipes import Recipe
+    from emergence_ext.training import train
+
+    folder = tmp_path_factory.mktemp("training")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = tiny_networks.three()
+    images = ImageFolder(image_folder, size=16)
+    recipe = Recipe(epochs=12, batch_size=12, lr=0.02, weight_decay=0)
+    log = train(module, images, images, recipe, out=folder, checkpoints=[0, 2, 12])
+    assert log.val_accuracy[-1] > 0.9
+    return folder

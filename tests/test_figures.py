@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import cbook
 from matplotlib._pylab_helpers import Gcf
-from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -190,7 +189,7 @@ def test_points_that_are_not_finite_are_left_out_and_counted() -> None:
     x["g"][-1, 3, 0] = np.inf
     figure = draw_all(x)["samples"]()
     assert pixels(figure)
-    assert "4 not finite" in texts(figure)
+    assert any(t.startswith("4 not finite") for t in texts(figure))
     x["g"][:] = np.nan
     assert pixels(draw_all(x)["samples"]())
 
@@ -233,7 +232,7 @@ def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
 
 def test_all_panels_share_one_frame_and_one_draw_of_points() -> None:
     figure = draw_all(inputs())["regions_through_epochs"]()
-    panels = figure.axes[: TIMES + 1]
+    panels = figure.axes[:TIMES]
     assert len({(*a.get_xlim(), *a.get_ylim()) for a in panels}) == 1
     near = np.zeros((50, 3))
     first, _ = drawable(near, 1.0, 10, random_state=0)
@@ -369,7 +368,7 @@ def test_no_points_is_a_gap_with_a_mark() -> None:
     lines = [line.get_ydata() for line in axes.get_lines() if line.get_gid() == "line"]
     assert np.isnan(lines[0][0])
     assert lines[0][1] == pytest.approx(0.4)
-    assert "no points" in [t.get_text() for t in axes.texts]
+    assert "no points, no ratio" in texts(figure)
     all_gone = figures.knowledge_curves(counts, counts, band(ratio * np.nan), [0, 1], ["a", "b"])
     assert pixels(all_gone)
 
@@ -386,23 +385,6 @@ def test_the_ratio_over_tau_ends_where_no_points_are_left() -> None:
     assert np.isnan(ratio[2])
     with pytest.raises(ValueError, match="taus must ascend"):
         figures.tau_curve([0.4, 0.2], [[1, 1]], [[1, 1]], ["a"])
-
-
-def test_an_outline_holds_exactly_the_marked_cells() -> None:
-    point = np.zeros((1, 9), dtype=bool)
-    point[0, 4] = True
-    picture = np.ones((1, 1, 6, 6))
-    figure = figures.point_regions(picture, [0], point, point, point * 0.9, (3, 3), ["a"])
-    axes = figure.axes[1]
-    wrong, reliable = (c for c in axes.collections if isinstance(c, LineCollection))
-    corners = np.concatenate(reliable.get_segments())
-    assert len(reliable.get_segments()) == 4
-    assert len(wrong.get_segments()) == 0
-    assert corners.min() == 2
-    assert corners.max() == 4
-    shown = axes.images[0].get_array()
-    assert np.allclose(shown[2:4, 2:4], 1)
-    assert shown[:2].max() < 0.5
 
 
 def test_images_that_are_still_normalised_are_refused() -> None:
@@ -437,8 +419,8 @@ def test_every_fit_has_its_curve_and_wide_ranges_a_logarithmic_axis() -> None:
 def test_the_most_similar_categories_are_listed_first() -> None:
     cosines = np.array([[1, 0.1, -0.5], [0.1, 1, 0.9], [-0.5, 0.9, 1]])
     figure = figures.category_similarity(cosines, ["cat", "bus", "boat"], pairs=1)
-    assert "bus\nboat" in texts(figure)
-    assert "cat\nbus" not in texts(figure)
+    assert "bus, boat" in texts(figure)
+    assert "cat, bus" not in texts(figure)
     with pytest.raises(ValueError, match=r"cosines must lie in -1\.\.1, got 2"):
         figures.category_similarity(2 * np.eye(3), ["a", "b", "c"])
 

@@ -1,4 +1,4 @@
-"""Importance: the loss falls, rows stay distributions, and what tells the category gets the weight."""
+"""Importance: the loss falls, rows stay distributions, what tells the category gets the weight."""
 
 from itertools import pairwise
 from pathlib import Path

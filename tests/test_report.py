@@ -128,7 +128,7 @@ def test_all_figures_and_tables_of_a_run_are_in_its_report(page: Page) -> None:
     assert len([t for t in page.all("table") if t]) == len(KNOWN_TABLES) + 1  # skipped images
     assert page.text.count("How to read it.") == len(KNOWN_FIGURES)
     assert "Not in this run" not in page.text
-    for text in ("62.3", "interval 58 to 66.04", "no points", "85.3%", "1e-06", "truncated"):
+    for text in ("62.3", "95% interval 58 to 66", "no points", "85.3%", "1e-06", "truncated"):
         assert text in page.text
 
 
@@ -197,6 +197,23 @@ def test_what_a_run_lacks_is_said(tmp_path: Path) -> None:
     shutil.rmtree(folder / "figures")
     shutil.rmtree(folder / "tables")
     assert not page_of(folder).all("img")
+
+
+def test_ends_of_intervals_are_shown_with_their_value(tmp_path: Path) -> None:
+    path = tmp_path / "knowledge.csv"
+    header = 'layer,points,"points, low","points, high",ratio,"ratio, low","ratio, high","a, low"'
+    path.write_text(
+        f"{header}\nconv,12345,12000,12999.5,0.81457,0.8,0.83,1\nfc,0,0,0,no points,,,\n"
+    )
+    table = read_table(path)
+    assert table is not None
+    assert table.header == ["layer", "points", "ratio", "a, low"]
+    assert [[c.text for c in row] for row in table.rows] == [
+        ["conv", "12345 (12000–13000)", "0.815 (0.8–0.83)", "1"],
+        ["fc", "0 (0–0)", "no points", ""],
+    ]
+    assert table.rows[0][1].number == 12345
+    assert table.numeric == [False, True, True, True]
 
 
 def test_results_that_the_report_does_not_know_come_last(tmp_path: Path) -> None:

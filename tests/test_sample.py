@@ -1,4 +1,4 @@
-"""The projection of samples: likelihood, collapse, which direction is whose, and the frame it keeps."""
+"""The projection of samples: likelihood, collapse, whose direction is whose, and its frame."""
 
 from dataclasses import replace
 from itertools import pairwise

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .inputs import Array, Sizes
 from .style import (
@@ -38,6 +39,9 @@ def strength_entropy(
 ) -> Figure:
     """Draw the network's entropy over the strength of the projected features (Table 1).
 
+    Where most entropies would lie on the axis, it is logarithmic; then the lowest hundredth of them
+    is drawn on the lower rim. The correlation is that of the entropy itself, not of its logarithm.
+
     Args:
         strength: |g|, `[N]`.
         entropy: entropy of P(y|x) in nats, `[N]`.
@@ -59,32 +63,43 @@ def strength_entropy(
     if baseline is not None:
         other = sizes.numbers("baseline", baseline[0], "N")
         shown.append(("distance from the mean", baseline_name, other, baseline[1]))
+    floor = _log_floor(h)
     figure = new_figure(PAGE if baseline is not None else PAGE / 2, 2.75)
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False).ravel()
     for axes, (label, method, x, correlation) in zip(panels, shown, strict=True):
         good = np.isfinite(x) & np.isfinite(h)
-        _draw_categories(axes, x[good], h[good], y[good])
+        _draw_categories(axes, x[good], np.maximum(h[good], floor), y[good])
         told = f"r = {correlation:+.2f}" if np.isfinite(correlation) else "r undefined"
         axes.set_title(f"{method}: {told}".replace("-", "\u2212"))
         axes.set_xlabel(label)
         axes.set_xlim(left=0)
         if not good.all():
             note(axes, f"{int((~good).sum()):,} not finite", inside=True)
-    panels[0].set_ylabel("entropy of P(y|x), nats")
-    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylabel("entropy of P(y|x), nats" + (", log scale" if floor else ""))
+    if floor:
+        panels[0].set_yscale("log")
+    panels[0].set_ylim(bottom=0.8 * floor)
     for axes in panels:
         axes.axhline(mean_entropy, color=INK, lw=0.6, ls="--")
     panels[-1].annotate(
         f"mean {mean_entropy:.2f}",
         (1, mean_entropy),
         xycoords=panels[-1].get_yaxis_transform(),
-        xytext=(-1, 2),
+        xytext=(3, 0),
         textcoords="offset points",
-        ha="right",
+        va="center",
         fontsize=6.5,
     )
     category_legend(figure, names)
     return figure
+
+
+def _log_floor(entropy: Array) -> float:
+    """Return where a logarithmic axis of the entropies begins; 0 where it should be linear."""
+    above = entropy[np.isfinite(entropy) & (entropy > 0)]
+    if above.size == 0 or np.median(above) > above.max() / 20:
+        return 0.0
+    return float(np.quantile(above, 0.01))
 
 
 def _draw_categories(axes: Axes, x: Array, y: Array, labels: Array) -> None:
@@ -149,6 +164,7 @@ def importance_strength(w: Any, strength: Any, r: Any, *, baseline_r: Any | None
     right.set(xlabel="Pearson's r of strength and importance", ylabel="samples", xlim=(-1, 1))
     right.legend(loc="upper left", title="mean ± standard deviation", title_fontsize=7)
     right.set_ylim(top=1.4 * right.get_ylim()[1])
+    right.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
 
@@ -162,8 +178,8 @@ def _draw_density(axes: Axes, share: Array, force: Array) -> None:
         note(axes, "no finite values", inside=True)
         return
     right = max(float(np.quantile(share, 0.995)), 1e-9)
-    upper = max(float(force.max()), 1e-9)
-    inside = share <= right
+    upper = max(float(np.quantile(force, 0.998)), 1e-9)
+    inside = (share <= right) & (force <= upper)
     image = axes.hist2d(
         share[inside],
         force[inside],
@@ -181,14 +197,7 @@ def _draw_density(axes: Axes, share: Array, force: Array) -> None:
     groups = np.unique(group)
     middle = [float(np.median(share[group == k])) for k in groups]
     mean = [float(force[group == k].mean()) for k in groups]
-    axes.plot(middle, mean, "o-", color=CONTRAST, ms=3.5, lw=1.2, mec="white", mew=0.4)
-    axes.annotate(
-        "mean by tenth",
-        (middle[-1], mean[-1]),
-        xytext=(0, 5),
-        textcoords="offset points",
-        ha="right",
-        fontsize=6.5,
-        color=INK,
-    )
-    axes.set_xlim(0, right)
+    told = "mean of each tenth of the regions"
+    axes.plot(middle, mean, "o-", color=CONTRAST, ms=3.5, lw=1.2, mec="white", mew=0.4, label=told)
+    axes.set(xlim=(0, right), ylim=(0, 1.15 * upper))
+    axes.legend(loc="upper left")

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.colors import ListedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patheffects import Normal, Stroke
+from matplotlib.patches import Patch, Rectangle
 
 from .inputs import Array, Sizes
-from .style import PAGE, category_style, display_name, inch_axes, new_figure, styled
+from .style import INK, PAGE, category_style, display_name, inch_axes, new_figure, styled
 
-_NAMES = 1.2  # inches, the column of the categories' names
-_GAP = 0.05
-_RELIABLE, _WRONG, _DASHES = "#ffd23c", "#ffffff", (0, (1.5, 1.0))
-_SHADOW = [Stroke(linewidth=2.4, foreground="#1d2330"), Normal()]
+_GAP = 0.05  # inches between an image and its map
+_EDGE = 0.05  # inches kept free around the page
+_BETWEEN = 0.15  # inches between blocks of images
+_HEAD = 0.19  # inches above the images, for names
+_HEAT = ListedColormap(
+    [(0.93, 0.36, 0.0, 0.7 * x) for x in np.linspace(0, 1, 256)], name="confidence"
+)
+_HATCH = "////"
 
 
 @styled
@@ -27,23 +32,24 @@ def point_regions(
     labels: Any,
     is_point: Any,
     is_reliable: Any,
-    confidence: Any,
+    truth: Any,
     grid: tuple[int, int],
     categories: Sequence[str],
     *,
-    columns: int = 8,
+    columns: int = 3,
 ) -> Figure:
-    """Show which image regions are knowledge points, a row per category (Fig. 6 right).
+    """Show which image regions are knowledge points, by category (Fig. 6 right).
 
-    Regions that are no knowledge points are dimmed. A solid outline holds reliable points, a dashed
-    one points for a wrong category; the number is the greatest confidence in the image.
+    Beside each image stands its map: the stronger the colour over a region, the more the region
+    says the true category. An outline holds the reliable points, hatching marks points for another
+    category; the rest are no knowledge points.
 
     Args:
         images: in 0..1, `[n, 3, H', W']` or `[n, 1, H', W']`.
         labels: true categories, `[n]`.
         is_point: which regions are knowledge points, `[n, R]`.
         is_reliable: which of them are reliable, `[n, R]`.
-        confidence: `max_y p(y|h)`, `[n, R]`.
+        truth: p of the true category, `[n, R]`, in 0..1.
         grid: height and width of the map of regions, `R = H * W`.
         categories: names, `[C]`.
         columns: at most so many images of a category, the first ones.
@@ -57,46 +63,64 @@ def point_regions(
     y = sizes.labels(labels, names, "n")
     point = _maps(sizes.flags("is_point", is_point, "n R"), grid, sizes)
     reliable = _maps(sizes.flags("is_reliable", is_reliable, "n R"), grid, sizes)
-    sure = sizes.numbers("confidence", confidence, "n R")
-    rows = [(c, np.flatnonzero(y == c)[:columns]) for c in np.unique(y)]
-    widest = max(len(members) for _, members in rows)
-    step = (PAGE - _NAMES) / max(widest, 4)
-    figure = new_figure(PAGE, len(rows) * step + 0.3, constrained=False)
-    for row, (category, members) in enumerate(rows):
-        _name_row(figure, names[category], category, row * step, step)
+    sure = _maps(sizes.numbers("truth", truth, "n R"), grid, sizes)
+    blocks = [(c, np.flatnonzero(y == c)[:columns]) for c in np.unique(y)]
+    abreast = 2 if columns <= 4 and len(blocks) > 1 else 1
+    rows = -(-len(blocks) // abreast)
+    room = (PAGE - 2 * _EDGE - _BETWEEN * (abreast - 1)) / abreast
+    step = min((room + _GAP) / columns, 1.5)
+    side = (step - 2 * _GAP) / 2
+    below = 0.62
+    figure = new_figure(PAGE, rows * (side + _HEAD + _GAP) + below, constrained=False)
+    for index, (category, members) in enumerate(blocks):
+        row, block = divmod(index, abreast)
+        left = _EDGE + block * (room + _BETWEEN)
+        top = row * (side + _HEAD + _GAP) + _HEAD
+        _name_block(figure, names[category], category, left, top)
         for column, image in enumerate(members):
-            left = _NAMES + column * step
-            axes = inch_axes(figure, left, row * step, step - _GAP, step - _GAP)
-            _show(axes, _dimmed(pixels[image], point[image]))
-            _outline(axes, point[image] & ~reliable[image], pixels.shape[1:3], _WRONG, _DASHES)
-            _outline(axes, reliable[image], pixels.shape[1:3], _RELIABLE, "solid")
-            best = np.nanmax(sure[image]) if np.isfinite(sure[image]).any() else np.nan
-            axes.text(
-                0.96,
-                0.05,
-                f"{best:.2f}" if np.isfinite(best) else "no p",
-                transform=axes.transAxes,
-                ha="right",
-                fontsize=6,
-                color="white",
-                bbox={"facecolor": "#000000", "alpha": 0.55, "pad": 1.0, "linewidth": 0},
-            )
-    key = [
-        Line2D([], [], color=_RELIABLE, lw=2, path_effects=_SHADOW),
-        Line2D([], [], color=_WRONG, lw=2, ls=_DASHES, path_effects=_SHADOW),
-    ]
-    told = ["reliable: for the true category", "for another category"]
-    figure.legend(key, told, loc="lower center", ncols=2, borderaxespad=0.2)
+            axes = inch_axes(figure, left + column * step, top, side, side)
+            _show(axes, pixels[image])
+            axes = inch_axes(figure, left + column * step + side + _GAP, top, side, side)
+            _show(axes, _pale(pixels[image]))
+            _heat(axes, sure[image])
+            _hatch(axes, point[image] & ~reliable[image])
+            _outline(axes, reliable[image])
+    _point_key(figure, below)
     return figure
 
 
-def _name_row(figure: Figure, name: str, category: int, top: float, height: float) -> None:
+def _name_block(figure: Figure, name: str, category: int, left: float, top: float) -> None:
+    """Write the mark and name of a category above its images."""
     look = category_style(category)
-    axes = inch_axes(figure, 0, top, _NAMES, height - _GAP)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes = inch_axes(figure, left, top - _HEAD, 2.0, _HEAD)
+    axes.set(xlim=(0, 2.0), ylim=(0, _HEAD))
     axes.axis("off")
-    axes.plot(0.06, 0.5, look.marker, color=look.color, mec=look.edge, ms=5, mew=0.4)
-    axes.text(0.13, 0.5, display_name(name), va="center", fontsize=7.5)
+    middle = 0.45 * _HEAD
+    axes.plot(0.05, middle, look.marker, color=look.color, mec=look.edge, ms=4.5, mew=0.4)
+    axes.text(0.14, middle, display_name(name, 30), va="center", fontsize=7.5)
+
+
+def _point_key(figure: Figure, below: float) -> None:
+    """Draw what colour, outline and hatching mean into the `below` inches at the lower edge."""
+    height = figure.get_size_inches()[1]
+    bar = inch_axes(figure, 0.6, height - below + 0.16, 1.9, 0.09)
+    bar.imshow(np.linspace(0, 1, 256)[None], cmap=_HEAT, aspect="auto", extent=(0, 1, 0, 1))
+    bar.set(yticks=[], xticks=[0, 0.5, 1], xlabel="p(true category | h)")
+    bar.grid(False)
+    key = [
+        Patch(facecolor="none", edgecolor=INK, lw=1.0),
+        Patch(facecolor="none", edgecolor=INK, lw=0, hatch=2 * _HATCH),
+    ]
+    told = ["knowledge point for the true category", "for another category"]
+    figure.legend(
+        key,
+        told,
+        loc="center left",
+        bbox_to_anchor=(2.75 / PAGE, (below - 0.25) / height),
+        ncols=2,
+        handlelength=1.6,
+        borderaxespad=0,
+    )
 
 
 @styled
@@ -111,8 +135,8 @@ def importance_maps(
 ) -> Figure:
     """Show the region importance w as a map beside each image (Sec. 3.3).
 
-    A map is scaled to uniform importance: 1 is the share that every region would have if all
-    counted equally.
+    A map is scaled to uniform importance: 1, drawn white, is the share that every region would have
+    if all counted equally.
 
     Args:
         images: in 0..1, `[n, 3, H', W']` or `[n, 1, H', W']`.
@@ -137,20 +161,21 @@ def importance_maps(
         titles = [display_name(names[c], 22) for c in sizes.labels(labels, names, "n")]
     finite = share[np.isfinite(share)]
     top = max(2.0, float(np.quantile(finite, 0.99))) if finite.size else 2.0
-    side = (PAGE - 0.15 * (columns - 1)) / (2 * columns) - _GAP / 2
+    scale = TwoSlopeNorm(1.0, vmin=0.0, vmax=top)
+    side = (PAGE - 2 * _EDGE - _BETWEEN * (columns - 1)) / (2 * columns) - _GAP / 2
     rows = -(-sizes["n"] // columns)
-    head = 0.17 if any(titles) else 0.05
+    head = _HEAD if any(titles) else _EDGE
     figure = new_figure(PAGE, rows * (side + head) + 0.6, constrained=False)
     drawn = None
     for index in range(sizes["n"]):
         row, column = divmod(index, columns)
-        left = column * (2 * side + _GAP + 0.15)
+        left = _EDGE + column * (2 * side + _GAP + _BETWEEN)
         upper = row * (side + head) + head
         axes = inch_axes(figure, left, upper, side, side)
         _show(axes, pixels[index])
         axes.text(0, 1.03, titles[index], transform=axes.transAxes, fontsize=7, va="bottom")
         axes = inch_axes(figure, left + side + _GAP, upper, side, side)
-        drawn = axes.imshow(share[index], cmap="cividis", vmin=0, vmax=top, aspect="auto")
+        drawn = axes.imshow(share[index], cmap="PuOr_r", norm=scale, aspect="auto")
         axes.axis("off")
     bar = inch_axes(figure, PAGE / 2 - 1.5, rows * (side + head) + 0.14, 3.0, 0.09)
     if drawn is not None:
@@ -195,32 +220,50 @@ def _maps(values: Array, grid: tuple[int, int], sizes: Sizes) -> Array:
     return values.reshape(-1, height, width)
 
 
-def _region_of(size: int, cells: int) -> Array:
-    """Return for each of `size` pixels the cell of the map that its centre lies in."""
-    return np.minimum((np.arange(size) + 0.5) * cells / size, cells - 1).astype(int)
+def _pale(image: Array) -> Array:
+    """Return the image `[H', W', 3]` in light greys, on which colour and hatching show."""
+    return np.asarray(0.62 + 0.36 * np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2))
 
 
-def _dimmed(image: Array, keep: Array) -> Array:
-    """Return the image `[H', W', 3]` with all but the kept cells `[H, W]` pale and grey."""
-    rows = _region_of(image.shape[0], keep.shape[0])
-    columns = _region_of(image.shape[1], keep.shape[1])
-    mask = keep[np.ix_(rows, columns)][..., None]
-    grey = image.mean(axis=2, keepdims=True)
-    return np.where(mask, image, 0.35 * grey + 0.08)
+def _heat(axes: Axes, values: Array) -> None:
+    """Lay the map `[H, W]` of values in 0..1 over the image in the axes."""
+    axes.imshow(values, cmap=_HEAT, vmin=0, vmax=1, extent=_frame(axes), aspect="auto", zorder=1)
 
 
-def _outline(axes: Axes, cells: Array, size: tuple[int, ...], color: str, style: Any) -> None:
-    """Draw the border of the marked cells `[H, W]` in the pixel frame of an image of `size`."""
+def _frame(axes: Axes) -> tuple[float, float, float, float]:
+    """Return left, right, bottom and top of the image in the axes."""
+    return (*axes.get_xlim(), *axes.get_ylim())
+
+
+def _cells(axes: Axes, shape: tuple[int, ...]) -> Array:
+    """Return width and height of one cell of a map of `shape` `(H, W)`, in pixels."""
+    _, right, bottom, _ = _frame(axes)
+    return np.array([right / shape[1], bottom / shape[0]])
+
+
+def _hatch(axes: Axes, cells: Array) -> None:
+    """Hatch the marked cells `[H, W]`."""
+    scale = _cells(axes, cells.shape)
+    squares = [Rectangle(tuple(at * scale), *scale) for at in np.argwhere(cells)[:, ::-1]]
+    with matplotlib.rc_context({"hatch.linewidth": 0.5}):
+        axes.add_collection(
+            PatchCollection(
+                squares, facecolor="none", edgecolor=INK, linewidth=0, hatch=2 * _HATCH, zorder=2
+            )
+        )
+
+
+def _outline(axes: Axes, cells: Array) -> None:
+    """Draw the border of the marked cells `[H, W]`."""
     padded = np.pad(cells, 1).astype(int)
-    down, right = size[0] / cells.shape[0], size[1] / cells.shape[1]
-    scale = np.array([right, down])
+    scale = _cells(axes, cells.shape)
     across = np.argwhere(np.diff(padded[:, 1:-1], axis=0))[:, ::-1]
     upright = np.argwhere(np.diff(padded[1:-1], axis=1))[:, ::-1]
     sides = [(start * scale, (start + np.array([1, 0])) * scale) for start in across]
     sides += [(start * scale, (start + np.array([0, 1])) * scale) for start in upright]
-    lines = LineCollection(sides, colors=color, linewidths=1.1, linestyles=[style])
-    lines.set_path_effects(_SHADOW)
-    axes.add_collection(lines)
+    axes.add_collection(
+        LineCollection(sides, colors=INK, linewidths=0.9, capstyle="projecting", zorder=3)
+    )
 
 
 def _show(axes: Axes, image: Array) -> None:

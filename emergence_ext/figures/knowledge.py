@@ -80,8 +80,11 @@ def knowledge_curves(
             value, low, high = value.T, low.T, high.T
         axes.set_title(title)
         _draw_bands(axes, value, low, high, counts=title != _RATIO)
-        _name_steps(axes, ticks)
+        _name_steps(axes, ticks, PAGE / columns - 0.5)
     handles = [line for line in panels[0].get_lines() if line.get_gid() == "line"]
+    gaps = [line for a in panels for line in a.get_lines() if line.get_gid() == "gap"]
+    if gaps:
+        handles, lines = [*handles, gaps[0]], [*lines, "no points, no ratio"]
     figure.legend(
         handles,
         lines,
@@ -126,15 +129,7 @@ def _draw_bands(axes: Axes, value: Array, low: Array, high: Array, *, counts: bo
                 ms=4.5,
                 transform=axes.get_xaxis_transform(),
                 clip_on=False,
-            )
-            axes.annotate(
-                "no points",
-                (gaps[0], 0.02),
-                xycoords=axes.get_xaxis_transform(),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize=6.5,
-                color=MUTED,
+                gid="gap",
             )
     if counts:
         axes.set_ylim(bottom=0)
@@ -145,10 +140,10 @@ def _draw_bands(axes: Axes, value: Array, low: Array, high: Array, *, counts: bo
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _name_steps(axes: Axes, names: Sequence[str]) -> None:
-    """Name the steps of the horizontal axis, slanted where the names would meet."""
+def _name_steps(axes: Axes, names: Sequence[str], width: float) -> None:
+    """Name the steps of the axis of `width` inches, slanted where the names would meet."""
     axes.set_xticks(np.arange(len(names)))
-    crowded = sum(len(n) for n in names) > 30
+    crowded = 0.062 * (max(len(n) for n in names) + 1) * len(names) > width
     bare = [n.removeprefix("epoch ") for n in names]
     if bare != names and all(n.startswith("epoch ") for n in names):
         axes.set_xticklabels(bare)
@@ -207,7 +202,7 @@ def tau_curve(
             )
         axes.axvline(tau, color=MUTED, lw=0.7, ls="--")
         axes.set_title(title)
-        axes.set_xlabel("tau")
+        axes.set_xlabel(f"tau (dashed: {tau:g})")
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

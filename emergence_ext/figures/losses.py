@@ -30,7 +30,7 @@ _LOG_RATIO = 20.0  # a panel whose losses span more than this factor gets a loga
 
 @styled
 def losses(curves: Mapping[str, Sequence[float]]) -> Figure:
-    """Draw the loss of every fit over its iterations, a row per kind and a panel per layer.
+    """Draw the loss of every fit over its evaluations, a row per kind and a panel per layer.
 
     Args:
         curves: losses by name; a name is "kind", "kind/checkpoint" or "kind/layer/checkpoint", as
@@ -63,7 +63,7 @@ def losses(curves: Mapping[str, Sequence[float]]) -> Figure:
             spare = spare or axes
         for (kind, layer), axes in zip(row, places, strict=False):
             _draw_panel(axes, panels[kind, layer], colors, marks)
-            axes.set_title(literal_name(layer, 20) if layer else display_name(kind, 40))
+            axes.set_title(literal_name(layer, 15) if layer else display_name(kind, 40))
             if axes is places[0]:
                 axes.set_ylabel(f"{display_name(kind, 18)} loss" if layer else "loss")
     if any(checkpoints):
@@ -119,5 +119,5 @@ def _draw_panel(
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    axes.set_xlabel("iteration", fontsize=7, color=MUTED)
+    axes.set_xlabel("evaluation", fontsize=7, color=MUTED)
     axes.margins(x=0.04)

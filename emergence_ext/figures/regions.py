@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 from .inputs import Array, Sizes
-from .samples import checkpoint_name, drawable, panel_grid
+from .samples import MARGIN, checkpoint_name, drawable, panel_grid, scale_note
 from .space import (
     Camera,
     best_cameras,
@@ -19,18 +20,20 @@ from .space import (
     draw_points,
     draw_rays,
     draw_strength_scale,
-    extent,
     gaussian,
+    onto_rim,
     open_panel,
     strength_reach,
 )
 from .style import (
     FAINT,
+    LEGEND_ROW,
     MUTED,
     NOTE,
     PAGE,
     category_legend,
     category_style,
+    figure_note,
     inch_axes,
     legend_height,
     literal_name,
@@ -39,6 +42,8 @@ from .style import (
     styled,
 )
 
+_SHARE = 0.97  # of the last checkpoint's or layer's regions that the scale is chosen to hold
+_TALL = 0.86  # height of a layer's panel in units of its width
 _TILT = np.deg2rad(24)  # how far the floor of the layer panels is tipped towards the viewer
 
 
@@ -79,25 +84,23 @@ def regions_through_epochs(
     points = points.reshape(sizes["T"], -1, 3)
     if sizes["T"] > 1:
         titles.append("category means")
-    reach = strength_reach(points)
+    reach = strength_reach(points[-1], share=_SHARE)
     camera = best_cameras(mu)[0]
-    half_width, half_height = extent(camera, reach, points, reach * mu)
-    figure, panels = panel_grid(titles, names, half_height / half_width)
-    for index, axes in enumerate(panels):
-        open_panel(axes, half_width, half_height)
-        draw_strength_scale(axes, camera, reach, "h", named=index == 0)
-        draw_rays(axes, camera, mu, reach)
+    told = scale_note("h", reach, len(y), max_points, "regions")
+    figure, panels = panel_grid(titles, names, told)
     fits = [_gaussians(moment, y, len(names)) for moment in points]
     for axes, moment, fit in zip(panels, points, fits, strict=False):
+        open_panel(axes, MARGIN * reach)
+        draw_strength_scale(axes, camera, reach)
+        draw_rays(axes, camera, mu, reach)
         chosen, remark = drawable(moment, reach, max_points, random_state)
-        draw_points(axes, camera, moment[chosen], y[chosen], size=2.2, alpha=0.55)
+        seen = onto_rim(moment[chosen], reach)
+        draw_points(axes, camera, seen, y[chosen], size=2.2, alpha=0.55)
         for category, found in fit.items():
-            draw_ellipsoid(axes, camera, *found, category, dim=sizes["dim"])
+            draw_ellipsoid(axes, camera, *found, category, dim=sizes["dim"], reach=reach)
         note(axes, remark)
     if sizes["T"] > 1:
-        for category in range(len(names)):
-            means = np.array([fit[category][0] for fit in fits if category in fit])
-            _draw_track(panels[-1], camera, means, category)
+        _draw_tracks(panels[-1], camera, mu, fits)
     return figure
 
 
@@ -108,17 +111,39 @@ def _gaussians(points: Array, labels: Array, count: int) -> dict[int, tuple[Arra
     return {c: fit for c, fit in fits.items() if fit is not None}
 
 
-def _draw_track(axes: Axes, camera: Camera, means: Array, category: int) -> None:
-    """Draw the path of one category's mean `[T, 3]`; it widens with time and ends in its mark."""
-    if len(means) == 0:
-        return
-    look = category_style(category)
-    flat, _ = camera.project(means)
-    for step, (start, stop) in enumerate(pairwise(flat)):
-        width = 0.8 + 1.6 * (step + 1) / max(len(flat) - 1, 1)
-        axes.plot(*np.stack([start, stop]).T, color=look.edge, lw=width, zorder=5)
-    axes.plot(flat[:-1, 0], flat[:-1, 1], "o", color=look.color, mec=look.edge, ms=2.2, mew=0.4)
-    axes.plot(*flat[-1], look.marker, color=look.color, mec=look.edge, ms=5.5, mew=0.5, zorder=10)
+def _draw_tracks(
+    axes: Axes, camera: Camera, directions: Array, fits: Sequence[dict[int, tuple[Array, Array]]]
+) -> None:
+    """Draw the paths of the categories' means as lines that widen and darken with time.
+
+    The scale is that of the last means: paths that start farther out come in from the rim.
+    """
+    tracks = {
+        category: np.array([fit[category][0] for fit in fits if category in fit])
+        for category in sorted({c for fit in fits for c in fit})
+    }
+    ends = np.array([means[-1] for means in tracks.values()]).reshape(-1, 3)
+    reach = strength_reach(1.4 * ends)
+    open_panel(axes, MARGIN * reach)
+    draw_strength_scale(axes, camera, reach)
+    draw_rays(axes, camera, directions, reach)
+    note(axes, f"on its own scale: the sphere marks |h| = {reach:g}")
+    for category, means in tracks.items():
+        look = category_style(category)
+        flat, _ = camera.project(means)
+        for step, (start, stop) in enumerate(pairwise(flat)):
+            late = step / max(len(flat) - 2, 1)
+            (path,) = axes.plot(
+                *np.stack([start, stop]).T,
+                color=look.color,
+                lw=0.35 + 1.15 * late,
+                alpha=0.35 + 0.65 * late,
+                zorder=5,
+            )
+            path.set_clip_path(Circle((0, 0), reach, transform=axes.transData))
+        axes.plot(
+            *flat[-1], look.marker, color=look.color, mec=look.edge, ms=4.5, mew=0.5, zorder=10
+        )
 
 
 @styled
@@ -138,8 +163,9 @@ def regions_through_layers(
     """Draw how regions become discriminative from layer to layer (Fig. 4).
 
     Only regions that are reliable knowledge points in the last layer are drawn. The floor of each
-    panel is the plane through the category directions' widest spread, the height above it is the
-    discrimination of the region's true category. Below, the median of every category by layer.
+    panel is the plane through the category directions' widest spread, on one scale for all layers;
+    the height above it is the discrimination of the region's true category. Below, the median of
+    every category by layer.
 
     Args:
         h: projected regional features, `[L, N, R, dim]`, dim 3 or 2.
@@ -162,43 +188,56 @@ def regions_through_layers(
     points = sizes.spatial("h", h, "L N R dim")
     p = sizes.numbers("discrimination", discrimination, "L N R")
     y = sizes.labels(labels, names)
-    titles = [literal_name(x) for x in sizes.names("layers", layers, "L")]
+    titles = sizes.names("layers", layers, "L")
     kept = sizes.flags("reliable", reliable, "N R")
     y = np.repeat(y, sizes["R"])[kept.ravel()]
     points = points.reshape(sizes["L"], -1, 3)[:, kept.ravel()]
     p = p.reshape(sizes["L"], -1)[:, kept.ravel()]
 
-    figure, panels, below = _layer_panels(titles, names)
-    reach = strength_reach(points)
     floor = _floor(mu)
-    for axes, moment, height in zip(panels, points, p, strict=True):
+    flat = np.concatenate([points @ floor.T, np.zeros((*points.shape[:2], 1))], axis=-1)
+    reach = strength_reach(flat[-1], share=_SHARE)
+    told = f"The rim marks |h| = {reach:g} within the floor, the dashed ring tau = {tau:g}."
+    if len(y) > max_points:
+        told += f" {max_points:,} of {len(y):,} regions are drawn."
+    figure, panels, below = _layer_panels(titles, names, told)
+    for axes, moment, height in zip(panels, flat, p, strict=True):
         chosen, remark = drawable(moment, reach, max_points, random_state)
-        _draw_rising(axes, floor, reach, mu, moment[chosen], height[chosen], y[chosen], tau)
-        note(axes, remark)
+        seen = onto_rim(moment[chosen], reach)[:, :2]
+        _draw_rising(axes, floor, reach, mu, seen, height[chosen], y[chosen], tau)
+        note(axes, remark.replace("on the sphere", "on the rim"))
     _draw_medians(below, p, y, titles, tau)
-    category_legend(figure, names)
     return figure
 
 
 def _layer_panels(
-    titles: Sequence[str], categories: Sequence[str]
+    titles: Sequence[str], categories: Sequence[str], remark: str
 ) -> tuple[Figure, list[Axes], Axes]:
     """Return a page with a panel for every layer, and axes of the full width below them."""
-    columns = min(len(titles), 5 if len(titles) == 5 else 4)
-    rows = -(-len(titles) // columns)
-    width, lower = PAGE / max(columns, 2), 1.7
-    height, head = 0.98 * width, 0.24
+    count = len(titles)
+    columns = min(count, 3 if count in (3, 5, 6, 9) else 4)
+    rows = -(-count // columns)
+    width, lower, foot = PAGE / max(columns, 3), 1.5, 0.3
+    height, head = _TALL * width, 0.24
     step = head + height + NOTE
-    total = rows * step + lower + 0.48 + legend_height(categories, PAGE)
-    figure = new_figure(PAGE, total, constrained=False)
+    free = columns * rows > count and LEGEND_ROW * len(categories) <= height
+    key = 0.05 if free else legend_height(categories, PAGE)
+    figure = new_figure(PAGE, rows * step + 0.52 + lower + foot + key, constrained=False)
     start = (PAGE - columns * width) / 2
     panels = []
     for index, title in enumerate(titles):
         row, column = divmod(index, columns)
         axes = inch_axes(figure, start + column * width, row * step + head, width, height)
-        axes.set_title(title, x=0.02, pad=3)
+        axes.set_title(literal_name(title, 22), x=0.02, pad=3)
         panels.append(axes)
-    return figure, panels, inch_axes(figure, 0.55, rows * step + 0.25, PAGE - 0.7, lower)
+    if free:
+        place = inch_axes(figure, PAGE - width, (rows - 1) * step + head, width, height)
+        place.axis("off")
+        category_legend(place, categories)
+    else:
+        category_legend(figure, categories)
+    figure_note(figure, remark, key + foot + lower + 0.38)
+    return figure, panels, inch_axes(figure, 0.55, rows * step + 0.52, PAGE - 0.7, lower)
 
 
 def _floor(directions: Array) -> Array:
@@ -219,8 +258,8 @@ def _draw_rising(
     labels: Array,
     tau: float,
 ) -> None:
-    """Draw points `[n, 3]` over the floor at heights p `[n]`, with planes at 0, tau and 1."""
-    rise = 1.5 * reach  # height of p = 1 in units of strength
+    """Draw points `[n, 2]` of the floor at heights p `[n]`, with rings at 0, tau and 1."""
+    rise = 1.25 * reach  # height of p = 1 in units of strength
 
     def place(flat: Array, level: Any) -> Array:
         up = np.sin(_TILT) * flat[..., 1] + np.cos(_TILT) * rise * level
@@ -231,10 +270,11 @@ def _draw_rising(
     for level, style in ((0.0, "-"), (tau, "--"), (1.0, "-")):
         ring = place(rim, level)
         axes.plot(ring[:, 0], ring[:, 1], style, color=MUTED if level == tau else FAINT, lw=0.6)
+    for level in (0.0, 1.0):
         axes.annotate(
-            f"{level:g}",
-            ring[0],
-            xytext=(2, 0),
+            f"p = {level:g}",
+            place(rim, level)[0],
+            xytext=(3, 0),
             textcoords="offset points",
             fontsize=6,
             color=MUTED,
@@ -248,15 +288,17 @@ def _draw_rising(
         axes.plot([0, end[0]], [0, end[1]], color=look.color, lw=0.7, zorder=1)
         axes.plot(*end, look.marker, color=look.color, mec=look.edge, ms=3, mew=0.3, zorder=2)
 
-    spots = place(points @ floor.T, p)
     # Flattened already: the camera of the page and a depth of "behind" serve the same drawing.
-    depth = -(points @ floor.T)[:, 1:]
-    draw_points(
-        axes, Camera(np.eye(3)), np.concatenate([spots, depth], 1), labels, size=4, alpha=0.75
-    )
+    spots = np.concatenate([place(points, p), -points[:, 1:]], axis=1)
+    draw_points(axes, Camera(np.eye(3)), spots, labels, size=4, alpha=0.75)
     low, high = -np.sin(_TILT) * reach, np.cos(_TILT) * rise + np.sin(_TILT) * reach
-    margin = 0.04 * (high - low)
-    axes.set(xlim=(-1.15 * reach, 1.32 * reach), ylim=(low - margin, high + margin))
+    # One scale on both axes keeps the rings' shape.
+    half = max(1.25 * reach, (high - low) / 2 / _TALL) * MARGIN
+    middle = (low + high) / 2
+    axes.set(
+        xlim=(0.1 * reach - half, 0.1 * reach + half),
+        ylim=(middle - _TALL * half, middle + _TALL * half),
+    )
     axes.axis("off")
 
 
@@ -269,9 +311,9 @@ def _draw_medians(
 ) -> None:
     """Draw the median discrimination by layer of each category, and the middle half of all."""
     steps = np.arange(len(layers))
-    axes.set_title("Discrimination of the true category: medians, and the middle half of all")
-    axes.set(ylim=(0, 1), ylabel="p(true category | h)", xlim=(-0.15, len(layers) - 0.85))
-    axes.set_xticks(steps, layers)
+    axes.set_title("Medians of the categories (lines), and the middle half of all regions (grey)")
+    axes.set(ylim=(0, 1), ylabel="p(true category | h)", xlim=(-0.35, len(layers) - 0.65))
+    axes.set_xticks(steps, [literal_name(x, 18) for x in layers])
     axes.axhline(tau, color=MUTED, lw=0.6, ls="--")
     if p.shape[1] == 0:
         axes.text(
@@ -285,11 +327,14 @@ def _draw_medians(
         return
     low, high = np.stack([_quantiles(row, (0.25, 0.75)) for row in p], axis=1)
     axes.fill_between(steps, low, high, color=FAINT, alpha=0.7, lw=0)
-    for category in np.unique(labels):
+    present = np.unique(labels)
+    # Side by side, because many medians are 0 or 1 and would cover each other.
+    aside = np.linspace(-0.06, 0.06, len(present)) if len(present) > 1 else np.zeros(1)
+    for category, shift in zip(present, aside, strict=True):
         look = category_style(int(category))
         median = [_quantiles(row[labels == category], 0.5) for row in p]
         axes.plot(
-            steps,
+            steps + shift,
             median,
             color=look.color,
             marker=look.marker,

@@ -16,8 +16,8 @@ from .space import (
     draw_points,
     draw_rays,
     draw_strength_scale,
-    extent,
     name_places,
+    onto_rim,
     open_panel,
     strength_reach,
 )
@@ -27,12 +27,17 @@ from .style import (
     PAGE,
     category_legend,
     display_name,
+    figure_note,
     inch_axes,
     legend_height,
     new_figure,
     note,
     styled,
 )
+
+MARGIN = 1.06  # half the side of a panel in units of the sphere, room for the marks on its rim
+_NAMED, _BARE = 2.3, 2.0 * MARGIN  # widths of a view beside its names, and of one without
+_HEAP = 0.08  # below this share of the scale, all points look like one
 
 
 @styled
@@ -69,27 +74,33 @@ def samples(
     reach = strength_reach(points)
     strengths = mean_strengths(points, y, len(names))
     views = best_cameras(mu, 2 if sizes["dim"] == 3 else 1)
-
     chosen, remark = drawable(points, reach, max_points, random_state)
+
     # The first view carries the names; the marks at the ray ends name the directions in the second.
-    margin = 0.1 + 0.058 * max(len(display_name(c)) for c in names)
-    width = 0.6 * PAGE
-    unit = 1.12 * reach / (width / 2 - margin)
+    margin = 0.12 + 0.058 * max(len(display_name(c)) for c in names)
+    width = PAGE if len(views) == 2 else 0.6 * PAGE
+    inches = (width - 2 * margin) / (_NAMED + (_BARE if len(views) == 2 else 0))
+    unit = reach / inches  # strength of one inch, in both views
     places = name_places(views[0], mu, reach, line_height=0.13 * unit)
-    half = max(extent(view, reach, points[chosen], reach * mu)[1] for view in views)
-    half = max(half, *(abs(level) for _, _, level in places)) + 0.1 * unit
-    height = 2 * half / unit
-    figure = new_figure(PAGE if len(views) == 2 else width, height + NOTE, constrained=False)
-    for index, camera in enumerate(views):
-        panel = width if index == 0 else PAGE - width
-        axes = inch_axes(figure, width * index, 0, panel, height)
+    half = max(1.06 * reach, *(abs(level) + 0.08 * unit for _, _, level in places))
+    height, head = 2 * half / unit, 0.26
+    figure = new_figure(width, head + height + (NOTE if remark else 0) + 0.22, constrained=False)
+    left = 0.0
+    titles = ("Samples by direction and strength", "The same from another side")
+    for camera, title in zip(views, titles, strict=False):
+        first = camera is views[0]
+        panel = _NAMED * inches + 2 * margin if first else _BARE * inches
+        axes = inch_axes(figure, left, head, panel, height)
+        left += panel
         open_panel(axes, unit * panel / 2, half)
-        draw_strength_scale(axes, camera, reach, "g")
+        axes.set_title(title, x=0.02)
+        draw_strength_scale(axes, camera, reach)
         draw_rays(axes, camera, mu, reach, strengths)
-        draw_points(axes, camera, points[chosen], y[chosen], size=8, alpha=0.8)
-        if index == 0:
+        draw_points(axes, camera, onto_rim(points[chosen], reach), y[chosen], size=8, alpha=0.8)
+        if first:
             draw_names(axes, camera, mu, names, reach, places)
-        note(axes, remark if index == 0 else "the same from another side")
+            note(axes, remark)
+    figure_note(figure, scale_note("g", reach, len(points), max_points, "samples"), 0.05)
     return figure
 
 
@@ -129,51 +140,59 @@ def samples_through_epochs(
     if accuracies is not None:
         rates = sizes.numbers("accuracies", accuracies, "T")
         titles = [f"{t}, {r:.0%} right" for t, r in zip(titles, rates, strict=True)]
-    reach = strength_reach(points)
+    reach = strength_reach(points[-1])
     camera = best_cameras(mu)[0]
-    half_width, half_height = extent(camera, reach, points, reach * mu)
-    figure, panels = panel_grid(titles, names, half_height / half_width)
+    told = scale_note("g", reach, len(y), max_points, "samples")
+    figure, panels = panel_grid(titles, names, told)
     for time, axes in enumerate(panels):
-        open_panel(axes, half_width, half_height)
-        draw_strength_scale(axes, camera, reach, "g", named=time == 0)
+        open_panel(axes, MARGIN * reach)
+        draw_strength_scale(axes, camera, reach)
         draw_rays(axes, camera, mu, reach, mean_strengths(points[time], y, len(names)), width=1.4)
         chosen, remark = drawable(points[time], reach, max_points, random_state)
-        draw_points(axes, camera, points[time][chosen], y[chosen], size=4, alpha=0.8)
+        seen = onto_rim(points[time][chosen], reach)
+        draw_points(axes, camera, seen, y[chosen], size=4, alpha=0.8)
         note(axes, remark)
     return figure
 
 
 def panel_grid(
-    titles: Sequence[str], categories: Sequence[str], aspect: float
+    titles: Sequence[str], categories: Sequence[str], remark: str
 ) -> tuple[Figure, list[Axes]]:
-    """Return a page of panels, `aspect` = height / width, with titles and one key.
+    """Return a page of square panels with titles, one key, and a remark below that holds for all.
 
     The key takes the place of a missing last panel where there is one, else the lower edge.
     """
     count = len(titles)
     columns = min(count, 3 if count in (5, 6, 9) else 4)
     rows = -(-count // columns)
-    width = PAGE / max(columns, 2)
-    height, head = width * aspect, 0.24
-    step = head + height + NOTE
-    free = columns * rows > count and LEGEND_ROW * len(categories) <= height
-    key = 0.1 if free else legend_height(categories, PAGE)
-    figure = new_figure(PAGE, rows * step + key, constrained=False)
-    start = (PAGE - columns * width) / 2
+    side, head = PAGE / max(columns, 2), 0.24
+    step = head + side + NOTE
+    free = columns * rows > count and LEGEND_ROW * len(categories) <= side
+    key = 0.0 if free else legend_height(categories, PAGE)
+    figure = new_figure(PAGE, rows * step + 0.2 + key, constrained=False)
+    start = (PAGE - columns * side) / 2
     panels = []
     for index, title in enumerate(titles):
         row, column = divmod(index, columns)
-        top = row * step + head
-        axes = inch_axes(figure, start + column * width, top, width, height)
+        axes = inch_axes(figure, start + column * side, row * step + head, side, side)
         axes.set_title(title, x=0.02, pad=3)
         panels.append(axes)
     if free:
-        place = inch_axes(figure, PAGE - width, (rows - 1) * step + head, width, height)
+        place = inch_axes(figure, PAGE - side, (rows - 1) * step + head, side, side)
         place.axis("off")
         category_legend(place, categories)
     else:
         category_legend(figure, categories)
+    figure_note(figure, remark, key + 0.05)
     return figure, panels
+
+
+def scale_note(symbol: str, reach: float, total: int, max_points: int, what: str) -> str:
+    """Return the remark that holds for all panels: the scale, and how many points are drawn."""
+    told = f"The sphere marks |{symbol}| = {reach:g}."
+    if total > max_points:
+        told += f" {max_points:,} of {total:,} {what} are drawn."
+    return told
 
 
 def checkpoint_name(label: Any) -> str:
@@ -191,23 +210,22 @@ def mean_strengths(points: Array, labels: Array, count: int) -> Array:
 
 
 def drawable(points: Array, reach: float, max_points: int, random_state: int) -> tuple[Array, str]:
-    """Return the indices of points `[n, 3]` that are drawn, and what must be said of the others.
+    """Return the indices of points `[n, 3]` that are drawn, and what must be said of this panel.
 
     The draw depends on n and the seed alone, so the same points appear in every panel.
     """
     if max_points < 1:
         raise ValueError(f"max_points must be at least 1, got {max_points}")
     total = len(points)
-    order = np.random.default_rng(random_state).permutation(total)[:max_points]
+    chosen = np.sort(np.random.default_rng(random_state).permutation(total)[:max_points])
     strength = np.linalg.norm(points, axis=1)
-    broken = ~np.isfinite(strength)
-    outside = ~broken & (strength > reach * 1.1)
+    good = np.isfinite(strength)
     remarks = []
-    if total > max_points:
-        remarks.append(f"{max_points:,} of {total:,} drawn")
-    if broken.any():
-        remarks.append(f"{int(broken.sum()):,} not finite")
-    if outside.any():
-        remarks.append(f"{int(outside.sum()):,} beyond the frame")
-    chosen = np.sort(order)
-    return chosen[~(broken | outside)[chosen]], ", ".join(remarks)
+    if not good.all():
+        remarks.append(f"{int((~good).sum()):,} not finite")
+    outside = int((strength[good] > reach * (1 + 1e-9)).sum())
+    if outside:
+        remarks.append(f"{outside / total:.1%} lie beyond, drawn on the sphere")
+    elif good.any() and strength[good].max() < _HEAP * reach:
+        remarks.append(f"all in one heap at the centre, within {strength[good].max():.2g} of it")
+    return chosen[good[chosen]], ", ".join(remarks)

@@ -35,7 +35,7 @@ def category_similarity(cosines: Any, categories: Sequence[str], *, pairs: int =
             f"category_similarity: cosines must lie in -1..1, got {np.nanmax(np.abs(values)):.3g}"
         )
     count = len(names)
-    side = min(max(0.32 * count, 1.6), 4.4)
+    side = min(max(0.29 * count, 1.6), 4.4)
     figure = new_figure(PAGE, side + 1.15)
     axes, beside = figure.subplots(1, 2, width_ratios=(2.2, 1))
     # Only one half is drawn: the matrix is symmetric and its diagonal says nothing.
@@ -72,28 +72,27 @@ def category_similarity(cosines: Any, categories: Sequence[str], *, pairs: int =
 def _list_pairs(
     beside: Axes, found: Sequence[tuple[float, int, int]], names: Sequence[str], side: float
 ) -> None:
-    """Write the pairs into the axes of `side` inches, line by line."""
+    """Write the pairs into the axes of `side` inches: on one line each, if all are short."""
     beside.axis("off")
     beside.set_title("Nearest pairs")
+    short = all(len(names[a]) + len(names[b]) <= 16 for _, a, b in found)
+    step = 0.2 if short else 0.38
     for line, (value, first, second) in enumerate(found):
-        beside.text(
-            0,
-            0.97 - 0.38 * line / side,
-            f"{value:+.2f}".replace("-", "\u2212"),
-            transform=beside.transAxes,
-            va="top",
-            fontsize=7.5,
-            color=MUTED,
-        )
-        beside.text(
-            0.2,
-            0.97 - 0.38 * line / side,
-            f"{names[first]}\n{names[second]}",
-            transform=beside.transAxes,
-            va="top",
-            fontsize=7.5,
-            linespacing=1.25,
-        )
+        words = (f"{value:+.2f}".replace("-", "\u2212"), names[first], names[second])
+        for x, text, color in (
+            (0, words[0], MUTED),
+            (0.2, f"{words[1]}, {words[2]}" if short else f"{words[1]},\n{words[2]}", INK),
+        ):
+            beside.text(
+                x,
+                0.97 - step * line / side,
+                text,
+                transform=beside.transAxes,
+                va="top",
+                fontsize=7.5,
+                linespacing=1.25,
+                color=color,
+            )
 
 
 def _nearest(values: np.ndarray) -> list[tuple[float, int, int]]:

@@ -237,7 +237,7 @@ def name_places(
     `line_height` is the height of one line of text in the units of the axes.
     """
     ends, _ = camera.project(directions)
-    rim = 1.12 * reach
+    rim = 1.15 * reach
     places = []
     for side in (-1, 1):
         members = np.flatnonzero((ends[:, 0] >= 0) == (side > 0))

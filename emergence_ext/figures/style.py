@@ -78,7 +78,9 @@ def category_style(index: int) -> CategoryStyle:
 
 def ordered_colors(count: int) -> list[Any]:
     """Return `count` colours that darken from the first to the last, for epochs and layers."""
-    return list(matplotlib.colormaps["viridis"](np.linspace(0.84, 0.08, count)))
+    return list(
+        matplotlib.colormaps["viridis"](np.linspace(0.84, 0.08, count) if count > 1 else [0.25])
+    )
 
 
 @cache
@@ -237,3 +239,9 @@ def note(axes: Axes, text: str, *, inside: bool = False) -> None:
         fontsize=6.5,
         color=MUTED,
     )
+
+
+def figure_note(figure: Figure, text: str, bottom: float) -> None:
+    """Write a remark that holds for the whole figure, `bottom` inches above its lower edge."""
+    height = figure.get_size_inches()[1]
+    figure.text(0.01, bottom / height, text, va="bottom", fontsize=6.5, color=MUTED)

@@ -14,6 +14,7 @@ from typing import Any
 FORMAT_VERSION = 1
 ROWS_SHOWN = 500
 NOTHING = "\u2013"
+_NO_NUMBER = ("", NOTHING, "no points")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -155,12 +156,19 @@ def _headline(name: str, entry: Any) -> dict[str, str]:
     low, high = (values.get(end) for end in ("low", "high"))
     return {
         "name": str(name),
-        "value": shown(values.get("value")),
+        "value": _short(values.get("value")),
         "unit": "" if values.get("unit") is None else str(values["unit"]),
         "tight": "yes" if percent else "",
-        "interval": "" if low is None or high is None else f"{shown(low)} to {shown(high)}",
+        "interval": "" if low is None or high is None else f"{_short(low)} to {_short(high)}",
         "explain": str(values.get("explain") or ""),
     }
+
+
+def _short(value: Any) -> str:
+    """Return a headline's number with three digits, anything else as `shown`."""
+    if isinstance(value, float) and 1e-3 <= abs(value) < 1e3:
+        value = float(f"{value:.3g}")
+    return shown(value)
 
 
 def shown(value: Any) -> str:
@@ -174,7 +182,7 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         if not math.isfinite(value):
             return NOTHING if math.isnan(value) else f"{value}"
-        short = f"{value:.0f}" if abs(value) >= 1e4 and value.is_integer() else f"{value:.4g}"
+        short = f"{value:.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
         return short.replace("-", "\u2212") if "e" not in short else short
     return str(value)
 
@@ -202,12 +210,35 @@ def read_table(path: Path) -> Table | None:
         return None
     if not header:
         return None
+    header, rows = _with_intervals(header, rows)
     numeric = []
     for k in range(len(header)):
         cells = [row[k] for row in rows]
-        filled = all(c.number is not None or c.text in ("", NOTHING) for c in cells)
+        filled = all(c.number is not None or c.text in _NO_NUMBER for c in cells)
         numeric.append(filled and any(c.number is not None for c in cells))
     return Table(header, rows, total, numeric)
+
+
+def _with_intervals(
+    header: list[str], rows: list[list[Cell]]
+) -> tuple[list[str], list[list[Cell]]]:
+    """Return the table with "x, low" and "x, high" written into column x; it sorts by x."""
+    at = {name: k for k, name in enumerate(header)}
+    ends = {
+        at[x]: (at[f"{x}, low"], at[f"{x}, high"])
+        for x in header
+        if {f"{x}, low", f"{x}, high"} <= at.keys()
+    }
+    gone = {k for pair in ends.values() for k in pair}
+    kept = [k for k in range(len(header)) if k not in gone]
+
+    def cell(row: list[Cell], k: int) -> Cell:
+        value, low, high = (row[end].number for end in (k, *ends.get(k, (k, k))))
+        if k not in ends or value is None or low is None or high is None:
+            return row[k]
+        return Cell(f"{_short(value)} ({_short(low)}\u2013{_short(high)})", value)
+
+    return [header[k] for k in kept], [[cell(row, k) for k in kept] for row in rows]
 
 
 def _cell(text: str) -> Cell:

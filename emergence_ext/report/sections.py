@@ -46,12 +46,13 @@ SECTIONS = (
             FigureText(
                 "samples",
                 "Samples and category directions",
-                "Projected sample features g = M f of the last checkpoint, seen from two sides; "
-                "the revised von Mises-Fisher mixture of Eq. 1-6 and 15.",
+                "Projected sample features g = M f of the held-out images in the last checkpoint, "
+                "seen from two sides; the revised von Mises-Fisher mixture of Eq. 1-6 and 15.",
                 "Every mark is an image. The closer it lies to a ray, the more the network takes "
                 "it for that category; the farther from the centre, the surer it is. The bold "
-                "part of a ray is the mean strength of its category. Dashed rays point away from "
-                "you. Images between two rays are those that the network confuses.",
+                "part of a ray is the mean strength of its category, the grey sphere the scale of "
+                "strengths. Dashed rays point away from you. Images between two rays are those "
+                "that the network is unsure about.",
             ),
             FigureText(
                 "category_similarity",
@@ -73,25 +74,31 @@ SECTIONS = (
             FigureText(
                 "samples_through_epochs",
                 "Samples, checkpoint by checkpoint",
-                "Projected sample features in the frame of the last checkpoint (after Fig. 11).",
-                "Early on, the images lie in one heap near the centre: the network knows nothing "
-                "of them yet. They leave it in the direction of their category as it learns.",
+                "Projected sample features of the held-out images in the frame of the last "
+                "checkpoint (after Fig. 11). The share beside a title is the network's accuracy "
+                "on all images analysed.",
+                "The last checkpoint sets the scale of all panels; images that are stronger than "
+                "it are drawn on the sphere, and counted. A heap at the centre: the network says "
+                "nothing yet. As it learns, images move out, each along its category's ray.",
             ),
             FigureText(
                 "regions_through_epochs",
                 "Regions, checkpoint by checkpoint",
-                "Projected regional features h = Lambda F of the last analysed layer (after "
-                "Fig. 3; Eq. 7-10). Each ellipsoid holds half of the Gaussian fitted to a "
-                "category's regions.",
+                "Projected regional features h = Lambda F of the last analysed layer, on held-out "
+                "images (after Fig. 3; Eq. 7-10). Each ellipsoid holds half of the Gaussian fitted "
+                "to a category's regions.",
                 "Every mark is one region of one image. Ellipsoids that come apart and stretch "
                 "along their rays say that parts of the image alone have become enough to tell "
-                "the category. The last panel follows the means; the thicker, the later.",
+                "the category. Regions that are stronger than the scale are drawn on the sphere, "
+                "and counted. The last panel follows the means on a scale of its own; the "
+                "thicker, the later.",
             ),
             FigureText(
                 "knowledge_through_epochs",
                 "Knowledge points through training",
-                "Regions with max p(y|h) above tau, those among them that are right, and their "
-                "ratio, with bootstrap intervals over images (after Fig. 6; Sec. 3.4).",
+                "Regions of held-out images with max p(y|h) above tau, those among them that are "
+                "right, their ratio, and regions whose two best categories are within 0.1 of each "
+                "other; with 95 % bootstrap intervals over images (after Fig. 6; Sec. 3.4).",
                 "More points: more regions speak for some category. A higher reliable ratio: they "
                 "speak for the right one more often. A cross on the axis marks a checkpoint "
                 "without any knowledge point, where no ratio exists.",
@@ -107,15 +114,18 @@ SECTIONS = (
             FigureText(
                 "regions_through_layers",
                 "Regions, layer by layer",
-                "Only regions that are reliable knowledge points in the last layer (after Fig. 4).",
-                "The floor is the space of directions seen from above, the height is the "
-                "probability of the true category. Regions that lie low in early layers and high "
-                "in late ones became discriminative on the way. The dashed ring is tau.",
+                "Regions of held-out images in the last checkpoint, only those that are reliable "
+                "knowledge points in the last layer (after Fig. 4).",
+                "The floor is the plane in which the categories' directions spread most, the "
+                "height is the probability of the true category. Regions that lie low in early "
+                "layers and high in late ones became discriminative on the way. The dashed ring "
+                "is tau. All regions end above it because they were chosen so; what tells is how "
+                "early they rise.",
             ),
             FigureText(
                 "knowledge_through_layers",
                 "Knowledge points through the layers",
-                "The counts and the ratio of the section above, along depth (after Fig. 6).",
+                "The counts and the ratio on held-out images, along depth (after Fig. 6).",
                 "A line is a checkpoint, the darker the later. Where a line begins to rise is the "
                 "depth at which the regions start to carry the category.",
             ),
@@ -124,7 +134,8 @@ SECTIONS = (
             TableText(
                 "knowledge",
                 "Knowledge points",
-                "Counts and ratios by checkpoint and layer, with their intervals.",
+                "Counts and ratios by checkpoint and layer, with 95 % bootstrap intervals over "
+                "images in brackets; on held-out images and, for comparison, on fitted ones.",
             ),
         ),
     ),
@@ -136,18 +147,21 @@ SECTIONS = (
             FigureText(
                 "point_regions",
                 "The image regions of knowledge points",
-                "Regions of the last analysed layer with max p(y|h) above tau (after Fig. 6).",
-                "Regions in colour are knowledge points; the dark rest says little about the "
-                "category. A yellow solid outline: for the true category. A white dashed one: for "
-                "another. The number is the highest p in the image. A region sees more of the "
-                "image than its own square, so the outlines are centres rather than borders.",
+                "Held-out images, each beside its regions in the last analysed layer of the last "
+                "checkpoint; knowledge points have max p(y|h) above tau (after Fig. 6).",
+                "The stronger the colour, the more a region says the true category. Outlined "
+                "regions are knowledge points for the true category, hatched ones for another; "
+                "the rest are none. A region sees more of the image than its own square, so the "
+                "outlines are centres rather than borders.",
             ),
             FigureText(
                 "importance_maps",
                 "Region importance",
-                "The importance w of every region (Eq. 11 and 12).",
-                "1 is the share of a region if all mattered equally. Bright regions are those by "
-                "which the network tells this image's neighbours from the others.",
+                "The importance w of every region in the last analysed layer (Eq. 11 and 12), on "
+                "images that it was learned on: it exists for no others.",
+                "1 (white) is the share of a region if all mattered equally. Regions above it are "
+                "those by which the network tells which images are alike, regions below it "
+                "count for less. Nearly white maps: no region stands out.",
             ),
         ),
     ),
@@ -160,23 +174,29 @@ SECTIONS = (
             FigureText(
                 "strength_entropy",
                 "Strength and certainty",
-                "Entropy of the network's output over the strength |g| (Table 1).",
+                "Entropy of the network's output over the strength |g|, beside the distance from "
+                "the mean in as many principal components (Table 1). Every image is drawn as a "
+                "projection sees it that was not fitted to it.",
                 "If strength stands for certainty, the marks fall from the upper left to the "
                 "lower right and r is near minus one. A network that is sure of everything leaves "
-                "nothing to correlate: read r together with the mean entropy (dashed).",
+                "nothing to correlate: read r together with the mean entropy (dashed). r is that "
+                "of the entropy itself, on a logarithmic axis too.",
             ),
             FigureText(
                 "importance_strength",
                 "Strength and importance",
                 "Strength |h| of the regions over their importance w, and Pearson's r within "
-                "each image (Table 2).",
-                "Strength and importance are learned apart from each other. The farther right the "
-                "histogram, the more they agree on which regions matter.",
+                "each image, in the last layer and on the images that w was learned on (Table 2).",
+                "The farther right the histogram, the more strength and importance agree on which "
+                "regions matter. The dashed one is the strength |F| of the network's own features "
+                "before any projection: what the projection adds is the distance between the two. "
+                "h was learned with the regions weighed by w, so this is no independent test.",
             ),
             FigureText(
                 "tau_curve",
                 "Knowledge points over the threshold",
-                "Counts and ratio for every tau; the dashed line is the one used elsewhere.",
+                "Counts and ratio on held-out images of the last checkpoint for every tau; the "
+                "dashed line is the one used elsewhere.",
                 "If the order of the layers is the same along the whole curve, the conclusion "
                 "does not hang on the choice of tau.",
             ),
@@ -185,7 +205,17 @@ SECTIONS = (
             TableText(
                 "correlations",
                 "Correlations",
-                "Pearson's r with its interval, beside the baselines' and the mean entropy.",
+                "Pearson's r of strength and entropy at several temperatures of the network's "
+                "softmax, beside that of principal components and the mean entropy: on images "
+                "left out of the fit (every image once, by folds) and on fitted ones.",
+            ),
+            TableText(
+                "importance",
+                "Strength and importance",
+                "Pearson's r of strength and importance within each image, mean and standard "
+                "deviation over the images that w was learned on, by layer of the last checkpoint "
+                "and weight alpha of the alignment (Table 2); beside it that of the network's own "
+                "features F.",
             ),
         ),
     ),
@@ -197,20 +227,26 @@ SECTIONS = (
             FigureText(
                 "losses",
                 "Losses",
-                "Loss by iteration of the sample projection (Eq. 4), the region importance "
-                "(Eq. 12) and the regional projection (Eq. 7-10).",
+                "The best loss so far by evaluation, of the sample projection (Eq. 4), the region "
+                "importance (Eq. 12) and the regional projection (Eq. 7-10).",
                 "A curve that is flat at its end has converged; one that still falls was stopped "
-                "by its limit of iterations, which the table says too.",
+                "by its limit of evaluations, which the table says too. Compare the course of the "
+                "curves rather than their heights: each checkpoint has other similarities to fit.",
             ),
         ),
         (
             TableText(
                 "fits",
                 "Fits",
-                "Iterations, last loss, seconds, and why each fit stopped.",
+                "Evaluations, first and last loss, seconds, why each fit stopped, and the parts of "
+                "its last loss.",
             ),
         ),
     ),
 )
 
-IMAGES_TABLE = TableText("images", "Images", "Every image that was analysed.")
+IMAGES_TABLE = TableText(
+    "images",
+    "Images",
+    "Every image that was analysed, as the last checkpoint and its last analysed layer see it.",
+)

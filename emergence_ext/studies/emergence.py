@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -48,8 +49,8 @@ class Settings:
     tau: float = 0.4
     held_out: float = 0.4
     region_images: int = 200
-    importance_evals: int = 60
-    regional_evals: int = 100
+    importance_evals: int = 40
+    regional_evals: int = 60
     include_self: bool = True
     random_state: int = 0
 
@@ -171,8 +172,8 @@ def emergence(
         folder: where every finished fit is kept; one that is there already is not made again.
 
     Raises:
-        ValueError: no checkpoints, two of one label, checkpoints whose layers or images differ,
-            features that cannot be fitted, or a folder with fits of another study.
+        ValueError: no checkpoints, two of one label, checkpoints whose layers or images differ, one
+            category, features that cannot be fitted, or a folder with fits of another study.
     """
     settings = settings or Settings()
     if not checkpoints:
@@ -181,6 +182,8 @@ def emergence(
     if len(set(labels)) < len(labels):
         raise ValueError(f"checkpoints: labels must differ, got {labels}")
     last = checkpoints[-1].features()
+    if len(last.categories) < 2:
+        raise ValueError("categories: one category leaves nothing to tell apart; give two or more")
     check_tau(settings.tau, len(last.categories))
     held_out, region_images = split_images(last.y, settings)
     study = _Study(settings, last, held_out, region_images, folder)
@@ -349,10 +352,11 @@ class _Study:
                 init = None if neighbour is None else neighbour.regional[layer]
                 return fit.fit(F, importance[layer].w_, P, g[chosen], init=init)
 
-            path = self._path(name, f"{file}.importance")
-            importance[layer] = once(path, RegionImportance, fit_importance)
-            path = self._path(name, f"{file}.regional")
-            regional[layer] = once(path, RegionalProjection, fit_regional)
+            with _named(f"layer {layer!r} of checkpoint {checkpoint.label!r}"):
+                path = self._path(name, f"{file}.importance")
+                importance[layer] = once(path, RegionImportance, fit_importance)
+                path = self._path(name, f"{file}.regional")
+                regional[layer] = once(path, RegionalProjection, fit_regional)
             bar.update()
         normalise_strengths(regional, {layer: F[chosen] for layer, F in features.layers.items()})
         return _State(
@@ -377,6 +381,15 @@ class _Study:
                 )
 
 
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say in an error's text what it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise type(error)(f"{what}: {error}") from error
+
+
 def _widths(features: FeatureSet) -> list[tuple[str, int]]:
     """Name and number of channels of every layer, in order."""
     return [(name, F.shape[-1]) for name, F in features.layers.items()]
@@ -385,4 +398,5 @@ def _widths(features: FeatureSet) -> list[tuple[str, int]]:
 def file_name(label: str) -> str:
     """A label as a file name of its own: labels may hold anything, slashes among it."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in label)[:80]
+    plain = plain or "_"
     return plain if plain == label else f"{plain}.{zlib.crc32(label.encode()):08x}"

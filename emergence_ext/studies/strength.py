@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,11 +15,11 @@ from emergence_ext.correlation import entropy, pearson, stratified_folds
 from emergence_ext.frame import Frame
 from emergence_ext.regional import RegionalProjection
 from emergence_ext.sample import SampleProjection
-from emergence_ext.store import once
+from emergence_ext.store import Saved, once
 
 
-@dataclass(frozen=True)
-class StrengthEntropy:
+@dataclass(frozen=True, eq=False)
+class StrengthEntropy(Saved):
     """Strength of sample features beside the entropy of the network's output, at one temperature.
 
     Every strength is that of an image that its projection was not fitted to.
@@ -49,6 +50,16 @@ class StrengthEntropy:
     def mean_entropy(self) -> float:
         """How unsure the network is, nats."""
         return float(self.entropy.mean())
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {name: x for name, x in values.items() if isinstance(x, Tensor)}
+        return arrays, {name: x for name, x in values.items() if name not in arrays}
+
+    @classmethod
+    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        values: dict[str, Any] = {**arrays, **settings}
+        return cls(**values)
 
 
 def strength_entropy(
@@ -126,7 +137,7 @@ def importance_strength(
     frame: Frame,
     alphas: Sequence[float] = (0.1, 1.0, 10.0),
     *,
-    max_evals: int = 100,
+    max_evals: int = 60,
     include_self: bool = True,
     folder: Path | None = None,
 ) -> list[ImportanceStrength]:
