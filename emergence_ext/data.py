@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from emergence_ext.datasets import MAX_MEMORY, ArraySamples, ImageFiles, Samples, as_samples, subset
 from emergence_ext.images import EXTENSIONS, Crop, Source
 from emergence_ext.plugins import nearest
-from emergence_ext.samples import MAX_MEMORY, ArraySamples, ImageFiles, Samples, as_samples, subset
 
 __all__ = [
     "ArraySamples",

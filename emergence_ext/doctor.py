@@ -191,11 +191,12 @@ def format_environment(brief: bool = False) -> str:
         f"{device}"
     ]
     for backend, reason in library["why_not"].items():
-        lines.append(f"  {backend} ops: {'compiled' if reason is None else f'not there: {reason}'}")
+        untested = backend == "cuda" and library.get("never_run_on_a_gpu")
+        there = "compiled, off: never run on a GPU" if untested else "compiled"
+        lines.append(f"  {backend} ops: {there if reason is None else f'not there: {reason}'}")
     for extra, packages in found["extras"].items():
         absent = [name for name, version in packages.items() if version is None]
-        there = [f"{name} {version}" for name, version in packages.items() if version]
-        text = ", ".join(there)
+        text = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
         if absent:
             missing = f"no {', '.join(absent)} (pip install 'emergence_ext[{extra}]')"
             text = f"{text}; {missing}" if text else missing

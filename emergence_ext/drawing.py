@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emergence_ext import figures
 from emergence_ext.correlation import pearson
-from emergence_ext.samples import Samples
+from emergence_ext.datasets import Samples
 from emergence_ext.store import write_file
 from emergence_ext.studies.emergence import Emergence
 from emergence_ext.studies.strength import StrengthEntropy

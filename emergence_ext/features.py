@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from emergence_ext.datasets import MapStyle, Samples, as_samples
 from emergence_ext.recording import as_map, find_head, find_layers, preserved, recorder, regions
-from emergence_ext.samples import MapStyle, Samples, as_samples
 from emergence_ext.store import Saved
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from emergence_ext.samples import MAX_MEMORY, Samples
+from emergence_ext.datasets import MAX_MEMORY, Samples
 
 __all__ = [
     "CachedInputs",

@@ -19,11 +19,11 @@ from torch import nn
 from emergence_ext import drawing, tables
 from emergence_ext._version import __version__
 from emergence_ext.checkpoints import Checkpoint as CheckpointFile
+from emergence_ext.datasets import Samples
 from emergence_ext.features import FeatureSet, Precision, extract
 from emergence_ext.models import load_weights
 from emergence_ext.report import write_report
 from emergence_ext.sample import SampleProjection
-from emergence_ext.samples import Samples
 from emergence_ext.similarity import image_similarity
 from emergence_ext.store import StoreError, once, write_file
 from emergence_ext.studies.emergence import Checkpoint, Emergence, Settings, emergence, file_name

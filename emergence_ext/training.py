@@ -23,6 +23,7 @@ from emergence_ext.checkpoints import (
     save_checkpoint,
     write_index,
 )
+from emergence_ext.datasets import Samples
 from emergence_ext.heads import (
     CachedInputs,
     ImageInputs,
@@ -34,7 +35,6 @@ from emergence_ext.heads import (
 )
 from emergence_ext.models import evaluating
 from emergence_ext.recipes import RECIPES, Precision, Recipe
-from emergence_ext.samples import Samples
 from emergence_ext.store import Saved
 
 __all__ = [

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from emergence_ext import __version__, drawing, recipes, run
+from emergence_ext import data as datasets
 from emergence_ext.cli import app
 from emergence_ext.features import FeatureSet
 from emergence_ext.recipes import Recipe
@@ -366,15 +367,20 @@ def test_quiet_logs_only_errors_and_verbose_shows_where_it_failed(
 
 
 @pytest.mark.slow
-def test_the_demo_learns_digits_and_writes_its_report(
+def test_a_shortened_demo_learns_digits_and_writes_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(recipes.RECIPES, "small_vgg28", Recipe(epochs=2, batch_size=50, lr=1.5e-3))
+    digits = datasets.digits
+    few = {True: 200, False: 12}  # of a category, to train on and to analyse
+    monkeypatch.setattr(
+        datasets, "digits", lambda train: datasets.subset(digits(train), per_class=few[train])
+    )
     result = _call("demo", "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == str(tmp_path / "demo" / "report.html")
     config = json.loads((tmp_path / "demo" / "config.json").read_text())
     assert [c["epoch"] for c in config["checkpoints"]] == [0, 1, 2]
-    assert config["checkpoints"][-1]["accuracy"] > 0.9 > 0.3 > config["checkpoints"][0]["accuracy"]
+    assert config["checkpoints"][-1]["accuracy"] > 0.7 > 0.3 > config["checkpoints"][0]["accuracy"]
     with Image.open(tmp_path / "demo" / "figures" / "samples.png") as figure:
         assert min(figure.size) > 400

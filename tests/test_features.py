@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from emergence_ext.datasets import ArraySamples
 from emergence_ext.features import FeatureSet, extract
 from emergence_ext.recording import Record, find_head, recorder, regions
-from emergence_ext.samples import ArraySamples
 from emergence_ext.store import StoreError, save_arrays
 
 

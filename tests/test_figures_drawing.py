@@ -12,7 +12,7 @@ from planted import feature_set
 
 from emergence_ext import drawing
 from emergence_ext.correlation import entropy
-from emergence_ext.samples import ArraySamples
+from emergence_ext.datasets import ArraySamples
 from emergence_ext.studies.emergence import Checkpoint, Emergence, Settings, emergence
 from emergence_ext.studies.strength import StrengthEntropy
 

@@ -14,15 +14,15 @@ import tiny_networks
 import torch
 from torch import nn
 
-from emergence_ext import drawing, run
+from emergence_ext import drawing, run, tables
 from emergence_ext.checkpoints import load_checkpoints
 from emergence_ext.data import ImageFolder
+from emergence_ext.datasets import Samples
 from emergence_ext.drawing import IN_SPACE
 from emergence_ext.features import FeatureSet
 from emergence_ext.frame import Frame
 from emergence_ext.models import load_weights
 from emergence_ext.run import Settings, Subject
-from emergence_ext.samples import Samples
 from emergence_ext.store import StoreError
 from emergence_ext.studies.emergence import Emergence
 from emergence_ext.studies.strength import StrengthEntropy
@@ -163,6 +163,14 @@ def test_the_tables_hold_the_results(whole: Path) -> None:
     ]
     assert len(_rows(whole, "similarity")) == 3 and len(_rows(whole, "images")) == 48
     assert {row["fit"] for row in _rows(whole, "fits")} == set(found.fits)
+
+
+def test_cells_without_a_value_are_empty(tmp_path: Path) -> None:
+    rows = [{"a": 1.0, "b": None}, {"a": float("nan"), "b": 'quoted, "text"'}]
+    tables.write(tmp_path / "t.csv", rows)
+    assert (tmp_path / "t.csv").read_text() == 'a,b\n1,\n,"quoted, ""text"""\n'
+    tables.write(tmp_path / "none.csv", [])
+    assert (tmp_path / "none.csv").read_text() == ""
 
 
 def test_the_report_holds_every_figure_and_table(whole: Path) -> None:

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from emergence_ext import training
+from emergence_ext.datasets import ArraySamples
 from emergence_ext.heads import augment, find_head, frozen_names
 from emergence_ext.models import load_weights
 from emergence_ext.networks import small_vgg
-from emergence_ext.samples import ArraySamples
 from emergence_ext.training import Recipe, TrainingLog, evaluate, load_checkpoints, train
 
 
