@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+WALL: Final = 1e30  # stands for a loss that is not finite
 ROUND: Final = 10  # evaluations between two looks at the tolerance
 
 
@@ -19,7 +20,9 @@ class FitStats:
     """How a fit went: nothing is printed, everything is here.
 
     Attributes:
-        losses: the best objective so far, at the start and after each evaluation; never rises.
+        losses: the best objective so far after each evaluation, the first at the start, so that
+            they never rise. A fit in rounds has one of each round; a fit in batches the mean of
+            each pass, which may rise.
         seconds: wall-clock time.
         stopped: why the fit ended, in words.
         terms: named values at the end, for example the loss on left-out images.
@@ -58,14 +61,12 @@ def minimise(
 
     The objectives of this method are stiff and only piecewise smooth: Adam diverges on them, and a
     gradient step that is halved whenever the loss would rise needs three times the evaluations of
-    L-BFGS for the same loss (docs/method.md). A step is accepted only where the strong Wolfe
-    conditions hold, so the loss never rises,
-    and the best point seen is what is returned.
+    L-BFGS for the same loss (docs/method.md). The best point seen is what is returned.
 
     Args:
         objective: takes the tensors, returns the loss, a scalar.
         start: where to begin; not changed.
-        max_evals: evaluations of loss and gradient at most.
+        max_evals: no iteration begins after so many evaluations of loss and gradient.
         tol: stop when ten evaluations lower the loss by less than `tol` times its size.
         scale: the solver sees `scale` times the objective; its first step is made for gradients
             near 1.
@@ -87,17 +88,22 @@ def minimise(
         loss = objective(*points)
         (scale * loss).backward()
         value = float(loss.detach())
-        if not losses and not math.isfinite(value):
+        finite = math.isfinite(value)
+        if not losses and not finite:
             raise ValueError(
                 f"the objective is {value} at the start of the fit; are the inputs finite?"
             )
-        if not losses or value < losses[-1]:
+        if not finite:
+            # The line search cannot compare with what is no number; from a wall it turns back.
+            optimizer.zero_grad(set_to_none=False)
+            value = WALL
+        elif not losses or value < losses[-1]:
             for kept, x in zip(best, points, strict=True):
                 kept.copy_(x.detach())
         losses.append(min([value, *losses[-1:]]))
         if step is not None:
             step(len(losses), losses[-1])
-        return scale * loss.detach()
+        return scale * loss.detach() if finite else torch.full_like(loss.detach(), WALL)
 
     optimizer = torch.optim.LBFGS(
         points, max_iter=ROUND, max_eval=ROUND, history_size=10, line_search_fn="strong_wolfe",

@@ -193,7 +193,7 @@ class RegionalProjection(Saved):
             losses.append(total / len(batches))
             if step is not None:
                 step(epoch + 1, losses[-1])
-        stopped = f"made max_evals = {self.max_evals} passes in batches of {batch_size}"
+        stopped = f"reached max_evals = {self.max_evals} passes in batches of {batch_size}"
         return Lambda.detach(), FitStats(tuple(losses), time.perf_counter() - clock, stopped)
 
     def _checked(self, F: Tensor, w: Tensor, P: Tensor, g: Tensor) -> int:

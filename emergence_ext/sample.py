@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -180,19 +181,21 @@ class SampleProjection(Saved):
         self, f: Tensor, P: Tensor, M: Tensor, frame: Frame
     ) -> tuple[Tensor, Frame, list[float], str]:
         losses: list[float] = []
+        best = M, frame
+        stopped = f"reached max_rounds = {self.max_rounds}"
         for _ in range(self.max_rounds):
             responsibilities = P if self.responsibilities == "network" else None
             frame = em_step(f @ M.t(), frame, responsibilities)
             M, stats = self._descend(f, P, M, frame, EVALS_PER_ROUND)
-            losses.append(stats.losses[-1])
-            if len(losses) > 1 and losses[-2] - losses[-1] <= self.tol * abs(losses[-1]):
-                return (
-                    M,
-                    frame,
-                    losses,
-                    f"a round lowered the objective by less than {self.tol:g} of itself",
-                )
-        return M, frame, losses, f"reached max_rounds = {self.max_rounds}"
+            gain = losses[-1] - stats.losses[-1] if losses else math.inf
+            # The EM step serves the likelihood, so that the objective of M may rise over a round.
+            if gain > 0:
+                best = M, frame
+                losses.append(stats.losses[-1])
+            if gain <= self.tol * abs(losses[-1]):
+                stopped = f"a round lowered the objective by less than {self.tol:g} of itself"
+                break
+        return *best, losses, stopped
 
     def _descend(
         self, f: Tensor, P: Tensor, M: Tensor, frame: Frame, max_evals: int
