@@ -290,6 +290,7 @@ def doctor(
         typer.echo(checks.format_environment(brief=brief))
         if model is not None:
             loaded = models.load_model(model, weights=weights, image_size=size)
+            typer.echo(f"preprocessing, as --preprocess auto takes it: {loaded.preprocess}")
             typer.echo(
                 checks.format_report(
                     checks.inspect_model(loaded.module, torch.rand(1, channels, size, size))
