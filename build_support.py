@@ -223,7 +223,6 @@ def build_facts(plan: Plan, toolkit: Toolkit | None, **versions: str) -> dict[st
         **versions,
         "compiler": compiler[0] if compiler else None,
         "flags": plan.cxx_flags if plan.builds("cpu") else [],
-        "instruction_sets": ["generic"] if plan.builds("cpu") else [],
         "cuda_compiler": f"nvcc {toolkit.release}" if toolkit and cuda else None,
         "cuda_flags": plan.nvcc_flags if cuda else [],
         "cuda_architectures": plan.architectures,

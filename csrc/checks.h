@@ -5,11 +5,12 @@
 
 #include <ATen/ATen.h>
 
-#include <limits>
 #include <optional>
 #include <string>
 
 namespace emergence_ext {
+
+constexpr int64_t kMostRegions = 1 << 24;  // whose places float32 holds exactly
 
 inline void check_type_as_first(const char* op, const char* name, const at::Tensor& x,
                                 const at::Tensor& q) {
@@ -25,8 +26,8 @@ inline void check_maxsim(const char* op, const at::Tensor& q, const at::Tensor& 
                     "] (the width D of q), got ", d.sizes());
   TORCH_CHECK_VALUE(d.size(1) > 0 && d.size(2) > 0, op,
                     ": d needs at least one region and one channel, got ", d.sizes());
-  TORCH_CHECK_VALUE(d.size(1) <= std::numeric_limits<int32_t>::max(), op,
-                    ": d may have at most 2^31 - 1 regions, got ", d.sizes());
+  TORCH_CHECK_VALUE(d.size(1) <= kMostRegions, op, ": d may have at most 2^24 regions, got ",
+                    d.sizes());
   const auto type = q.scalar_type();
   TORCH_CHECK_TYPE(
       type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16, op,
@@ -39,7 +40,49 @@ inline void check_maxsim(const char* op, const at::Tensor& q, const at::Tensor& 
   }
 }
 
-inline void check_options(const char* op, const std::string& precision,
+inline void check_match_kl(const char* op, const at::Tensor& q, const std::optional<at::Tensor>& v,
+                           const at::Tensor& d, const at::Tensor& a, const at::Tensor& b,
+                           const at::Tensor& P, const std::optional<at::Tensor>& exclude) {
+  check_maxsim(op, q, d, a);
+  const int64_t N = q.size(0), B = d.size(0);
+  const auto check_shape = [&](const char* name, const at::Tensor& x, at::IntArrayRef shape) {
+    TORCH_CHECK_VALUE(x.sizes() == shape, op, ": ", name, " must be ", shape, ", got ", x.sizes());
+  };
+  const auto check_floating = [&](const char* name, const at::Tensor& x) {
+    TORCH_CHECK_TYPE(x.is_floating_point() && x.device() == q.device(), op, ": ", name,
+                     " must be floating point on ", q.device(), ", got ", x.scalar_type(), " on ",
+                     x.device());
+  };
+  if (v) {
+    check_shape("v", *v, {N, q.size(2)});
+    check_type_as_first(op, "v", *v, q);
+  }
+  check_shape("b", b, {N});
+  check_floating("b", b);
+  check_shape("P", P, {B, N});
+  check_floating("P", P);
+  if (!exclude) return;
+  check_shape("exclude", *exclude, {B});
+  TORCH_CHECK_TYPE(exclude->scalar_type() == at::kLong && exclude->device() == q.device(), op,
+                   ": exclude must be int64 on ", q.device(), ", got ", exclude->scalar_type(),
+                   " on ", exclude->device());
+}
+
+// For the CPU only, as above: targets that are similarities, columns that exist.
+inline void check_values(const char* op, const at::Tensor& P,
+                         const std::optional<at::Tensor>& exclude) {
+  if (P.numel() > 0) {
+    const double lowest = P.min().item<double>();
+    TORCH_CHECK_VALUE(lowest >= 0, op, ": P must not be negative, its lowest entry is ", lowest);
+  }
+  if (!exclude || exclude->numel() == 0) return;
+  const auto [low, high] = at::aminmax(*exclude);
+  TORCH_CHECK_VALUE(low.item<int64_t>() >= -1 && high.item<int64_t>() < P.size(1), op,
+                    ": exclude must lie in [-1, N) = [-1, ", P.size(1), "), got entries from ",
+                    low.item<int64_t>(), " to ", high.item<int64_t>());
+}
+
+inline void check_options(const char* op, c10::string_view precision,
                           std::optional<int64_t> max_memory) {
   TORCH_CHECK_VALUE(precision == "highest" || precision == "high" || precision == "medium", op,
                     ": precision must be 'highest', 'high' or 'medium', got '", precision, "'");
@@ -47,13 +90,17 @@ inline void check_options(const char* op, const std::string& precision,
                     ": max_memory must be a positive number of bytes, got ", *max_memory);
 }
 
-// On the CPU only: on a GPU the answer would make the host wait.
-inline void check_finite(const char* op, const char* name, const at::Tensor& x) {
-  const auto finite = at::isfinite(x);
-  if (finite.all().item<bool>()) return;
-  const auto first = finite.logical_not().nonzero().select(0, 0);
-  TORCH_CHECK_VALUE(false, op, ": ", name, " is not finite at sample ", first[0].item<int64_t>(),
-                    ", region ", first[1].item<int64_t>(),
+// For the CPU only: on a GPU the answer would make the host wait.
+[[noreturn]] inline void report_not_finite(const char* op, const char* name, const at::Tensor& x) {
+  const auto first = at::isfinite(x).logical_not().nonzero().select(0, 0);
+  const auto at = [&](int64_t dim) { return std::to_string(first[dim].item<int64_t>()); };
+  TORCH_CHECK_VALUE(false, op, ": ", name, " is not finite at sample ", at(0),
+                    x.dim() > 1 ? (std::string(", ") +
+                                   (name[0] == 'P'   ? "image "
+                                    : name[0] == 'v' ? "channel "
+                                                     : "region ") +
+                                   at(1))
+                                : "",
                     "; find out where it comes from before matching");
 }
 
@@ -67,8 +114,7 @@ inline at::ScalarType index_type(const at::Tensor& d, int64_t compact_limit) {
 
 // On the CPU, where looking is free of a wait, the entries of argmax are checked as well.
 inline void check_maxsim_backward(const at::Tensor& G, const at::Tensor& q, const at::Tensor& d,
-                                  const std::optional<at::Tensor>& a, const at::Tensor& argmax,
-                                  int64_t compact_limit) {
+                                  const std::optional<at::Tensor>& a, const at::Tensor& argmax) {
   const char* op = "maxsim_backward";
   check_maxsim(op, q, d, a);
   const int64_t N = q.size(0), R = q.size(1), B = d.size(0);
@@ -80,10 +126,11 @@ inline void check_maxsim_backward(const at::Tensor& G, const at::Tensor& q, cons
   TORCH_CHECK_VALUE(argmax.sizes() == at::IntArrayRef({B, N, R}), op,
                     ": argmax must be [B, N, R] = [", B, ", ", N, ", ", R, "], got ",
                     argmax.sizes());
-  const auto type = index_type(d, compact_limit);
-  TORCH_CHECK_TYPE(argmax.scalar_type() == type && argmax.device() == q.device(), op,
-                   ": argmax must be ", type, " on ", q.device(), ", got ", argmax.scalar_type(),
-                   " on ", argmax.device());
+  const auto type = argmax.scalar_type();
+  TORCH_CHECK_TYPE(
+      (type == at::kByte || type == at::kInt || type == at::kLong) && argmax.device() == q.device(),
+      op, ": argmax must be uint8, int32 or int64 on ", q.device(), ", got ", type, " on ",
+      argmax.device());
   if (argmax.numel() == 0 || !argmax.is_cpu()) return;
   const auto [low, high] = at::aminmax(argmax);
   TORCH_CHECK_VALUE(low.item<int64_t>() >= 0 && high.item<int64_t>() < d.size(1), op,

@@ -1,7 +1,7 @@
 """Load the compiled library, if it was built for the torch that is running; else say why not.
 
-Importing this module never fails because of the library: `why_not()` tells what is missing, and the
-ops raise or fall back only when they are called.
+Importing this module never fails for want of the library: `why_not()` tells what is missing, and
+the ops raise or fall back only when they are called.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -28,15 +29,25 @@ def build_info() -> dict[str, Any]:
     """Tell what the library was built with, and which backends can be used.
 
     Returns:
-        Facts of the build as they were recorded then (`compiler`, `flags`, `instruction_sets`,
-        `cuda_compiler`, `cuda_flags`, `cuda_architectures`, `never_run_on_a_gpu`, `package`,
-        `torch`, `torch_variant`; absent where nothing was recorded), `running_torch`,
-        `running_torch_variant`, and `why_not`, a dictionary from backend to the reason why it
-        cannot be used, None where it can.
+        Facts of the build as they were recorded then (`compiler`, `flags`, `cuda_compiler`,
+        `cuda_flags`, `cuda_architectures`, `never_run_on_a_gpu`, `package`, `torch`,
+        `torch_variant`; absent where nothing was recorded), `instruction_sets` that the library has
+        for this machine, lowest first, and the `instruction_set` in use (both absent where the
+        library is not loaded), `running_torch`, `running_torch_variant`, and `why_not`, a
+        dictionary from backend to the reason why it cannot be used, None where it can.
     """
     version, variant = running_torch()
+    levels = (
+        {}
+        if _library is None
+        else {
+            "instruction_sets": _library.instruction_sets(),
+            "instruction_set": _library.instruction_set(),
+        }
+    )
     return {
         **deepcopy(_facts),
+        **levels,
         "running_torch": version,
         "running_torch_variant": variant,
         "why_not": {backend: why_not(backend) for backend in ("cpu", "cuda")},
@@ -96,22 +107,47 @@ def _read_record(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _load() -> tuple[dict[str, Any], str | None]:
-    """The facts of the build, and why the library is not loaded (None: it is)."""
+def use_instruction_set(name: str) -> None:
+    """Switch the CPU ops to another instruction set; not while one of them is running.
+
+    Results differ between instruction sets by rounding. The environment variable
+    `EMERGENCE_INSTRUCTION_SET` does the same at import.
+
+    Args:
+        name: one of `build_info()["instruction_sets"]`.
+
+    Raises:
+        ValueError: another name.
+        RuntimeError: the library is not loaded.
+    """
+    if _library is None:
+        raise RuntimeError(f"the compiled library is not there: {_not_loaded}")
+    if not _library.use_instruction_set(name):
+        raise ValueError(
+            f"instruction set must be one of {_library.instruction_sets()} on this machine, "
+            f"got {name!r}"
+        )
+
+
+def _load() -> tuple[dict[str, Any], Any, str | None]:
+    """The facts of the build, the library, and why that is not loaded (None: it is)."""
     facts = _read_record(_RECORD)
     reason = reason_not_to_load(facts, running_torch())
-    if reason is None:
-        try:
-            library = importlib.import_module("emergence_ext._C")
-        except ImportError as error:
-            reason = f"it cannot be loaded: {error}. To build it anew: {REBUILD}"
-        else:
-            if library.build_info() != facts:
-                logger.warning(
-                    "the record of the build is not the library's own; taking the latter"
-                )
-                facts = library.build_info()
-    return facts, reason
+    if reason is not None:
+        return facts, None, reason
+    try:
+        library = importlib.import_module("emergence_ext._C")
+    except ImportError as error:
+        return facts, None, f"it cannot be loaded: {error}. To build it anew: {REBUILD}"
+    if library.build_info() != facts:
+        logger.warning("the record of the build is not the library's own; taking the latter")
+        facts = library.build_info()
+    return facts, library, None
 
 
-_facts, _not_loaded = _load()
+_facts, _library, _not_loaded = _load()
+if _library is not None and (_wanted := os.environ.get("EMERGENCE_INSTRUCTION_SET")):
+    try:
+        use_instruction_set(_wanted)
+    except ValueError as error:
+        raise ValueError(f"EMERGENCE_INSTRUCTION_SET: {error}") from None

@@ -1,7 +1,8 @@
 """The ops: checked wrappers, shapes for fake tensors, gradients.
 
 Symbols: `N` scored images j with `R` regions, `B` conditioning images i with `S` regions, `D` the
-width of a region's feature. The contract is in `csrc/maxsim.h`, plain torch in `reference`.
+width of a region's feature. The contracts are in `csrc/maxsim.h` and `csrc/match_kl.h`, plain torch
+in `reference`.
 
 Under autocast the ops compute in float32: lower-precision inputs are cast up first, float64 stays.
 """
@@ -9,6 +10,7 @@ Under autocast the ops compute in float32: lower-precision inputs are cast up fi
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,10 +39,12 @@ def maxsim(
         q: scored regions, `[N, R, D]`, any strides.
         d: conditioning regions, `[B, S, D]`, `S >= 1`, `D >= 1`.
         a: weights of the scored regions, `[N, R]`; ones when left out.
-        precision: "highest", "high" or "medium", as torch names them. All three compute in float32
-            today (float64 for float64); the lower ones may become faster and less exact.
-        max_memory: bytes of working memory beside inputs and results. Neither result needs a block
-            of its own, so that the value is only checked to be positive.
+        precision: "highest", "high" or "medium", as torch names them. On the CPU the first two are
+            float32 arithmetic; "medium" selects each match by bfloat16 products where the machine
+            has them and scores it in float32, so that a score misses its maximum by at most
+            `2^-6 sum_k |q_k d_k|`. float64 is always exact to its own rounding.
+        max_memory: bytes of working memory beside inputs and results. No block is needed here, so
+            that the value is only checked to be positive.
 
     Returns:
         `T`, `[B, N]`, float32 (float64 for float64 inputs). Empty for `N == 0` or `B == 0`.
@@ -57,12 +61,12 @@ def maxsim(
         >>> maxsim(q, d)
         tensor([[5.]])
     """
-    if not _use_library(q, d, a):
-        return _by_reference(reference.maxsim, q, d, a, precision, max_memory)
+    if not _use_library("maxsim", q=q, d=d, a=a):
+        return _by_reference(reference.maxsim, q, d, a, precision=precision, max_memory=max_memory)
     # The matches cost N B R bytes, and only a gradient wants them.
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, d, a)):
+    if any(_needs(q, d, a)):
         matched = torch.ops.emergence_ext.maxsim_indices
-        return matched(q, d, a, precision=precision, max_memory=max_memory)[0]
+        return matched(q, d, a, precision=precision, max_memory=max_memory, compact=True)[0]
     return torch.ops.emergence_ext.maxsim(q, d, a, precision=precision, max_memory=max_memory)
 
 
@@ -85,27 +89,114 @@ def maxsim_indices(
     Raises:
         ValueError, TypeError, RuntimeError: as `maxsim`.
     """
-    if not _use_library(q, d, a):
-        return _by_reference(reference.maxsim_indices, q, d, a, precision, max_memory)
-    matched = torch.ops.emergence_ext.maxsim_indices
-    T, argmax = matched(q, d, a, precision=precision, max_memory=max_memory)
-    return T, argmax.long()
+    options = {"precision": precision, "max_memory": max_memory}
+    if not _use_library("maxsim", q=q, d=d, a=a):
+        return _by_reference(reference.maxsim_indices, q, d, a, **options)
+    return torch.ops.emergence_ext.maxsim_indices(q, d, a, **options)
 
 
-def _use_library(q: Tensor, d: Tensor, a: Tensor | None) -> bool:
+def match_kl(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None = None,
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> Tensor:
+    """Compare the matches' softmax over images with given similarities, `mean_i KL(P[i] || Q[i])`.
+
+    `Q[i] = softmax_j (T[i, j] + b[j])` with `T` of `maxsim` (Eq. 8-10). Differentiable once in q,
+    d, a and b: the gradients that are asked for are formed with the loss, a block of images i at a
+    time, and scores and matches never exist all at once. The same bits for any number of threads
+    and any `max_memory`.
+
+    Args:
+        q: scored regions, `[N, R, D]`, any strides.
+        d: conditioning regions, `[B, S, D]`, `S >= 1`, `D >= 1`.
+        a: weights of the scored regions, `[N, R]`.
+        b: bias of each scored image, `[N]`.
+        P: target similarities, `[B, N]`, not negative; rows sum to 1 (without the excluded column).
+        exclude: column that leaves row i's softmax and loss, `[B]`, int64, -1 for none.
+        precision: as in `maxsim`.
+        max_memory: bytes of working memory beside inputs, loss and gradients; a block of 32 MiB and
+            the threads' scratch when left out.
+
+    Returns:
+        The loss, a scalar, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: as `maxsim`; P negative or asking for a gradient, exclude outside [-1, N), a
+            `max_memory` that holds no block (the message says what does).
+        TypeError, RuntimeError: as `maxsim`.
+
+    Example:
+        >>> q = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+        >>> match_kl(q, q, torch.ones(2, 1), torch.zeros(2), torch.full((2, 2), 0.5))
+        tensor(0.1201)
+    """
+    tensors = {"q": q, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
+    options = {"precision": precision, "max_memory": max_memory}
+    if not _use_library("match_kl", **tensors):
+        return _by_reference(reference.match_kl, *tensors.values(), **options)
+    _refuse_gradients("match_kl", P=P)
+    op = torch.ops.emergence_ext.match_kl
+    return op(*tensors.values(), _needs(q, d, a, b), **options)[0]
+
+
+def match_kl_scaled(
+    f: Tensor,
+    v: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None = None,
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> Tensor:
+    """`match_kl` with `q[j, r] = v[j] * f[j, r]` (Eq. 11, 12): gradients for v, a and b.
+
+    The products `v[j] * f[j, r]` are formed where they are used and nowhere stored.
+
+    Args:
+        f: features of the scored regions, `[N, R, D]`.
+        v: channel weights of each scored image, `[N, D]`.
+        d, a, b, P, exclude, precision, max_memory: as in `match_kl`.
+
+    Returns:
+        The loss, a scalar.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `match_kl`; f or d asking for a gradient.
+    """
+    tensors = {"f": f, "v": v, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
+    options = {"precision": precision, "max_memory": max_memory}
+    if not _use_library("match_kl_scaled", **tensors):
+        return _by_reference(reference.match_kl_scaled, *tensors.values(), **options)
+    _refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
+    op = torch.ops.emergence_ext.match_kl_scaled
+    return op(*tensors.values(), _needs(v, a, b), **options)[0]
+
+
+def _use_library(op: str, **tensors: Tensor | None) -> bool:
     """Whether the library computes this; False: the reference does, with one warning."""
     global _warned
-    for name, x in (("q", q), ("d", d), ("a", a)):
-        if not isinstance(x, Tensor) and not (name == "a" and x is None):
-            raise TypeError(f"maxsim: {name} must be a tensor, got {type(x).__name__}")
-    backend = next((x.device.type for x in (q, d, a) if x is not None and not x.is_cpu), "cpu")
+    for name, x in tensors.items():
+        if not isinstance(x, Tensor) and not (name in ("a", "exclude") and x is None):
+            raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
+    given = [x.device.type for x in tensors.values() if x is not None]
+    backend = next((device for device in given if device != "cpu"), "cpu")
     if backend not in ("cpu", "cuda"):
-        raise RuntimeError(f"maxsim: there is no backend for {backend!r}; move to the CPU or CUDA")
+        raise RuntimeError(f"{op}: there is no backend for {backend!r}; move to the CPU or CUDA")
     reason = _library.why_not(backend)
     if reason is None:
         return True
     if backend == "cuda":
-        raise RuntimeError(f"maxsim: the library has no CUDA backend, {reason}")
+        raise RuntimeError(f"{op}: the library has no CUDA backend, {reason}")
     if not _warned:
         _warned = True
         warnings.warn(
@@ -116,15 +207,29 @@ def _use_library(q: Tensor, d: Tensor, a: Tensor | None) -> bool:
     return False
 
 
-def _by_reference(
-    function: Any, q: Tensor, d: Tensor, a: Tensor | None, precision: str, max_memory: int | None
-) -> Any:
+def _by_reference(function: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:
     """The reference's answer, with the ops' own behaviour under autocast."""
     if torch.is_autocast_enabled("cpu"):
-        q, d = (x if x.dtype == torch.float64 else x.float() for x in (q, d))
-        a = a if a is None or a.dtype == torch.float64 else a.float()
+        tensors = tuple(
+            x.float() if x is not None and x.dtype in (torch.bfloat16, torch.float16) else x
+            for x in tensors
+        )
     with torch.autocast("cpu", enabled=False):
-        return function(q, d, a, precision=precision, max_memory=max_memory)
+        return function(*tensors, **options)
+
+
+def _needs(*tensors: Tensor | None) -> list[bool]:
+    return [x is not None and torch.is_grad_enabled() and x.requires_grad for x in tensors]
+
+
+def _refuse_gradients(op: str, **tensors: Tensor) -> None:
+    for name, needs in zip(tensors, _needs(*tensors.values()), strict=True):
+        if needs:
+            raise ValueError(f"{op}: {name} has no gradient here; pass it detached")
+
+
+def _compute_type(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _fake_scores(q: Tensor, d: Tensor, a: Tensor | None, **options: Any) -> Tensor:
@@ -132,14 +237,16 @@ def _fake_scores(q: Tensor, d: Tensor, a: Tensor | None, **options: Any) -> Tens
         q.dim() == 3 and d.dim() == 3, lambda: "maxsim: q and d must be [N, R, D], [B, S, D]"
     )
     torch._check(q.shape[2] == d.shape[2], lambda: "maxsim: q and d must have one width D")
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty((d.shape[0], q.shape[0]), dtype=dtype)
+    return q.new_empty((d.shape[0], q.shape[0]), dtype=_compute_type(q))
 
 
-def _fake_matches(q: Tensor, d: Tensor, a: Tensor | None, **options: Any) -> tuple[Tensor, Tensor]:
+def _fake_matches(
+    q: Tensor, d: Tensor, a: Tensor | None, *, compact: bool = False, **options: Any
+) -> tuple[Tensor, Tensor]:
     T = _fake_scores(q, d, a)
     index = torch.uint8 if d.shape[1] <= _COMPACT_LIMIT else torch.int32
-    return T, q.new_empty((d.shape[0], q.shape[0], q.shape[1]), dtype=index)
+    shape = (d.shape[0], q.shape[0], q.shape[1])
+    return T, q.new_empty(shape, dtype=index if compact else torch.int64)
 
 
 def _fake_gradients(
@@ -149,6 +256,42 @@ def _fake_gradients(
     return tuple(
         q.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True)
     )
+
+
+def _fake_loss(wanted: list[Tensor], needs: list[bool]) -> tuple[Tensor, ...]:
+    dtype = _compute_type(wanted[0])
+    grads = (
+        x.new_empty(x.shape if need else (0,), dtype=dtype)
+        for x, need in zip(wanted, needs, strict=True)
+    )
+    return wanted[0].new_empty((), dtype=dtype), *grads
+
+
+def _fake_match_kl(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None,
+    needs: list[bool],
+    **options: Any,
+) -> tuple[Tensor, ...]:
+    return _fake_loss([q, d, a, b.to(q.dtype)], needs)
+
+
+def _fake_match_kl_scaled(
+    f: Tensor,
+    v: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None,
+    needs: list[bool],
+    **options: Any,
+) -> tuple[Tensor, ...]:
+    return _fake_loss([v, a, b.to(v.dtype)], needs)
 
 
 def _save_inputs(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
@@ -164,7 +307,8 @@ def _save_matches(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) 
 def _gradients_of_scores(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:
     """The matches were not kept: find them again."""
     q, d, a = ctx.saved_tensors
-    _, argmax = torch.ops.emergence_ext.maxsim_indices(q, d, a, **ctx.options)
+    matched = torch.ops.emergence_ext.maxsim_indices
+    _, argmax = matched(q, d, a, **ctx.options, compact=True)
     return _gradients(ctx, G, q, d, a, argmax)
 
 
@@ -181,11 +325,41 @@ def _gradients(
     return tuple(grad if need else None for grad, need in zip(found, needs, strict=True))
 
 
-def _no_second_derivative(ctx: Any, *grads: Any) -> None:
-    raise RuntimeError(
-        "maxsim: there is no second derivative; call backward() without create_graph=True, "
-        "or use emergence_ext.reference.maxsim"
-    )
+def _keeper(*places: int) -> Callable[..., None]:
+    """Keep the gradients that were formed with the loss, of the inputs at `places`."""
+
+    def save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
+        ctx.places, ctx.number, ctx.formed = places, len(inputs), inputs[-1]
+        ctx.save_for_backward(*(inputs[place] for place in places), *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    return save
+
+
+def _gradients_of_loss(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    inputs, formed = ctx.saved_tensors[: len(ctx.places)], ctx.saved_tensors[len(ctx.places) :]
+    grads: list[Tensor | None] = [None] * ctx.number
+    for place, x, gradient, known in zip(ctx.places, inputs, formed, ctx.formed, strict=True):
+        if not ctx.needs_input_grad[place]:
+            continue
+        if not known:
+            raise RuntimeError("match_kl: a gradient is wanted that `needs` did not ask for")
+        grads[place] = torch.ops.emergence_ext.scale_gradient(grad, gradient, x)
+    return tuple(grads)
+
+
+def _fake_scaled(grad: Tensor, gradient: Tensor, of: Tensor) -> Tensor:
+    return torch.empty_like(gradient, dtype=of.dtype)
+
+
+def _no_second_derivative(op: str, instead: str) -> Callable[..., None]:
+    def backward(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(
+            f"{op}: there is no second derivative; "
+            f"call backward() without create_graph=True{instead}"
+        )
+
+    return backward
 
 
 def _register() -> None:
@@ -195,16 +369,25 @@ def _register() -> None:
         ("maxsim", _fake_scores),
         ("maxsim_indices", _fake_matches),
         ("maxsim_backward", _fake_gradients),
+        ("match_kl", _fake_match_kl),
+        ("match_kl_scaled", _fake_match_kl_scaled),
+        ("scale_gradient", _fake_scaled),
     ):
         library.register_fake(f"emergence_ext::{name}", fake)
     for name, backward, setup in (
         ("maxsim", _gradients_of_scores, _save_inputs),
         ("maxsim_indices", _gradients_of_matched, _save_matches),
+        ("match_kl", _gradients_of_loss, _keeper(0, 1, 2, 3)),
+        ("match_kl_scaled", _gradients_of_loss, _keeper(1, 3, 4)),
     ):
         library.register_autograd(f"emergence_ext::{name}", backward, setup_context=setup)
         for device in ("cpu", "cuda"):
             library.register_autocast(f"emergence_ext::{name}", device, torch.float32)
-    library.register_autograd("emergence_ext::maxsim_backward", _no_second_derivative)
+    for name, op, instead in (
+        ("maxsim_backward", "maxsim", ", or use emergence_ext.reference.maxsim"),
+        ("scale_gradient", "match_kl", ""),
+    ):
+        library.register_autograd(f"emergence_ext::{name}", _no_second_derivative(op, instead))
 
 
 if _library.why_not("cpu") is None:

@@ -136,13 +136,15 @@ def match_kl_scaled(
             f"match_kl_scaled: v is {v.dtype} on {v.device}, f is {f.dtype} on {f.device}; "
             "give both the same dtype and device"
         )
-    if f.requires_grad or d.requires_grad:
-        raise ValueError("match_kl_scaled: f and d have no gradient here; pass them detached")
+    for name, x in (("f", f), ("d", d)):
+        if x.requires_grad:
+            raise ValueError(f"match_kl_scaled: {name} has no gradient here; pass it detached")
     f, d, a = _checked("match_kl_scaled", f, d, a, precision, first="f")
     b, P = _checked_targets("match_kl_scaled", f, d, b, P, exclude)
     v = v.to(f.dtype)
     _require_finite("match_kl_scaled", "v", v)
-    needs = tuple(torch.is_grad_enabled() and x.requires_grad for x in (v, d, a, b))
+    wanted = [torch.is_grad_enabled() and x.requires_grad for x in (v, a, b)]
+    needs = (wanted[0], False, *wanted[1:])
     return _MatchKLScaled.apply(f, v, d, a, b, P, exclude, needs, max_memory)
 
 
@@ -205,6 +207,8 @@ def _loss_and_gradients(
         if not any(needs):
             continue
         G = (log_q.exp() * target.sum(1, keepdim=True) - target) / B  # dloss/dT, [n, N]
+        if exclude is not None:
+            G = torch.where(T.isneginf(), 0, G)  # a row without any column left has no gradient
         if db is not None:
             db += G.sum(0)
         if da is not None:
@@ -302,10 +306,20 @@ def _checked_targets(
         if x.device != q.device:
             raise TypeError(f"{op}: {name} is on {x.device}, the regions on {q.device}")
         _require_finite(op, name, x)
+    if P.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{op}: P has no gradient here; pass it detached")
+    if P.numel() > 0 and P.device.type == "cpu" and float(P.min()) < 0:
+        raise ValueError(f"{op}: P must not be negative, its lowest entry is {float(P.min())}")
     if exclude is not None and (exclude.shape != (B,) or exclude.dtype != torch.int64):
         raise ValueError(
             f"{op}: exclude must be int64 [B] = [{B}], got {exclude.dtype} {list(exclude.shape)}"
         )
+    if exclude is not None and B > 0 and exclude.device.type == "cpu":
+        low, high = int(exclude.min()), int(exclude.max())
+        if low < -1 or high >= N:
+            raise ValueError(
+                f"{op}: exclude must lie in [-1, N) = [-1, {N}), got entries from {low} to {high}"
+            )
     return b.to(q.dtype), P.to(q.dtype)
 
 

@@ -132,7 +132,7 @@ def test_no_compiler_gives_a_plan_that_builds_nothing() -> None:
     plan = build_support.make_plan(PYTHON_ONLY, "13.0", None)
     assert not plan.builds("cpu") and not plan.builds("cuda")
     assert "no C++ compiler found" in (plan.reasons["cpu"] or "")
-    assert build_support.build_facts(plan, None, package="0")["instruction_sets"] == []
+    assert build_support.build_facts(plan, None, package="0")["flags"] == []
 
 
 @pytest.mark.parametrize("wish", [{"EMERGENCE_REQUIRE": "cpu"}, {"FORCE_CUDA": "1"}])

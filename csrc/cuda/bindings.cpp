@@ -79,7 +79,7 @@ at::Tensor maxsim(const at::Tensor& q, const at::Tensor& d, const OptionalTensor
 std::tuple<at::Tensor, at::Tensor> maxsim_indices(const at::Tensor& q, const at::Tensor& d,
                                                   const OptionalTensor& a,
                                                   c10::string_view precision,
-                                                  std::optional<int64_t> max_memory) {
+                                                  std::optional<int64_t> max_memory, bool compact) {
   check_forward("maxsim_indices", q, d, a, std::string(precision), max_memory);
   const c10::cuda::CUDAGuard guard(q.device());
   const Inputs inputs(q, d, a);
@@ -93,7 +93,7 @@ std::tuple<at::Tensor, at::Tensor> maxsim_indices(const at::Tensor& q, const at:
     else
       launch<scalar_t>(inputs, T, argmax.mutable_data_ptr<int32_t>());
   });
-  return {T, argmax};
+  return {T, compact ? argmax : argmax.to(at::kLong)};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(const at::Tensor&, const at::Tensor&,

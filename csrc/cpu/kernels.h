@@ -1,0 +1,107 @@
+// What one thread does, and the table of functions that does it at each level of instruction set.
+//
+// Rows are given as pointer and stride in elements, with unit stride inside a row. Neither torch
+// nor the standard library's templates are known here: a file compiled for one instruction set must
+// not leave inline functions to others.
+#pragma once
+
+#include <cstdint>
+
+namespace emergence_ext::cpu {
+
+constexpr int kGroup = 8;         // conditioning images whose gradients are summed at once
+constexpr int kNarrow = 8;        // gradients of rows up to this width use 16-byte registers
+constexpr int kLargestTile = 64;  // rows of a tile at any level
+
+// Gradients of one scored image j from a group of conditioning images, columns [k, k + width):
+// u[r] = sum_i G[i] d[i, argmax[i, r]], then dq += a u, da += <q, u>, or with scale v
+// dv += a f u, da += <v f, u>. A null pointer is a gradient that nobody asked for.
+template <typename scalar>
+struct ScoredGradient {
+  const scalar* d;  // [kGroup, S, d_stride], rows filled up with zeros
+  int64_t d_stride, S;
+  const scalar* G[kGroup];     // of the pair (i, j)
+  const void* argmax[kGroup];  // [R] of the pair (i, j)
+  bool compact;                // argmax is uint8, else int32
+  const scalar* q;             // or f, [R, q_stride]
+  int64_t q_stride, R;
+  int width;
+  const scalar* v;  // null for no scale
+  const scalar* a;  // [R]
+  scalar* dq;       // [R, dq_stride]
+  int64_t dq_stride;
+  scalar* da;  // [R]
+  scalar* dv;  // [width]
+};
+
+// Gradients of n conditioning images from one scored image, columns [k, k + width):
+// dd[i, argmax[i, r]] += G[i] a[r] q[r].
+template <typename scalar>
+struct ConditioningGradient {
+  scalar* dd;  // [n, S, dd_stride], rows filled up
+  int64_t dd_stride, S;
+  int n;
+  const scalar* G[kGroup];
+  const void* argmax[kGroup];  // [R]
+  bool compact;
+  const scalar* q;  // [R, q_stride]
+  int64_t q_stride, R;
+  int width;
+  const scalar* a;  // [R]
+};
+
+template <typename scalar>
+struct Kernels {
+  int lanes;    // strides of scratch rows are multiples of this
+  int tile;     // rows of a tile
+  int columns;  // columns of a gradient at once, where rows are wider than kNarrow
+
+  // n rows of width D as tiles [ceil(n / tile), D, tile], the last filled up with zeros.
+  void (*pack)(const scalar* rows, int64_t stride, int64_t n, int64_t D, scalar* packed);
+
+  // The largest product of each packed row with the S rows of d, and where. `value` and `place` are
+  // written up to a whole tile.
+  void (*match)(const scalar* packed, int64_t n, const scalar* d, int64_t d_stride, int64_t S,
+                int64_t D, scalar* value, scalar* place);
+
+  // Places as uint8, int32 or int64, by size.
+  void (*store_places)(const scalar* place, int64_t n, void* argmax, int size);
+
+  scalar (*dot)(const scalar* x, const scalar* y, int64_t n);
+  void (*scored_gradient)(const ScoredGradient<scalar>&);
+  void (*conditioning_gradient)(const ConditioningGradient<scalar>&);
+};
+
+// Matching with products of bfloat16 pairs, summed in float32. Odd widths are filled up with zero.
+struct PairKernels {
+  int tile;
+  // As [ceil(n / tile), ceil(D / 2), tile] and [n, ceil(D / 2)], both rounded to nearest even.
+  void (*pack)(const float* rows, int64_t stride, int64_t n, int64_t D, uint32_t* packed);
+  void (*round_rows)(const float* rows, int64_t stride, int64_t n, int64_t D, uint32_t* out);
+  void (*match)(const uint32_t* packed, int64_t n, const uint32_t* d, int64_t S, int64_t D,
+                float* value, float* place);
+};
+
+struct Level {
+  const char* name;
+  const Kernels<float>* float32;
+  const PairKernels* pairs;  // null where the level has no bfloat16 products
+};
+
+// What is compiled in; null where the compiler or the architecture has no such level.
+extern const Kernels<float> generic_float32;
+extern const Kernels<double> generic_float64;
+const Kernels<float>* avx2_float32();
+const Kernels<float>* avx512_float32();
+const PairKernels* avx512_pairs();
+
+// The level in use: the highest that this machine has, or what EMERGENCE_INSTRUCTION_SET names.
+const Level& level();
+
+// Name every level that this machine can run, lowest first; returns their number.
+int levels(const char* names[4]);
+
+// Switch to a level by name; false where there is no such level here. Not while an op is running.
+bool use_level(const char* name);
+
+}  // namespace emergence_ext::cpu

@@ -1,0 +1,62 @@
+// Which level of instruction set runs.
+
+#include <cstring>
+
+#include "kernels.h"
+
+namespace emergence_ext::cpu {
+namespace {
+
+struct Found {
+  Level all[4];
+  int count = 0;
+  Level used;
+};
+
+Found find() {
+  Found found;
+  const auto add = [&](const char* name, const Kernels<float>* kernels, const PairKernels* pairs) {
+    found.all[found.count++] = {name, kernels, pairs};
+  };
+  add("generic", &generic_float32, nullptr);
+#if defined(__x86_64__)
+  // These ask the operating system as well, whether it keeps the wide registers.
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq");
+  if (avx2) add("avx2", avx2_float32(), nullptr);
+  if (avx512) add("avx512", avx512_float32(), nullptr);
+  if (avx512 && __builtin_cpu_supports("avx512bf16"))
+    add("avx512_bf16", avx512_float32(), avx512_pairs());
+#endif
+  found.used = found.all[found.count - 1];
+  return found;
+}
+
+Found& state() {
+  static Found found = find();
+  return found;
+}
+
+}  // namespace
+
+const Level& level() { return state().used; }
+
+int levels(const char* names[4]) {
+  const Found& found = state();
+  for (int x = 0; x < found.count; ++x) names[x] = found.all[x].name;
+  return found.count;
+}
+
+bool use_level(const char* name) {
+  Found& found = state();
+  for (int x = 0; x < found.count; ++x)
+    if (std::strcmp(found.all[x].name, name) == 0) {
+      found.used = found.all[x];
+      return true;
+    }
+  return false;
+}
+
+}  // namespace emergence_ext::cpu

@@ -1,0 +1,67 @@
+// Matching and its gradients over many images: work dealt out to torch's threads, scratch per
+// thread, no memory that grows with the number of pairs. The contract is in maxsim.h.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kernels.h"
+#include "operand.h"
+
+namespace emergence_ext::cpu {
+
+template <typename scalar>
+struct Problem {
+  Operand q, d;     // or f for q
+  const scalar* v;  // [N, D], null unless q[j, r] = v[j] f[j, r]
+  const scalar* a;  // [N, R]
+  const Kernels<scalar>* kernels;
+  const PairKernels* pairs;  // null where products are of `scalar`
+
+  int64_t N() const { return q.images; }
+  int64_t R() const { return q.rows; }
+  int64_t S() const { return d.rows; }
+  int64_t D() const { return q.columns; }
+};
+
+// argmax by the bytes of an entry: 1 for uint8, 4 for int32, 8 for int64 (which gradients don't
+// take).
+struct Matches {
+  char* data;  // [images, N, R], null where nobody asked
+  int size;
+};
+
+// Gradients are added to; a null pointer is one that nobody asked for.
+template <typename scalar>
+struct Gradients {
+  scalar* dq;  // [N, R, D]
+  scalar* dd;  // [B, S, D], written, not added to
+  scalar* da;  // [N, R]
+  scalar* dv;  // [N, D]
+};
+
+// The largest magnitude in x: infinite or NaN where an entry is.
+double largest_magnitude(const Operand& x);
+
+// Sets the level's kernels for these inputs. The vector levels rely on sums that stay finite; where
+// sums could overflow, and for float64, the generic level runs, which carries NaN through.
+template <typename scalar>
+void choose_kernels(Problem<scalar>& problem, const std::string& precision, double largest_q,
+                    double largest_d);
+
+// Images [first, last) of d: T [last - first, N], and the matches.
+template <typename scalar>
+void match_images(const Problem<scalar>& problem, int64_t first, int64_t last, scalar* T,
+                  Matches matches);
+
+// The gradients that these images give, from G = dL/dT [last - first, N]. `first` must be a
+// multiple of kGroup, so that sums do not depend on how the images are dealt into blocks.
+template <typename scalar>
+void add_gradients(const Problem<scalar>& problem, int64_t first, int64_t last, const scalar* G,
+                   Matches matches, const Gradients<scalar>& out);
+
+// Bytes of scratch that the functions above use at once, over all threads.
+template <typename scalar>
+int64_t scratch_bytes(const Problem<scalar>& problem, bool gradients);
+
+}  // namespace emergence_ext::cpu
