@@ -6,7 +6,7 @@ BIN := .venv/bin
 BUILD := pyproject.toml constraints.txt setup.py build_support.py $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint bench clean
+.PHONY: help setup test demo lint sanitize bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,8 +34,24 @@ lint: .venv/.installed ## check style, format and types
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -type f)
 
-bench: .venv/.installed ## time the ops beside the reference
-	@$(BIN)/python -m benchmarks
+# The sanitizers' library goes first, and libstdc++ with it, whose exceptions it has to see. Python and
+# torch keep memory to the end, which is no leak of ours. Fresh memory is NaN, so that a use of it shows.
+# Tests of threads set their own number.
+sanitize: .venv/.installed ## run the tests of the CPU ops under AddressSanitizer and UBSan (GCC)
+	CXX="$(CXX)" EMERGENCE_SANITIZE=1 $(BIN)/python setup.py -q build --build-lib build/sanitize/lib
+	EMERGENCE_SANITIZE=1 OMP_NUM_THREADS=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=268435456 \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	$(BIN)/pytest -o pythonpath='build/sanitize/lib .' tests/test_maxsim*.py tests/test_match_kl*.py \
+		tests/test_ops_*.py $(ARGS)
+
+bench: .venv/.bench ## time the ops beside what else there is; ARGS=--quick for a look in a minute
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# A peer that cannot be installed here is a line in the tables that says so.
+.venv/.bench: .venv/.installed
+	-$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[bench]'
+	@touch $@
 
 clean: ## remove what was built; .venv and runs stay
 	rm -rf build dist *.egg-info emergence_ext/*.so emergence_ext/_build.json .venv/.installed

@@ -20,11 +20,19 @@ from typing import Any
 BACKENDS = ("cpu", "cuda")
 DEFAULT_ARCHITECTURES = "8.0+PTX;9.0a"
 CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
+SANITIZERS = "-fsanitize=address,undefined"
+# Later flags win over the usual ones. Types of torch that other libraries own have no vtable here.
+SANITIZE_FLAGS = [SANITIZERS, "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"]
+SANITIZE_FLAGS += ["-fno-wrapv", "-fno-omit-frame-pointer", "-O1", "-g"]
 NVCC_FLAGS = ["-O3"]
 NO_TORCH = (
     "emergence_ext is compiled against the torch of the environment it will run in, and no torch "
     "can be imported here. Install torch first, then build without isolation: "
     "pip install --no-build-isolation ."
+)
+NOT_IN_PLACE = (
+    "a library with sanitizers runs under them alone and must not replace the installed one: "
+    "unset EMERGENCE_SANITIZE, or use `make sanitize`, which builds into a folder of its own"
 )
 
 _CXX_PROBE = """
@@ -45,25 +53,29 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the environment asks for: backends that must be there, and CUDA forced on or off."""
+    """What the environment asks for: backends that must be there, CUDA on or off, sanitizers."""
 
     required: frozenset[str]
     cuda: bool | None
+    sanitize: bool = False
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Wishes:
-        """Read `EMERGENCE_REQUIRE` (a comma-separated list) and `FORCE_CUDA` (0 or 1)."""
+        """Read `EMERGENCE_REQUIRE` (a comma-separated list), `FORCE_CUDA` and `EMERGENCE_SANITIZE`.
+
+        The latter two are 0 or 1; sanitizers are for the CPU alone.
+        """
         required = {name.strip() for name in env.get("EMERGENCE_REQUIRE", "").split(",")} - {""}
         if unknown := sorted(required - set(BACKENDS)):
             raise BuildError(f"EMERGENCE_REQUIRE: expected some of {BACKENDS}, got {unknown}")
-        force = env.get("FORCE_CUDA", "")
-        if force not in ("", "0", "1"):
-            raise BuildError(f"FORCE_CUDA: expected 0 or 1, got {force!r}")
-        if force == "0" and "cuda" in required:
+        cuda, sanitize = (_switch(env, name) for name in ("FORCE_CUDA", "EMERGENCE_SANITIZE"))
+        if cuda is False and "cuda" in required:
             raise BuildError("EMERGENCE_REQUIRE asks for cuda and FORCE_CUDA=0 forbids it")
-        if force == "1" or "cuda" in required:
+        if cuda or "cuda" in required:
             required |= {"cpu", "cuda"}
-        return cls(frozenset(required), {"": None, "0": False, "1": True}[force])
+        if sanitize and "cuda" in required:
+            raise BuildError("EMERGENCE_SANITIZE=1 builds no CUDA; ask for the two one at a time")
+        return cls(frozenset(required), cuda, sanitize is True)
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,16 @@ class Plan:
     def builds(self, backend: str) -> bool:
         """Whether `backend` will be built."""
         return self.reasons[backend] is None
+
+    @property
+    def sanitizes(self) -> bool:
+        """Whether the library will run under sanitizers only."""
+        return SANITIZERS in self.cxx_flags
+
+    @property
+    def link_flags(self) -> list[str]:
+        """The flags that the linker needs as well."""
+        return [flag for flag in self.cxx_flags if flag in ("-fopenmp", SANITIZERS)]
 
 
 def parse_architectures(text: str) -> list[str]:
@@ -172,6 +194,8 @@ def why_no_cuda(
     """
     if wishes.cuda is False:
         return "FORCE_CUDA=0"
+    if wishes.sanitize:
+        return "EMERGENCE_SANITIZE=1"
     if torch_cuda is None:
         return "this torch is built without CUDA"
     if toolkit is None:
@@ -191,12 +215,13 @@ def make_plan(env: Mapping[str, str], torch_cuda: str | None, toolkit: Toolkit |
     architectures = parse_architectures(env.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHITECTURES)
     nvcc_flags = NVCC_FLAGS + architecture_flags(architectures)
     compiler = find_compiler(env)
-    cxx_flags = [*CXX_FLAGS, "-fopenmp"]
+    usual = [*CXX_FLAGS, *SANITIZE_FLAGS] if wishes.sanitize else CXX_FLAGS
+    cxx_flags = [*usual, "-fopenmp"]
     if compiler is None:
         no_cpu: str | None = "no C++ compiler found (CXX, then c++, g++, clang++ on the PATH)"
     elif (no_cpu := probe_cxx(compiler, cxx_flags)) is not None:
         # Without OpenMP torch's parallel_for runs on one thread, which is slow and right.
-        cxx_flags = CXX_FLAGS
+        cxx_flags = usual
         no_cpu = probe_cxx(compiler, cxx_flags)
     no_cuda = no_cpu or why_no_cuda(wishes, torch_cuda, toolkit, nvcc_flags)
     reasons = {"cpu": no_cpu, "cuda": no_cuda}
@@ -242,6 +267,13 @@ def facts_header(facts: Mapping[str, Any]) -> str:
     """Give the C++ header that carries the facts into the compiled library."""
     text = json.dumps(facts, indent=1, sort_keys=True)
     return f'#pragma once\nconstexpr const char* kBuildFacts = R"facts({text})facts";\n'
+
+
+def _switch(env: Mapping[str, str], name: str) -> bool | None:
+    value = env.get(name, "")
+    if value not in ("", "0", "1"):
+        raise BuildError(f"{name}: expected 0 or 1, got {value!r}")
+    return {"": None, "0": False, "1": True}[value]
 
 
 def _probe(command: list[str], name: str, text: str) -> str | None:

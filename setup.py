@@ -48,8 +48,12 @@ else:
                 torch=torch.__version__.split("+")[0],
                 torch_variant=variant,
             )
+            in_place = self.inplace or self.editable_mode
+            if plan.sanitizes and in_place:
+                raise build_support.BuildError(build_support.NOT_IN_PLACE)
             # A fixed place, so that a second build compiles only what changed.
-            self.build_temp = str(ROOT / "build" / f"torch-{facts['torch']}-{variant}")
+            objects = ROOT / "build" / ("sanitize" if plan.sanitizes else "")
+            self.build_temp = str(objects / f"torch-{facts['torch']}-{variant}")
             if plan.builds("cpu"):
                 os.environ["CXX"] = plan.cxx
                 generated = Path(self.build_temp) / "generated"
@@ -59,7 +63,6 @@ else:
             else:
                 self.extensions = []
             super().run()
-            in_place = self.inplace or self.editable_mode
             package = (ROOT if in_place else Path(self.build_lib)) / "emergence_ext"
             if not plan.builds("cpu"):
                 for stale in package.glob("_C.*"):
@@ -84,7 +87,7 @@ def library(plan: build_support.Plan, generated: Path) -> Extension:
         sources,
         include_dirs=[str(ROOT / "csrc"), str(generated)],
         extra_compile_args=flags,
-        extra_link_args=["-fopenmp"] if "-fopenmp" in plan.cxx_flags else [],
+        extra_link_args=plan.link_flags,
     )
 
 

@@ -1,1 +1,1 @@
-"""Timings of the ops, with the inputs of the tests."""
+"""How fast the ops are beside what one could use instead: `python -m benchmarks`, `make bench`."""

@@ -13,17 +13,18 @@ namespace emergence_ext {
 constexpr int64_t kMostRegions = 1 << 24;  // whose places float32 holds exactly
 
 inline void check_type_as_first(const char* op, const char* name, const at::Tensor& x,
-                                const at::Tensor& q) {
+                                const char* first, const at::Tensor& q) {
   TORCH_CHECK_TYPE(x.scalar_type() == q.scalar_type() && x.device() == q.device(), op, ": ", name,
-                   " is ", x.scalar_type(), " on ", x.device(), ", q is ", q.scalar_type(), " on ",
-                   q.device(), "; give all the same dtype and device");
+                   " is ", x.scalar_type(), " on ", x.device(), ", ", first, " is ",
+                   q.scalar_type(), " on ", q.device(), "; give all the same dtype and device");
 }
 
+// `first` is the caller's name of q.
 inline void check_maxsim(const char* op, const at::Tensor& q, const at::Tensor& d,
-                         const std::optional<at::Tensor>& a) {
-  TORCH_CHECK_VALUE(q.dim() == 3, op, ": q must be [N, R, D], got ", q.sizes());
+                         const std::optional<at::Tensor>& a, const char* first = "q") {
+  TORCH_CHECK_VALUE(q.dim() == 3, op, ": ", first, " must be [N, R, D], got ", q.sizes());
   TORCH_CHECK_VALUE(d.dim() == 3 && d.size(2) == q.size(2), op, ": d must be [B, S, ", q.size(2),
-                    "] (the width D of q), got ", d.sizes());
+                    "] (the width D of ", first, "), got ", d.sizes());
   TORCH_CHECK_VALUE(d.size(1) > 0 && d.size(2) > 0, op,
                     ": d needs at least one region and one channel, got ", d.sizes());
   TORCH_CHECK_VALUE(d.size(1) <= kMostRegions, op, ": d may have at most 2^24 regions, got ",
@@ -31,19 +32,19 @@ inline void check_maxsim(const char* op, const at::Tensor& q, const at::Tensor& 
   const auto type = q.scalar_type();
   TORCH_CHECK_TYPE(
       type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16, op,
-      ": q must be float32, float64, bfloat16 or float16, got ", type);
-  check_type_as_first(op, "d", d, q);
+      ": ", first, " must be float32, float64, bfloat16 or float16, got ", type);
+  check_type_as_first(op, "d", d, first, q);
   if (a) {
     TORCH_CHECK_VALUE(a->dim() == 2 && a->size(0) == q.size(0) && a->size(1) == q.size(1), op,
                       ": a must be [N, R] = [", q.size(0), ", ", q.size(1), "], got ", a->sizes());
-    check_type_as_first(op, "a", *a, q);
+    check_type_as_first(op, "a", *a, first, q);
   }
 }
 
 inline void check_match_kl(const char* op, const at::Tensor& q, const std::optional<at::Tensor>& v,
                            const at::Tensor& d, const at::Tensor& a, const at::Tensor& b,
                            const at::Tensor& P, const std::optional<at::Tensor>& exclude) {
-  check_maxsim(op, q, d, a);
+  check_maxsim(op, q, d, a, v ? "f" : "q");
   const int64_t N = q.size(0), B = d.size(0);
   const auto check_shape = [&](const char* name, const at::Tensor& x, at::IntArrayRef shape) {
     TORCH_CHECK_VALUE(x.sizes() == shape, op, ": ", name, " must be ", shape, ", got ", x.sizes());
@@ -55,7 +56,7 @@ inline void check_match_kl(const char* op, const at::Tensor& q, const std::optio
   };
   if (v) {
     check_shape("v", *v, {N, q.size(2)});
-    check_type_as_first(op, "v", *v, q);
+    check_type_as_first(op, "v", *v, "f", q);
   }
   check_shape("b", b, {N});
   check_floating("b", b);

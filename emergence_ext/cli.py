@@ -198,6 +198,10 @@ def run(
     tau: Annotated[float, typer.Option(help="Threshold of knowledge points.")] = 0.4,
     dim: Annotated[int, typer.Option(help="Projected width.")] = 3,
     precision: Precision = "float32",
+    backend: Annotated[
+        str,
+        typer.Option(help="What matches regions: auto, fused (compiled) or reference (torch)."),
+    ] = "auto",
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
@@ -249,6 +253,7 @@ def run(
             out,
             settings,
             alphas=_numbers(alphas, float, "alphas") if alphas else (),
+            backend=backend,
             described={"model": model, "size": size, "preprocess": name},
             command=_command(),
         )

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from emergence_ext import _library
 from emergence_ext._version import __version__
+from emergence_ext.backend import why_not_fused
 from emergence_ext.models import suggest_layers
 from emergence_ext.receptive import ReceptiveField, receptive_field
 from emergence_ext.recording import find_head, preserved
@@ -168,7 +169,9 @@ def environment() -> dict[str, Any]:
 
     Returns:
         `python`, `platform`, `package`, `torch`, `cuda_device` (name or None); `library`, see
-        `_library.build_info()`; `extras`: name of the extra -> package -> version or None.
+        `_library.build_info()`; `why_not_fused`: type of device -> why fits there use plain torch,
+        None where they use the compiled ops; `extras`: name of the extra -> package -> version or
+        None.
     """
     return {
         "python": platform.python_version(),
@@ -177,6 +180,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "library": _library.build_info(),
+        "why_not_fused": {device: why_not_fused(device) for device in ("cpu", "cuda")},
         "extras": _extras(),
     }
 
@@ -193,7 +197,15 @@ def format_environment(brief: bool = False) -> str:
     for backend, reason in library["why_not"].items():
         untested = backend == "cuda" and library.get("never_run_on_a_gpu")
         there = "compiled, off: never run on a GPU" if untested else "compiled"
+        if backend == "cpu" and "instruction_set" in library:
+            sets = ", ".join(library["instruction_sets"])
+            there += f", instruction set {library['instruction_set']} (here: {sets})"
         lines.append(f"  {backend} ops: {there if reason is None else f'not there: {reason}'}")
+    for kind, reason in found["why_not_fused"].items():
+        taken = "fused" if reason is None else "reference (plain torch)"
+        if reason not in (None, library["why_not"][kind]):
+            taken += f": {reason}"
+        lines.append(f"  backend auto on {kind}: {taken}")
     for extra, packages in found["extras"].items():
         absent = [name for name, version in packages.items() if version is None]
         text = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
@@ -203,8 +215,8 @@ def format_environment(brief: bool = False) -> str:
         lines.append(f"  [{extra}] {text}")
     if not brief:
         lines.append(f"  platform: {found['platform']}")
-        facts = {key: value for key, value in library.items() if key != "why_not"}
-        lines += [f"  {key}: {value}" for key, value in facts.items()]
+        above = ("why_not", "instruction_set", "instruction_sets")
+        lines += [f"  {key}: {value}" for key, value in library.items() if key not in above]
     return "\n".join(lines)
 
 

@@ -26,12 +26,15 @@ class FitStats:
         seconds: wall-clock time.
         stopped: why the fit ended, in words.
         terms: named values at the end, for example the loss on left-out images.
+        backend: what matched regions, "fused" or "reference"; None where nothing was matched, and
+            in results that were stored before this was noted.
     """
 
     losses: tuple[float, ...]
     seconds: float
     stopped: str
     terms: dict[str, float] = field(default_factory=dict)
+    backend: str | None = None
 
     @property
     def evaluations(self) -> int:

@@ -186,7 +186,8 @@ def _use_library(op: str, **tensors: Tensor | None) -> bool:
     """Whether the library computes this; False: the reference does, with one warning."""
     global _warned
     for name, x in tensors.items():
-        if not isinstance(x, Tensor) and not (name in ("a", "exclude") and x is None):
+        optional = name == "exclude" or (name == "a" and op == "maxsim")
+        if not isinstance(x, Tensor) and not (optional and x is None):
             raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
     given = [x.device.type for x in tensors.values() if x is not None]
     backend = next((device for device in given if device != "cpu"), "cpu")

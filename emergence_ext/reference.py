@@ -137,7 +137,7 @@ def match_kl_scaled(
             "give both the same dtype and device"
         )
     for name, x in (("f", f), ("d", d)):
-        if x.requires_grad:
+        if x.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"match_kl_scaled: {name} has no gradient here; pass it detached")
     f, d, a = _checked("match_kl_scaled", f, d, a, precision, first="f")
     b, P = _checked_targets("match_kl_scaled", f, d, b, P, exclude)
@@ -189,7 +189,7 @@ def _loss_and_gradients(
     """The loss of `match_kl` and its gradients for (q, d, a, b) where `needs` says so."""
     (N, R, _), (B, S, _) = q.shape, d.shape
     dq, dd, da, db = (
-        torch.zeros_like(x) if need else None for x, need in zip((q, d, a, b), needs, strict=True)
+        x.new_zeros(x.shape) if need else None for x, need in zip((q, d, a, b), needs, strict=True)
     )
     loss = q.new_zeros(())
     length = _block_length(N * R, S, q.element_size(), max_memory)
@@ -236,8 +236,8 @@ def _add_gradients(
         if dq is not None:
             dq.view(rows, D).add_((coef * d.reshape(-1, D)[flat]).sum(1))
         if dd is not None:
-            items = (coef * q.reshape(rows, 1, D)).view(-1, D)
-            dd.view(-1, D).index_add_(0, flat.view(-1), items)
+            items = (coef * q.reshape(rows, 1, D)).reshape(-1, D)
+            dd.view(-1, D).index_add_(0, flat.reshape(-1), items)
         return
     W = coef.new_zeros(rows, n, S).scatter_(2, winner[..., None], coef).flatten(1)
     if dq is not None:
@@ -279,6 +279,8 @@ def _checked(
     if d.shape[1] == 0 or d.shape[2] == 0:
         raise ValueError(f"{op}: d needs at least one region and one channel, got {tuple(d.shape)}")
     if a is None:
+        if op != "maxsim":
+            raise TypeError(f"{op}: a must be a tensor, got NoneType")
         a = torch.ones(q.shape[:2], dtype=q.dtype, device=q.device)
     if a.shape != q.shape[:2]:
         raise ValueError(f"{op}: a must be [N, R] = {tuple(q.shape[:2])}, got {tuple(a.shape)}")
@@ -303,16 +305,20 @@ def _checked_targets(
     for name, x, shape in (("b", b, (N,)), ("P", P, (B, N))):
         if x.shape != shape:
             raise ValueError(f"{op}: {name} must be {list(shape)}, got {list(x.shape)}")
-        if x.device != q.device:
-            raise TypeError(f"{op}: {name} is on {x.device}, the regions on {q.device}")
+        if x.device != q.device or not x.is_floating_point():
+            raise TypeError(
+                f"{op}: {name} must be floating point on {q.device}, got {x.dtype} on {x.device}"
+            )
         _require_finite(op, name, x)
     if P.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{op}: P has no gradient here; pass it detached")
     if P.numel() > 0 and P.device.type == "cpu" and float(P.min()) < 0:
         raise ValueError(f"{op}: P must not be negative, its lowest entry is {float(P.min())}")
-    if exclude is not None and (exclude.shape != (B,) or exclude.dtype != torch.int64):
-        raise ValueError(
-            f"{op}: exclude must be int64 [B] = [{B}], got {exclude.dtype} {list(exclude.shape)}"
+    if exclude is not None and exclude.shape != (B,):
+        raise ValueError(f"{op}: exclude must be [B] = [{B}], got {list(exclude.shape)}")
+    if exclude is not None and (exclude.dtype != torch.int64 or exclude.device != q.device):
+        raise TypeError(
+            f"{op}: exclude must be int64 on {q.device}, got {exclude.dtype} on {exclude.device}"
         )
     if exclude is not None and B > 0 and exclude.device.type == "cpu":
         low, high = int(exclude.min()), int(exclude.max())
@@ -328,5 +334,6 @@ def _require_finite(op: str, name: str, x: Tensor) -> None:
     if x.device.type != "cpu" or bool(torch.isfinite(x).all()):
         return
     where = (~torch.isfinite(x)).nonzero()[0].tolist()
-    place = f"sample {where[0]}" + (f", region {where[1]}" if x.ndim > 1 else "")
+    second = {"P": "image", "v": "channel"}.get(name, "region")
+    place = f"sample {where[0]}" + (f", {second} {where[1]}" if x.ndim > 1 else "")
     raise ValueError(f"{op}: {name} is not finite at {place} (index {where})")

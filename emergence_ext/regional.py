@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from emergence_ext.backend import choose
 from emergence_ext.fit import FitStats, best_start, least_squares, minimise
 from emergence_ext.frame import Frame, polar, unit_rows
-from emergence_ext.reference import match_kl
 from emergence_ext.store import Saved
 from emergence_ext.vmf import log_mode_density
 
@@ -40,6 +41,8 @@ class RegionalProjection(Saved):
         tol: stop when ten evaluations lower the loss by less than this share of it (whole fits
             only).
         random_state: seed of the order of batches.
+        backend: what matches regions, see `backend.choose`. Not kept by `save`: it says how a fit
+            is computed, and `stats_` says how it was.
 
     Attributes:
         Lambda_: projection, `[dim, K]`.
@@ -62,6 +65,7 @@ class RegionalProjection(Saved):
         max_evals: int = 60,
         tol: float = 1e-3,
         random_state: int = 0,
+        backend: str = "auto",
     ) -> None:
         if alpha < 0:
             raise ValueError(f"alpha must not be negative, got {alpha}")
@@ -77,6 +81,7 @@ class RegionalProjection(Saved):
         self.max_evals = max_evals
         self.tol = tol
         self.random_state = random_state
+        self.backend = backend
 
     def fit(
         self,
@@ -103,8 +108,10 @@ class RegionalProjection(Saved):
 
         Raises:
             ValueError: shapes that do not fit, features that are not finite or all alike, `dim >
-                K`.
+                K`, an unknown backend.
+            RuntimeError: a backend that cannot compute here.
         """
+        matching = choose(self.backend, F.device)
         N = self._checked(F, w, P, g)
         F = F.detach().float()
         size = F.square().mean().sqrt()
@@ -116,7 +123,7 @@ class RegionalProjection(Saved):
         starts = [[self._start(data)]] + ([] if init is None else [[init.Lambda_ * size]])
         (start,) = best_start(lambda x: self._loss(x, data)[0], starts)
         if self.batch_size is None or self.batch_size >= len(data.F):
-            (Lambda,), self.stats_ = minimise(
+            (Lambda,), stats = minimise(
                 lambda x: self._loss(x, data)[0],
                 [start],
                 max_evals=self.max_evals,
@@ -124,7 +131,8 @@ class RegionalProjection(Saved):
                 step=step,
             )
         else:
-            Lambda, self.stats_ = self._fit_in_batches(start, data, self.batch_size, step)
+            Lambda, stats = self._fit_in_batches(start, data, self.batch_size, step)
+        self.stats_ = replace(stats, backend=matching.name)
         with torch.no_grad():
             _, similarity, align = self._loss(Lambda, data)
             self.stats_.terms.update(similarity=float(similarity), align=float(align))
@@ -143,7 +151,9 @@ class RegionalProjection(Saved):
     def _loss(self, Lambda: Tensor, x: _Images) -> tuple[Tensor, Tensor, Tensor]:
         """`(L, L_similarity, L_align)` of a projection `[dim, K]`."""
         h = x.F @ Lambda.t()
-        similarity = similarity_loss(h, x.w, x.P, self.frame, include_self=self.include_self)
+        similarity = similarity_loss(
+            h, x.w, x.P, self.frame, include_self=self.include_self, backend=self.backend
+        )
         align = alignment_loss(h, x.w, x.g)
         prior = self.strength_prior * h.square().sum(-1).mean()
         return similarity + self.alpha * align + prior, similarity, align
@@ -252,7 +262,13 @@ class _Images(NamedTuple):
 
 
 def similarity_loss(
-    h: Tensor, w: Tensor, P: Tensor, frame: Frame, *, include_self: bool = True
+    h: Tensor,
+    w: Tensor,
+    P: Tensor,
+    frame: Frame,
+    *,
+    include_self: bool = True,
+    backend: str = "auto",
 ) -> Tensor:
     """`L_similarity = mean_i KL(P[i] || softmax_j T[i])` (Eq. 7-9), a scalar.
 
@@ -262,12 +278,14 @@ def similarity_loss(
         P: similarity between the images, `[N, N]`.
         frame: gives the concentration of a strength.
         include_self: whether the pair i = j takes part.
+        backend: what matches regions, see `backend.choose`.
     """
     strength, orientation = polar(h)
     kappa = frame.kappa(strength)
     # log C + kappa max cos = (log C + kappa) + kappa (max cos - 1), neither of which cancels
     bias = (w * (log_mode_density(kappa, frame.dim) - kappa)).sum(1)
     exclude = None if include_self else torch.arange(len(h), device=h.device)
+    match_kl = choose(backend, h.device).ops.match_kl
     return match_kl(orientation, orientation, w * kappa, bias, P, exclude)
 
 

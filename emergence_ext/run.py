@@ -16,8 +16,9 @@ import numpy
 import torch
 from torch import nn
 
-from emergence_ext import drawing, tables
+from emergence_ext import _library, drawing, tables
 from emergence_ext._version import __version__
+from emergence_ext.backend import in_words
 from emergence_ext.checkpoints import Checkpoint as CheckpointFile
 from emergence_ext.datasets import Samples
 from emergence_ext.features import FeatureSet, Precision, extract
@@ -71,6 +72,7 @@ def run(
     settings: Settings | None = None,
     *,
     alphas: Sequence[float] = (),
+    backend: str = "auto",
     described: Mapping[str, Any] | None = None,
     command: str = "",
 ) -> Path:
@@ -83,6 +85,7 @@ def run(
         out: the run directory; made if it is not there.
         settings: of the fits.
         alphas: further weights of the alignment, compared in the last layer.
+        backend: what matches regions, see `backend.choose`. A run may go on with another one.
         described: settings of the caller's to keep with the results.
         command: how the run was asked for, likewise.
 
@@ -90,10 +93,14 @@ def run(
         The path of the report.
 
     Raises:
-        ValueError: `out` holds another run, or something about the network or images does not fit.
+        ValueError: `out` holds another run, or something about the network or images does not fit,
+            or an unknown backend.
+        RuntimeError: a backend that cannot compute here.
         StoreError: a stored result is damaged.
     """
     settings = settings or Settings()
+    # Features are kept on the CPU, whatever the network runs on.
+    logger.info("regions are matched by %s", in_words(backend))
     config = {
         "format_version": FORMAT_VERSION,
         "command": command,
@@ -103,6 +110,7 @@ def run(
             "modules": dict(subject.layers),
             "outputs": None if subject.outputs is None else list(subject.outputs),
             "precision": subject.precision,
+            "backend": {"asked": backend},
             **(described or {}),
         },
         "hashes": _hashes(subject),
@@ -112,12 +120,13 @@ def run(
     _claim(out, config)
     states: Sequence[CheckpointFile | None] = subject.checkpoints or [None]
     checkpoints = [_checkpoint(subject, state, out) for state in states]
-    found = emergence(checkpoints, settings, folder=out / "fits")
+    found = emergence(checkpoints, settings, folder=out / "fits", backend=backend)
     found.save(out / "fits" / "emergence")
     last = checkpoints[-1].features()
     strength, collapsed = _strengths(last, settings, out / "fits" / "temperatures")
     own = next(s for s in strength if s.temperature == settings.temperature)
-    sweep = _sweep(found, last, alphas, settings, out / "fits") if alphas else []
+    sweep = _sweep(found, last, alphas, settings, backend, out / "fits") if alphas else []
+    config["settings"]["backend"]["computed"] = _computed(found, sweep)
     warnings = _warnings(found) + collapsed
     for warning in warnings:
         logger.warning(warning)
@@ -206,7 +215,12 @@ def _strengths(
 
 
 def _sweep(
-    found: Emergence, last: FeatureSet, alphas: Sequence[float], settings: Settings, folder: Path
+    found: Emergence,
+    last: FeatureSet,
+    alphas: Sequence[float],
+    settings: Settings,
+    backend: str,
+    folder: Path,
 ) -> list[ImportanceStrength]:
     """Further alphas in the last layer of the finished network."""
     chosen = found.region_images
@@ -220,8 +234,16 @@ def _sweep(
         alphas,
         max_evals=settings.regional_evals,
         include_self=settings.include_self,
+        backend=backend,
         folder=folder / "alphas",
     )
+
+
+def _computed(found: Emergence, sweep: Sequence[ImportanceStrength]) -> str:
+    """What matched regions in all fits: those that were kept may be of another backend."""
+    stats = [x for name, x in found.fits.items() if not name.startswith("samples/")]
+    stats += [x.projection.stats_ for x in sweep]
+    return ", ".join(sorted({x.backend or "not recorded" for x in stats}))
 
 
 def _claim(out: Path, config: Mapping[str, Any]) -> None:
@@ -242,7 +264,7 @@ def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old, new = there.get("settings", {}), now["settings"]
     found = [
         f"{name} ({old.get(name)} there, {new.get(name)} now)"
-        for name in sorted({*old, *new})
+        for name in sorted({*old, *new} - {"backend"})  # results are the same but for rounding
         if old.get(name) != new.get(name)
     ]
     hashes = there.get("hashes", {})
@@ -363,13 +385,14 @@ def _hashes(subject: Subject) -> dict[str, str]:
     return {"weights": weights.hexdigest(), "images": images.hexdigest()}
 
 
-def _versions() -> dict[str, str]:
+def _versions() -> dict[str, str | None]:
     return {
         "emergence_ext": __version__,
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "instruction set": _library.build_info().get("instruction_set"),
     }
 
 

@@ -228,12 +228,12 @@ def _piecewise(
     x: Tensor, limit: float, low: Callable[..., Any], high: Callable[..., Any]
 ) -> tuple[Tensor, ...]:
     """Evaluate `low` where `x <= limit` and `high` elsewhere, each only on its own elements."""
-    is_low = x <= limit
-    flat, flat_low = x.reshape(-1), is_low.reshape(-1)
-    parts_low, parts_high = low(flat[flat_low]), high(flat[~flat_low])
+    flat = x.reshape(-1)
+    is_low = flat <= limit
+    where_low, where_high = is_low.nonzero().squeeze(1), (~is_low).nonzero().squeeze(1)
+    parts_low, parts_high = low(flat[where_low]), high(flat[where_high])
     results = []
     for part_low, part_high in zip(parts_low, parts_high, strict=True):
-        out = torch.empty_like(flat)
-        out[flat_low], out[~flat_low] = part_low, part_high
-        results.append(out.reshape(x.shape))
+        out = torch.empty_like(flat).index_copy_(0, where_low, part_low)
+        results.append(out.index_copy_(0, where_high, part_high).reshape(x.shape))
     return tuple(results)

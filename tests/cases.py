@@ -6,6 +6,7 @@ Only torch is imported here, so that the same inputs can be built anywhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,28 @@ class Inputs:
     q: Tensor
     d: Tensor
     a: Tensor | None
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """Arguments of `match_kl` and `match_kl_scaled`, q of the one being f of the other.
+
+    q `[N, R, D]`, v `[N, D]`, d `[B, S, D]`, a `[N, R]`, b `[N]`, P `[B, N]`, exclude `[B]` or
+    None.
+    """
+
+    q: Tensor
+    v: Tensor
+    d: Tensor
+    a: Tensor
+    b: Tensor
+    P: Tensor
+    exclude: Tensor | None
+
+    def of(self, op: str) -> dict[str, Tensor | None]:
+        """The arguments of `op` ("match_kl" or "match_kl_scaled") by their names."""
+        first = {"q": self.q} if op == "match_kl" else {"f": self.q, "v": self.v}
+        return first | {key: getattr(self, key) for key in ("d", "a", "b", "P", "exclude")}
 
 
 # Every width, every number of regions and every number of images occurs, together with small and
@@ -77,6 +100,15 @@ _LAYOUTS = [
     Case(N=7, R=15, B=2, S=17, D=4, weights=False),
 ]
 CASES = _SIZES + _VALUES + _LAYOUTS
+# More rows than are packed at once, more images than make a task, and rows wider than any block.
+LARGE = [
+    Case(N=1, R=1500, B=3, S=5, D=3),
+    Case(N=2, R=300, B=2, S=7, D=512),
+    Case(N=90, R=17, B=70, S=2, D=2),
+    Case(N=2, R=3, B=2, S=3, D=5000),
+]
+# What each loss has a gradient for.
+DIFFERENTIABLE = {"match_kl": ["q", "d", "a", "b"], "match_kl_scaled": ["v", "a", "b"]}
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
@@ -98,6 +130,53 @@ def build(case: Case, device: str = "cpu") -> Inputs:
         _lay_out(x, case.strides).to(device) for x in (_as(q, case), _as(d, case), _as(a, case))
     )
     return Inputs(q, d, a if case.weights else None)
+
+
+def build_loss(case: Case, *, exclude: bool = False, device: str = "cpu") -> LossInputs:
+    """Make the inputs of a loss: scores whose softmax is neither flat nor all in one place.
+
+    Rows of P sum to 1 and hold a zero. With `exclude` row i leaves out column i, and the last row,
+    where there are more, leaves out none.
+    """
+    x = build(case)
+    generator = torch.Generator().manual_seed(case.seed + 1)
+    N, B = case.N, case.B
+    a = torch.ones(N, case.R, dtype=torch.float64) if x.a is None else x.a.double()
+    v = torch.rand(N, case.D, generator=generator, dtype=torch.float64) + 0.5
+    b = torch.randn(N, generator=generator, dtype=torch.float64)
+    P = torch.rand(B, N, generator=generator, dtype=torch.float64)
+    if N > 2:
+        P[:, 1] = 0
+    columns = None
+    if exclude:
+        columns = torch.arange(B) % max(N, 1)
+        columns[1:][-1:] = -1
+        P[columns[:, None] == torch.arange(N)] = 0
+    P /= P.sum(1, keepdim=True).clamp(min=1e-9)
+    a, v, b, P = (
+        _lay_out(_as(t, case), case.strides).to(device)
+        for t in (a / max(case.R * case.D, 1) ** 0.5, v, b, P)
+    )
+    return LossInputs(
+        x.q.to(device), v, x.d.to(device), a, b, P, None if columns is None else columns.to(device)
+    )
+
+
+def run_loss(
+    module: Any, op: str, x: LossInputs, dtype: torch.dtype | None = None, **options: Any
+) -> dict[str, Tensor]:
+    """Give "loss" and, by their names, all gradients of `op` of `module` (`ops` or `reference`).
+
+    With `dtype` the inputs are converted first.
+    """
+    arguments = {
+        name: t if t is None or dtype is None or name == "exclude" else t.to(dtype)
+        for name, t in x.of(op).items()
+    }
+    leaves = {name: arguments[name].detach().requires_grad_() for name in DIFFERENTIABLE[op]}
+    loss = getattr(module, op)(**arguments | leaves, **options)
+    grads = torch.autograd.grad(loss, list(leaves.values()))
+    return {"loss": loss.detach()} | dict(zip(leaves, grads, strict=True))
 
 
 def _values(case: Case, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

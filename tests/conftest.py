@@ -49,10 +49,22 @@ def library() -> None:
     """For tests of the compiled ops: skips without the library, fails where it is required."""
     reason = _library.why_not("cpu")
     if reason is None:
+        # `make sanitize` must not pass by testing the usual library.
+        if os.environ.get("EMERGENCE_SANITIZE") == "1":
+            assert any(flag.startswith("-fsanitize=") for flag in _library.build_info()["flags"])
         return
     if "cpu" in os.environ.get("EMERGENCE_REQUIRE", ""):
         pytest.fail(f"EMERGENCE_REQUIRE asks for the library: {reason}")
     pytest.skip(f"the library is not there: {reason}")
+
+
+@pytest.fixture(params=_library.build_info().get("instruction_sets", ["generic"]))
+def level(request: pytest.FixtureRequest, library: None) -> Iterator[str]:
+    """Runs a test at every instruction set that the library has for this machine."""
+    before = _library.build_info()["instruction_set"]
+    _library.use_instruction_set(request.param)
+    yield request.param
+    _library.use_instruction_set(before)
 
 
 @pytest.fixture

@@ -63,21 +63,94 @@ def match_kl_scaled(
     return match_kl(f.double() * v.double().unsqueeze(1), d, a, b, P, exclude)
 
 
-def assert_scores(q: Tensor, d: Tensor, a: Tensor | None, T: Tensor, argmax: Tensor) -> None:
+def assert_scores(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    T: Tensor,
+    argmax: Tensor,
+    truth: tuple[Tensor, Tensor] | None = None,
+) -> None:
     """Hold T and argmax against the loops, within the error that rounding can explain.
 
     A sum of n rounded products misses by at most n u sum |terms| (u half an eps, to first order); a
-    matched region may therefore lie below the best one by twice that, and no further.
+    matched region may therefore lie below the best one by twice that, and no further. `truth`, T
+    and argmax in float64, stands in for the loops where these take too long.
     """
-    scores, matches = maxsim(q, d, a)
+    if truth is None:
+        rows, winners = maxsim(q, d, a)
+        truth = torch.tensor(rows, dtype=torch.float64), torch.tensor(winners)
+    scores, matches = truth
     eps = torch.finfo(T.dtype).eps
     D, R = q.shape[2], q.shape[1]
-    magnitude = torch.einsum("nrk,bsk->bnrs", q.double().abs(), d.double().abs())
+    values, magnitude = _products(q, d)
     weights = torch.ones(q.shape[:2], dtype=torch.float64) if a is None else a.double()
     slack = (weights.abs() * magnitude.amax(-1)).sum(-1) * (D + R) * eps
-    wrong = (T.double() - torch.tensor(scores, dtype=torch.float64)).abs() > slack
+    wrong = (T.double() - scores).abs() > slack
     assert not wrong.any(), f"{int(wrong.sum())} scores of {wrong.numel()} outside rounding"
-    values = torch.einsum("nrk,bsk->bnrs", q.double(), d.double())
     chosen = values.gather(-1, argmax.unsqueeze(-1)).squeeze(-1)
-    best = values.gather(-1, torch.tensor(matches).view(argmax.shape).unsqueeze(-1)).squeeze(-1)
+    best = values.gather(-1, matches.view(argmax.shape).unsqueeze(-1)).squeeze(-1)
     assert (chosen >= best - 2 * D * eps * magnitude.amax(-1)).all()
+
+
+def rounding_of_gradients(q: Tensor, d: Tensor, a: Tensor, G: Tensor) -> dict[str, Tensor]:
+    """What rounding to float32 can do to the gradients of maxsim, from G = dL/dT `[B, N]`.
+
+    A sum of n rounded products misses by at most n u sum |terms|. Where rounding changes a match
+    the gradients jump: the inputs must have no two regions that near.
+    """
+    (N, R, D), B = q.shape, len(d)
+    return _gradients(q, d, a, (B + N * R + D) * torch.finfo(torch.float32).eps * G.double().abs())
+
+
+def rounding_of_match_kl(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None = None,
+    v: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """What rounding to float32 can do to the loss and to each gradient, by their names.
+
+    To first order: scores miss as `assert_scores` says; a softmax whose logits miss by x misses by
+    its own size times exp(2 x) - 1; gradients as `rounding_of_gradients` says.
+    """
+    a, b, P = (x.double() for x in (a, b, P))
+    f, q = q, q.double() if v is None else q.double() * v.double().unsqueeze(1)
+    (N, R, D), B = q.shape, len(d)
+    eps = torch.finfo(torch.float32).eps
+    values, magnitude = _products(q, d)
+    T = (a * values.amax(-1)).sum(-1) + b
+    missed = (a.abs() * magnitude.amax(-1)).sum(-1) * (D + R + 1) * eps + b.abs() * eps
+    if exclude is not None:
+        out = exclude.unsqueeze(1) == torch.arange(N)
+        T, P, missed = (x.masked_fill(out, y) for x, y in ((T, -torch.inf), (P, 0), (missed, 0)))
+    log_Q = torch.log_softmax(T, 1)
+    Q = log_Q.exp().nan_to_num()
+    missed, mass = missed.amax(1, keepdim=True), P.sum(1, keepdim=True)
+    terms = torch.xlogy(P, P).abs() + torch.where(P > 0, P * log_Q, 0).abs()
+    G = (Q * mass * torch.expm1(2 * missed) + (B + N * R + D) * eps * (Q * mass + P)) / B
+    grads = _gradients(q, d, a, G)
+    return grads | {
+        "loss": (2 * missed * mass + 4 * eps * terms.sum(1, keepdim=True)).mean(),
+        "b": G.sum(0),
+        "v": (f.double().abs() * grads["q"]).sum(1),
+    }
+
+
+def _gradients(q: Tensor, d: Tensor, a: Tensor, G: Tensor) -> dict[str, Tensor]:
+    """The gradients of maxsim where every term counts by its magnitude."""
+    matched = torch.nn.functional.one_hot(_products(q, d)[0].argmax(-1), d.shape[1]).double()
+    q, d, a = (x.double().abs() for x in (q, d, a))
+    u = torch.einsum("bn,bnrs,bsk->nrk", G, matched, d)
+    dd = torch.einsum("bn,nr,bnrs,nrk->bsk", G, a, matched, q)
+    return {"q": a.unsqueeze(2) * u, "d": dd, "a": (q * u).sum(2)}
+
+
+def _products(q: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """<q[j, r], d[i, s]> as `[B, N, R, S]` in float64, and the sums of the terms' magnitudes."""
+    q, d = q.double(), d.double()
+    form = "nrk,bsk->bnrs"
+    return torch.einsum(form, q, d), torch.einsum(form, q.abs(), d.abs())

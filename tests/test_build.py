@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -92,10 +93,15 @@ def test_a_cuda_home_without_nvcc_is_not_replaced_by_another(tmp_path: Path) -> 
         ({"EMERGENCE_REQUIRE": "cpu"}, {"cpu"}, None),
         ({"EMERGENCE_REQUIRE": " cuda , cpu"}, {"cpu", "cuda"}, None),
         ({"EMERGENCE_REQUIRE": "cuda"}, {"cpu", "cuda"}, None),
+        ({"EMERGENCE_SANITIZE": "0"}, set(), None),
     ],
 )
 def test_wishes_are_read(env: dict[str, str], required: set[str], cuda: bool | None) -> None:
-    assert Wishes.read(env) == Wishes(frozenset(required), cuda)
+    assert Wishes.read(env) == Wishes(frozenset(required), cuda, sanitize=False)
+
+
+def test_the_wish_for_sanitizers_is_read() -> None:
+    assert Wishes.read({"EMERGENCE_SANITIZE": "1"}) == Wishes(frozenset(), None, sanitize=True)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +110,8 @@ def test_wishes_are_read(env: dict[str, str], required: set[str], cuda: bool | N
         ({"EMERGENCE_REQUIRE": "cpu,tpu"}, "tpu"),
         ({"FORCE_CUDA": "yes"}, "expected 0 or 1, got 'yes'"),
         ({"FORCE_CUDA": "0", "EMERGENCE_REQUIRE": "cuda"}, "FORCE_CUDA=0 forbids"),
+        ({"EMERGENCE_SANITIZE": "on"}, "EMERGENCE_SANITIZE: expected 0 or 1, got 'on'"),
+        ({"FORCE_CUDA": "1", "EMERGENCE_SANITIZE": "1"}, "EMERGENCE_SANITIZE=1 builds no CUDA"),
     ],
 )
 def test_wishes_that_cannot_be_are_errors(env: dict[str, str], says: str) -> None:
@@ -126,6 +134,27 @@ def test_the_reason_for_no_cuda_is_said(
     toolkit = Toolkit(Path("/cuda"), Path("/cuda/bin/nvcc"), release) if release else None
     reason = build_support.why_no_cuda(Wishes(frozenset(), wish), torch_cuda, toolkit, [])
     assert reason is not None and says in reason
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler on this machine")
+def test_sanitizers_are_compiled_and_linked_in_where_they_are_asked_for() -> None:
+    env = {"PATH": os.environ["PATH"]}
+    usual = build_support.make_plan(env, None, None)
+    assert not usual.sanitizes
+    assert "-O3" in usual.cxx_flags and build_support.SANITIZERS not in usual.link_flags
+    plan = build_support.make_plan({**env, "EMERGENCE_SANITIZE": "1"}, None, None)
+    assert plan.sanitizes
+    assert build_support.SANITIZERS in plan.link_flags
+    assert plan.link_flags[1:] == usual.link_flags
+    # A finding ends the run, and the last of two levels of optimisation is taken.
+    assert "-fno-sanitize-recover=undefined" in plan.cxx_flags
+    assert plan.cxx_flags.index("-O1") > plan.cxx_flags.index("-O3")
+
+
+def test_sanitizers_are_for_the_cpu_alone() -> None:
+    toolkit = Toolkit(Path("/cuda"), Path("/cuda/bin/nvcc"), "13.0")
+    wishes = Wishes.read({"EMERGENCE_SANITIZE": "1"})
+    assert build_support.why_no_cuda(wishes, "13.0", toolkit, []) == "EMERGENCE_SANITIZE=1"
 
 
 def test_no_compiler_gives_a_plan_that_builds_nothing() -> None:

@@ -86,6 +86,16 @@ def test_a_run_writes_a_report_and_names_it_last(
     _assert_refused(_run(image_folder, out, *asked, "--alpha", "3"), "holds another run", "alpha")
 
 
+def test_the_backend_that_was_asked_for_matches_the_regions(
+    image_folder: Path, weights: Path, tmp_path: Path, quick: None
+) -> None:
+    out = tmp_path / "run"
+    result = _run(image_folder, out, "--weights", weights, "--backend", "reference")
+    assert result.exit_code == 0, result.output
+    noted = json.loads((out / "config.json").read_text())["settings"]["backend"]
+    assert noted == {"asked": "reference", "computed": "reference"}
+
+
 def test_the_validation_images_of_a_divided_folder_are_analysed(
     image_folder: Path, weights: Path, tmp_path: Path, quick: None
 ) -> None:
@@ -217,6 +227,7 @@ def test_a_checkpoint_of_another_network_is_refused(
         (["--device", "gpu9"], ["device", "gpu9"]),
         (["--precision", "half"], ["precision", "half"]),
         (["--preprocess", "imagent"], ["preprocess", "'imagenet'"]),
+        (["--backend", "cuda"], ["backend must be one of", "'cuda'"]),
         (["--tau", "0.1"], ["tau must be in [1/C, 1)"]),
         (["--tau", "2"], ["tau must be between 0 and 1"]),
         (["--dim", "1"], ["dim must be at least 2"]),

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from emergence_ext import _library, doctor
+from emergence_ext.backend import why_not_fused
 from emergence_ext.doctor import environment, format_environment, format_report, inspect_model
 from emergence_ext.networks import small_vgg28
 
@@ -151,5 +152,18 @@ def test_an_absent_extra_is_named_with_its_pip_command(monkeypatch):
 def test_a_missing_backend_is_named_with_its_reason(monkeypatch):
     facts = {"why_not": {"cpu": "no compiler was found", "cuda": None}}
     monkeypatch.setattr(_library, "build_info", lambda: facts)
+    monkeypatch.setattr(_library, "why_not", facts["why_not"].get)
     text = format_environment(brief=True)
     assert "cpu ops: not there: no compiler was found" in text and "cuda ops: compiled" in text
+    assert "backend auto on cpu: reference (plain torch)\n" in text
+    assert text.count("no compiler was found") == 1
+
+
+@pytest.mark.parametrize("brief", [False, True])
+def test_what_the_fits_use_and_the_instruction_sets_are_named(brief: bool, library: None) -> None:
+    text = format_environment(brief=brief)
+    info = _library.build_info()
+    sets = ", ".join(info["instruction_sets"])
+    assert text.count(f"instruction set {info['instruction_set']} (here: {sets})") == 1
+    assert "backend auto on cpu: fused\n" in text
+    assert f"backend auto on cuda: reference (plain torch): {why_not_fused('cuda')}\n" in text

@@ -99,9 +99,14 @@ def test_the_same_problem_gives_the_same_bits() -> None:
 
 
 def test_statistics_survive_being_settings() -> None:
-    stats = FitStats((2.0, 1.0), 0.5, "reached it", {"kl": 0.25})
+    stats = FitStats((2.0, 1.0), 0.5, "reached it", {"kl": 0.25}, "fused")
     again = FitStats.from_settings(stats.settings())
     assert again == stats and again.evaluations == 1
+
+
+def test_statistics_from_before_backends_were_noted_are_read() -> None:
+    settings = {"losses": [2.0, 1.0], "seconds": 0.5, "stopped": "reached it", "terms": {}}
+    assert FitStats.from_settings(settings) == FitStats((2.0, 1.0), 0.5, "reached it")
 
 
 def test_least_squares_is_the_ridge_solution() -> None:

@@ -9,6 +9,7 @@ import torch
 from planted import planted
 from torch import Tensor
 
+from emergence_ext import _library
 from emergence_ext.importance import RegionImportance, on_simplex
 from emergence_ext.similarity import image_similarity
 
@@ -93,6 +94,36 @@ def test_importance_does_not_see_the_length_of_features(fitted: RegionImportance
     assert fit.stats_.losses[-1] == pytest.approx(fitted.stats_.losses[-1], rel=0.1)
 
 
+def test_both_backends_find_the_same(library: None) -> None:
+    fused, plain = (
+        RegionImportance(max_evals=10, backend=backend).fit(DATA.F, P)
+        for backend in ("fused", "reference")
+    )
+    assert fused.stats_.backend == "fused" and plain.stats_.backend == "reference"
+    assert fused.stats_.losses[0] == pytest.approx(plain.stats_.losses[0], rel=1e-5)
+    # The solver lets rounding grow.
+    assert fused.stats_.losses[:5] == pytest.approx(plain.stats_.losses[:5], rel=1e-3)
+    assert fused.stats_.losses[-1] == pytest.approx(plain.stats_.losses[-1], rel=0.05)
+
+
+def test_the_number_of_threads_changes_no_bit(library: None, threads: None) -> None:
+    # The ops deal out even so little work; torch's own sums are too short to be dealt out.
+    fits = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        fits.append(RegionImportance(max_evals=20, backend="fused").fit(DATA.F, P))
+    assert fits[0].stats_.losses == fits[1].stats_.losses
+    assert torch.equal(fits[0].w_, fits[1].w_) and torch.equal(fits[0].v_, fits[1].v_)
+
+
+def test_a_backend_that_cannot_be_had_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="backend must be one of"):
+        RegionImportance(backend="fast").fit(DATA.F, P)
+    monkeypatch.setattr(_library, "why_not", lambda backend="cpu": "it was never built here")
+    with pytest.raises(RuntimeError, match="never built"):
+        RegionImportance(backend="fused").fit(DATA.F, P)
+
+
 def test_the_inputs_and_the_random_state_are_left_alone(fitted: RegionImportance) -> None:
     F, state = DATA.F.clone(), torch.get_rng_state()
     again = RegionImportance(max_evals=40).fit(DATA.F, P)
@@ -107,7 +138,7 @@ def test_the_caller_hears_of_every_evaluation() -> None:
 
 
 def test_importance_comes_back_from_disk(tmp_path: Path) -> None:
-    fit = RegionImportance(100.0, False, max_evals=11, tol=1e-2).fit(
+    fit = RegionImportance(100.0, False, max_evals=11, tol=1e-2, backend="reference").fit(
         DATA.F, image_similarity(DATA.z, 8.0, include_self=False)
     )
     fit.save(tmp_path / "conv5_3.importance")
@@ -116,6 +147,8 @@ def test_importance_comes_back_from_disk(tmp_path: Path) -> None:
     assert again.stats_ == fit.stats_
     for name in ("kappa_tilde", "include_self", "max_evals", "tol"):
         assert getattr(again, name) == getattr(fit, name), name
+    # How it was computed is known, and how the next fit is computed is this machine's affair.
+    assert again.stats_.backend == "reference" and again.backend == "auto"
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,9 @@ def test_build_info_tells_of_compiler_flags_and_torch(library: None) -> None:
     assert info["package"] == emergence_ext.__version__
     assert (info["torch"], info["torch_variant"]) == _library.running_torch()
     assert info["compiler"] and "-O3" in info["flags"]
-    assert info["instruction_sets"] == ["generic"]
+    known = ["generic", "avx2", "avx512", "avx512_bf16"]  # lowest first
+    assert info["instruction_sets"] == known[: len(info["instruction_sets"])] != []
+    assert info["instruction_set"] in info["instruction_sets"]
     assert info["why_not"]["cpu"] is None
     assert bool(info["cuda_architectures"]) == (info["why_not"]["cuda"] is None)
     assert bool(info["never_run_on_a_gpu"]) == (info["why_not"]["cuda"] is None)
@@ -75,6 +77,36 @@ def test_a_callers_change_to_build_info_stays_the_callers() -> None:
 def test_an_unknown_backend_is_an_error() -> None:
     with pytest.raises(ValueError, match="'cpu' or 'cuda', got 'tpu'"):
         _library.why_not("tpu")
+
+
+def test_the_instruction_set_can_be_switched_to_one_that_is_there(level: str) -> None:
+    assert _library.build_info()["instruction_set"] == level
+    with pytest.raises(ValueError, match=r"must be one of \[.*'generic'.* got 'sse9'"):
+        _library.use_instruction_set("sse9")
+    assert _library.build_info()["instruction_set"] == level
+
+
+@pytest.mark.parametrize("wanted", ["", "generic", "sse9"])
+def test_the_environment_chooses_the_instruction_set(wanted: str, library: None) -> None:
+    # The highest without a wish; a lower one is taken; what is not there is no reason to go on.
+    done = subprocess.run(
+        [sys.executable, "-c", "from emergence_ext import _library as l; print(l.build_info())"],
+        cwd=Path(emergence_ext.__file__).parents[1],
+        env={**os.environ, "EMERGENCE_INSTRUCTION_SET": wanted},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    levels = _library.build_info()["instruction_sets"]
+    if wanted == "sse9":
+        assert done.returncode != 0
+        assert (
+            "ValueError: EMERGENCE_INSTRUCTION_SET: instruction set must be one of "
+            f"{levels} on this machine, got 'sse9'"
+        ) in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert f"'instruction_set': '{wanted or levels[-1]}'" in done.stdout
 
 
 @pytest.mark.parametrize(

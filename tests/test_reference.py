@@ -7,33 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from emergence_ext import reference
 from tests import oracle
-from tests.cases import CASES, DTYPES, Case, build
+from tests.cases import CASES, DIFFERENTIABLE, DTYPES, Case, build, build_loss
 
 SMALL = Case(N=4, R=5, B=3, S=7, D=4, dtype=torch.float64)
 TIES = [case for case in CASES if case.values == "ties"]
-EXCLUDE = torch.tensor([1, -1, 3])
-
-
-def targets(case: Case, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """b `[N]` and P `[B, N]`; rows of P sum to 1 and are 0 in the excluded column."""
-    generator = torch.Generator().manual_seed(7)
-    b = torch.randn(case.N, generator=generator, dtype=torch.float64)
-    P = torch.rand(case.B, case.N, generator=generator, dtype=torch.float64)
-    P[0, 0] = 0
-    if exclude is not None:
-        for i, column in enumerate(exclude.tolist()):
-            if column >= 0:
-                P[i, column] = 0
-    return b.to(case.dtype), (P / P.sum(1, keepdim=True)).to(case.dtype)
-
-
-def channel_weights(case: Case) -> Tensor:
-    generator = torch.Generator().manual_seed(8)
-    return torch.rand(case.N, case.D, generator=generator, dtype=torch.float64).to(case.dtype)
+both = pytest.mark.parametrize("op", list(DIFFERENTIABLE))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -53,41 +34,23 @@ def test_a_tie_goes_to_the_lowest_index(case: Case, dtype: torch.dtype) -> None:
     assert argmax.tolist() == oracle.maxsim(x.q, x.d, x.a)[1]
 
 
-@pytest.mark.parametrize("exclude", [None, EXCLUDE], ids=["all", "exclude"])
+@both
+@pytest.mark.parametrize("exclude", [False, True], ids=["all", "exclude"])
 @pytest.mark.parametrize("strides", ["contiguous", "transposed", "sliced"])
-def test_match_kl_is_the_oracles(strides: str, exclude: Tensor | None) -> None:
-    case = replace(SMALL, strides=strides)
-    x, (b, P) = build(case), targets(case, exclude)
-    found = reference.match_kl(x.q, x.d, x.a, b, P, exclude)
-    expected = oracle.match_kl(x.q, x.d, x.a, b, P, exclude)
-    assert found.item() == pytest.approx(expected, rel=1e-12)
+def test_loss_is_the_oracles(strides: str, exclude: bool, op: str) -> None:
+    x = build_loss(replace(SMALL, strides=strides), exclude=exclude).of(op)
+    found = getattr(reference, op)(**x)
+    assert found.item() == pytest.approx(getattr(oracle, op)(**x), rel=1e-12)
 
 
-@pytest.mark.parametrize("exclude", [None, EXCLUDE], ids=["all", "exclude"])
-def test_match_kl_scaled_is_the_oracles(exclude: Tensor | None) -> None:
-    x, v, (b, P) = build(SMALL), channel_weights(SMALL), targets(SMALL, exclude)
-    found = reference.match_kl_scaled(x.q, v, x.d, x.a, b, P, exclude)
-    expected = oracle.match_kl_scaled(x.q, v, x.d, x.a, b, P, exclude)
-    assert found.item() == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("exclude", [None, EXCLUDE], ids=["all", "exclude"])
-@pytest.mark.parametrize("scaled", [False, True], ids=["match_kl", "match_kl_scaled"])
-def test_gradients_are_finite_differences_of_the_oracle(
-    scaled: bool, exclude: Tensor | None
-) -> None:
-    x, (b, P) = build(SMALL), targets(SMALL, exclude)
-    if scaled:
-        inputs = {"v": channel_weights(SMALL), "a": x.a, "b": b}
-        fixed = {"f": x.q, "d": x.d, "P": P, "exclude": exclude}
-        op: Callable[..., Tensor] = reference.match_kl_scaled
-        truth: Callable[..., float] = oracle.match_kl_scaled
-    else:
-        inputs, fixed = {"q": x.q, "d": x.d, "a": x.a, "b": b}, {"P": P, "exclude": exclude}
-        op, truth = reference.match_kl, oracle.match_kl
-    for value in inputs.values():
-        value.requires_grad_()
-    grads = torch.autograd.grad(op(**inputs, **fixed), list(inputs.values()))
+@both
+@pytest.mark.parametrize("exclude", [False, True], ids=["all", "exclude"])
+@pytest.mark.parametrize("case", [SMALL, replace(SMALL, strides="transposed", D=40)], ids=str)
+def test_gradients_are_finite_differences_of_the_oracle(case: Case, exclude: bool, op: str) -> None:
+    x = build_loss(case, exclude=exclude).of(op)
+    inputs = {name: x.pop(name).requires_grad_() for name in DIFFERENTIABLE[op]}
+    truth: Callable[..., float] = getattr(oracle, op)
+    grads = torch.autograd.grad(getattr(reference, op)(**inputs, **x), list(inputs.values()))
     step = 1e-6
     for name, grad in zip(inputs, grads, strict=True):
         for place in [(0,) * grad.ndim, tuple(n - 1 for n in grad.shape), (1,) * grad.ndim]:
@@ -95,7 +58,7 @@ def test_gradients_are_finite_differences_of_the_oracle(
             for sign in (1, -1):
                 moved = {key: value.detach().clone() for key, value in inputs.items()}
                 moved[name][place] += sign * step
-                losses.append(truth(**moved, **fixed))
+                losses.append(truth(**moved, **x))
             slope = (losses[0] - losses[1]) / (2 * step)
             # Central differences: curvature of order step^2 and rounding of 1e-16 / step are left.
             assert grad[place].item() == pytest.approx(slope, rel=1e-6, abs=1e-9)
@@ -106,25 +69,25 @@ def test_gradients_of_scores_pass_gradcheck() -> None:
     assert torch.autograd.gradcheck(reference.maxsim, [t.requires_grad_() for t in (x.q, x.d, x.a)])
 
 
-@pytest.mark.parametrize("which", ["q", "d", "a", "b"])
+@pytest.mark.parametrize("which", DIFFERENTIABLE["match_kl"])
 def test_only_the_gradients_asked_for_are_formed(which: str) -> None:
-    x, (b, P) = build(SMALL), targets(SMALL)
-    inputs = {"q": x.q, "d": x.d, "a": x.a, "b": b}
+    x = build_loss(SMALL)
+    inputs = {name: getattr(x, name) for name in DIFFERENTIABLE["match_kl"]}
     everything = {name: value.clone().requires_grad_() for name, value in inputs.items()}
-    reference.match_kl(**everything, P=P).backward()
+    reference.match_kl(**everything, P=x.P).backward()
     inputs[which].requires_grad_()
-    reference.match_kl(**inputs, P=P).backward()
+    reference.match_kl(**inputs, P=x.P).backward()
     assert [value.grad is not None for value in inputs.values()] == [n == which for n in inputs]
     torch.testing.assert_close(inputs[which].grad, everything[which].grad, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("max_memory", [1, 5000, 1 << 30])
 def test_the_block_does_not_change_the_answer(max_memory: int) -> None:
-    x, (b, P) = build(SMALL), targets(SMALL)
-    plain = [t.clone().requires_grad_() for t in (x.q, x.d, x.a, b)]
-    blocked = [t.clone().requires_grad_() for t in (x.q, x.d, x.a, b)]
-    loss = reference.match_kl(*plain, P)
-    other = reference.match_kl(*blocked, P, max_memory=max_memory)
+    x = build_loss(SMALL)
+    plain = [t.clone().requires_grad_() for t in (x.q, x.d, x.a, x.b)]
+    blocked = [t.clone().requires_grad_() for t in (x.q, x.d, x.a, x.b)]
+    loss = reference.match_kl(*plain, x.P)
+    other = reference.match_kl(*blocked, x.P, max_memory=max_memory)
     torch.testing.assert_close(other, loss, rtol=1e-14, atol=0)
     grads = torch.autograd.grad(loss, plain)
     for mine, expected in zip(torch.autograd.grad(other, blocked), grads, strict=True):
@@ -136,24 +99,23 @@ def test_the_block_does_not_change_the_answer(max_memory: int) -> None:
 
 
 def test_loss_is_zero_where_the_scores_give_the_target() -> None:
-    x, (b, _) = build(SMALL), targets(SMALL)
-    P = torch.softmax(reference.maxsim(x.q, x.d, x.a) + b, dim=1)
-    assert reference.match_kl(x.q, x.d, x.a, b, P).item() == pytest.approx(0, abs=1e-14)
+    x = build_loss(SMALL)
+    P = torch.softmax(reference.maxsim(x.q, x.d, x.a) + x.b, dim=1)
+    assert reference.match_kl(x.q, x.d, x.a, x.b, P).item() == pytest.approx(0, abs=1e-14)
 
 
 def test_an_excluded_column_has_no_influence() -> None:
-    exclude = torch.tensor([2, 2, 2])
-    x, (b, P) = build(SMALL), targets(SMALL, exclude)
-    loss = reference.match_kl(x.q, x.d, x.a, b, P, exclude)
+    x = build_loss(SMALL)
+    loss = reference.match_kl(x.q, x.d, x.a, x.b, x.P, torch.tensor([2, 2, 2]))
     kept = [0, 1, 3]
-    without = reference.match_kl(x.q[kept], x.d, x.a[kept], b[kept], P[:, kept])
+    without = reference.match_kl(x.q[kept], x.d, x.a[kept], x.b[kept], x.P[:, kept])
     assert loss.item() == pytest.approx(without.item(), rel=1e-12)
 
 
 def test_a_second_derivative_of_the_loss_is_an_error() -> None:
-    x, (b, P) = build(SMALL), targets(SMALL)
+    x = build_loss(SMALL)
     q = x.q.requires_grad_()
-    loss = reference.match_kl(q, x.d, x.a, b, P).square()
+    loss = reference.match_kl(q, x.d, x.a, x.b, x.P).square()
     (grad,) = torch.autograd.grad(loss, q, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from planted import Planted, planted
 from torch import Tensor
 
+from emergence_ext import _library
 from emergence_ext.frame import Frame, unit_rows
 from emergence_ext.importance import on_simplex
 from emergence_ext.knowledge import knowledge_points
@@ -49,6 +50,14 @@ class Case:
 @pytest.fixture(scope="module")
 def case() -> Case:
     return Case(planted(48))
+
+
+@pytest.fixture(params=["fused", "reference"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend that this machine has."""
+    if request.param == "fused":
+        request.getfixturevalue("library")
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +100,13 @@ def _by_loops(h: Tensor, w: Tensor, P: Tensor, frame: Frame, include_self: bool)
 
 @pytest.mark.parametrize("include_self", [True, False])
 @pytest.mark.parametrize("dim", [2, 3, 5])
-def test_the_similarity_loss_is_that_of_the_equations(dim: int, include_self: bool) -> None:
+def test_the_similarity_loss_is_that_of_the_equations(
+    dim: int, include_self: bool, backend: str
+) -> None:
     h, w, P, _, frame = _problem(dim=dim)
     if not include_self:
         P = P.fill_diagonal_(0) / P.sum(1, keepdim=True)
-    got = similarity_loss(h, w, P, frame, include_self=include_self)
+    got = similarity_loss(h, w, P, frame, include_self=include_self, backend=backend)
     assert float(got) == pytest.approx(_by_loops(h, w, P, frame, include_self), rel=1e-10)
 
 
@@ -135,7 +146,7 @@ def test_nothing_but_turning_leaves_the_similarity_as_it_is(change: Tensor) -> N
 
 
 @pytest.mark.parametrize("include_self", [True, False])
-def test_gradients_are_those_of_finite_differences(include_self: bool) -> None:
+def test_gradients_are_those_of_finite_differences(include_self: bool, backend: str) -> None:
     _, w, P, g, frame = _problem()
     if not include_self:
         P = P.fill_diagonal_(0) / P.sum(1, keepdim=True)
@@ -144,7 +155,8 @@ def test_gradients_are_those_of_finite_differences(include_self: bool) -> None:
 
     def loss(Lambda: Tensor, w: Tensor) -> Tensor:
         h = F @ Lambda.t()
-        return similarity_loss(h, w, P, frame, include_self=include_self) + alignment_loss(h, w, g)
+        similarity = similarity_loss(h, w, P, frame, include_self=include_self, backend=backend)
+        return similarity + alignment_loss(h, w, g)
 
     assert torch.autograd.gradcheck(loss, (Lambda.requires_grad_(), w.requires_grad_()))
 
@@ -272,6 +284,39 @@ def test_the_seed_settles_every_bit(case: Case) -> None:
     assert not torch.equal(first.Lambda_, other.Lambda_)
 
 
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_both_backends_find_the_same(case: Case, batch_size: int | None, library: None) -> None:
+    fused, plain = (
+        case.fit(max_evals=10, batch_size=batch_size, backend=backend)
+        for backend in ("fused", "reference")
+    )
+    assert fused.stats_.backend == "fused" and plain.stats_.backend == "reference"
+    assert fused.stats_.losses[0] == pytest.approx(plain.stats_.losses[0], rel=1e-5)
+    # The solver lets rounding grow.
+    assert fused.stats_.losses[:5] == pytest.approx(plain.stats_.losses[:5], rel=1e-3)
+    assert fused.stats_.losses[-1] == pytest.approx(plain.stats_.losses[-1], rel=0.05)
+
+
+def test_the_number_of_threads_changes_no_bit(case: Case, library: None, threads: None) -> None:
+    # The ops deal out even so little work; torch's own sums are too short to be dealt out.
+    fits = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        fits.append(case.fit(max_evals=20, backend="fused"))
+    assert fits[0].stats_.losses == fits[1].stats_.losses
+    assert torch.equal(fits[0].Lambda_, fits[1].Lambda_)
+
+
+def test_a_backend_that_cannot_be_had_is_an_error(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="backend must be one of"):
+        case.fit(backend="fast")
+    monkeypatch.setattr(_library, "why_not", lambda backend="cpu": "it was never built here")
+    with pytest.raises(RuntimeError, match="never built"):
+        case.fit(backend="fused")
+
+
 def test_strengths_of_layers_are_brought_to_that_of_the_last(case: Case) -> None:
     features = {"early": 5 * case.data.F, "middle": case.data.F[:, :2], "last": case.data.F}
     projections = {}
@@ -287,7 +332,14 @@ def test_strengths_of_layers_are_brought_to_that_of_the_last(case: Case) -> None
 
 
 def test_a_projection_comes_back_from_disk(case: Case, tmp_path: Path) -> None:
-    fit = case.fit(alpha=0.5, batch_size=16, max_evals=2, random_state=3, left_out=torch.arange(5))
+    fit = case.fit(
+        alpha=0.5,
+        batch_size=16,
+        max_evals=2,
+        random_state=3,
+        left_out=torch.arange(5),
+        backend="reference",
+    )
     fit.scale_ = 1.5
     fit.save(tmp_path / "layer")
     again = RegionalProjection.load(tmp_path / "layer")
@@ -298,6 +350,8 @@ def test_a_projection_comes_back_from_disk(case: Case, tmp_path: Path) -> None:
     for name in ("alpha", "include_self", "batch_size", "max_evals", "tol", "random_state"):
         assert getattr(again, name) == getattr(fit, name), name
     assert torch.equal(again.transform(case.data.F), fit.transform(case.data.F))
+    # How it was computed is known, and how the next fit is computed is this machine's affair.
+    assert again.stats_.backend == "reference" and again.backend == "auto"
 
 
 @pytest.mark.parametrize(

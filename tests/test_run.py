@@ -1,6 +1,7 @@
 """A run writes all it promises, resumes, refuses another's directory, leaves the network alone."""
 
 import csv
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import tiny_networks
 import torch
 from torch import nn
 
-from emergence_ext import drawing, run, tables
+from emergence_ext import _library, drawing, run, tables
 from emergence_ext.checkpoints import load_checkpoints
 from emergence_ext.data import ImageFolder
 from emergence_ext.datasets import Samples
@@ -200,6 +201,71 @@ def test_a_second_run_finds_everything_done_and_changes_nothing(
     run.run(subject, whole, SETTINGS, alphas=[1.0], command="emergence run ...")
     assert _contents(whole) == before
     assert _config(whole) == config
+
+
+def test_what_matched_regions_is_told_and_noted(
+    subject: Subject, tmp_path: Path, quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "emergence_ext")
+    out = run.run(subject, tmp_path / "run", SETTINGS, backend="reference").parent
+    assert "regions are matched by plain torch: as asked" in caplog.text
+    found = Emergence.load(out / "fits" / "emergence")
+    noted = {name: stats.backend for name, stats in found.fits.items()}
+    assert noted.pop("samples/network") is None
+    assert len(noted) == 4 and set(noted.values()) == {"reference"}
+    assert _config(out)["settings"]["backend"] == {"asked": "reference", "computed": "reference"}
+    page = (out / "report.html").read_text()
+    assert "<dt>backend.computed</dt><dd>reference</dd>" in page
+
+
+def test_a_run_goes_on_with_another_backend_and_says_which_computed_what(
+    subject: Subject, copy: Path, quick: None, library: None
+) -> None:
+    assert _config(copy)["settings"]["backend"] == {"asked": "auto", "computed": "fused"}
+    (copy / "fits" / "network" / "conv2_1.regional.json").unlink()
+    run.run(subject, copy, SETTINGS, backend="reference")
+    assert _config(copy)["settings"]["backend"] == {
+        "asked": "reference",
+        "computed": "fused, reference",
+    }
+
+
+def test_a_run_from_before_backends_were_noted_goes_on(
+    subject: Subject, copy: Path, quick: None
+) -> None:
+    config = _config(copy)
+    del config["settings"]["backend"]
+    (copy / "config.json").write_text(json.dumps(config))
+    for manifest in (copy / "fits").rglob("*.json"):
+        _forget_backends(manifest)
+    run.run(subject, copy, SETTINGS)
+    assert _config(copy)["settings"]["backend"]["computed"] == "not recorded"
+
+
+def _forget_backends(manifest: Path) -> None:
+    """Write a stored fit as it was written before backends were noted."""
+    content = json.loads(manifest.read_text())
+    stats = content.get("settings", {}).get("stats")
+    if stats is None:
+        return
+    del stats["backend"], content["sha256"]
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    content["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
+    manifest.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(("backend", "error"), [("fast", ValueError), ("fused", RuntimeError)])
+def test_a_backend_that_cannot_be_had_ends_a_run_before_it_begins(
+    backend: str,
+    error: type[Exception],
+    subject: Subject,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_library, "why_not", lambda backend="cpu": "it was never built here")
+    with pytest.raises(error, match="backend"):
+        run.run(subject, tmp_path / "run", SETTINGS, backend=backend)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_network_comes_back_as_it_was(

@@ -27,7 +27,9 @@ using cpu::Problem;
 
 // Raises where x is not finite; else its largest magnitude.
 double require_finite(const char* op, const char* name, const at::Tensor& x) {
-  const auto shaped = x.dim() == 3 ? x : x.dim() == 2 ? x.unsqueeze(-1) : x.view({1, -1, 1});
+  const auto shaped = x.dim() == 3   ? x
+                      : x.dim() == 2 ? x.unsqueeze(-1)
+                                     : x.unsqueeze(0).unsqueeze(-1);
   const double largest = cpu::largest_magnitude(Operand(shaped));
   if (!(largest <= std::numeric_limits<double>::max())) report_not_finite(op, name, x);
   return largest;
@@ -66,8 +68,7 @@ auto by_type(const at::Tensor& q, function&& run) {
 }
 
 // Memory that is about to be written for the first time. Huge pages, where the system grants them,
-// spare it a fault every 4 KiB: two fifths of the time of maxsim_indices at N = 200, R = 196, D
-// = 3.
+// spare it a fault every 4 KiB: a quarter of the time of maxsim_indices at N = R = 200, D = 3.
 at::Tensor fresh(at::IntArrayRef sizes, const at::TensorOptions& options) {
   auto x = at::empty(sizes, options);
 #if defined(__linux__)
@@ -79,7 +80,7 @@ at::Tensor fresh(at::IntArrayRef sizes, const at::TensorOptions& options) {
   return x;
 }
 
-// `argmax` is [B, N, R] of a type in maxsim.h, or empty where nobody asked.
+// `argmax` is [B, N, R] of a type in maxsim.h, or undefined where nobody asked.
 at::Tensor matched(const char* op, const at::Tensor& q, const at::Tensor& d,
                    const OptionalTensor& a, c10::string_view precision,
                    std::optional<int64_t> max_memory, at::Tensor argmax) {

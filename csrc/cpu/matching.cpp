@@ -13,8 +13,8 @@ namespace {
 
 constexpr int64_t kPackedBytes = 512 << 10;  // of scored rows at once: half of a usual L2 cache
 constexpr int64_t kScoreBytes = 512 << 10;   // of maxima and places at once
-constexpr int64_t kNarrowRows = 1024;        // whose packed columns stay in an L1 cache
-constexpr int64_t kPairWidth = 32;           // narrower rows gain nothing from bfloat16 pairs
+constexpr int64_t kTaskRows = 1024;  // narrow ones stay in an L1 cache; the last tile is part empty
+constexpr int64_t kPairWidth = 32;   // narrower rows gain nothing from bfloat16 pairs
 
 int64_t ceil_div(int64_t x, int64_t y) { return (x + y - 1) / y; }
 int64_t round_up(int64_t x, int64_t y) { return ceil_div(x, y) * y; }
@@ -34,12 +34,14 @@ double largest_of(const Operand& x) {
       [&](int64_t first, int64_t last, bits largest) {
         const auto copied = scratch<scalar>(x.rows * x.columns);
         for (int64_t image = first; image < last; ++image) {
-          const Rows<scalar> row =
+          const Rows<scalar> in =
               x.read<scalar>(image * x.rows, x.rows, 0, x.columns, copied.get());
-          for (int64_t r = 0; r < x.rows; ++r)
-            for (int64_t k = 0; k < x.columns; ++k) {
+          const bool flat = in.stride == x.columns;
+          const int64_t runs = flat ? 1 : x.rows, length = flat ? x.rows * x.columns : x.columns;
+          for (int64_t run = 0; run < runs; ++run)
+            for (int64_t k = 0; k < length; ++k) {
               bits magnitude;
-              std::memcpy(&magnitude, row.data + r * row.stride + k, sizeof(scalar));
+              std::memcpy(&magnitude, in.data + run * in.stride + k, sizeof(scalar));
               magnitude &= std::numeric_limits<bits>::max();
               largest = magnitude > largest ? magnitude : largest;
             }
@@ -65,9 +67,9 @@ template <typename scalar>
 Cut cut(const Problem<scalar>& p, int64_t count) {
   const int64_t tile = p.kernels->tile, R = std::max<int64_t>(1, p.R());
   Cut c;
-  c.slab = std::min<int64_t>(kNarrowRows, kPackedBytes / (p.D() * sizeof(scalar)));
+  c.slab = std::min<int64_t>(kTaskRows, kPackedBytes / (p.D() * sizeof(scalar)));
   c.slab = std::max(tile, c.slab / tile * tile);
-  c.images = std::min(std::max<int64_t>(1, c.slab / R), std::max<int64_t>(1, p.N()));
+  c.images = std::min(std::max<int64_t>(1, kTaskRows / R), std::max<int64_t>(1, p.N()));
   c.padded = c.images * R + kLargestTile;
   c.tasks_j = ceil_div(p.N(), c.images);
   c.others = std::clamp<int64_t>(kScoreBytes / (2 * sizeof(scalar) * c.padded), 1, 64);
@@ -192,6 +194,7 @@ void add_scored(const Problem<scalar>& p, int64_t first, int64_t last, const sca
     const auto other = scratch<scalar>(images_at_once(p) * S * stride);
     const auto rows = scratch<scalar>(R * stride);
     const auto sums = scratch<scalar>(narrow && out.dq ? R * stride : 0);
+    scalar v[kNarrow] = {}, dv[kNarrow] = {};
     ScoredGradient<scalar> g{};
     g.d_stride = stride, g.S = S, g.R = R;
     g.compact = matches.size == 1;
@@ -213,6 +216,9 @@ void add_scored(const Problem<scalar>& p, int64_t first, int64_t last, const sca
             g.q = rows.get(), g.q_stride = g.dq_stride = stride;
             g.dq = out.dq ? sums.get() : nullptr;
             if (out.dq) copy_rows(out.dq + j * R * D, D, sums.get(), stride, R, D);
+            // Whole registers of v and dv would reach into the next image, and past the last.
+            if (p.v) std::copy_n(p.v + j * D, D, v), g.v = v;
+            if (out.dv) std::copy_n(out.dv + j * D, D, dv), g.dv = dv;
           } else {
             const Rows<scalar> q = p.q.template read<scalar>(j * R, R, k, width, rows.get());
             g.q = q.data, g.q_stride = q.stride;
@@ -230,6 +236,7 @@ void add_scored(const Problem<scalar>& p, int64_t first, int64_t last, const sca
             p.kernels->scored_gradient(g);
           }
           if (narrow && out.dq) copy_rows(sums.get(), stride, out.dq + j * R * D, D, R, D);
+          if (narrow && out.dv) std::copy_n(dv, D, out.dv + j * D);
         }
       }
   });
@@ -263,8 +270,7 @@ void add_conditioning(const Problem<scalar>& p, int64_t first, int64_t last, con
           g.a = p.a + j * R, g.q = q.data, g.q_stride = q.stride;
           for (int64_t i = 0; i < n; i += g.n) {
             g.dd = sums.get() + i * S * stride;
-            g.n =
-                narrow ? static_cast<int>(n) : 1;  // one table of wide rows at a time fits a cache
+            g.n = narrow ? static_cast<int>(n) : 1;  // wide rows: one table at a time in a cache
             for (int x = 0; x < g.n; ++x) {
               const int64_t pair = (i0 - first + i + x) * N + j;
               g.G[x] = G + pair;
@@ -319,7 +325,7 @@ void match_images(const Problem<scalar>& p, int64_t first, int64_t last, scalar*
 template <typename scalar>
 void add_gradients(const Problem<scalar>& p, int64_t first, int64_t last, const scalar* G,
                    Matches matches, const Gradients<scalar>& out) {
-  if (first == last) return;
+  if (first == last || p.R() == 0) return;
   if (out.dq || out.da || out.dv) add_scored(p, first, last, G, matches, out);
   if (out.dd) add_conditioning(p, first, last, G, matches, out.dd);
 }

@@ -31,7 +31,7 @@ struct Matches {
   int size;
 };
 
-// Gradients are added to; a null pointer is one that nobody asked for.
+// Gradients are added to, and zero at first; a null pointer is one that nobody asked for.
 template <typename scalar>
 struct Gradients {
   scalar* dq;  // [N, R, D]

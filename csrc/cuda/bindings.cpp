@@ -96,14 +96,31 @@ std::tuple<at::Tensor, at::Tensor> maxsim_indices(const at::Tensor& q, const at:
   return {T, compact ? argmax : argmax.to(at::kLong)};
 }
 
+[[noreturn]] void not_yet(const char* op) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, op,
+                              ": there is no CUDA kernel yet; move the tensors to the CPU, or use "
+                              "emergence_ext.reference");
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(const at::Tensor&, const at::Tensor&,
                                                                const at::Tensor&,
                                                                const OptionalTensor&,
                                                                const at::Tensor&,
                                                                std::array<bool, 3>) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false,
-                              "maxsim_backward: there is no CUDA kernel for the gradients yet; "
-                              "move the tensors to the CPU, or use emergence_ext.reference");
+  not_yet("maxsim_backward");
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> match_kl(
+    const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+    const OptionalTensor&, std::array<bool, 4>, c10::string_view, std::optional<int64_t>) {
+  not_yet("match_kl");
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> match_kl_scaled(
+    const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
+    const at::Tensor&, const OptionalTensor&, std::array<bool, 3>, c10::string_view,
+    std::optional<int64_t>) {
+  not_yet("match_kl_scaled");
 }
 
 }  // namespace
@@ -112,6 +129,8 @@ TORCH_LIBRARY_IMPL(emergence_ext, CUDA, m) {
   m.impl("maxsim", &maxsim);
   m.impl("maxsim_indices", &maxsim_indices);
   m.impl("maxsim_backward", &maxsim_backward);
+  m.impl("match_kl", &match_kl);
+  m.impl("match_kl_scaled", &match_kl_scaled);
 }
 
 }  // namespace emergence_ext

@@ -161,6 +161,7 @@ def emergence(
     settings: Settings | None = None,
     *,
     folder: Path | None = None,
+    backend: str = "auto",
 ) -> Emergence:
     """Learn the frame on the last checkpoint, hold it, and follow samples and regions through all.
 
@@ -169,11 +170,15 @@ def emergence(
     Args:
         checkpoints: in the order of training; the last is the finished network.
         settings: of the fits.
-        folder: where every finished fit is kept; one that is there already is not made again.
+        folder: where every finished fit is kept; one that is there already is not made again,
+            whatever backend made it.
+        backend: what matches regions, see `backend.choose`; noted with every fit.
 
     Raises:
         ValueError: no checkpoints, two of one label, checkpoints whose layers or images differ, one
-            category, features that cannot be fitted, or a folder with fits of another study.
+            category, features that cannot be fitted, a folder with fits of another study, or an
+            unknown backend.
+        RuntimeError: a backend that cannot compute here.
     """
     settings = settings or Settings()
     if not checkpoints:
@@ -186,7 +191,7 @@ def emergence(
         raise ValueError("categories: one category leaves nothing to tell apart; give two or more")
     check_tau(settings.tau, len(last.categories))
     held_out, region_images = split_images(last.y, settings)
-    study = _Study(settings, last, held_out, region_images, folder)
+    study = _Study(settings, last, held_out, region_images, folder, backend)
     bar = tqdm(total=len(checkpoints) * len(last.layers), desc="fits", unit="layer", disable=None)
     states: list[_State] = []
     with bar:
@@ -283,8 +288,9 @@ class _Study:
         held_out: Tensor,
         region_images: Tensor,
         folder: Path | None,
+        backend: str,
     ) -> None:
-        self.settings, self.last, self.folder = settings, last, folder
+        self.settings, self.last, self.folder, self.backend = settings, last, folder, backend
         self._claim_folder()
         self.fitted, self.region_images = ~held_out, region_images
         kappa_p = solve_kappa_p(last.z[self.fitted], include_self=settings.include_self)
@@ -337,7 +343,9 @@ class _Study:
 
             def fit_importance(F: Tensor = F, layer: str = layer) -> RegionImportance:
                 fit = RegionImportance(
-                    include_self=settings.include_self, max_evals=settings.importance_evals
+                    include_self=settings.include_self,
+                    max_evals=settings.importance_evals,
+                    backend=self.backend,
                 )
                 init = None if neighbour is None else neighbour.importance[layer]
                 return fit.fit(F, P, init=init)
@@ -348,6 +356,7 @@ class _Study:
                     settings.alpha,
                     settings.include_self,
                     max_evals=settings.regional_evals,
+                    backend=self.backend,
                 )
                 init = None if neighbour is None else neighbour.regional[layer]
                 return fit.fit(F, importance[layer].w_, P, g[chosen], init=init)

@@ -139,6 +139,7 @@ def importance_strength(
     *,
     max_evals: int = 60,
     include_self: bool = True,
+    backend: str = "auto",
     folder: Path | None = None,
 ) -> list[ImportanceStrength]:
     """Correlate `|h|` with `w` for several weights of the alignment (Table 2).
@@ -152,6 +153,7 @@ def importance_strength(
         alphas: weights to try.
         max_evals: of each fit.
         include_self: whether an image takes part in its own similarities; as in P.
+        backend: what matches regions, see `backend.choose`.
         folder: where finished fits are kept and looked for.
     """
     raw = pearson(F.norm(dim=-1), w)
@@ -160,9 +162,9 @@ def importance_strength(
         path = None if folder is None else folder / f"{alpha:g}"
 
         def fit(alpha: float = alpha) -> RegionalProjection:
-            return RegionalProjection(frame, alpha, include_self, max_evals=max_evals).fit(
-                F, w, P, g
-            )
+            return RegionalProjection(
+                frame, alpha, include_self, max_evals=max_evals, backend=backend
+            ).fit(F, w, P, g)
 
         projection = once(path, RegionalProjection, fit)
         r = pearson(projection.transform(F).norm(dim=-1), w)

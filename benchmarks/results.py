@@ -1,0 +1,182 @@
+"""The outcome of a run: as dated JSON, and as tables of text."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.bounds import Share
+from benchmarks.growth import Point
+from benchmarks.memory import Extra
+from benchmarks.peak import Peak
+from benchmarks.suite import Row
+from benchmarks.targets import Target
+from emergence_ext._library import build_info
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Results:
+    """All of one run. `load` is the machine's load average of a minute as the run began."""
+
+    date: str
+    revision: str | None
+    machine: dict[str, Any]
+    versions: dict[str, Any]
+    load: float
+    peak: Peak
+    rows: list[Row] = field(default_factory=list)
+    shares: list[Share] = field(default_factory=list)
+    growth: list[Point] = field(default_factory=list)
+    memory: list[Extra] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+
+    def save(self, folder: Path) -> Path:
+        """Write `DATE-CPU.json` into `folder`, which is made where it is not there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        cpu = re.sub(r"[^a-z0-9]+", "-", self.machine["cpu"].lower()).strip("-")
+        path = folder / f"{self.date}-{cpu}.json"
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        return path
+
+
+def begin(peak: Peak) -> Results:
+    """Note when, where and with what a run takes place."""
+    info = build_info()
+    machine = {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "instruction_set": info.get("instruction_set"),
+    }
+    versions = {
+        "package": info.get("package"),
+        "torch": f"{info['running_torch']}+{info['running_torch_variant']}",
+        "python": platform.python_version(),
+        "compiler": info.get("compiler"),
+    }
+    today = datetime.date.today().isoformat()
+    return Results(today, _revision(), machine, versions, os.getloadavg()[0], peak)
+
+
+def _cpu() -> str:
+    try:
+        told = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        told = ""
+    named = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
+
+
+def _revision() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Set a table in Markdown, in columns that line up as plain text too."""
+    widths = [max(len(line[k]) for line in [head, *lines]) for k in range(len(head))]
+    rule = ["-" * width for width in widths]
+    return "\n".join(
+        "| " + " | ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)) + " |"
+        for line in [head, rule, *lines]
+    )
+
+
+def timings(rows: Sequence[Row]) -> str:
+    """Set the timings of one op at one size."""
+    head = ["", "ms, median (quartiles)", "images i timed", "times the op's", "remark"]
+    return table(
+        head,
+        [
+            [
+                row.name,
+                str(row.timing) if row.timing else "",
+                str(row.images) if row.timing else "",
+                f"{row.ratio:.2f}" if row.ratio is not None else "",
+                row.remark,
+            ]
+            for row in rows
+        ],
+    )
+
+
+def bounds(shares: Sequence[Share]) -> str:
+    """Set what share of the arithmetic bound is reached, as `bounds.Share` defines it."""
+
+    def percent(x: float | None) -> str:
+        return "" if x is None else f"{100 * x:.0f} %"
+
+    head = [
+        "case",
+        "",
+        "matches/s",
+        "GFLOP/s",
+        "of the peak in",
+        "share",
+        "all operations",
+    ]
+    return table(
+        head,
+        [
+            [
+                x.case,
+                x.name,
+                f"{x.matches:.2e}",
+                f"{x.flops / 1e9:.0f}",
+                x.arithmetic,
+                percent(x.share),
+                percent(x.operations),
+            ]
+            for x in shares
+        ],
+    )
+
+
+def growth(points: Sequence[Point]) -> str:
+    """Set the time per element over N."""
+    head = ["R", "N", "ms, median (quartiles)", "ps per element", "of the first"]
+    return table(
+        head,
+        [
+            [
+                str(x.R),
+                str(x.N),
+                str(x.timing),
+                f"{1e12 * x.per_element:.2f}",
+                f"{x.relative:.2f}",
+            ]
+            for x in points
+        ],
+    )
+
+
+def memory(extras: Sequence[Extra]) -> str:
+    """Set peak memory beyond inputs, loss and gradients."""
+    told = [x.why_not or "" if x.bytes is None else f"{x.bytes / 2**20:.1f} MiB" for x in extras]
+    return table(["call", "extra"], [[x.name, y] for x, y in zip(extras, told, strict=True)])
+
+
+def targets(found: Sequence[Target]) -> str:
+    """Set every target with what was reached."""
+    verdict = {True: "met", False: "not met", None: "not measured"}
+    return table(
+        ["target", "wanted", "reached", ""],
+        [[x.what, x.wanted, x.reached, verdict[x.met]] for x in found],
+    )
