@@ -16,8 +16,10 @@
 // instruction set alone, not on the number of threads or the size of a block.
 // Precision: "highest" and "high" are float32 arithmetic on the CPU, where three bfloat16 products
 // cost more than one of float32. "medium" selects the match by bfloat16 products where the machine
-// has them (AVX512_BF16), and gives the float32 product of that match: below the true maximum by at
-// most 2^-6 sum_k |q_k d_k|, twice the error of a product whose factors are rounded to bfloat16.
+// has them (AVX512_BF16) and D is at least 64, and gives the float32 product of that match: below
+// the true maximum by at most 2^-6 sum_k |q_k d_k|, twice the error of a product whose factors are
+// rounded to bfloat16, and 2^-126 for each product that is smaller. bfloat16 inputs of that width
+// take the same products, which are then exact, at any precision.
 // Gradients, from argmax and G = dL/dT [B, N]; argmax itself is not differentiable:
 //   u[j, r] = sum_i G[i, j] d[i, argmax[i, j, r]]    dq = a u    da = <q, u>
 //   dd[i, s] = sum over (j, r) with argmax[i, j, r] = s of G[i, j] a[j, r] q[j, r]

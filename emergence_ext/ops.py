@@ -41,8 +41,8 @@ def maxsim(
         a: weights of the scored regions, `[N, R]`; ones when left out.
         precision: "highest", "high" or "medium", as torch names them. On the CPU the first two are
             float32 arithmetic; "medium" selects each match by bfloat16 products where the machine
-            has them and scores it in float32, so that a score misses its maximum by at most
-            `2^-6 sum_k |q_k d_k|`. float64 is always exact to its own rounding.
+            has them and D is at least 64, and scores it in float32, so that a region misses its
+            maximum by at most `2^-6 sum_k |q_k d_k|`. float64 is always exact to its own rounding.
         max_memory: bytes of working memory beside inputs and results. No block is needed here, so
             that the value is only checked to be positive.
 

@@ -104,7 +104,7 @@ CASES = _SIZES + _VALUES + _LAYOUTS
 LARGE = [
     Case(N=1, R=1500, B=3, S=5, D=3),
     Case(N=2, R=300, B=2, S=7, D=512),
-    Case(N=90, R=17, B=70, S=2, D=2),
+    Case(N=150, R=17, B=70, S=2, D=2),
     Case(N=2, R=3, B=2, S=3, D=5000),
 ]
 # What each loss has a gradient for.

@@ -13,8 +13,10 @@ namespace {
 
 constexpr int64_t kPackedBytes = 512 << 10;  // of scored rows at once: half of a usual L2 cache
 constexpr int64_t kScoreBytes = 512 << 10;   // of maxima and places at once
-constexpr int64_t kTaskRows = 1024;  // narrow ones stay in an L1 cache; the last tile is part empty
-constexpr int64_t kPairWidth = 32;   // narrower rows gain nothing from bfloat16 pairs
+constexpr int64_t kSlabRows = 1024;          // packed at once: narrow ones stay in an L1 cache
+constexpr int64_t kMostRows = 2048, kFewestRows = 256;  // of a task; its last tile is part empty
+constexpr int64_t kPairWidth = 64;  // where selecting by bfloat16 pairs begins to pay, 1.3 times
+constexpr double kLeastProduct = 1e-24;  // far above 2^-126, so that few products are that small
 
 int64_t ceil_div(int64_t x, int64_t y) { return (x + y - 1) / y; }
 int64_t round_up(int64_t x, int64_t y) { return ceil_div(x, y) * y; }
@@ -67,15 +69,20 @@ template <typename scalar>
 Cut cut(const Problem<scalar>& p, int64_t count) {
   const int64_t tile = p.kernels->tile, R = std::max<int64_t>(1, p.R());
   Cut c;
-  c.slab = std::min<int64_t>(kTaskRows, kPackedBytes / (p.D() * sizeof(scalar)));
+  c.slab = std::min<int64_t>(kSlabRows, kPackedBytes / (p.D() * sizeof(scalar)));
   c.slab = std::max(tile, c.slab / tile * tile);
-  c.images = std::min(std::max<int64_t>(1, kTaskRows / R), std::max<int64_t>(1, p.N()));
+  // Many rows to a task waste little of the last tile, many tasks even out between threads. A task
+  // of fewer than eight conditioning images is hardly worth its packing.
+  const int64_t wanted = 8 * at::get_num_threads();
+  const int64_t split_j = ceil_div(wanted, std::max<int64_t>(1, ceil_div(count, 8)));
+  c.images = std::clamp<int64_t>(p.N() / split_j, std::max<int64_t>(1, kFewestRows / R),
+                                 std::max<int64_t>(1, kMostRows / R));
+  c.images = std::min(c.images, std::max<int64_t>(1, p.N()));
   c.padded = c.images * R + kLargestTile;
   c.tasks_j = ceil_div(p.N(), c.images);
-  c.others = std::clamp<int64_t>(kScoreBytes / (2 * sizeof(scalar) * c.padded), 1, 64);
-  // A few tasks for every thread even out their differences, if that leaves a task worth packing.
-  const int64_t wanted = ceil_div(8 * at::get_num_threads(), std::max<int64_t>(1, c.tasks_j));
-  c.others = std::clamp<int64_t>(ceil_div(count, wanted), std::min<int64_t>(8, c.others), c.others);
+  const int64_t most = std::clamp<int64_t>(kScoreBytes / (2 * sizeof(scalar) * c.padded), 1, 64);
+  const int64_t split_i = ceil_div(wanted, std::max<int64_t>(1, c.tasks_j));
+  c.others = std::clamp<int64_t>(ceil_div(count, split_i), std::min<int64_t>(8, most), most);
   c.tasks_i = ceil_div(count, c.others);
   return c;
 }
@@ -303,7 +310,9 @@ void choose_kernels(Problem<scalar>& p, const std::string& precision, double lar
     // Products of bfloat16 inputs are exact; of other inputs they are what "medium" allows.
     const bool exact = p.q.type() == at::kBFloat16 && !p.v;
     const bool wanted = exact || precision == "medium";
-    if (safe && wanted && p.D() >= kPairWidth) p.pairs = level().pairs;
+    // Products of pairs that float32 holds as subnormal numbers are taken for zero.
+    const bool normal = largest_q * largest_d > kLeastProduct;
+    if (safe && normal && wanted && p.D() >= kPairWidth) p.pairs = level().pairs;
   }
 }
 
