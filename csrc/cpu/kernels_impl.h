@@ -262,11 +262,18 @@ struct ScoredRows {
 struct ConditioningRows {
   template <typename V, int parts, typename index>
   static void run(const ConditioningGradient<typename V::scalar>& g) {
+    g.n == kGroup ? rows<V, parts, index, kGroup>(g) : rows<V, parts, index, 0>(g);
+  }
+
+  // `fixed` images, or g.n where that is 0.
+  template <typename V, int parts, typename index, int fixed>
+  static void rows(const ConditioningGradient<typename V::scalar>& g) {
     using reg = typename V::reg;
+    const int n = fixed ? fixed : g.n;
     const int tail = g.width - (parts - 1) * V::lanes;
     reg G[kGroup];
     const index* argmax[kGroup];
-    for (int i = 0; i < g.n; ++i) {
+    for (int i = 0; i < n; ++i) {
       G[i] = V::fill(*g.G[i]);
       argmax[i] = static_cast<const index*>(g.argmax[i]);
     }
@@ -277,7 +284,7 @@ struct ConditioningRows {
       for (int part = 0; part < parts; ++part, q += V::lanes)
         weighted[part] = V::multiply(
             a, part + 1 < parts || tail == V::lanes ? V::load(q) : V::load_first(q, tail));
-      for (int i = 0; i < g.n; ++i) {
+      for (int i = 0; i < n; ++i) {
         auto* dd = g.dd + (i * g.S + argmax[i][r]) * g.dd_stride;
         for (int part = 0; part < parts; ++part, dd += V::lanes)
           V::store(dd, V::multiply_add(G[i], weighted[part], V::load(dd)));
