@@ -71,19 +71,20 @@ Cut cut(const Problem<scalar>& p, int64_t count) {
   Cut c;
   c.slab = std::min<int64_t>(kSlabRows, kPackedBytes / (p.D() * sizeof(scalar)));
   c.slab = std::max(tile, c.slab / tile * tile);
-  // Many rows to a task waste little of the last tile, many tasks even out between threads. A task
-  // of fewer than eight conditioning images is hardly worth its packing.
-  const int64_t wanted = 8 * at::get_num_threads();
+  // Many rows to a task waste little of the last tile, many tasks of one size even out between
+  // threads. A task of fewer than eight conditioning images is hardly worth its packing.
+  const int64_t N = std::max<int64_t>(1, p.N()), wanted = 8 * at::get_num_threads();
   const int64_t split_j = ceil_div(wanted, std::max<int64_t>(1, ceil_div(count, 8)));
-  c.images = std::clamp<int64_t>(p.N() / split_j, std::max<int64_t>(1, kFewestRows / R),
+  c.images = std::clamp<int64_t>(N / split_j, std::max<int64_t>(1, kFewestRows / R),
                                  std::max<int64_t>(1, kMostRows / R));
-  c.images = std::min(c.images, std::max<int64_t>(1, p.N()));
+  c.images = ceil_div(N, ceil_div(N, c.images));
   c.padded = c.images * R + kLargestTile;
-  c.tasks_j = ceil_div(p.N(), c.images);
+  c.tasks_j = ceil_div(N, c.images);
   const int64_t most = std::clamp<int64_t>(kScoreBytes / (2 * sizeof(scalar) * c.padded), 1, 64);
-  const int64_t split_i = ceil_div(wanted, std::max<int64_t>(1, c.tasks_j));
+  const int64_t split_i = ceil_div(wanted, c.tasks_j);
   c.others = std::clamp<int64_t>(ceil_div(count, split_i), std::min<int64_t>(8, most), most);
-  c.tasks_i = ceil_div(count, c.others);
+  c.tasks_i = std::max<int64_t>(1, ceil_div(count, c.others));
+  c.others = ceil_div(std::max<int64_t>(1, count), c.tasks_i);
   return c;
 }
 
