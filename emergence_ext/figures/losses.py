@@ -63,7 +63,7 @@ def losses(curves: Mapping[str, Sequence[float]]) -> Figure:
             spare = spare or axes
         for (kind, layer), axes in zip(row, places, strict=False):
             _draw_panel(axes, panels[kind, layer], colors, marks)
-            axes.set_title(literal_name(layer, 15) if layer else display_name(kind, 40))
+            axes.set_title(literal_name(layer, 13) if layer else display_name(kind, 40))
             if axes is places[0]:
                 axes.set_ylabel(f"{display_name(kind, 18)} loss" if layer else "loss")
     if any(checkpoints):
