@@ -103,7 +103,8 @@ def run(bench: Bench, work: Work, effort: Effort) -> list[Row]:
     # Every body is tried in the first mode, the fastest of them in every other mode.
     first, *others = effort.modes
     tried = {name: timed(_compiled(name, make, first)) for name, make in compiled.items()}
-    good = {name: row.timing.median for name, row in tried.items() if row.timing}
+    # By the lower quartile, which others on the machine disturb less than the median.
+    good = {name: row.timing.low for name, row in tried.items() if row.timing}
     if good:
         fastest = min(good, key=good.__getitem__)
         for mode in others:
