@@ -132,7 +132,8 @@ class RegionImportance(Saved):
 
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        new = cls(**settings["parameters"])
+        # What was stored before the precision could be chosen was computed at the highest.
+        new = cls(**{"precision": "highest", **settings["parameters"]})
         new.w_, new.v_ = arrays["w"], arrays["v"]
         new.stats_ = FitStats.from_settings(settings["stats"])
         return new

@@ -179,3 +179,9 @@ def test_the_simplex_holds_absolute_values() -> None:
     x = torch.tensor([[1.0, -3.0], [0.0, 2.0]])
     expected = torch.tensor([[0.25, 0.75], [0.0, 1.0]])
     torch.testing.assert_close(on_simplex(x), expected)
+
+
+def test_what_was_stored_before_precision_could_be_chosen_was_of_the_highest() -> None:
+    arrays, settings = RegionImportance(max_evals=2).fit(DATA.F, P)._state()
+    assert settings["parameters"].pop("precision") == "medium"
+    assert RegionImportance._from_state(arrays, settings).precision == "highest"

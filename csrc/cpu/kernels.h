@@ -9,8 +9,8 @@
 
 namespace emergence_ext::cpu {
 
-constexpr int kGroup = 8;         // conditioning images whose gradients are summed at once
-constexpr int kNarrow = 8;        // gradients of rows up to this width use 16-byte registers
+constexpr int kGroup = 8;   // conditioning images whose gradients are summed at once
+constexpr int kNarrow = 8;  // rows up to this width live in registers, in gradients 16-byte ones
 constexpr int kLargestTile = 64;  // rows of a tile at any level
 
 // Gradients of one scored image j from a group of conditioning images, columns [k, k + width):
@@ -72,9 +72,9 @@ struct Kernels {
   void (*conditioning_gradient)(const ConditioningGradient<scalar>&);
 };
 
-// Matching with products of bfloat16 pairs, summed in float32. Odd widths are filled up with zero.
+// Matching with products of bfloat16 pairs, summed in float32, in tiles of the level's own size.
+// Odd widths are filled up with zero.
 struct PairKernels {
-  int tile;
   // As [ceil(n / tile), ceil(D / 2), tile] and [n, ceil(D / 2)], both rounded to nearest even.
   void (*pack)(const float* rows, int64_t stride, int64_t n, int64_t D, uint32_t* packed);
   void (*round_rows)(const float* rows, int64_t stride, int64_t n, int64_t D, uint32_t* out);

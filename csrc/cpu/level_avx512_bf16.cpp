@@ -18,6 +18,7 @@ namespace emergence_ext::cpu {
 namespace {
 
 constexpr int kVectors = 4, kCandidates = 6, kLanes = 16, kTile = kVectors * kLanes;
+static_assert(kTile == kLargestTile, "the tile of avx512_float32");
 
 __mmask16 first(int64_t n) {
   return static_cast<__mmask16>(n >= kLanes ? 0xffff : n <= 0 ? 0 : (1u << n) - 1);
@@ -101,7 +102,7 @@ void match(const uint32_t* packed, int64_t n, const uint32_t* d, int64_t S, int6
   for (; s < S; ++s) match_tiles<1>(packed, n, d, pairs, s, value, place);
 }
 
-constexpr PairKernels kernels = {kTile, pack, round_rows, match};
+constexpr PairKernels kernels = {pack, round_rows, match};
 
 }  // namespace
 

@@ -90,11 +90,10 @@ Cut cut(const Problem<scalar>& p, int64_t count) {
 
 template <typename scalar>
 int64_t match_scratch(const Problem<scalar>& p, const Cut& c) {
-  const int64_t rows = round_up(c.slab, p.kernels->tile);
-  const int64_t copied = p.v || p.pairs || !p.q.template in_place<scalar>() ? rows * p.D() : 0;
+  const int64_t copied = p.v || p.pairs || !p.q.template in_place<scalar>() ? c.slab * p.D() : 0;
   const int64_t other = p.d.template in_place<scalar>() ? 0 : p.S() * p.D();
-  const int64_t pairs = p.pairs ? (rows + p.S()) * ceil_div(p.D(), 2) : 0;
-  const int64_t packed = p.pairs ? 0 : rows * p.D();
+  const int64_t pairs = p.pairs ? (c.slab + p.S()) * ceil_div(p.D(), 2) : 0;
+  const int64_t packed = p.pairs ? 0 : c.slab * p.D();
   return sizeof(scalar) * (copied + other + packed + 2 * c.others * c.padded) + 4 * pairs;
 }
 

@@ -44,7 +44,8 @@ struct Gradients {
 double largest_magnitude(const Operand& x);
 
 // Sets the level's kernels for these inputs. The vector levels rely on sums that stay finite; where
-// sums could overflow, and for float64, the generic level runs, which carries NaN through.
+// sums could overflow, and for float64, the generic level runs, which carries NaN through. The
+// largest magnitude of q is that of v f where rows are scaled.
 template <typename scalar>
 void choose_kernels(Problem<scalar>& problem, const std::string& precision, double largest_q,
                     double largest_d);
