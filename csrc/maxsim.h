@@ -23,8 +23,6 @@
 // Gradients, from argmax and G = dL/dT [B, N]; argmax itself is not differentiable:
 //   u[j, r] = sum_i G[i, j] d[i, argmax[i, j, r]]    dq = a u    da = <q, u>
 //   dd[i, s] = sum over (j, r) with argmax[i, j, r] = s of G[i, j] a[j, r] q[j, r]
-//
-// Files with kernels know no torch.
 #pragma once
 
 #include <cstdint>
@@ -33,21 +31,4 @@ namespace emergence_ext {
 
 constexpr int64_t kCompactLimit = 256;  // largest S whose argmax fits uint8
 
-// Everything is contiguous; `a` may be null.
-template <typename scalar>
-struct MaxSim {
-  const scalar* q;
-  const scalar* d;
-  const scalar* a;
-  int64_t N, R, B, S, D;
-};
-
-namespace cuda {
-
-// All pairs; `argmax` may be null, `stream` is a cudaStream_t. Returns a
-// cudaError_t as an int. Has never run on a GPU.
-template <typename scalar, typename index>
-int maxsim_portable(const MaxSim<scalar>& in, scalar* T, index* argmax, void* stream);
-
-}  // namespace cuda
 }  // namespace emergence_ext

@@ -1,5 +1,4 @@
-// The table of contents: every op of the library, and what it tells about its build.
-// Contracts are in the header of each op; shapes for fake tensors and gradients in ops.py.
+// The library: its ops, and what it tells about its build.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -7,37 +6,12 @@
 
 #include "build_facts.h"
 #include "cpu/kernels.h"
+#include "cuda/paths.h"
+#include "schemas.h"
 
 TORCH_LIBRARY(emergence_ext, m) {
   m.set_python_module("emergence_ext.ops");
-  const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
-
-  // maxsim.h
-  m.def(
-      "maxsim(Tensor q, Tensor d, Tensor? a, *, str precision=\"highest\", "
-      "int? max_memory=None) -> Tensor",
-      tags);
-  m.def(
-      "maxsim_indices(Tensor q, Tensor d, Tensor? a, *, str precision=\"highest\", "
-      "int? max_memory=None, bool compact=False) -> (Tensor T, Tensor argmax)",
-      tags);
-  m.def(
-      "maxsim_backward(Tensor G, Tensor q, Tensor d, Tensor? a, Tensor argmax, bool[3] needs) "
-      "-> (Tensor dq, Tensor dd, Tensor da)",
-      tags);
-
-  // match_kl.h
-  m.def(
-      "match_kl(Tensor q, Tensor d, Tensor a, Tensor b, Tensor P, Tensor? exclude, bool[4] needs, "
-      "*, str precision=\"highest\", int? max_memory=None) "
-      "-> (Tensor loss, Tensor dq, Tensor dd, Tensor da, Tensor db)",
-      tags);
-  m.def(
-      "match_kl_scaled(Tensor f, Tensor v, Tensor d, Tensor a, Tensor b, Tensor P, "
-      "Tensor? exclude, bool[3] needs, *, str precision=\"highest\", int? max_memory=None) "
-      "-> (Tensor loss, Tensor dv, Tensor da, Tensor db)",
-      tags);
-  m.def("scale_gradient(Tensor grad, Tensor gradient, Tensor of) -> Tensor", tags);
+  emergence_ext::define_ops(m);
 }
 
 PYBIND11_MODULE(_C, m) {
@@ -50,4 +24,10 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("instruction_set", [] { return emergence_ext::cpu::level().name; });
   m.def("use_instruction_set", &emergence_ext::cpu::use_level);
+  m.def("cuda_paths", [] {
+    std::vector<std::pair<std::string, bool>> found;
+    for (const auto& path : emergence_ext::cuda::kPaths)
+      found.emplace_back(path.name, path.ran_on_gpu);
+    return found;
+  });
 }

@@ -20,6 +20,7 @@ from emergence_ext import _library, reference
 
 _COMPACT_LIMIT = 256  # kCompactLimit of csrc/maxsim.h
 _warned = False
+_compiled = torch.ops.emergence_ext  # tests put the emulated CUDA ops in its place
 
 
 def maxsim(
@@ -65,9 +66,9 @@ def maxsim(
         return _by_reference(reference.maxsim, q, d, a, precision=precision, max_memory=max_memory)
     # The matches cost N B R bytes, and only a gradient wants them.
     if any(_needs(q, d, a)):
-        matched = torch.ops.emergence_ext.maxsim_indices
+        matched = _compiled.maxsim_indices
         return matched(q, d, a, precision=precision, max_memory=max_memory, compact=True)[0]
-    return torch.ops.emergence_ext.maxsim(q, d, a, precision=precision, max_memory=max_memory)
+    return _compiled.maxsim(q, d, a, precision=precision, max_memory=max_memory)
 
 
 def maxsim_indices(
@@ -92,7 +93,7 @@ def maxsim_indices(
     options = {"precision": precision, "max_memory": max_memory}
     if not _use_library("maxsim", q=q, d=d, a=a):
         return _by_reference(reference.maxsim_indices, q, d, a, **options)
-    return torch.ops.emergence_ext.maxsim_indices(q, d, a, **options)
+    return _compiled.maxsim_indices(q, d, a, **options)
 
 
 def match_kl(
@@ -142,7 +143,7 @@ def match_kl(
     if not _use_library("match_kl", **tensors):
         return _by_reference(reference.match_kl, *tensors.values(), **options)
     _refuse_gradients("match_kl", P=P)
-    op = torch.ops.emergence_ext.match_kl
+    op = _compiled.match_kl
     return op(*tensors.values(), _needs(q, d, a, b), **options)[0]
 
 
@@ -178,7 +179,7 @@ def match_kl_scaled(
     if not _use_library("match_kl_scaled", **tensors):
         return _by_reference(reference.match_kl_scaled, *tensors.values(), **options)
     _refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
-    op = torch.ops.emergence_ext.match_kl_scaled
+    op = _compiled.match_kl_scaled
     return op(*tensors.values(), _needs(v, a, b), **options)[0]
 
 
@@ -308,7 +309,7 @@ def _save_matches(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) 
 def _gradients_of_scores(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:
     """The matches were not kept: find them again."""
     q, d, a = ctx.saved_tensors
-    matched = torch.ops.emergence_ext.maxsim_indices
+    matched = _compiled.maxsim_indices
     _, argmax = matched(q, d, a, **ctx.options, compact=True)
     return _gradients(ctx, G, q, d, a, argmax)
 
@@ -322,7 +323,7 @@ def _gradients(
     ctx: Any, G: Tensor, q: Tensor, d: Tensor, a: Tensor | None, argmax: Tensor
 ) -> tuple[Tensor | None, ...]:
     needs = [bool(need) for need in ctx.needs_input_grad[:3]]
-    found = torch.ops.emergence_ext.maxsim_backward(G, q, d, a, argmax, needs)
+    found = _compiled.maxsim_backward(G, q, d, a, argmax, needs)
     return tuple(grad if need else None for grad, need in zip(found, needs, strict=True))
 
 
@@ -345,7 +346,7 @@ def _gradients_of_loss(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, 
             continue
         if not known:
             raise RuntimeError("match_kl: a gradient is wanted that `needs` did not ask for")
-        grads[place] = torch.ops.emergence_ext.scale_gradient(grad, gradient, x)
+        grads[place] = _compiled.scale_gradient(grad, gradient, x)
     return tuple(grads)
 
 
@@ -363,8 +364,8 @@ def _no_second_derivative(op: str, instead: str) -> Callable[..., None]:
     return backward
 
 
-def _register() -> None:
-    """Give the ops of the loaded library their shapes, gradients and autocast."""
+def _register(namespace: str = "emergence_ext") -> None:
+    """Give the ops of a loaded library their shapes, gradients and autocast."""
     library = torch.library
     for name, fake in (
         ("maxsim", _fake_scores),
@@ -374,21 +375,21 @@ def _register() -> None:
         ("match_kl_scaled", _fake_match_kl_scaled),
         ("scale_gradient", _fake_scaled),
     ):
-        library.register_fake(f"emergence_ext::{name}", fake)
+        library.register_fake(f"{namespace}::{name}", fake)
     for name, backward, setup in (
         ("maxsim", _gradients_of_scores, _save_inputs),
         ("maxsim_indices", _gradients_of_matched, _save_matches),
         ("match_kl", _gradients_of_loss, _keeper(0, 1, 2, 3)),
         ("match_kl_scaled", _gradients_of_loss, _keeper(1, 3, 4)),
     ):
-        library.register_autograd(f"emergence_ext::{name}", backward, setup_context=setup)
+        library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup)
         for device in ("cpu", "cuda"):
-            library.register_autocast(f"emergence_ext::{name}", device, torch.float32)
+            library.register_autocast(f"{namespace}::{name}", device, torch.float32)
     for name, op, instead in (
         ("maxsim_backward", "maxsim", ", or use emergence_ext.reference.maxsim"),
         ("scale_gradient", "match_kl", ""),
     ):
-        library.register_autograd(f"emergence_ext::{name}", _no_second_derivative(op, instead))
+        library.register_autograd(f"{namespace}::{name}", _no_second_derivative(op, instead))
 
 
 if _library.why_not("cpu") is None:

@@ -11,7 +11,12 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch
 
-from emergence_ext import _library
+from build_support import find_compiler
+from emergence_ext import _library, ops
+from tests import emulated
+from tests.emulated import EmulatedGPU
+
+CUDA = "emulated CUDA"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,12 +63,44 @@ def library() -> None:
     pytest.skip(f"the library is not there: {reason}")
 
 
-@pytest.fixture(params=_library.build_info().get("instruction_sets", ["generic"]))
+@pytest.fixture
+def emulated_gpu(library: None, monkeypatch: pytest.MonkeyPatch) -> EmulatedGPU:
+    """An emulated GPU that runs the ops; skips without a compiler, and under sanitizers."""
+    compiler = find_compiler(os.environ)
+    if compiler is None:
+        pytest.skip("no C++ compiler found (CXX, then c++, g++, clang++ on the PATH)")
+    if os.environ.get("EMERGENCE_SANITIZE") == "1":
+        pytest.skip("the fibers of the emulated GPU are none of the sanitizers' threads")
+    gpu = emulated.load(compiler)
+    gpu.set_schedule(2)
+    gpu.set_shared_memory(227)
+    monkeypatch.setattr(ops, "_compiled", gpu.ops)
+    return gpu
+
+
+LEVELS = _library.build_info().get("instruction_sets", ["generic"])
+
+
+@pytest.fixture(params=LEVELS)
 def level(request: pytest.FixtureRequest, library: None) -> Iterator[str]:
     """Runs a test at every instruction set that the library has for this machine."""
+    yield from _at(request.param)
+
+
+@pytest.fixture(params=[*LEVELS, CUDA])
+def each_backend(request: pytest.FixtureRequest, library: None) -> Iterator[str]:
+    """Runs a test at every instruction set, and with the CUDA ops on an emulated GPU."""
+    if request.param == CUDA:
+        request.getfixturevalue("emulated_gpu")
+        yield CUDA
+    else:
+        yield from _at(request.param)
+
+
+def _at(name: str) -> Iterator[str]:
     before = _library.build_info()["instruction_set"]
-    _library.use_instruction_set(request.param)
-    yield request.param
+    _library.use_instruction_set(name)
+    yield name
     _library.use_instruction_set(before)
 
 

@@ -14,12 +14,12 @@ from emergence_ext import ops, reference
 from tests import layouts, oracle
 from tests.cases import CASES, DTYPES, LARGE, Case, build
 
-pytestmark = pytest.mark.usefixtures("level")
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 SMALL = Case(N=3, R=5, B=2, S=7, D=4)
 WIDE = replace(SMALL, D=37)
 TIES = [case for case in CASES if case.values == "ties"]
-# `level` puts the instruction set back after the test, which examples in between don't need.
+# `each_backend` puts the instruction set back after the test, which examples in between don't need.
 examples = settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -109,7 +109,7 @@ def test_strides_do_not_change_a_bit(case: Case, strides: str) -> None:
 @pytest.mark.parametrize("S", [256, 257])
 def test_compact_matches_are_the_same_in_a_smaller_type(S: int) -> None:
     x = build(replace(SMALL, S=S))
-    matched = torch.ops.emergence_ext.maxsim_indices
+    matched = ops._compiled.maxsim_indices
     T, compact = matched(x.q, x.d, x.a, compact=True)
     assert compact.dtype == (torch.uint8 if S == 256 else torch.int32)
     other, argmax = ops.maxsim_indices(x.q, x.d, x.a)

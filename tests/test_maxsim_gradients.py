@@ -12,7 +12,7 @@ from emergence_ext import ops, reference
 from tests import oracle
 from tests.cases import CASES, DTYPES, LARGE, Case, build
 
-pytestmark = pytest.mark.usefixtures("level")
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 SMALL = Case(N=3, R=5, B=2, S=7, D=4)
 CHECKED = [
@@ -34,7 +34,7 @@ def leaves(case: Case, dtype: torch.dtype = torch.float64) -> list[Tensor]:
 @pytest.mark.parametrize("op", ["maxsim", "maxsim_indices"])
 @pytest.mark.parametrize("case", CHECKED, ids=str)
 def test_gradients_pass_gradcheck(case: Case, op: str) -> None:
-    direct = getattr(torch.ops.emergence_ext, op)
+    direct = getattr(ops._compiled, op)
 
     def scores(q: Tensor, d: Tensor, a: Tensor | None = None) -> Tensor:
         result = direct(q, d, a)
@@ -98,8 +98,8 @@ def test_only_the_gradients_asked_for_are_formed(which: int, D: int) -> None:
     x = build(replace(SMALL, D=D))
     inputs = [x.q, x.d, x.a]
     needs = [bool(which & 1 << index) for index in range(3)]
-    T, argmax = torch.ops.emergence_ext.maxsim_indices(*inputs)
-    backward = torch.ops.emergence_ext.maxsim_backward
+    T, argmax = ops._compiled.maxsim_indices(*inputs)
+    backward = ops._compiled.maxsim_backward
     found = backward(torch.ones_like(T), *inputs, argmax, needs)
     everything = backward(torch.ones_like(T), *inputs, argmax, [True] * 3)
     assert [grad.numel() > 0 for grad in found] == needs
@@ -139,6 +139,6 @@ def test_a_second_derivative_is_a_named_error() -> None:
 
 def test_matches_of_other_inputs_are_refused_by_the_gradient() -> None:
     x = build(SMALL)
-    T, argmax = torch.ops.emergence_ext.maxsim_indices(x.q, x.d, x.a)
+    T, argmax = ops._compiled.maxsim_indices(x.q, x.d, x.a)
     with pytest.raises(ValueError, match=r"argmax must lie in \[0, S\) = \[0, 2\)"):
-        torch.ops.emergence_ext.maxsim_backward(T, x.q, x.d[:, :2], x.a, argmax + 2, [True] * 3)
+        ops._compiled.maxsim_backward(T, x.q, x.d[:, :2], x.a, argmax + 2, [True] * 3)

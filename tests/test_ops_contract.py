@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from emergence_ext import _library, ops
 from tests.cases import DIFFERENTIABLE, DTYPES, Case, build, build_loss
+from tests.emulated import EmulatedGPU
 
-pytestmark = pytest.mark.usefixtures("level")
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 SMALL = Case(N=3, R=5, B=2, S=7, D=4)
 LAYOUTS = [
@@ -30,7 +31,6 @@ LAYOUTS = [
     replace(SMALL, N=0),
 ]
 both = pytest.mark.parametrize("op", list(DIFFERENTIABLE))
-direct = torch.ops.emergence_ext
 
 
 def leaves(case: Case) -> list[Tensor | None]:
@@ -57,7 +57,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func.namespace == "emergence_ext":
+        if func.namespace in ("emergence_ext", EmulatedGPU.namespace):
             self.calls.append((func.overloadpacket.__name__, args))
         return func(*args, **kwargs or {})
 
@@ -65,18 +65,18 @@ class Recorder(TorchDispatchMode):
 @pytest.mark.parametrize("op", ["maxsim", "maxsim_indices"])
 @pytest.mark.parametrize("case", LAYOUTS, ids=str)
 def test_opcheck_of_scores(case: Case, op: str) -> None:
-    torch.library.opcheck(getattr(direct, op), tuple(leaves(case)))
+    torch.library.opcheck(getattr(ops._compiled, op), tuple(leaves(case)))
 
 
 def test_opcheck_of_compact_matches() -> None:
-    torch.library.opcheck(direct.maxsim_indices, tuple(leaves(SMALL)), {"compact": True})
+    torch.library.opcheck(ops._compiled.maxsim_indices, tuple(leaves(SMALL)), {"compact": True})
 
 
 def test_opcheck_of_the_gradient_of_scores() -> None:
     x = build(SMALL)
-    T, argmax = direct.maxsim_indices(x.q, x.d, x.a)
+    T, argmax = ops._compiled.maxsim_indices(x.q, x.d, x.a)
     arguments = (torch.ones_like(T), x.q, x.d, x.a, argmax, [True, False, True])
-    torch.library.opcheck(direct.maxsim_backward, arguments)
+    torch.library.opcheck(ops._compiled.maxsim_backward, arguments)
 
 
 @both
@@ -85,12 +85,12 @@ def test_opcheck_of_the_gradient_of_scores() -> None:
 def test_opcheck_of_losses(needs: set[str] | None, case: Case, op: str) -> None:
     wanted = set(DIFFERENTIABLE[op]) if needs is None else needs
     arguments = loss_arguments(op, replace(case, dtype=torch.float64), wanted, needs is None)
-    torch.library.opcheck(getattr(direct, op), tuple(arguments))
+    torch.library.opcheck(getattr(ops._compiled, op), tuple(arguments))
 
 
 def test_opcheck_of_scale_gradient() -> None:
     arguments = (torch.tensor(2.0), torch.ones(3, 4), torch.ones(3, 4, dtype=torch.bfloat16))
-    torch.library.opcheck(direct.scale_gradient, arguments)
+    torch.library.opcheck(ops._compiled.scale_gradient, arguments)
 
 
 @pytest.mark.parametrize("S", [256, 257])
@@ -98,10 +98,10 @@ def test_opcheck_of_scale_gradient() -> None:
 def test_fake_scores_have_the_shapes_and_dtypes_of_real_ones(S: int, dtype: torch.dtype) -> None:
     x = build(replace(SMALL, S=S, dtype=dtype))
     for options in ({}, {"compact": True}):
-        assert_fakes_fit(direct.maxsim_indices, [x.q, x.d, x.a], options)
-    T, argmax = direct.maxsim_indices(x.q, x.d, x.a)
+        assert_fakes_fit(ops._compiled.maxsim_indices, [x.q, x.d, x.a], options)
+    T, argmax = ops._compiled.maxsim_indices(x.q, x.d, x.a)
     for needs in ([True] * 3, [False, True, False]):
-        assert_fakes_fit(direct.maxsim_backward, [T, x.q, x.d, x.a, argmax, needs], {})
+        assert_fakes_fit(ops._compiled.maxsim_backward, [T, x.q, x.d, x.a, argmax, needs], {})
 
 
 @both
@@ -110,10 +110,10 @@ def test_fake_losses_have_the_shapes_and_dtypes_of_real_ones(dtype: torch.dtype,
     for needs in (set(), {"a"}, {"b"}, set(DIFFERENTIABLE[op])):
         arguments = loss_arguments(op, replace(SMALL, dtype=dtype), needs)
         with torch.no_grad():
-            assert_fakes_fit(getattr(direct, op), arguments, {})
+            assert_fakes_fit(getattr(ops._compiled, op), arguments, {})
         arguments[-3] = arguments[-3].double()  # P, which like b may be of another type
         with torch.no_grad():
-            assert_fakes_fit(getattr(direct, op), arguments, {})
+            assert_fakes_fit(getattr(ops._compiled, op), arguments, {})
 
 
 def assert_fakes_fit(op: Any, arguments: list[Any], options: dict[str, Any]) -> None:
@@ -198,11 +198,11 @@ def test_every_subset_of_the_gradients_is_formed_alone(op: str) -> None:
     names = DIFFERENTIABLE[op]
     everything = loss_arguments(op, SMALL, set(names))
     with torch.no_grad():
-        expected = getattr(direct, op)(*everything)
+        expected = getattr(ops._compiled, op)(*everything)
     for subset in range(2 ** len(names)):
         wanted = {name for place, name in enumerate(names) if subset >> place & 1}
         arguments = loss_arguments(op, SMALL, wanted)
-        loss, *formed = getattr(direct, op)(*arguments)
+        loss, *formed = getattr(ops._compiled, op)(*arguments)
         assert [grad.numel() > 0 for grad in formed] == arguments[-1]
         assert torch.equal(loss, expected[0])
         for mine, other, need in zip(formed, expected[1:], arguments[-1], strict=True):
@@ -242,7 +242,7 @@ def test_scores_keep_no_matches_unless_a_gradient_is_wanted() -> None:
 def test_a_gradient_that_was_not_asked_for_is_a_named_error(op: str) -> None:
     arguments = loss_arguments(op, SMALL, {"a", "b"})
     arguments[-1] = [name == "b" for name in DIFFERENTIABLE[op]]
-    loss = getattr(direct, op)(*arguments)[0]
+    loss = getattr(ops._compiled, op)(*arguments)[0]
     with pytest.raises(RuntimeError, match="match_kl: a gradient is wanted that `needs` did not"):
         loss.backward()
 

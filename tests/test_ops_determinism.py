@@ -11,7 +11,7 @@ import torch
 from emergence_ext import ops
 from tests.cases import DIFFERENTIABLE, Case, LossInputs, build, build_loss, run_loss
 
-pytestmark = pytest.mark.usefixtures("level", "threads")
+pytestmark = pytest.mark.usefixtures("each_backend", "threads")
 
 # Neither N nor B is a multiple of 8, the images whose gradients are summed at once. Narrow regions,
 # wide ones, several blocks of columns; more rows than are packed at once; int32 matches.
@@ -31,11 +31,11 @@ def least_memory(op: str, x: LossInputs, **options: Any) -> int:
     with pytest.raises(ValueError, match="holds no block") as error:
         run_loss(ops, op, x, max_memory=1, **options)
     said = re.fullmatch(
-        rf"{op}: max_memory = 1 bytes holds no block; with (\d+) threads give at least (\d+)",
+        rf"{op}: max_memory = 1 bytes holds no block; (?:with (\d+) threads )?give at least (\d+)",
         str(error.value).splitlines()[0],
     )
     assert said is not None
-    assert int(said[1]) == torch.get_num_threads()
+    assert said[1] is None or int(said[1]) == torch.get_num_threads()
     return int(said[2])
 
 

@@ -106,7 +106,7 @@ def test_the_loss_is_of_the_scores_at_its_precision(D: int, precision: str) -> N
     expected = (torch.xlogy(P, P) - torch.where(P > 0, P * log_Q, 0)).sum(1).mean()
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-7)
     G = (log_Q.exp() * P.sum(1, keepdim=True) - P) / len(P)
-    pieces = torch.ops.emergence_ext.maxsim_backward(G.float(), q, d, a, argmax, [True] * 3)
+    pieces = ops._compiled.maxsim_backward(G.float(), q, d, a, argmax, [True] * 3)
     grads = torch.autograd.grad(loss, inputs)
     for grad, piece in zip(grads, [*pieces, G.sum(0).float()], strict=True):
         torch.testing.assert_close(grad, piece, rtol=1e-5, atol=1e-6)

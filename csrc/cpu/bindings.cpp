@@ -195,11 +195,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> match_kl_scaled(
   return {loss, dv, da, db};
 }
 
-at::Tensor scale_gradient(const at::Tensor& grad, const at::Tensor& gradient,
-                          const at::Tensor& of) {
-  return at::mul(grad, gradient).to(of.scalar_type());
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(emergence_ext, CPU, m) {
@@ -208,10 +203,6 @@ TORCH_LIBRARY_IMPL(emergence_ext, CPU, m) {
   m.impl("maxsim_backward", &maxsim_backward);
   m.impl("match_kl", &match_kl);
   m.impl("match_kl_scaled", &match_kl_scaled);
-}
-
-TORCH_LIBRARY_IMPL(emergence_ext, CompositeExplicitAutograd, m) {
-  m.impl("scale_gradient", &scale_gradient);
 }
 
 }  // namespace emergence_ext

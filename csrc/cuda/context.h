@@ -1,0 +1,43 @@
+// What the bindings take from torch's side of CUDA: the device of a tensor made current, its stream
+// and its limits.
+#pragma once
+
+#if defined(EMERGENCE_EMULATED)
+#include "emulated_context.h"
+#else
+
+#include <ATen/core/Tensor.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "matching.h"
+
+namespace emergence_ext::cuda {
+
+class Context {
+ public:
+  explicit Context(const at::Tensor& x) : guard_(x.device()) {
+    const int index = x.device().index();
+    const auto read = [&](cudaDeviceAttr what) {
+      int found = 0;
+      C10_CUDA_CHECK(cudaDeviceGetAttribute(&found, what, index));
+      return found;
+    };
+    on.multiprocessors = read(cudaDevAttrMultiProcessorCount);
+    on.shared = read(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    on.stream = c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(index)).stream();
+  }
+
+  Device on{};
+
+ private:
+  c10::cuda::CUDAGuard guard_;
+};
+
+// The status of a launch.
+inline void check(int status) { C10_CUDA_CHECK(static_cast<cudaError_t>(status)); }
+
+}  // namespace emergence_ext::cuda
+
+#endif

@@ -1,0 +1,119 @@
+// Matching and its gradients on a GPU, kernel by kernel. Nothing here knows torch, allocates or
+// waits; everything is enqueued on `stream`, and a cudaError_t comes back as an int.
+//
+// A block of conditioning images is a problem of its own: `d` points at its first image and B is
+// its length. Every sum has one owner and one order, whatever the block.
+#pragma once
+
+#include <cstdint>
+
+namespace emergence_ext::cuda {
+
+constexpr int kNarrow = 8;       // rows up to this width live in registers
+constexpr int kPiece = 16;       // widths of rows for tensor cores are multiples of this
+constexpr int kRowsOfPart = 16;  // rows whose share of dv is summed by one warp
+
+// Contiguous, in the type of the arithmetic.
+template <typename scalar>
+struct Problem {
+  const scalar* q;  // [N, R, D], or f where v is there
+  const scalar* v;  // [N, D], null unless q[j, r] = v[j] f[j, r]
+  const scalar* d;  // [B, S, D]
+  const scalar* a;  // [N, R], null for ones
+  int64_t N, R, B, S, D;
+};
+
+// Rows for tensor cores, 16 bits an entry: [rows, planes, width], width a multiple of kPiece and
+// filled up with zeros. Two planes are the high and the low part of float32 rows in bfloat16.
+struct Planes {
+  const uint16_t* q;  // [N R, planes, width]
+  const uint16_t* d;  // [B S, planes, width]
+  int64_t rows, B, S, width;
+  int planes;
+  bool float16;  // else bfloat16
+};
+
+// argmax [B, N, R] in entries of 1 (uint8), 4 (int32) or 8 bytes (int64); null where nobody asked.
+struct Matches {
+  void* data;
+  int size;
+};
+
+struct Device {
+  int multiprocessors;
+  int64_t shared;  // bytes that one block may ask for
+  void* stream;    // a cudaStream_t
+};
+
+// Forward. `value` [B, N, R] are the products of the matches, T [B, N] their weighted sums.
+
+// D up to kNarrow, in one go.
+template <typename scalar>
+int match_narrow(const Problem<scalar>& p, scalar* T, Matches matches, const Device& on);
+
+template <typename scalar>
+int match_wide(const Problem<scalar>& p, scalar* value, Matches matches, const Device& on);
+
+// By mma.sync: one product of planes, or high and low parts in three. The products of what the
+// planes hold are exact, their sum is of float32.
+int match_planes(const Planes& p, float* value, Matches matches, const Device& on);
+
+// float32 rows [count, D], times v[row / rows_of_v] where v is there, as `planes` bfloat16 planes.
+int pack(const float* rows, const float* v, int64_t rows_of_v, int64_t count, int64_t D,
+         int64_t width, int planes, uint16_t* packed, const Device& on);
+
+// value = <q, d[match]>.
+template <typename scalar>
+int score_matches(const Problem<scalar>& p, Matches matches, scalar* value, const Device& on);
+
+// T = sum_r a value.
+template <typename scalar>
+int weigh(const Problem<scalar>& p, const scalar* value, scalar* T, const Device& on);
+
+// The loss. T [B, N] becomes G = dloss/dT; `losses` [B] gets each row's KL.
+template <typename scalar>
+struct Targets {
+  const scalar* b;         // [N]
+  const scalar* P;         // [B, N]
+  const int64_t* exclude;  // [B] or null
+  double scale;            // of G: 1 over the number of all conditioning images
+};
+
+template <typename scalar>
+int kl_rows(const Targets<scalar>& targets, int64_t N, int64_t B, scalar* T, double* losses,
+            const Device& on);
+
+// Gradients, from G [B, N] and the matches; all but dd are added to.
+
+// db[j] += sum_i G[i, j].
+template <typename scalar>
+int add_bias_gradient(const scalar* G, int64_t N, int64_t B, scalar* db, const Device& on);
+
+// u [N, R, D] += sum_i G[i, j] d[i, match] and da [N, R] += <q, the same>; either may be null. D up
+// to kNarrow.
+template <typename scalar>
+int add_scored_narrow(const Problem<scalar>& p, const scalar* G, Matches matches, scalar* u,
+                      scalar* da, const Device& on);
+
+// The same u at any width.
+template <typename scalar>
+int add_scored_wide(const Problem<scalar>& p, const scalar* G, Matches matches, scalar* u,
+                    const Device& on);
+
+// parts [ceil(R / kRowsOfPart), N, D] += the sums of a f u over each kRowsOfPart rows, eight images
+// of u at a time. Summed over its first dimension it is dv.
+template <typename scalar>
+int add_scale_gradient(const Problem<scalar>& p, const scalar* G, Matches matches, scalar* parts,
+                       const Device& on);
+
+// da [N, R] += sum_i G[i, j] value[i, j, r].
+template <typename scalar>
+int add_weight_gradient(const Problem<scalar>& p, const scalar* G, const scalar* value, scalar* da,
+                        const Device& on);
+
+// dd [B, S, D] = sum over the rows that match of G a q.
+template <typename scalar>
+int conditioning_gradient(const Problem<scalar>& p, const scalar* G, Matches matches, scalar* dd,
+                          const Device& on);
+
+}  // namespace emergence_ext::cuda

@@ -1,0 +1,20 @@
+// The ways to match, and whether each has run on a GPU: one that has not is off unless
+// EMERGENCE_UNTESTED_CUDA=1. EMERGENCE_CUDA_PATH names one to prefer wherever it applies.
+#pragma once
+
+#include <array>
+
+namespace emergence_ext::cuda {
+
+struct Path {
+  const char* name;
+  bool ran_on_gpu;
+};
+
+enum class Way { portable };
+
+constexpr std::array<Path, 1> kPaths = {{
+    {"portable", false},  // any GPU from compute capability 8.0
+}};
+
+}  // namespace emergence_ext::cuda

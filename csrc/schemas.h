@@ -1,0 +1,60 @@
+// The ops' schemas, and the one op that is the same on every device. Contracts are in the header of
+// each op; shapes for fake tensors and gradients in ops.py. Kernels for a GPU that are emulated
+// register beside those for the CPU, under a namespace of their own.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <vector>
+
+#if defined(EMERGENCE_EMULATED)
+#define EMERGENCE_NAMESPACE emergence_emulated
+#define EMERGENCE_GPU CPU
+#else
+#define EMERGENCE_NAMESPACE emergence_ext
+#define EMERGENCE_GPU CUDA
+#endif
+
+namespace emergence_ext {
+
+// The gradient of an input, formed with the loss, for the loss' own gradient `grad`.
+inline at::Tensor scale_gradient(const at::Tensor& grad, const at::Tensor& gradient,
+                                 const at::Tensor& of) {
+  return at::mul(grad, gradient).to(of.scalar_type());
+}
+
+inline void define_ops(torch::Library& m) {
+  const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
+
+  // maxsim.h
+  m.def(
+      "maxsim(Tensor q, Tensor d, Tensor? a, *, str precision=\"highest\", "
+      "int? max_memory=None) -> Tensor",
+      tags);
+  m.def(
+      "maxsim_indices(Tensor q, Tensor d, Tensor? a, *, str precision=\"highest\", "
+      "int? max_memory=None, bool compact=False) -> (Tensor T, Tensor argmax)",
+      tags);
+  m.def(
+      "maxsim_backward(Tensor G, Tensor q, Tensor d, Tensor? a, Tensor argmax, bool[3] needs) "
+      "-> (Tensor dq, Tensor dd, Tensor da)",
+      tags);
+
+  // match_kl.h
+  m.def(
+      "match_kl(Tensor q, Tensor d, Tensor a, Tensor b, Tensor P, Tensor? exclude, bool[4] needs, "
+      "*, str precision=\"highest\", int? max_memory=None) "
+      "-> (Tensor loss, Tensor dq, Tensor dd, Tensor da, Tensor db)",
+      tags);
+  m.def(
+      "match_kl_scaled(Tensor f, Tensor v, Tensor d, Tensor a, Tensor b, Tensor P, "
+      "Tensor? exclude, bool[3] needs, *, str precision=\"highest\", int? max_memory=None) "
+      "-> (Tensor loss, Tensor dv, Tensor da, Tensor db)",
+      tags);
+  m.def("scale_gradient(Tensor grad, Tensor gradient, Tensor of) -> Tensor", tags);
+  m.impl("scale_gradient",
+         torch::dispatch(c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(scale_gradient)));
+}
+
+}  // namespace emergence_ext

@@ -1,0 +1,86 @@
+"""The CUDA ops built for the host, on an emulated GPU: namespace `emergence_emulated`."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+
+from emergence_ext import ops
+
+ROOT = Path(__file__).resolve().parents[1]
+FLAGS = ["-std=c++20", "-fPIC", "-DEMERGENCE_EMULATED", "-O2", "-ffp-contract=off", "-Wall"]
+FLAGS += ["-Werror", "-Wno-unknown-pragmas", *(["-mfma"] if os.uname().machine == "x86_64" else [])]
+# Torch's own headers, found second, are not held to our warnings.
+INCLUDED = [f"-I{ROOT / folder}" for folder in ("csrc", "csrc/cuda", "tests/emulation")]
+
+
+class EmulatedGPU:
+    """The loaded library, and what a test can set of the device."""
+
+    namespace = "emergence_emulated"
+
+    def __init__(self, path: Path) -> None:
+        torch.ops.load_library(str(path))
+        ops._register(self.namespace)
+        self.ops = torch.ops.emergence_emulated
+        self._library = ctypes.CDLL(str(path))
+
+    def set_schedule(self, number: int) -> None:
+        """0: threads run in ascending order, 1: descending, others: shuffled."""
+        self._library.emulation_set_schedule(number)
+
+    def set_shared_memory(self, kib: int) -> None:
+        """What a block of threads may ask for: 227 on the largest GPUs, 99 on the smallest."""
+        self._library.emulation_set_shared_memory(ctypes.c_int64(kib << 10))
+
+
+@cache
+def load(compiler: str) -> EmulatedGPU:
+    """Build the library, unless it is there as the sources are now, and load it."""
+    sources = [*_sources()]
+    digest = hashlib.sha256(" ".join([compiler, *FLAGS, torch.__version__]).encode())
+    for path in sorted([*sources, *ROOT.glob("csrc/**/*.h"), *ROOT.glob("tests/emulation/*.h")]):
+        digest.update(path.read_bytes())
+    folder = ROOT / "build" / "emulated" / digest.hexdigest()[:16]
+    library = folder / "emulated.so"
+    if not library.exists():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        folder.mkdir(parents=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = [*pool.map(partial(_compile, compiler, folder), sources)]
+        built, libraries = library.with_suffix(".part"), Path(torch.__file__).parent / "lib"
+        linked = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-lc10", "-ltorch_cpu", "-ltorch"]
+        _run([*compiler.split(), "-shared", "-o", str(built), *objects, *linked])
+        built.rename(library)
+    return EmulatedGPU(library)
+
+
+def _sources() -> Iterator[Path]:
+    yield ROOT / "csrc/cuda/bindings.cpp"  # which takes longest, so first
+    yield from (ROOT / "tests/emulation" / name for name in ("library.cpp", "emulation.cpp"))
+    yield from sorted(ROOT.glob("csrc/cuda/*.cu"))
+
+
+def _compile(compiler: str, folder: Path, source: Path) -> str:
+    out = str(folder / f"{source.name}.o")
+    headers = Path(torch.__file__).parent / "include"
+    torch_headers = [headers, headers / "torch/csrc/api/include"] if source.suffix == ".cpp" else []
+    system = [x for path in torch_headers for x in ("-isystem", str(path))]
+    what = ["-x", "c++", "-c", str(source), "-o", out]
+    _run([*compiler.split(), *FLAGS, *INCLUDED, *system, *what])
+    return out
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")

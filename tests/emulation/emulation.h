@@ -1,0 +1,257 @@
+// CUDA on the host, for testing kernels where there is no GPU. A thread is a fiber: it runs by
+// itself until it meets a barrier or an operation of its warp, then another one runs, in the order
+// of a schedule. What CUDA leaves undefined shows:
+//   - where a barrier is missing, results change with the schedule;
+//   - shared memory that nobody wrote, or a copy that nobody waited for, reads as NaN;
+//   - after a write beside shared memory, a misaligned copy, or when threads of a warp or a block
+//     wait at different places, launch() throws a std::runtime_error that names them.
+//
+// csrc/cuda/device.h includes this in place of CUDA; emulation.cpp is linked once. Launches take
+// turns, whatever thread of the host they come from.
+#pragma once
+
+#include <math.h>  // <cmath> alone has no fma(float, float, float) outside of std
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <type_traits>
+#include <utility>
+
+namespace emulation {
+
+// 0: threads, warps and blocks run in ascending order. 1: descending. n >= 2: shuffled anew after
+// every barrier, the same for the same n.
+void set_schedule(int number);
+int64_t launches();  // so far
+
+// The line of a kernel that calls what has here() as a default argument.
+struct Site {
+  const char* file;
+  int line;
+};
+constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  return {file, line};
+}
+
+template <typename T>
+struct alignas(2 * sizeof(T)) Pair {
+  T x, y;
+};
+
+template <typename T>
+struct alignas(4 * sizeof(T)) Quad {
+  T x, y, z, w;
+};
+
+template <typename To, typename From>
+To same_bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+}  // namespace emulation
+
+// The language.
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorLaunchFailure = 719 };
+using cudaStream_t = struct CUstream_st*;
+
+using float2 = emulation::Pair<float>;
+using float4 = emulation::Quad<float>;
+using double2 = emulation::Pair<double>;
+using int2 = emulation::Pair<int>;
+using int4 = emulation::Quad<int>;
+using uint2 = emulation::Pair<unsigned>;
+using uint4 = emulation::Quad<unsigned>;
+using uchar4 = emulation::Quad<unsigned char>;
+
+struct uint3 {
+  unsigned x, y, z;
+};
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline double2 make_double2(double x, double y) { return {x, y}; }
+inline int2 make_int2(int x, int y) { return {x, y}; }
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline uchar4 make_uchar4(unsigned char x, unsigned char y, unsigned char z, unsigned char w) {
+  return {x, y, z, w};
+}
+
+extern uint3 threadIdx, blockIdx;  // of the fiber that runs
+extern dim3 blockDim, gridDim;
+
+inline float __uint_as_float(unsigned x) { return emulation::same_bits<float>(x); }
+inline float __int_as_float(int x) { return emulation::same_bits<float>(x); }
+inline unsigned __float_as_uint(float x) { return emulation::same_bits<unsigned>(x); }
+inline int __float_as_int(float x) { return emulation::same_bits<int>(x); }
+inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+
+template <typename T>
+T __ldg(const T* at) {
+  return *at;
+}
+
+// Fibers are not interrupted.
+inline int atomicAdd(int* at, int x) { return std::exchange(*at, *at + x); }
+inline int atomicMin(int* at, int x) { return std::exchange(*at, std::min(*at, x)); }
+inline int atomicMax(int* at, int x) { return std::exchange(*at, std::max(*at, x)); }
+inline unsigned atomicAdd(unsigned* at, unsigned x) { return std::exchange(*at, *at + x); }
+inline unsigned atomicMin(unsigned* at, unsigned x) { return std::exchange(*at, std::min(*at, x)); }
+inline unsigned atomicMax(unsigned* at, unsigned x) { return std::exchange(*at, std::max(*at, x)); }
+
+// Meetings of the block and of the warp.
+
+namespace emulation {
+
+constexpr int kLanes = 32;
+
+inline int lane() { return static_cast<int>(threadIdx.x % kLanes); }
+
+uint64_t shuffle_bits(const char* name, unsigned mask, uint64_t bits, int from, Site site);
+unsigned vote(const char* name, unsigned mask, bool yes, Site site);
+
+// A lane that asks for another section of `width` lanes gets its own value.
+template <typename T>
+T shuffle(const char* name, unsigned mask, T value, int from, int width, Site site) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  if (from < 0 || from / width != lane() / width) from = lane();
+  const uint64_t bits = shuffle_bits(name, mask, same_bits<Bits>(value), from, site);
+  return same_bits<T>(static_cast<Bits>(bits));
+}
+
+}  // namespace emulation
+
+void __syncthreads(emulation::Site site = emulation::here());
+void __syncwarp(unsigned mask = ~0u, emulation::Site site = emulation::here());
+
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int from, int width = emulation::kLanes,
+              emulation::Site site = emulation::here()) {
+  from = (emulation::lane() & -width) | (from & (width - 1));
+  return emulation::shuffle("__shfl_sync", mask, value, from, width, site);
+}
+
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned apart, int width = emulation::kLanes,
+                 emulation::Site site = emulation::here()) {
+  const int from = emulation::lane() - static_cast<int>(apart);
+  return emulation::shuffle("__shfl_up_sync", mask, value, from, width, site);
+}
+
+template <typename T>
+T __shfl_down_sync(unsigned mask, T value, unsigned apart, int width = emulation::kLanes,
+                   emulation::Site site = emulation::here()) {
+  const int from = emulation::lane() + static_cast<int>(apart);
+  return emulation::shuffle("__shfl_down_sync", mask, value, from, width, site);
+}
+
+// Unlike the others it reaches sections below its own.
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int apart, int width = emulation::kLanes,
+                  emulation::Site site = emulation::here()) {
+  const int from = emulation::lane() ^ apart;
+  if (from < emulation::lane()) width = emulation::kLanes;
+  return emulation::shuffle("__shfl_xor_sync", mask, value, from, width, site);
+}
+
+inline unsigned __ballot_sync(unsigned mask, int yes, emulation::Site site = emulation::here()) {
+  return emulation::vote("__ballot_sync", mask, yes, site);
+}
+
+inline int __any_sync(unsigned mask, int yes, emulation::Site site = emulation::here()) {
+  return emulation::vote("__any_sync", mask, yes, site) != 0;
+}
+
+inline int __all_sync(unsigned mask, int yes, emulation::Site site = emulation::here()) {
+  return emulation::vote("__all_sync", mask, yes, site) == ~0u;
+}
+
+// What device.h has for CUDA, described there.
+
+namespace emulation {
+
+void wait_for_copies(int pending);
+cudaError_t run(const std::function<void()>& body, dim3 grid, int threads, size_t shared);
+
+}  // namespace emulation
+
+namespace emergence_ext::cuda {
+
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+inline float max_nan(float x, float y) {
+  if (x != x || y != y) return __uint_as_float(0x7fffffffu);
+  if (x == y) return __uint_as_float(__float_as_uint(x) & __float_as_uint(y));  // 0 before -0
+  return x > y ? x : y;
+}
+
+inline double max_nan(double x, double y) { return x > y || x != x ? x : y; }
+
+char* shared_memory();  // aligned to 16 bytes and no more
+
+// The bytes move when they are waited for; until then they are NaN.
+void copy_async(void* shared, const void* global, bool there,
+                emulation::Site site = emulation::here());
+void copy_async_commit();
+template <int pending>
+void copy_async_wait() {
+  emulation::wait_for_copies(pending);
+}
+
+void load_matrices(uint32_t (&x)[4], const void* row, emulation::Site site = emulation::here());
+
+// Exact products, added in float32 one after another. In what order hardware adds and how it rounds
+// is not documented: no test may rely on it.
+void multiply_bfloat16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                       emulation::Site site = emulation::here());
+void multiply_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                      emulation::Site site = emulation::here());
+
+inline uint16_t to_float16(float x) {
+  const uint32_t bits = __float_as_uint(x), magnitude = bits & 0x7fffffffu;
+  uint32_t rounded = ((magnitude + 0xfffu + (magnitude >> 13 & 1u)) >> 13) - (112u << 10);
+  if (magnitude < 0x38800000u)  // subnormal, below 2^-14: multiples of the last bit of 0.5
+    rounded = __float_as_uint(fabsf(x) + 0.5f) & 0xfffu;
+  if (magnitude >= 0x477ff000u) rounded = 0x7c00u;        // from 65520 on infinity
+  if (magnitude > 0x7f800000u) return uint16_t{0x7fffu};  // NaN has one form
+  return static_cast<uint16_t>((bits >> 16 & 0x8000u) | rounded);
+}
+
+inline float from_float16(uint16_t bits) {
+  const uint32_t sign = (bits & 0x8000u) << 16, magnitude = bits & 0x7fffu;
+  if (magnitude > 0x7c00u) return __uint_as_float(0x7fffffffu);
+  if (magnitude == 0x7c00u) return __uint_as_float(sign | 0x7f800000u);
+  if (magnitude < 0x400u) return copysignf(magnitude * 0x1p-24f, __uint_as_float(sign));
+  return __uint_as_float(sign | (magnitude + (112u << 10)) << 13);
+}
+
+template <typename... Params, typename... Args>
+cudaError_t launch(void (*kernel)(Params...), dim3 grid, int threads, size_t shared, cudaStream_t,
+                   Args... args) {
+  return emulation::run([&] { kernel(args...); }, grid, threads, shared);
+}
+
+}  // namespace emergence_ext::cuda
