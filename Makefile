@@ -6,10 +6,10 @@ BIN := .venv/bin
 BUILD := pyproject.toml constraints.txt setup.py build_support.py $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint sanitize bench clean
+.PHONY: help setup test demo lint sanitize bench gpu-check resources clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.installed ## make .venv, install the pinned dependencies, build the library
 
@@ -32,7 +32,7 @@ lint: .venv/.installed ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -type f)
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests benchmarks -name '*.h' -o -name '*.c[pu]*')
 
 # The sanitizers' library goes first, and libstdc++ with it, whose exceptions it has to see. Python and
 # torch keep memory to the end, which is no leak of ours. Fresh memory is NaN, so that a use of it shows.
@@ -52,6 +52,13 @@ bench: .venv/.bench ## time the ops beside what else there is; ARGS=--quick for 
 .venv/.bench: .venv/.installed
 	-$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[bench]'
 	@touch $@
+
+# Without .venv, with the torch and pytest that are there: such machines come bare and leave soon.
+gpu-check: ## build for the GPU that is here, run tests, sanitizers and benchmark in nine minutes
+	@$(PYTHON) -m benchmarks.gpu_check $(ARGS)
+
+resources: .venv/.installed ## print the registers and spills of each CUDA kernel
+	@$(BIN)/python -m benchmarks.resources
 
 clean: ## remove what was built; .venv and runs stay
 	rm -rf build dist *.egg-info emergence_ext/*.so emergence_ext/_build.json .venv/.installed

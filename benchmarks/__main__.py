@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from benchmarks import bounds, growth, memory, plots, results, suite, targets
-from benchmarks.cases import BENCHES, shrunk
+from benchmarks import bounds, growth, memory, results, suite, targets
+from benchmarks.budget import Budget
+from benchmarks.cases import BENCHES, Bench, shrunk
+from benchmarks.gpu import cases as gpu_cases
+from benchmarks.gpu import run
+from benchmarks.gpu.peak import measure_gpu_peak
 from benchmarks.peak import measure_peak
 from benchmarks.peers import use_threads
+from benchmarks.suite import Effort
 from emergence_ext._library import build_info, why_not
 
 BUSY: Final = 0.4
 """Load per core above which a run is not to be trusted."""
+
+KEPT: Final = results.ROOT / "benchmarks" / "results"
+IMAGES: Final = results.ROOT / "docs" / "images"
 
 
 def main() -> None:
@@ -24,51 +34,111 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="few images, one mode of torch.compile, no targets"
     )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    names = [bench.name for bench in BENCHES]
+    names = [bench.name for bench in (*BENCHES, *gpu_cases.BENCHES)]
     parser.add_argument(
         "--case", choices=names, help="one size alone; neither growth, memory nor targets"
     )
     parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="after which no peer is timed any more"
+    )
+    parser.add_argument(
         "--out",
         type=Path,
-        help="folder for JSON and plots; when left out, a run of everything goes to "
+        help="folder for JSON, and on the CPU plots; when left out, a run of everything goes to "
         "benchmarks/results and docs/images, any other is printed only",
     )
     options = parser.parse_args()
     if options.threads < 1:
         parser.error(f"--threads must be at least 1, got {options.threads}")
-    if (reason := why_not("cpu")) is not None:
+    if (reason := why_not(options.device)) is not None:
         parser.error(f"the compiled library is not there: {reason}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda, but torch sees no GPU")
+    benches = BENCHES if options.device == "cpu" else gpu_cases.BENCHES
+    benches = [bench for bench in benches if options.case in (None, bench.name)]
+    if not benches:
+        parser.error(f"{options.case} is no case of --device {options.device}")
+    if options.quick:
+        benches = [shrunk(bench) for bench in benches]
     use_threads(options.threads)
-    found = _measure(options.quick, options.case)
-    if options.out is not None:
-        kept = [found.save(options.out), *plots.draw(found, options.out)]
-    elif not options.quick and options.case is None:
-        images = results.ROOT / "docs" / "images"
-        kept = [found.save(results.ROOT / "benchmarks" / "results"), *plots.draw(found, images)]
+    effort = suite.QUICK if options.quick else suite.FULL
+    effort = replace(effort, budget=Budget(options.seconds))
+    everything = not options.quick and options.case is None
+    folder = options.out or (KEPT if everything else None)
+    whole = options.case is None
+    if options.device == "cuda":
+        kept = _on_gpu(benches, effort, folder, quick=options.quick, whole=whole)
     else:
-        kept = []
+        found = _on_cpu(benches, effort, quick=options.quick, whole=whole)
+        kept = [] if folder is None else _save(found, folder, options.out or IMAGES)
     for path in kept:
         print(f"wrote {path}")
 
 
-def _measure(quick: bool, case: str | None) -> results.Results:
-    """Measure, printing each table as soon as it is there."""
-    found = results.begin(measure_peak(torch.get_num_threads()))
-    machine, versions, peak = found.machine, found.versions, found.peak
+def _save(found: results.Results, folder: Path, images: Path) -> list[Path]:
+    # matplotlib is not needed to measure.
+    from benchmarks import plots
+
+    return [found.save(folder), *plots.draw(found, images)]
+
+
+def _on_gpu(
+    benches: Sequence[Bench], effort: Effort, folder: Path | None, *, quick: bool, whole: bool
+) -> list[Path]:
+    """Measure, and keep what there is after every step, as whoever waits may lose patience."""
+    found = results.begin(measure_gpu_peak(), "cuda")
+    gpu, peak = found.machine["gpu"], found.peak
+    print(
+        f"{gpu['name']}, {gpu['multiprocessors']} multiprocessors, {gpu['memory_gib']} GiB, ",
+        end="",
+    )
+    print(f"L2 {gpu['l2_mib']:g} MiB, driver {gpu['driver']}")
+    _begin(found)
+    if peak.why_not:
+        print(f"multiply-adds were not measured: {peak.why_not}")
+    else:
+        print(
+            f"float32 multiply-adds {peak.float32:.0f} GFLOP/s at {peak.busy_clock:.0f} MHz, ",
+            end="",
+        )
+        print(f"the device reports {peak.clock:.0f} MHz")
+    print(
+        f"bfloat16 products of the library {peak.bfloat16:.0f} GFLOP/s, copy {peak.copy:.0f} GB/s"
+    )
+    keep = (lambda: None) if folder is None else (lambda: found.save(folder))
+    effort = replace(effort, seconds=effort.seconds if quick else run.SECONDS)
+    run.Run(found, benches, effort, _show, keep).measure(quick=quick, whole=whole)
+    if not quick and whole:
+        _show("targets", results.targets(found.targets))
+    for failure in found.failures:
+        print(f"failed: {failure}")
+    return [] if folder is None else [found.save(folder)]
+
+
+def _begin(found: results.Results) -> None:
+    """Print what machine this is, and whether others are busy on it."""
+    machine, versions = found.machine, found.versions
     print(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; ", end="")
     print(f"{machine['threads']} threads, {machine['instruction_set']}, load {found.load:.2f}")
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    told = peak.why_not or f"float32 {peak.float32:.0f} GFLOP/s"
-    told += f", bfloat16 pairs {peak.bfloat16:.0f} GFLOP/s" if peak.bfloat16 else ""
-    print(f"peak of multiply-adds: {told}")
     if found.load > BUSY * machine["cores"]:
         print(f"the load is {found.load:.1f} on {machine['cores']} cores: others are running, and")
         print("threads that wait for one another make such figures meaningless")
 
-    effort = suite.QUICK if quick else suite.FULL
-    benches = [shrunk(x) if quick else x for x in BENCHES if case in (None, x.name)]
+
+def _on_cpu(
+    benches: Sequence[Bench], effort: Effort, *, quick: bool, whole: bool
+) -> results.Results:
+    """Measure, printing each table as soon as it is there."""
+    found = results.begin(measure_peak(torch.get_num_threads()))
+    peak = found.peak
+    _begin(found)
+    told = peak.why_not or f"float32 {peak.float32:.0f} GFLOP/s"
+    told += f", bfloat16 pairs {peak.bfloat16:.0f} GFLOP/s" if peak.bfloat16 else ""
+    print(f"peak of multiply-adds: {told}")
+
     for bench in benches:
         for work in suite.works(bench):
             print(f"\n{bench.name}: {work.name}", flush=True)
@@ -81,7 +151,7 @@ def _measure(quick: bool, case: str | None) -> results.Results:
     print("share: 2 D flops per match over the peak of multiply-adds. all operations, where")
     print(f"D <= {bounds.NARROW}: D multiply-adds, a maximum, a comparison and a move per register")
     print("over the same peak; more than 100 % where a machine compares beside multiplying.")
-    if case is not None:
+    if not whole:
         return found
 
     found.growth = growth.measure_growth(growth.QUICK if quick else growth.FULL, effort.seconds)

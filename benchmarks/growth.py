@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+import torch
 
 from benchmarks.cases import problem
 from benchmarks.peers import op_gradients
@@ -18,9 +21,10 @@ QUICK: Final = (50, 100, 200)
 
 @dataclass(frozen=True)
 class Point:
-    """`match_kl` with all gradients at N = B images with R = S regions.
+    """`match_kl` with all gradients at N images with R = S regions, B of them conditioning.
 
-    `per_element` is seconds over N^2 R^2 D, `relative` that over the one of the smallest N.
+    `per_element` is seconds over N B R^2 D, `relative` that over the one of the smallest N. `B` is
+    None where it is N.
     """
 
     N: int
@@ -28,18 +32,35 @@ class Point:
     timing: Timing
     per_element: float
     relative: float
+    B: int | None = None
 
 
-def measure_growth(images: Sequence[int], seconds: float) -> list[Point]:
-    """Time every number of images, in ascending order, at every number of regions."""
+def measure_growth(
+    images: Sequence[int],
+    seconds: float,
+    *,
+    device: torch.device | str = "cpu",
+    most_matches: float = math.inf,
+) -> list[Point]:
+    """Time every number of images, in ascending order, at every number of regions.
+
+    Of the conditioning images, to which time is proportional, there are no more than give
+    `most_matches`.
+    """
     points: list[Point] = []
     for R in REGIONS:
         first = None
         for N in images:
-            x = problem(N, R, D)
-            call = op_gradients("highest", scaled=False)
-            timing = measure(lambda: call(x), seconds)  # noqa: B023 (called in this turn)
-            per_element = timing.median / (N**2 * R**2 * D)
+            B = int(min(N, max(1, most_matches / (N * R**2))))
+            x = problem(N, R, D, B=B, device=device)
+            call = op_gradients(scaled=False)
+            timing = measure(
+                lambda: call(x),  # noqa: B023 (called in this turn)
+                seconds,
+                device=device,
+            )
+            per_element = timing.median / (N * B * R**2 * D)
             first = first or per_element
-            points.append(Point(N, R, timing, per_element, per_element / first))
+            relative = per_element / first
+            points.append(Point(N, R, timing, per_element, relative, B if B < N else None))
     return points

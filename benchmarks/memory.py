@@ -56,11 +56,15 @@ QUICK: Final = (
 
 @dataclass(frozen=True)
 class Extra:
-    """Bytes beyond inputs, loss and gradients at the peak of a call; None where not measured."""
+    """Bytes beyond inputs, loss and gradients at the peak of a call; None where not measured.
+
+    `most` is what the call was allowed, None where nothing was said.
+    """
 
     name: str
     bytes: int | None
     why_not: str | None = None
+    most: int | None = None
 
 
 def measure_extra(demand: Demand) -> Extra:
@@ -80,7 +84,7 @@ def measure_extra(demand: Demand) -> Extra:
 
 def extra_bytes(x: Problem, *, scaled: bool) -> int:
     """Run the op once and return its extra peak; the process should have done nothing else."""
-    call = op_gradients("highest", scaled=scaled)
+    call = op_gradients(scaled=scaled)
     # What the first call of a process loads and starts, code and threads, is none of the op's.
     call(problem(2, 4, 4))
     # Memory that was freed and kept would serve the op unseen.

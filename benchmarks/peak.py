@@ -16,14 +16,18 @@ SOURCE: Final = Path(__file__).with_name("peak.cpp")
 
 @dataclass(frozen=True)
 class Peak:
-    """GFLOP/s of float32 multiply-adds and of bfloat16 pairs; None where not measured.
+    """GFLOP/s of float32 multiply-adds and of bfloat16 products; None where not measured.
 
-    `why_not` says why there is no measurement at all.
+    `why_not` says why there is no measurement. On a GPU there are also `copy`, GB/s read and
+    written, `clock`, MHz as the device reports it, and `busy_clock`, MHz under multiply-adds.
     """
 
     float32: float | None = None
     bfloat16: float | None = None
     why_not: str | None = None
+    copy: float | None = None
+    clock: float | None = None
+    busy_clock: float | None = None
 
 
 def measure_peak(threads: int) -> Peak:
@@ -31,19 +35,21 @@ def measure_peak(threads: int) -> Peak:
     compiler = build_support.find_compiler(os.environ)
     if compiler is None:
         return Peak(why_not="no C++ compiler found")
+    flags = ["-std=c++17", "-O3", "-march=native", "-pthread"]
+    try:
+        float32, bfloat16 = told_by(SOURCE, [*compiler.split(), *flags], str(threads))
+    except (OSError, subprocess.CalledProcessError) as error:
+        return Peak(why_not=f"{SOURCE.name} does not run: {type(error).__name__}")
+    return Peak(float32, bfloat16 or None)
+
+
+def told_by(source: Path, compiler: list[str], *arguments: str) -> list[float]:
+    """Compile a program, run it, and read the numbers that it prints."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "peak"
-        flags = ["-std=c++17", "-O3", "-march=native", "-pthread"]
-        try:
-            subprocess.run(
-                [*compiler.split(), *flags, str(SOURCE), "-o", str(program)],
-                check=True,
-                capture_output=True,
-            )
-            told = subprocess.run(
-                [str(program), str(threads)], check=True, capture_output=True, text=True
-            ).stdout
-        except (OSError, subprocess.CalledProcessError) as error:
-            return Peak(why_not=f"{SOURCE.name} does not run: {type(error).__name__}")
-    float32, bfloat16 = map(float, told.split())
-    return Peak(float32, bfloat16 or None)
+        command = [*compiler, str(source), "-o", str(program)]
+        subprocess.run(command, check=True, capture_output=True)
+        done = subprocess.run(
+            [str(program), *arguments], check=True, capture_output=True, text=True
+        )
+    return [float(number) for number in done.stdout.split()]

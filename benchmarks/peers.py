@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from benchmarks.cases import Problem
 from emergence_ext import ops, reference
@@ -27,6 +28,9 @@ Call = Callable[[Problem], Any]
 ByMode = Callable[[str], Call]
 
 MODES: Final = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+GRAPHED: Final = ("reduce-overhead", "max-autotune")
+"""Modes that record CUDA graphs on a GPU."""
+
 KEOPS_WIDEST: Final = 64
 WRITTEN_OUT_WIDEST: Final = 8
 MAXSIM_CPU_LARGEST: Final = 64**3
@@ -42,13 +46,17 @@ class Peer:
     """One thing that is timed; `call` gets a problem and returns what the op returns.
 
     A forward call returns T and the matches (None in their place where it finds none), a call with
-    gradients the loss and the gradients, and a call that is there for its time alone returns None.
+    gradients the loss and the gradients (None in the place of one that it has not), and a call that
+    is there for its time alone returns None. A peer that is not `weighted` gets a = 1; one that is
+    `rough` computes in less than float32 whatever it gets.
     """
 
     name: str
     group: str
     call: Call
     remark: str = ""
+    weighted: bool = True
+    rough: bool = False
 
 
 # Bodies
@@ -57,7 +65,7 @@ class Peer:
 def maximum(q: Tensor, d_i: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """One product and its maximum with index, as anyone would write it first."""
     best = (q.flatten(0, 1) @ d_i.t()).max(dim=1)
-    return (a * best.values.view(a.shape)).sum(1), best.indices.view(a.shape)
+    return (a * best.values.view(a.shape).float()).sum(1), best.indices.view(a.shape)
 
 
 def maximum_then_place(q: Tensor, d_i: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,20 +85,22 @@ def written_out(q: Tensor, d_i: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
 def _largest(scores: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     top = scores.amax(dim=1, keepdim=True)
     # Places as float32 share the registers of the scores: twice as fast as integers, once compiled.
-    places = torch.arange(scores.shape[1], dtype=torch.float32)
+    places = torch.arange(scores.shape[1], dtype=torch.float32, device=scores.device)
     found = torch.where(scores == top, places, float(scores.shape[1])).amin(dim=1)
-    return (a * top.view(a.shape)).sum(1), found.long().view(a.shape)
+    return (a * top.view(a.shape).float()).sum(1), found.long().view(a.shape)
 
 
 def keops(q: Tensor, d_i: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """KeOps' reduction, which stores no scores."""
-    lazy = _lazy_tensor()
+    lazy = _lazy_tensor(q.dtype)
     top, found = (lazy(q.reshape(-1, 1, q.shape[2])) | lazy(d_i[None])).max_argmax(dim=1)
     return (a * top.view(a.shape)).sum(1), found.view(a.shape)
 
 
 @cache
-def _lazy_tensor() -> Any:
+def _lazy_tensor(dtype: torch.dtype) -> Any:
+    if dtype not in (torch.float32, torch.float64):
+        raise Unusable("KeOps takes float32 and float64")
     # Imported where it is used, as it may be absent, and without its remarks about CUDA.
     with contextlib.redirect_stdout(io.StringIO()):
         import pykeops
@@ -105,7 +115,7 @@ def winner(body: Body) -> Body:
     def differentiable(q: Tensor, d_i: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             found = body(q, d_i, a)[1]
-        return (a * (q * d_i[found]).sum(2)).sum(1), found
+        return (a * (q * d_i[found]).sum(2, dtype=torch.float32)).sum(1), found
 
     return differentiable
 
@@ -139,11 +149,11 @@ def gradients(term: Callable[..., Tensor], *, scaled: bool) -> Callable[[Problem
     def call(x: Problem) -> Loss:
         v = x.v.detach().requires_grad_()
         product = v[:, None] * x.q if scaled else x.q
-        q, a, b = (y.detach().requires_grad_() for y in (product, x.a, x.b))
-        loss, dd = torch.zeros(()), []
+        q, a, b = (_leaf(y) for y in (product, x.a, x.b))
+        loss, dd = x.b.new_zeros(()), []
         for d_i, P_i in zip(x.d, x.P, strict=True):
             # A leaf of its own: a slice of one large leaf would have gradients of its size.
-            d_i = d_i.detach().requires_grad_(not scaled)
+            d_i = d_i.detach() if scaled else _leaf(d_i)
             one = term(q, d_i, a, b, P_i) / len(x.d)
             one.backward()
             loss += one.detach()
@@ -156,30 +166,44 @@ def gradients(term: Callable[..., Tensor], *, scaled: bool) -> Callable[[Problem
     return call
 
 
+def _leaf(x: Tensor) -> Tensor:
+    leaf = x.detach().requires_grad_()
+    # Gradients are added to it. Else it would become the first one, which a CUDA graph overwrites.
+    leaf.grad = torch.zeros_like(leaf)
+    return leaf
+
+
 def compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
     """Compile, with nothing left over from what was compiled before."""
     torch.compiler.reset()
-    return torch.compile(function, mode=mode, dynamic=False, fullgraph=True)
+    run = torch.compile(function, mode=mode, dynamic=False, fullgraph=True)
+    if mode not in GRAPHED or not torch.cuda.is_available():
+        return run
+    # The next replay of a graph overwrites its results.
+    return lambda *inputs: tree_map(torch.clone, run(*inputs))
 
 
 # The ops, and functions that take a whole problem
 
 
-def op_forward(precision: str = "highest", module: Any = ops) -> Call:
+def op_forward(precision: str = "highest", *, module: Any = ops, **options: Any) -> Call:
     """`maxsim_indices` of `ops` or `reference`."""
-    return lambda x: module.maxsim_indices(x.q, x.d, x.a, precision=precision)
+    return lambda x: module.maxsim_indices(x.q, x.d, x.a, precision=precision, **options)
 
 
-def op_gradients(precision: str, *, scaled: bool, module: Any = ops) -> Callable[[Problem], Loss]:
+def op_gradients(
+    precision: str = "highest", *, scaled: bool, module: Any = ops, **options: Any
+) -> Callable[[Problem], Loss]:
     """`match_kl` or `match_kl_scaled` of `ops` or `reference`, with all gradients."""
+    options["precision"] = precision
 
     def call(x: Problem) -> Loss:
         if scaled:
             v, a, b = wanted = [y.detach().requires_grad_() for y in (x.v, x.a, x.b)]
-            loss = module.match_kl_scaled(x.q, v, x.d, a, b, x.P, precision=precision)
+            loss = module.match_kl_scaled(x.q, v, x.d, a, b, x.P, **options)
         else:
             q, d, a, b = wanted = [y.detach().requires_grad_() for y in (x.q, x.d, x.a, x.b)]
-            loss = module.match_kl(q, d, a, b, x.P, precision=precision)
+            loss = module.match_kl(q, d, a, b, x.P, **options)
         return loss.detach(), torch.autograd.grad(loss, wanted)
 
     return call
@@ -187,7 +211,7 @@ def op_gradients(precision: str, *, scaled: bool, module: Any = ops) -> Callable
 
 def keops_at_once(x: Problem) -> tuple[Tensor, Tensor]:
     """KeOps' reduction over all images in one call."""
-    lazy = _lazy_tensor()
+    lazy = _lazy_tensor(x.q.dtype)
     rows, others = x.q.reshape(1, -1, 1, x.q.shape[2]), x.d[:, None]
     top, found = (lazy(rows) | lazy(others)).max_argmax(dim=2)
     shape = (len(x.d), *x.a.shape)
@@ -210,8 +234,9 @@ def product_alone(block_bytes: int | None) -> Callable[[Problem], None]:
 
     def call(x: Problem) -> None:
         rows, S = x.q.flatten(0, 1), x.d.shape[1]
-        images = len(x.d) if block_bytes is None else max(1, block_bytes // (4 * len(rows) * S))
-        out = torch.empty(len(rows) * min(images, len(x.d)) * S)
+        size = rows.element_size() * len(rows) * S
+        images = len(x.d) if block_bytes is None else max(1, block_bytes // size)
+        out = rows.new_empty(len(rows) * min(images, len(x.d)) * S)
         for block in x.d.split(images):
             columns = block.flatten(0, 1).t()
             size = len(rows) * columns.shape[1]
@@ -232,25 +257,36 @@ def bodies(D: int) -> Iterator[tuple[str, Body]]:
 
 
 def forward_peers(D: int) -> Iterator[Peer]:
-    """Peers of `maxsim_indices` at a width D, without torch.compile."""
+    """Peers of `maxsim_indices` at a width D on the CPU, without torch.compile."""
+    yield from forward_anywhere(D)
+    yield Peer("maxsim-cpu", "maxsim-cpu", maxsim_cpu, "scores only, a = 1", weighted=False)
+    if D > KEOPS_WIDEST:
+        yield alone("blocks", reference.BLOCK_BYTES)
+        yield alone("one call", None)
+
+
+def forward_anywhere(D: int, max_memory: int | None = None) -> Iterator[Peer]:
+    """Those of them that run on any device; the reference in blocks of `max_memory`."""
     yield Peer("eager, one image at a time", "eager", forward(maximum))
-    yield Peer("eager, blocks of images (reference)", "eager", op_forward(module=reference))
+    blocks = op_forward(module=reference, max_memory=max_memory)
+    yield Peer("eager, blocks of images (reference)", "eager", blocks)
     if D <= KEOPS_WIDEST:
         yield Peer("KeOps, one image at a time", "keops", forward(keops))
         yield Peer("KeOps, all images at once", "keops", keops_at_once)
-    yield Peer("maxsim-cpu", "maxsim-cpu", maxsim_cpu, "scores only, a = 1")
-    if D > KEOPS_WIDEST:
-        for name, size in (("blocks", reference.BLOCK_BYTES), ("one call", None)):
-            remark = "the same FLOPs without a maximum"
-            yield Peer(f"sgemm alone, {name}", "sgemm", product_alone(size), remark)
 
 
-def gradient_peers(D: int, *, scaled: bool) -> Iterator[Peer]:
+def alone(name: str, block_bytes: int | None) -> Peer:
+    """Name a bound that the library's product sets: the time of that alone, in blocks."""
+    remark = "the same FLOPs without a maximum"
+    return Peer(f"sgemm alone, {name}", "sgemm", product_alone(block_bytes), remark)
+
+
+def gradient_peers(D: int, *, scaled: bool, max_memory: int | None = None) -> Iterator[Peer]:
     """Peers of `match_kl`, or scaled of `match_kl_scaled`, without torch.compile."""
     for name, body in (("through max", maximum), ("through the winner", winner(maximum))):
         call = gradients(row_loss(body), scaled=scaled)
         yield Peer(f"eager autograd {name}", "eager", call)
-    by_hand = op_gradients("highest", scaled=scaled, module=reference)
+    by_hand = op_gradients(scaled=scaled, module=reference, max_memory=max_memory)
     yield Peer("eager, gradients by hand (reference)", "reference", by_hand)
     if D <= KEOPS_WIDEST:
         call = gradients(row_loss(winner(keops)), scaled=scaled)

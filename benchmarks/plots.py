@@ -1,8 +1,12 @@
-"""One plot per table, in the style of the project's figures."""
+"""One plot per table, in the style of the project's figures.
+
+`python -m benchmarks.plots RESULTS.json FOLDER` draws what was kept, as on a machine with a GPU.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -12,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.bounds import Share
+from benchmarks.gpu.bounds import Share as GpuShare
 from benchmarks.growth import Point
 from benchmarks.memory import Extra
-from benchmarks.results import Results
+from benchmarks.results import Results, load
 from benchmarks.suite import FORWARD, SCALED, Row, fastest_of, op_name
 from benchmarks.targets import FLAT, MEMORY
 from emergence_ext.figures.style import (
@@ -29,6 +34,7 @@ from emergence_ext.figures.style import (
     new_figure,
     styled,
 )
+from emergence_ext.reference import PRECISIONS
 
 # What the fastest peer of a group is called, and the colour it has everywhere.
 _GROUPS: Final = {
@@ -38,21 +44,29 @@ _GROUPS: Final = {
     "keops": ("KeOps", 6),
     "maxsim-cpu": ("maxsim-cpu, scores only", 2),
     "sgemm": ("sgemm alone, no maximum", 3),
+    "product": ("torch, product in blocks", 1),
+    "flash-maxsim": ("flash-maxsim, scores only", 5),
+    "late-interaction": ("late-interaction-kernels, scores only", 7),
 }
 _GAP: Final = 1.6  # lines from the last bar of a case to the name of the next
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """Draw what was measured into `folder`: `benchmark_ratios.png` and so on."""
+    """Draw what was measured into `folder`: `benchmark_ratios.png`, `benchmark_gpu_ratios.png`."""
     found: dict[str, Figure] = {}
     if results.rows:
         found["benchmark_ratios"] = ratios(results.rows)
     if any(share.share is not None for share in results.shares):
         found["benchmark_bounds"] = bounds(results.shares)
+    if results.gpu_shares:
+        found["benchmark_bounds"] = gpu_bounds(results.gpu_shares)
     if results.growth:
         found["benchmark_growth"] = growth(results.growth)
     if any(extra.bytes is not None for extra in results.memory):
-        found["benchmark_memory"] = memory(results.memory)
+        limit = MEMORY if results.device == "cpu" else None
+        found["benchmark_memory"] = memory(results.memory, limit)
+    if results.device == "cuda":
+        found = {name.replace("_", "_gpu_"): figure for name, figure in found.items()}
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in found.items():
@@ -80,11 +94,12 @@ def ratios(rows: Sequence[Row]) -> Figure:
 
 
 def _blocks(rows: Sequence[Row]) -> dict[str, list[tuple[str, int, float]]]:
-    """The bars of every case: name, colour, ratio. "medium" in the forward pass, its target."""
+    """The bars of every case: name, colour, ratio; in the forward pass at every precision."""
     blocks: dict[str, list[tuple[str, int, float]]] = {}
     for case, work in dict.fromkeys((row.case, row.work) for row in rows):
         here = [row for row in rows if (row.case, row.work) == (case, work)]
-        for precision in ("highest", "medium") if work == FORWARD.name else ("highest",):
+        known = [p for p in PRECISIONS if any(row.name == op_name(p) for row in here)]
+        for precision in known if work == FORWARD.name else known[:1]:
             op = fastest_of(row for row in here if row.name == op_name(precision))
             if op is None:
                 continue
@@ -94,7 +109,7 @@ def _blocks(rows: Sequence[Row]) -> dict[str, list[tuple[str, int, float]]]:
                 if fastest is not None:
                     bars.append((name, color, fastest / op))
             title = re.sub(r"([A-Z])(\d+)-?", r"\1 = \2  ", case).rstrip()
-            title += ", medium" if precision == "medium" else ""
+            title += f", {precision}" if precision != "highest" else ""
             title += ", scaled" if work == SCALED.name else ""
             blocks[title] = sorted(bars, key=lambda bar: bar[2])
     return blocks
@@ -150,26 +165,36 @@ def growth(points: Sequence[Point]) -> Figure:
 @styled
 def bounds(shares: Sequence[Share]) -> Figure:
     """Draw the share of the peak of multiply-adds that the forward pass reaches."""
-    known = [share for share in shares if share.share is not None]
+    known = [(f"{x.case}  {x.name}", x.share) for x in shares if x.share is not None]
+    return _shares(known, "% of peak multiply-adds")
+
+
+@styled
+def gpu_bounds(shares: Sequence[GpuShare]) -> Figure:
+    """Draw the share of its bound that the forward pass reaches on every path."""
+    known = [(f"{x.case}  {x.name}", x.share) for x in shares if x.work == FORWARD.name]
+    return _shares(known, "% of the bound")
+
+
+def _shares(known: Sequence[tuple[str, float]], label: str) -> Figure:
     figure = new_figure(PAGE / 2, max(1.4, 0.8 + 0.2 * len(known)))
     axes = figure.subplots()
-    for y, share in enumerate(known):
-        assert share.share is not None
-        color = ACCENT if share.name.startswith("op") else MUTED
-        axes.barh(y, 100 * share.share, height=0.75, color=color)
-        axes.text(100 * share.share, y, f" {100 * share.share:.0f}", va="center", fontsize=7)
-    axes.set_yticks(range(len(known)), [f"{x.case}  {x.name}" for x in known])
+    for y, (name, share) in enumerate(known):
+        color = ACCENT if "op, " in name else MUTED
+        axes.barh(y, 100 * share, height=0.75, color=color)
+        axes.text(100 * share, y, f" {100 * share:.0f}", va="center", fontsize=7)
+    axes.set_yticks(range(len(known)), [name for name, _ in known])
     axes.invert_yaxis()
     axes.set_xlim(0, 105)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("% of peak multiply-adds")
+    axes.set_xlabel(label)
     axes.set_title("forward, arithmetic")
     return figure
 
 
 @styled
-def memory(extras: Sequence[Extra]) -> Figure:
-    """Draw peak memory beyond inputs, loss and gradients."""
+def memory(extras: Sequence[Extra], limit: int | None) -> Figure:
+    """Draw peak memory beyond inputs, loss and gradients, and what it is to stay below."""
     known = [extra for extra in extras if extra.bytes is not None]
     figure = new_figure(PAGE / 2, max(1.4, 0.8 + 0.25 * len(known)))
     axes = figure.subplots()
@@ -177,10 +202,16 @@ def memory(extras: Sequence[Extra]) -> Figure:
         assert extra.bytes is not None
         axes.barh(y, extra.bytes / 2**20, height=0.7, color=ACCENT)
         axes.text(extra.bytes / 2**20, y, f" {extra.bytes / 2**20:.1f}", va="center", fontsize=7)
-    axes.axvline(MEMORY / 2**20, color=CONTRAST, linewidth=1)
+    if limit is not None:
+        axes.axvline(limit / 2**20, color=CONTRAST, linewidth=1)
     axes.set_yticks(range(len(known)), [x.name.replace(", ", "\n", 1) for x in known])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("MiB beyond inputs and results")
     axes.set_title("peak extra memory")
     return figure
+
+
+if __name__ == "__main__":
+    for path in draw(load(Path(sys.argv[1])), Path(sys.argv[2])):
+        print(f"wrote {path}")

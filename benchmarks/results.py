@@ -8,19 +8,22 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.bounds import Share
+from benchmarks.gpu.bounds import Share as GpuShare
+from benchmarks.gpu.device import describe
 from benchmarks.growth import Point
 from benchmarks.memory import Extra
 from benchmarks.peak import Peak
 from benchmarks.suite import Row
 from benchmarks.targets import Target
+from benchmarks.timing import Timing
 from emergence_ext._library import build_info
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +31,11 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass
 class Results:
-    """All of one run. `load` is the machine's load average of a minute as the run began."""
+    """All of one run. `load` is the machine's load average of a minute as the run began.
+
+    `shares` are of the CPU's bounds, `gpu_shares` of a GPU's, which `machine["gpu"]` describes;
+    `failures` are of the ops, not of their peers.
+    """
 
     date: str
     revision: str | None
@@ -41,17 +48,48 @@ class Results:
     growth: list[Point] = field(default_factory=list)
     memory: list[Extra] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
+    device: str = "cpu"
+    gpu_shares: list[GpuShare] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The name of the file of these results: `DATE-CPU.json`, or of the GPU they are of."""
+        place = self.machine["gpu"]["name"] if self.device == "cuda" else self.machine["cpu"]
+        return f"{self.date}-{re.sub(r'[^a-z0-9]+', '-', place.lower()).strip('-')}.json"
 
     def save(self, folder: Path) -> Path:
-        """Write `DATE-CPU.json` into `folder`, which is made where it is not there."""
+        """Write them into `folder`, which is made where it is not there."""
         folder.mkdir(parents=True, exist_ok=True)
-        cpu = re.sub(r"[^a-z0-9]+", "-", self.machine["cpu"].lower()).strip("-")
-        path = folder / f"{self.date}-{cpu}.json"
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        return path
+        path, partly = folder / self.name, folder / f"{self.name}.partly"
+        partly.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        return partly.replace(path)  # whole, whenever somebody ends this process
 
 
-def begin(peak: Peak) -> Results:
+def load(path: Path) -> Results:
+    """Read what `Results.save` wrote."""
+    kept = json.loads(path.read_text())
+    kinds: dict[str, Callable[..., Any]] = {
+        "rows": Row,
+        "shares": Share,
+        "growth": Point,
+        "memory": Extra,
+        "targets": Target,
+        "gpu_shares": GpuShare,
+    }
+    for name, kind in kinds.items():
+        kept[name] = [kind(**_timed(item)) for item in kept.get(name, [])]
+    kept["peak"] = Peak(**kept["peak"])
+    known = {entry.name for entry in fields(Results)}
+    return Results(**{name: value for name, value in kept.items() if name in known})
+
+
+def _timed(item: dict[str, Any]) -> dict[str, Any]:
+    timing = item.get("timing")
+    return item | {"timing": Timing(**timing)} if timing else item
+
+
+def begin(peak: Peak, device: str = "cpu") -> Results:
     """Note when, where and with what a run takes place."""
     info = build_info()
     machine = {
@@ -61,14 +99,18 @@ def begin(peak: Peak) -> Results:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "instruction_set": info.get("instruction_set"),
     }
+    if device == "cuda":
+        machine["gpu"] = describe()
     versions = {
         "package": info.get("package"),
         "torch": f"{info['running_torch']}+{info['running_torch_variant']}",
         "python": platform.python_version(),
         "compiler": info.get("compiler"),
+        "cuda_compiler": info.get("cuda_compiler"),
     }
     today = datetime.date.today().isoformat()
-    return Results(today, _revision(), machine, versions, os.getloadavg()[0], peak)
+    load = os.getloadavg()[0]
+    return Results(today, _revision(), machine, versions, load, peak, device=device)
 
 
 def _cpu() -> str:
@@ -119,10 +161,6 @@ def timings(rows: Sequence[Row]) -> str:
 
 def bounds(shares: Sequence[Share]) -> str:
     """Set what share of the arithmetic bound is reached, as `bounds.Share` defines it."""
-
-    def percent(x: float | None) -> str:
-        return "" if x is None else f"{100 * x:.0f} %"
-
     head = [
         "case",
         "",
@@ -149,15 +187,42 @@ def bounds(shares: Sequence[Share]) -> str:
     )
 
 
+def gpu_bounds(shares: Sequence[GpuShare]) -> str:
+    """Set the bounds of a GPU and what is reached of them, as `gpu.bounds.Share` defines it."""
+    head = ["case", "", "", "ms", "bound, ms", "set by", "share", "of the measured peak"]
+    return table(
+        head,
+        [
+            [
+                x.case,
+                x.work,
+                x.name,
+                f"{1e3 * x.seconds:.3g}",
+                f"{1e3 * x.bound:.3g}",
+                x.limit,
+                percent(x.share),
+                percent(x.of_peak),
+            ]
+            for x in shares
+        ],
+    )
+
+
+def percent(x: float | None) -> str:
+    """Set a share, nothing where it is None."""
+    return "" if x is None else f"{100 * x:.0f} %"
+
+
 def growth(points: Sequence[Point]) -> str:
     """Set the time per element over N."""
-    head = ["R", "N", "ms, median (quartiles)", "ps per element", "of the first"]
+    head = ["R", "N", "B", "ms, median (quartiles)", "ps per element", "of the first"]
     return table(
         head,
         [
             [
                 str(x.R),
                 str(x.N),
+                str(x.B or x.N),
                 str(x.timing),
                 f"{1e12 * x.per_element:.2f}",
                 f"{x.relative:.2f}",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from benchmarks import peers
-from benchmarks.cases import Bench, Problem, problem
+from benchmarks.budget import Budget
+from benchmarks.cases import Bench, Problem
 from benchmarks.peers import ByMode, Call, Peer
 from benchmarks.timing import Timing, measure
 from emergence_ext import ops
@@ -22,10 +24,14 @@ CHECKED_IMAGES: Final = 8
 
 @dataclass(frozen=True)
 class Effort:
-    """How long one timing may take, and which modes of torch.compile are tried."""
+    """How long one timing may take, which modes of torch.compile are tried, how long all may take.
+
+    When the budget is spent, no further peer is timed.
+    """
 
     seconds: float
     modes: tuple[str, ...]
+    budget: Budget = field(default_factory=Budget)
 
 
 FULL: Final = Effort(1.2, peers.MODES)
@@ -37,8 +43,8 @@ class Row:
     """One line of a table.
 
     `timing` is of all conditioning images of the case; a peer that was timed on fewer `images` was
-    scaled, its cost being proportional to them. `ratio` is its time over that of the op at
-    "highest". A peer that could not be timed has neither, and a remark that says why.
+    scaled, its cost being proportional to them. `ratio` is its time over that of the op at the
+    first precision of the case. What could not be timed has neither, and a remark that says why.
     """
 
     case: str
@@ -59,12 +65,12 @@ class Work:
     op: Callable[[str], Call]
     peers: Callable[[int], Iterator[Peer]]
     compiled: Callable[[int], dict[str, ByMode]]
-    check: Callable[[Problem, Any], None]
+    check: Callable[[Problem, Any, bool], None]
 
 
-def op_name(precision: str) -> str:
-    """Name the op in a table."""
-    return f"op, {precision}"
+def op_name(precision: str, path: str | None = None) -> str:
+    """Name the op in a table, with the path that it was made to take."""
+    return f"op, {precision}" + (f", {path}" if path else "")
 
 
 def fastest_of(rows: Iterable[Row]) -> float | None:
@@ -74,42 +80,62 @@ def fastest_of(rows: Iterable[Row]) -> float | None:
 
 def works(bench: Bench) -> list[Work]:
     """List what is timed at this size."""
-    return [FORWARD, MATCH_KL] + ([SCALED] if bench.scaled else [])
+    return [FORWARD] + [LOSSES[name] for name in bench.losses]
 
 
 def run(bench: Bench, work: Work, effort: Effort) -> list[Row]:
     """Time one op at one size beside all of its peers."""
-    x = problem(bench.N, bench.R, bench.D)
+    x = bench.problem()
     rows: list[Row] = []
-
-    def add(row: Row) -> Row:
-        rows.append(row)
-        return row
-
-    unit = 0.0
     for precision in bench.precisions:
-        op = work.op(precision)
-        timing = measure(lambda: op(x), effort.seconds)  # noqa: B023 (called in this turn)
-        unit = unit or timing.median  # "highest" comes first
-        ratio = timing.median / unit
-        add(Row(bench.name, work.name, "op", op_name(precision), timing, len(x.d), ratio))
+        rows.append(time_op(bench, work, x, precision, effort, beside=rows))
+    return [*rows, *time_peers(bench, work, x, fastest_of(rows[:1]), effort)]
 
-    def timed(peer: Peer) -> Row:
-        return add(_timed(bench, work, peer, x, unit, effort))
 
+def time_op(
+    bench: Bench,
+    work: Work,
+    x: Problem,
+    precision: str,
+    effort: Effort,
+    *,
+    beside: Sequence[Row] = (),
+    path: str | None = None,
+) -> Row:
+    """Time the op; in units of the first of the rows `beside` it, where there are any."""
+    op = work.op(precision)
+    timing = measure(lambda: op(x), effort.seconds, device=x.device)
+    ratio = timing.median / (fastest_of(beside[:1]) or timing.median)
+    return Row(bench.name, work.name, "op", op_name(precision, path), timing, len(x.d), ratio)
+
+
+def time_peers(
+    bench: Bench, work: Work, x: Problem, unit: float | None, effort: Effort
+) -> Iterator[Row]:
+    """Time all peers of an op, torch.compile last."""
     for peer in work.peers(bench.D):
-        timed(peer)
+        yield _timed(bench, work, peer, x, unit, effort)
     compiled = work.compiled(bench.D)
     # Every body is tried in the first mode, the fastest of them in every other mode.
     first, *others = effort.modes
-    tried = {name: timed(_compiled(name, make, first)) for name, make in compiled.items()}
-    # By the lower quartile, which others on the machine disturb less than the median.
-    good = {name: row.timing.low for name, row in tried.items() if row.timing}
+    good: dict[str, float] = {}
+    for name, make in compiled.items():
+        row = _timed(bench, work, _compiled(name, make, first), x, unit, effort)
+        yield row
+        if row.timing:
+            # By the lower quartile, which others on the machine disturb less than the median.
+            good[name] = row.timing.low
     if good:
         fastest = min(good, key=good.__getitem__)
         for mode in others:
-            timed(_compiled(fastest, compiled[fastest], mode))
-    return rows
+            yield _timed(bench, work, _compiled(fastest, compiled[fastest], mode), x, unit, effort)
+
+
+def why_failed(error: Exception) -> str:
+    """Put an error into a line of a table."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    told = re.sub(r"(/[^\s/]+)+/", "", line)[:120]  # no folders of this machine
+    return f"failed: {type(error).__name__}: {told}"
 
 
 def _compiled(name: str, make: ByMode, mode: str) -> Peer:
@@ -124,56 +150,67 @@ def _compiled(name: str, make: ByMode, mode: str) -> Peer:
     return Peer(f"torch.compile {mode}: {name}", "compile", call)
 
 
-def _timed(bench: Bench, work: Work, peer: Peer, x: Problem, unit: float, effort: Effort) -> Row:
+def _timed(
+    bench: Bench, work: Work, peer: Peer, x: Problem, unit: float | None, effort: Effort
+) -> Row:
     row = partial(Row, bench.name, work.name, peer.group, peer.name)
+    if effort.budget.spent:
+        return row(remark="not run: no time was left")
+    x = x if peer.weighted else x.unweighted()
     few = x.first(CHECKED_IMAGES)
     try:
-        work.check(few, peer.call(few))
-        once = measure(lambda: peer.call(few), 0, fewest=2).median
+        work.check(few, peer.call(few), peer.rough or few.q.dtype != torch.float32)
+        once = measure(lambda: peer.call(few), 0, fewest=2, device=x.device).median
         # As many images as allow five calls in the time, and no fewer than were checked.
         fitting = int(effort.seconds / 5 / once * len(few.d))
         some = x.first(max(len(few.d), fitting))
-        timing = measure(lambda: peer.call(some), effort.seconds)
+        timing = measure(lambda: peer.call(some), effort.seconds, device=x.device)
     except ModuleNotFoundError as error:
         return row(remark=f"not installed: {error.name}")
     except peers.Unusable as error:
         return row(remark=f"not run: {error}")
     except Exception as error:
         # A peer that fails is a line of the table; what it is compared with goes on.
-        line = (str(error).strip().splitlines() or [""])[0]
-        told = re.sub(r"(/[^\s/]+)+/", "", line)[:120]  # no folders of this machine
-        return row(remark=f"failed: {type(error).__name__}: {told}")
+        return row(remark=why_failed(error))
     timing = timing.times(len(x.d) / len(some.d))
-    return row(timing, len(some.d), timing.median / unit, peer.remark)
+    ratio = timing.median / unit if unit else None
+    return row(timing, len(some.d), ratio, peer.remark)
 
 
-def check_forward(x: Problem, answer: Any) -> None:
+def check_forward(x: Problem, answer: Any, rough: bool) -> None:
     """Compare T with that of the op, and with the products of the matches that were found."""
     if answer is None:
         return
     T, argmax = answer
-    a = None if argmax is None else x.a
-    _close("T", T, ops.maxsim(x.q, x.d, a))
+    missed = 2e-2 if rough else 1e-3
+    _close("T", T, ops.maxsim(x.q, x.d, x.a), missed)
     if argmax is not None:
+        q, d, a = (t.float() for t in (x.q, x.d, x.a))
         found = torch.stack(
-            [(x.a * (x.q * d[s]).sum(2)).sum(1) for d, s in zip(x.d, argmax, strict=True)]
+            [(a * (q * d_i[s]).sum(2)).sum(1) for d_i, s in zip(d, argmax, strict=True)]
         )
-        _close("the score of the matches", found, T)
+        _close("the score of the matches", found, T, missed)
 
 
-def check_gradients(x: Problem, answer: Any, *, scaled: bool) -> None:
-    """Compare the loss and every gradient with those of the op."""
+def check_gradients(x: Problem, answer: Any, rough: bool, *, scaled: bool) -> None:
+    """Compare the loss and every gradient with those of the op.
+
+    Rounding to 8 bits moves some per cent of the matches to another region, and a gradient is a sum
+    of regions: two that differ in 3 % of their terms are a quarter of their size apart.
+    """
     loss, grads = answer
-    wanted_loss, wanted = peers.op_gradients("highest", scaled=scaled)(x)
-    _close("the loss", loss, wanted_loss)
+    wanted_loss, wanted = peers.op_gradients(scaled=scaled)(x)
+    _close("the loss", loss, wanted_loss, 2e-2 if rough else 1e-3)
     for name, got, want in zip("vab" if scaled else "qdab", grads, wanted, strict=True):
-        _close(f"the gradient of {name}", got, want)
+        if got is not None:
+            _close(f"the gradient of {name}", got, want, 0.3 if rough else 1e-3)
 
 
-def _close(what: str, got: torch.Tensor, want: torch.Tensor) -> None:
-    error, size = float((got - want).abs().max()), float(want.abs().max())
-    if not error <= 1e-3 * size:
-        raise ValueError(f"{what} differs from the op's by {error:.2g}, of up to {size:.2g}")
+def _close(what: str, got: Tensor, want: Tensor, missed: float) -> None:
+    got, want = got.float(), want.float()
+    error, size = float((got - want).norm()), float(want.norm())
+    if not error <= missed * size:
+        raise ValueError(f"{what} differs from the op's by {error:.2g}, whose size is {size:.2g}")
 
 
 FORWARD: Final = Work(
@@ -183,8 +220,8 @@ FORWARD: Final = Work(
     peers.compiled_forward,
     check_forward,
 )
-MATCH_KL, SCALED = (
-    Work(
+LOSSES: Final = {
+    name: Work(
         f"{name} forward + backward",
         partial(peers.op_gradients, scaled=scaled),
         partial(peers.gradient_peers, scaled=scaled),
@@ -192,4 +229,5 @@ MATCH_KL, SCALED = (
         partial(check_gradients, scaled=scaled),
     )
     for name, scaled in (("match_kl", False), ("match_kl_scaled", True))
-)
+}
+MATCH_KL, SCALED = LOSSES.values()

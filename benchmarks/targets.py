@@ -34,20 +34,16 @@ def judge(rows: Sequence[Row], growth: Sequence[Point], memory: Sequence[Extra])
     narrow = f"D={HEADLINE.D} R={HEADLINE.R} N={HEADLINE.N}"
     forward, both = f"{narrow} forward with indices", f"{narrow} match_kl forward + backward"
     wide = f"D={WIDE.D} forward with indices"
+    medium = f"{wide}, medium: eager float32"
     found = [
-        _ratio(f"{forward}: torch.compile", 25, rows, HEADLINE, FORWARD, "compile"),
-        _ratio(f"{forward}: eager", 100, rows, HEADLINE, FORWARD, "eager"),
-        _ratio(f"{forward}: KeOps", 100, rows, HEADLINE, FORWARD, "keops"),
-        _ratio(f"{both}: eager autograd", 40, rows, HEADLINE, MATCH_KL, "eager"),
-        _ratio(f"{wide}, highest: sgemm alone", 1, rows, WIDE, FORWARD, "sgemm"),
-        _ratio(f"{wide}, medium: eager float32", 3, rows, WIDE, FORWARD, "eager", "medium"),
+        ratio(f"{forward}: torch.compile", 25, rows, HEADLINE, FORWARD, "compile"),
+        ratio(f"{forward}: eager", 100, rows, HEADLINE, FORWARD, "eager"),
+        ratio(f"{forward}: KeOps", 100, rows, HEADLINE, FORWARD, "keops"),
+        ratio(f"{both}: eager autograd", 40, rows, HEADLINE, MATCH_KL, "eager"),
+        ratio(f"{wide}, highest: sgemm alone", 1, rows, WIDE, FORWARD, "sgemm"),
+        ratio(medium, 3, rows, WIDE, FORWARD, "eager", precision="medium"),
     ]
-    for R in sorted({point.R for point in growth}):
-        points = [point for point in growth if point.R == R]
-        most = max(abs(point.relative - 1) for point in points)
-        what = f"time per element, D=3 R={R}, N={points[0].N} to {points[-1].N}"
-        reached = f"within {100 * most:.0f} %"
-        found.append(Target(what, f"within {100 * FLAT:.0f} %", reached, most <= FLAT))
+    found += flatness(growth)
     for extra in memory:
         what, wanted = f"extra memory of {extra.name}", f"under {MEMORY >> 20} MiB"
         if extra.bytes is None:
@@ -58,18 +54,31 @@ def judge(rows: Sequence[Row], growth: Sequence[Point], memory: Sequence[Extra])
     return found
 
 
-def _ratio(
+def flatness(growth: Sequence[Point]) -> list[Target]:
+    """Hold the time per element at every number of regions against that of the fewest images."""
+    found = []
+    for R in sorted({point.R for point in growth}):
+        points = [point for point in growth if point.R == R]
+        most = max(abs(point.relative - 1) for point in points)
+        what = f"time per element, D=3 R={R}, N={points[0].N} to {points[-1].N}"
+        reached = f"within {100 * most:.0f} %"
+        found.append(Target(what, f"within {100 * FLAT:.0f} %", reached, most <= FLAT))
+    return found
+
+
+def ratio(
     what: str,
     wanted: float,
     rows: Sequence[Row],
     bench: Bench,
     work: Work,
-    group: str,
+    *groups: str,
     precision: str = "highest",
 ) -> Target:
+    """Hold the op at a precision against the fastest peer of the groups."""
     here = [row for row in rows if (row.case, row.work) == (bench.name, work.name)]
     op = fastest_of(row for row in here if row.name == op_name(precision))
-    peers = [(row.timing.median, row.name) for row in here if row.group == group and row.timing]
+    peers = [(row.timing.median, row.name) for row in here if row.group in groups and row.timing]
     if op is None or not peers:
         return Target(what, f"{wanted:g}x", "not measured", None)
     (fastest, name), (plain, plain_name) = min(peers), peers[0]

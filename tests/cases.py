@@ -107,6 +107,17 @@ LARGE = [
     Case(N=150, R=17, B=70, S=2, D=2),
     Case(N=2, R=3, B=2, S=3, D=5000),
 ]
+# What takes different ways on a GPU: narrow rows, wide ones and 16-bit numbers; images in several
+# groups of eight, none of them full; matches of one byte and of more.
+KINDS = [
+    Case(N=13, R=49, B=27, S=49, D=3),
+    Case(N=13, R=49, B=27, S=49, D=3, dtype=torch.float64),
+    Case(N=13, R=17, B=19, S=300, D=5),
+    Case(N=11, R=33, B=21, S=17, D=40),
+    Case(N=11, R=33, B=21, S=49, D=72, dtype=torch.bfloat16),
+    Case(N=11, R=33, B=21, S=300, D=128, dtype=torch.float16),
+    Case(N=9, R=49, B=9, S=49, D=512),
+]
 # What each loss has a gradient for.
 DIFFERENTIABLE = {"match_kl": ["q", "d", "a", "b"], "match_kl_scaled": ["v", "a", "b"]}
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -126,9 +137,8 @@ def build(case: Case, device: str = "cpu") -> Inputs:
         q, d = q.abs() + 0.1, -d.abs() - 0.1
     if case.values == "zero rows":
         q[:, ::2], d[:, 1::3] = 0, 0
-    q, d, a = (
-        _lay_out(x, case.strides).to(device) for x in (_as(q, case), _as(d, case), _as(a, case))
-    )
+    # On the device: a copy to it has strides of its own.
+    q, d, a = (_lay_out(x.to(case.dtype).to(device), case.strides) for x in (q, d, a))
     return Inputs(q, d, a if case.weights else None)
 
 
@@ -138,10 +148,10 @@ def build_loss(case: Case, *, exclude: bool = False, device: str = "cpu") -> Los
     Rows of P sum to 1 and hold a zero. With `exclude` row i leaves out column i, and the last row,
     where there are more, leaves out none.
     """
-    x = build(case)
+    x = build(case, device)
     generator = torch.Generator().manual_seed(case.seed + 1)
     N, B = case.N, case.B
-    a = torch.ones(N, case.R, dtype=torch.float64) if x.a is None else x.a.double()
+    a = torch.ones(N, case.R, dtype=torch.float64) if x.a is None else x.a.cpu().double()
     v = torch.rand(N, case.D, generator=generator, dtype=torch.float64) + 0.5
     b = torch.randn(N, generator=generator, dtype=torch.float64)
     P = torch.rand(B, N, generator=generator, dtype=torch.float64)
@@ -154,12 +164,10 @@ def build_loss(case: Case, *, exclude: bool = False, device: str = "cpu") -> Los
         P[columns[:, None] == torch.arange(N)] = 0
     P /= P.sum(1, keepdim=True).clamp(min=1e-9)
     a, v, b, P = (
-        _lay_out(_as(t, case), case.strides).to(device)
+        _lay_out(t.to(case.dtype).to(device), case.strides)
         for t in (a / max(case.R * case.D, 1) ** 0.5, v, b, P)
     )
-    return LossInputs(
-        x.q.to(device), v, x.d.to(device), a, b, P, None if columns is None else columns.to(device)
-    )
+    return LossInputs(x.q, v, x.d, a, b, P, None if columns is None else columns.to(device))
 
 
 def run_loss(
@@ -184,10 +192,6 @@ def _values(case: Case, shape: tuple[int, ...], generator: torch.Generator) -> T
         # Few small integers: products are exact in every dtype and many are equal.
         return torch.randint(-1, 2, shape, generator=generator).double()
     return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def _as(x: Tensor, case: Case) -> Tensor:
-    return x.to(case.dtype)
 
 
 def _lay_out(x: Tensor, strides: str) -> Tensor:

@@ -73,7 +73,7 @@ def emulated_gpu(library: None, monkeypatch: pytest.MonkeyPatch) -> EmulatedGPU:
         pytest.skip("the fibers of the emulated GPU are none of the sanitizers' threads")
     gpu = emulated.load(compiler)
     gpu.set_schedule(2)
-    gpu.set_shared_memory(227)
+    gpu.set_memory()
     monkeypatch.setattr(ops, "_compiled", gpu.ops)
     return gpu
 
@@ -102,6 +102,24 @@ def _at(name: str) -> Iterator[str]:
     _library.use_instruction_set(name)
     yield name
     _library.use_instruction_set(before)
+
+
+@pytest.fixture
+def gpu(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests on a GPU: skips without the CUDA backend, fails where that is required."""
+    reason = _library.why_not("cuda")
+    if reason is not None and "cuda" in os.environ.get("EMERGENCE_REQUIRE", ""):
+        pytest.fail(f"EMERGENCE_REQUIRE asks for CUDA: {reason}")
+    if reason is not None:
+        pytest.skip(f"the CUDA backend is not there: {reason}")
+    monkeypatch.setenv("EMERGENCE_UNTESTED_CUDA", "1")
+
+
+@pytest.fixture(params=[path["name"] for path in _library.build_info().get("cuda_paths", [])])
+def cuda_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test on every path of the CUDA ops; what one cannot do, the portable one does."""
+    monkeypatch.setenv("EMERGENCE_CUDA_PATH", request.param)
+    return request.param
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from tests.cases import LossInputs
+
 
 def maxsim(q: Tensor, d: Tensor, a: Tensor | None) -> tuple[list[list[float]], list]:
     """T `[B][N]` and the matches `[B][N][R]`."""
@@ -138,6 +140,21 @@ def rounding_of_match_kl(
         "b": G.sum(0),
         "v": (f.double().abs() * grads["q"]).sum(1),
     }
+
+
+def assert_loss(
+    x: LossInputs, op: str, found: dict[str, Tensor], expected: dict[str, Tensor]
+) -> None:
+    """Hold loss and gradients in float32 or less against those in float64 of the same numbers."""
+    v = x.v if op == "match_kl_scaled" else None
+    slack = rounding_of_match_kl(x.q, x.d, x.a, x.b, x.P, x.exclude, v)
+    for name, mine in found.items():
+        # A gradient is rounded once more where its input is narrower than float32.
+        rounded = torch.finfo(mine.dtype).eps * (
+            expected[name].abs() + torch.finfo(mine.dtype).tiny
+        )
+        missed = (mine.double() - expected[name]).abs()
+        assert (missed <= slack[name] + rounded).all(), name
 
 
 def _gradients(q: Tensor, d: Tensor, a: Tensor, G: Tensor) -> dict[str, Tensor]:

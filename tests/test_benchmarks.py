@@ -15,7 +15,8 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import bounds, growth, memory, peers, plots, results, suite, targets
-from benchmarks.cases import BENCHES, HEADLINE, WIDE, Bench, problem
+from benchmarks.budget import Budget
+from benchmarks.cases import BENCHES, BOTH, HEADLINE, WIDE, Bench, problem
 from benchmarks.growth import Point
 from benchmarks.memory import Demand, Extra, extra_bytes, measure_extra
 from benchmarks.peak import Peak, measure_peak
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("library")
 ONCE = Effort(0, ("default", "other"))
 TINY = [
     Bench(N=10, R=5, D=3),
-    Bench(N=10, R=6, D=70, precisions=("highest", "medium"), scaled=True),
+    Bench(N=10, R=6, D=70, precisions=("highest", "medium"), losses=BOTH),
 ]
 SECOND = Timing(1.0, 0.5, 2.0, 3)
 
@@ -121,13 +122,41 @@ def test_a_peer_that_cannot_be_compared_says_why(
     assert row.remark.startswith(remark)
 
 
+def test_a_peer_without_weights_is_held_against_the_op_without_weights(seconds: None) -> None:
+    def scores(x: Any) -> Any:
+        return (x.q[None] @ x.d[:, None].mT).amax(3).sum(2), None
+
+    for weighted, good in ((False, True), (True, False)):
+        work = replace(FORWARD, compiled=lambda D: {})
+        peer = Peer("it", "eager", scores, weighted=weighted)
+        row = suite.run(TINY[0], replace(work, peers=lambda D, peer=peer: iter([peer])), ONCE)[-1]
+        assert (row.timing is not None) == good, row
+
+
+def test_no_peer_is_timed_when_the_budget_is_spent(no_compiler: None, seconds: None) -> None:
+    rows = suite.run(TINY[0], FORWARD, replace(ONCE, budget=Budget(0)))
+    assert rows[0].timing is not None
+    assert {row.remark for row in rows[1:]} == {"not run: no time was left"}
+
+
+def test_a_budget_keeps_something_for_those_behind() -> None:
+    assert Budget(0).spent and not Budget().spent
+    budget = Budget(100)
+    assert budget.at_most(10) == 10
+    assert budget.at_most(99, keep=50) == pytest.approx(50, abs=1)
+    assert budget.at_most(99, keep=200) == 0
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_wrong_gradient_is_found(scaled: bool) -> None:
     x = problem(3, 4, 5)
     loss, grads = peers.op_gradients("highest", scaled=scaled)(x)
-    suite.check_gradients(x, (loss, grads), scaled=scaled)
-    with pytest.raises(ValueError, match="the gradient of b differs"):
-        suite.check_gradients(x, (loss, (*grads[:-1], 2 * grads[-1])), scaled=scaled)
+    without_a = tuple(None if grad is grads[-2] else grad for grad in grads)
+    for answer in (grads, without_a):
+        suite.check_gradients(x, (loss, answer), False, scaled=scaled)
+    for rough in (False, True):
+        with pytest.raises(ValueError, match="the gradient of b differs"):
+            suite.check_gradients(x, (loss, (*grads[:-1], 2 * grads[-1])), rough, scaled=scaled)
 
 
 def test_maxsim_cpu_is_not_called_where_it_crashes() -> None:
@@ -178,6 +207,12 @@ def test_growth_is_relative_to_the_smallest(seconds: None) -> None:
     assert points[0].per_element == 1 / (2**2 * 49**2 * 3)
 
 
+def test_growth_takes_fewer_conditioning_images_where_all_would_take_long(seconds: None) -> None:
+    points = growth.measure_growth((2, 4), 0, most_matches=8 * 49**2)
+    assert [(x.N, x.B) for x in points if x.R == 49] == [(2, None), (4, 2)]
+    assert points[1].per_element == 1 / (4 * 2 * 49**2 * 3)
+
+
 needs_linux = pytest.mark.skipif(
     not memory.RESET.exists(), reason="peak memory is measured on Linux only"
 )
@@ -185,7 +220,7 @@ needs_linux = pytest.mark.skipif(
 
 @needs_linux
 def test_memory_counts_what_a_call_holds_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    def greedy(precision: str, *, scaled: bool) -> Callable[[Any], Any]:
+    def greedy(*, scaled: bool) -> Callable[[Any], Any]:
         def call(x: Any) -> Any:
             result = torch.ones(4 << 20)  # 16 MiB that stay
             torch.ones(8 << 20).sum()  # 32 MiB that do not
@@ -246,6 +281,7 @@ def test_what_was_measured_is_kept_and_drawn(tmp_path: Any) -> None:
     assert kept["rows"][1]["timing"]["median"] == 30
     assert kept["machine"]["threads"] == torch.get_num_threads()
     assert kept["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert results.load(tmp_path / found.name) == found
     drawn = plots.draw(found, tmp_path)
     assert [path.name for path in drawn] == [
         f"benchmark_{name}.png" for name in ("ratios", "bounds", "growth", "memory")

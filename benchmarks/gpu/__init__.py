@@ -1,0 +1,1 @@
+"""What the benchmarks need on a GPU alone: `python -m benchmarks --device cuda`."""

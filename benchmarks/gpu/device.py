@@ -1,0 +1,31 @@
+"""Which GPU this is."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import torch
+
+
+def describe() -> dict[str, Any]:
+    """Tell name, capability, multiprocessors, caches, memory, CUDA and driver of the GPU in use."""
+    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "name": facts.name,
+        "capability": [facts.major, facts.minor],
+        "multiprocessors": facts.multi_processor_count,
+        "l2_mib": round(facts.L2_cache_size / 2**20, 1),
+        "memory_gib": round(facts.total_memory / 2**30, 1),
+        "cuda": torch.version.cuda,
+        "driver": _driver(),
+    }
+
+
+def _driver() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None

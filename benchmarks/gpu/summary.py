@@ -1,0 +1,88 @@
+"""The short table at the end of a check: what a person wants to know first, in some sixty lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from benchmarks.gpu import paths
+from benchmarks.gpu.peers import GROUPS
+from benchmarks.results import Results, percent, table
+from benchmarks.suite import Row, fastest_of, op_name
+
+LINES: Final = 60
+WIDTH: Final = 140
+PATHS: Final = (paths.PORTABLE, paths.SPLIT, paths.HOPPER)
+PEERS: Final = {
+    "compile": ("compile",),
+    "eager": ("eager", "reference", "product"),
+    "Triton": GROUPS,
+}
+
+
+def summary(found: Results, phases: Sequence[Any]) -> str:
+    """Set the phases, what failed, the ops beside bounds and peers, the targets that are missed."""
+    peak, gpu = found.peak, found.machine["gpu"]
+    lines = [
+        f"{gpu['name']}, driver {gpu['driver']}, torch {found.versions['torch']}, {found.revision}",
+        "peak: " + (", ".join(_peaks(peak)) or "not measured"),
+        *(f"{phase.name}: {phase.outcome} ({phase.seconds:.0f} s)" for phase in phases),
+    ]
+    ops = _ops(found).splitlines() if found.rows else []
+    met = sum(target.met is True for target in found.targets)
+    wanted = [f"{met} of {len(found.targets)} targets met"] if found.targets else []
+    wanted += [
+        f"{'not judged' if x.met is None else 'not met'}: {x.what}: {x.reached}, wanted {x.wanted}"
+        for x in found.targets
+        if not x.met
+    ]
+    told = [line for phase in phases if phase.failed for line in phase.told] + found.failures
+    room = LINES - len(lines) - len(ops) - len(wanted)
+    shown = [f"  {line}" for line in told[: max(3, room)]]
+    if len(told) > len(shown):
+        shown[-1] = f"  and {len(told) - len(shown) + 1} lines more in the JSON"
+    return "\n".join(line[:WIDTH] for line in [*lines, *shown, *ops, *wanted])
+
+
+def _peaks(peak: Any) -> list[str]:
+    told = [f"products of bfloat16 {peak.bfloat16 / 1e3:.0f} TFLOP/s"] if peak.bfloat16 else []
+    told += [f"copy {peak.copy:.0f} GB/s"] if peak.copy else []
+    if peak.float32:
+        told.append(f"float32 {peak.float32 / 1e3:.1f} TFLOP/s at {peak.busy_clock:.0f} MHz")
+    return told + ([peak.why_not] if peak.why_not else [])
+
+
+def _ops(found: Results) -> str:
+    """One line for each op at each precision: its time by path, its bound, how far peers are."""
+    shares = {(x.case, x.work, x.name): x.share for x in found.gpu_shares}
+    lines = []
+    for case, work in dict.fromkeys((row.case, row.work) for row in found.rows):
+        here = [row for row in found.rows if (row.case, row.work) == (case, work)]
+        names = [row.name for row in here if row.group == "op" and row.name.count(",") == 1]
+        short = work.removesuffix(" forward + backward").removesuffix(" with indices")
+        for name in names:
+            precision = name.partition(", ")[2]
+            op = fastest_of(row for row in here if row.name == name)
+            lines.append(
+                [
+                    f"{case} {short}",
+                    precision,
+                    *(_milliseconds(here, precision, path) for path in (None, *PATHS)),
+                    percent(shares.get((case, work, name))),
+                    *(_times(here, groups, op) for groups in PEERS.values()),
+                ]
+            )
+    head = ["ms", "", "op", *PATHS, "of bound", *PEERS]
+    return table(head, lines)
+
+
+def _milliseconds(rows: Sequence[Row], precision: str, path: str | None) -> str:
+    row = next((row for row in rows if row.name == op_name(precision, path)), None)
+    if row is None:
+        return ""
+    return f"{1e3 * row.timing.median:.3g}" if row.timing else "failed"
+
+
+def _times(rows: Sequence[Row], groups: Sequence[str], op: float | None) -> str:
+    fastest = fastest_of(row for row in rows if row.group in groups)
+    return f"{fastest / op:.3g}x" if fastest and op else ""
