@@ -252,7 +252,6 @@ def build_facts(plan: Plan, toolkit: Toolkit | None, **versions: str) -> dict[st
         "cuda_flags": plan.nvcc_flags if cuda else [],
         "cuda_architectures": plan.architectures,
         "why_not": plan.reasons,
-        "never_run_on_a_gpu": ["maxsim_portable"] if cuda else [],
     }
 
 

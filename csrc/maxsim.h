@@ -13,13 +13,19 @@
 // maximum, at its lowest s, so that no T it touches looks plausible.
 // Empty: N = 0 or B = 0 give empty results, R = 0 gives zeros.
 // Determinism: every sum has one owner and one order, so that the bits depend on the inputs and the
-// instruction set alone, not on the number of threads or the size of a block.
-// Precision: "highest" and "high" are float32 arithmetic on the CPU, where three bfloat16 products
-// cost more than one of float32. "medium" selects the match by bfloat16 products where the machine
-// has them (AVX512_BF16) and D is at least 64, and gives the float32 product of that match: below
-// the true maximum by at most 2^-6 sum_k |q_k d_k|, twice the error of a product whose factors are
-// rounded to bfloat16, and 2^-126 for each product that is smaller. bfloat16 inputs of that width
-// take the same products, which are then exact, at any precision.
+// instruction set alone (on CUDA the way to match), not on the number of threads or the size of a
+// block.
+// Not finite: the CPU ops name the first entry that is not. The CUDA ops, which never wait for the
+// device, hand NaN on; P, exclude and argmax are taken there as they come.
+// Precision: "highest" is float32 arithmetic. "medium" selects the match by bfloat16 products and
+// gives the float32 product of that match: below the true maximum by at most 2^-6 sum_k |q_k d_k|,
+// twice the error of a product whose factors are rounded to bfloat16, and 2^-126 for each product
+// that is smaller. "high" does the same with each factor as the sum of two of bfloat16 and three of
+// their four products: by at most 2^-15 sum_k |q_k d_k|. Beside these stands the rounding of sums.
+// Where that pays: on the CPU "medium" from D = 64 on machines with AVX512_BF16, and never "high",
+// as three such products cost more than one of float32; on CUDA both from D = 9. 16-bit inputs
+// take such products, which are then exact, at any precision: bfloat16 on such a CPU, both types
+// on CUDA.
 // Gradients, from argmax and G = dL/dT [B, N]; argmax itself is not differentiable:
 //   u[j, r] = sum_i G[i, j] d[i, argmax[i, j, r]]    dq = a u    da = <q, u>
 //   dd[i, s] = sum over (j, r) with argmax[i, j, r] = s of G[i, j] a[j, r] q[j, r]

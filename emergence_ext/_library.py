@@ -30,11 +30,12 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         Facts of the build as they were recorded then (`compiler`, `flags`, `cuda_compiler`,
-        `cuda_flags`, `cuda_architectures`, `never_run_on_a_gpu`, `package`, `torch`,
-        `torch_variant`; absent where nothing was recorded), `instruction_sets` that the library has
-        for this machine, lowest first, and the `instruction_set` in use (both absent where the
-        library is not loaded), `running_torch`, `running_torch_variant`, and `why_not`, a
-        dictionary from backend to the reason why it cannot be used, None where it can.
+        `cuda_flags`, `cuda_architectures`, `package`, `torch`, `torch_variant`; absent where
+        nothing was recorded), `instruction_sets` that the library has for this machine, lowest
+        first, and the `instruction_set` in use (both absent where the library is not loaded),
+        `cuda_paths`, the ways to match on a GPU as dictionaries of their `name` and whether each
+        `ran_on_gpu` (one that never did is off), `running_torch`, `running_torch_variant`, and
+        `why_not`, a dictionary from backend to the reason why it cannot be used, None where it can.
     """
     version, variant = running_torch()
     levels = (
@@ -50,8 +51,24 @@ def build_info() -> dict[str, Any]:
         **levels,
         "running_torch": version,
         "running_torch_variant": variant,
+        "cuda_paths": cuda_paths(),
         "why_not": {backend: why_not(backend) for backend in ("cpu", "cuda")},
     }
+
+
+def cuda_paths() -> list[dict[str, Any]]:
+    """List the ways to match on a GPU, as in `build_info`; empty without a CUDA backend."""
+    if why_not("cuda") is not None:
+        return []
+    return [{"name": name, "ran_on_gpu": ran} for name, ran in _library.cuda_paths()]
+
+
+def why_cuda_is_off() -> str | None:
+    """Say why the CUDA ops refuse to compute though they are built; None where they do not."""
+    ran = any(path["ran_on_gpu"] for path in cuda_paths())
+    if ran or os.environ.get("EMERGENCE_UNTESTED_CUDA") == "1":
+        return None
+    return "its kernels have never run on a GPU and are off; EMERGENCE_UNTESTED_CUDA=1 allows them"
 
 
 def why_not(backend: str = "cpu") -> str | None:

@@ -66,6 +66,8 @@ def choose(backend: str = "auto", device: torch.device | str = "cpu") -> Matchin
 def in_words(backend: str = "auto", device: str = "cpu") -> str:
     """What `choose` takes, for a log."""
     if choose(backend, device).name == "fused":
+        if torch.device(device).type == "cuda":
+            return "the fused ops, on CUDA"
         return f"the fused ops, instruction set {_library.build_info()['instruction_set']}"
     return f"plain torch: {'as asked' if backend == 'reference' else why_not_fused(device)}"
 
@@ -75,5 +77,5 @@ def why_not_fused(device: str = "cpu") -> str | None:
     if device == "cpu":
         return _library.why_not("cpu")
     if device == "cuda":
-        return "match_kl has no CUDA kernel yet, and the CUDA kernels have never run on a GPU"
+        return _library.why_not("cuda") or _library.why_cuda_is_off()
     return f"there are no ops for {device!r}"

@@ -195,8 +195,10 @@ def format_environment(brief: bool = False) -> str:
         f"{device}"
     ]
     for backend, reason in library["why_not"].items():
-        untested = backend == "cuda" and library.get("never_run_on_a_gpu")
-        there = "compiled, off: never run on a GPU" if untested else "compiled"
+        there = "compiled"
+        if backend == "cuda" and library.get("cuda_paths"):
+            ran = [path["name"] for path in library["cuda_paths"] if path["ran_on_gpu"]]
+            there += f"; run on a GPU: {', '.join(ran)}" if ran else ", off: never run on a GPU"
         if backend == "cpu" and "instruction_set" in library:
             sets = ", ".join(library["instruction_sets"])
             there += f", instruction set {library['instruction_set']} (here: {sets})"

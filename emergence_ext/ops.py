@@ -40,12 +40,15 @@ def maxsim(
         q: scored regions, `[N, R, D]`, any strides.
         d: conditioning regions, `[B, S, D]`, `S >= 1`, `D >= 1`.
         a: weights of the scored regions, `[N, R]`; ones when left out.
-        precision: "highest", "high" or "medium", as torch names them. On the CPU the first two are
-            float32 arithmetic; "medium" selects each match by bfloat16 products where the machine
-            has them and D is at least 64, and scores it in float32, so that a region misses its
-            maximum by at most `2^-6 sum_k |q_k d_k|`. float64 is always exact to its own rounding.
-        max_memory: bytes of working memory beside inputs and results. No block is needed here, so
-            that the value is only checked to be positive.
+        precision: "highest", "high" or "medium", as torch names them: float32 arithmetic, or the
+            match selected by bfloat16 products and scored in float32, so that a region misses its
+            maximum by at most `2^-15 sum_k |q_k d_k|` ("high", three products for one) or
+            `2^-6 sum_k |q_k d_k|` ("medium"). Only where that is faster: on the CPU "medium" where
+            the machine has such products and D is at least 64, on CUDA both where D is over 8.
+            float64 is always exact to its own rounding.
+        max_memory: bytes of working memory beside inputs and results. The CPU needs no block here,
+            so that the value is only checked to be positive; CUDA, for D over 8, one of products,
+            256 MiB when left out.
 
     Returns:
         `T`, `[B, N]`, float32 (float64 for float64 inputs). Empty for `N == 0` or `B == 0`.
@@ -54,7 +57,8 @@ def maxsim(
         ValueError: shapes that do not fit, `S == 0`, `D == 0`, an unknown precision, a non-finite
             value on the CPU (named with its sample and region).
         TypeError: dtypes or devices that differ, a dtype that is not floating point.
-        RuntimeError: a CUDA tensor where the library has no CUDA backend, or a second derivative.
+        RuntimeError: a CUDA tensor where the library has no CUDA backend, or one whose kernels are
+            off as they never ran on a GPU (NotImplementedError); a second derivative.
 
     Example:
         >>> q = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
@@ -122,8 +126,9 @@ def match_kl(
         P: target similarities, `[B, N]`, not negative; rows sum to 1 (without the excluded column).
         exclude: column that leaves row i's softmax and loss, `[B]`, int64, -1 for none.
         precision: as in `maxsim`.
-        max_memory: bytes of working memory beside inputs, loss and gradients; a block of 32 MiB and
-            the threads' scratch when left out.
+        max_memory: bytes of working memory beside inputs, loss and gradients. When left out, a
+            block of 32 MiB and the threads' scratch on the CPU; on CUDA a block of 256 MiB, or
+            less where the device has less, and the copies that tensor cores need.
 
     Returns:
         The loss, a scalar, float32 (float64 for float64 inputs).

@@ -38,9 +38,15 @@ class EmulatedGPU:
         """0: threads run in ascending order, 1: descending, others: shuffled."""
         self._library.emulation_set_schedule(number)
 
-    def set_shared_memory(self, kib: int) -> None:
-        """What a block of threads may ask for: 227 on the largest GPUs, 99 on the smallest."""
-        self._library.emulation_set_shared_memory(ctypes.c_int64(kib << 10))
+    def set_memory(self, shared: int = 227 << 10, allocation: int = 2**62) -> None:
+        """Bytes of shared memory that a block of threads may have, and bytes of an allocation."""
+        self._library.emulation_set_memory(ctypes.c_int64(shared), ctypes.c_int64(allocation))
+
+    @property
+    def launches(self) -> int:
+        """Kernels so far."""
+        self._library.emulation_launches.restype = ctypes.c_int64
+        return int(self._library.emulation_launches())
 
 
 @cache

@@ -66,7 +66,7 @@ def test_build_info_tells_of_compiler_flags_and_torch(library: None) -> None:
     assert info["instruction_set"] in info["instruction_sets"]
     assert info["why_not"]["cpu"] is None
     assert bool(info["cuda_architectures"]) == (info["why_not"]["cuda"] is None)
-    assert bool(info["never_run_on_a_gpu"]) == (info["why_not"]["cuda"] is None)
+    assert bool(info["cuda_paths"]) == (info["why_not"]["cuda"] is None)
 
 
 def test_a_callers_change_to_build_info_stays_the_callers() -> None:

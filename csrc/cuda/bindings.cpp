@@ -10,6 +10,7 @@
 #include <cstring>
 #include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../checks.h"
@@ -45,6 +46,22 @@ void check_allowed(const char* op) {
       "Move the tensors to the CPU, or set EMERGENCE_UNTESTED_CUDA=1 to try them");
 }
 
+// The way that EMERGENCE_CUDA_PATH names; without it the portable one, until another is measured.
+Way preferred(const char* op) {
+  const char* const named = std::getenv("EMERGENCE_CUDA_PATH");
+  if (named == nullptr || *named == 0 || std::strcmp(named, "auto") == 0) return Way::portable;
+  for (size_t way = 0; way < kPaths.size(); ++way)
+    if (std::strcmp(named, kPaths[way].name) == 0) {
+      TORCH_CHECK_NOT_IMPLEMENTED(allowed(static_cast<Way>(way)), op,
+                                  ": EMERGENCE_CUDA_PATH=", named,
+                                  " has never run on a GPU; EMERGENCE_UNTESTED_CUDA=1 "
+                                  "allows it");
+      return static_cast<Way>(way);
+    }
+  TORCH_CHECK_VALUE(false, op, ": EMERGENCE_CUDA_PATH must be auto, portable or split, got '",
+                    named, "'");
+}
+
 template <typename function>
 auto by_type(const at::Tensor& q, function&& run) {
   return q.scalar_type() == at::kDouble ? run(double{}) : run(float{});
@@ -75,7 +92,7 @@ template <typename scalar>
 class Matching {
  public:
   Matching(const at::Tensor& q, const OptionalTensor& v, const at::Tensor& d,
-           const OptionalTensor& a, c10::string_view precision, Use use, const Device& on)
+           const OptionalTensor& a, c10::string_view precision, Use use, Way way, const Device& on)
       : on_(on) {
     problem_.N = q.size(0), problem_.R = q.size(1), problem_.D = q.size(2);
     problem_.B = d.size(0), problem_.S = d.size(1);
@@ -93,8 +110,7 @@ class Matching {
     }
     const bool exact_planes = kind_ == Kind::planes && !scored_again_;
     const auto keep = [&](const at::Tensor& x) {
-      return kept_.emplace_back(x.to(type_of<scalar>).contiguous())
-          .template const_data_ptr<scalar>();
+      return kept(x, x.to(type_of<scalar>).contiguous()).template const_data_ptr<scalar>();
     };
     if (!exact_planes || use != Use::scores) {
       problem_.q = keep(q);
@@ -103,12 +119,15 @@ class Matching {
     problem_.v = v ? keep(*v) : nullptr;
     problem_.a = a ? keep(*a) : nullptr;
     if (kind_ == Kind::planes) prepare_planes(q, d, exact_planes);
+    if constexpr (type_of<scalar> == at::kFloat) {
+      if (way == Way::split && use != Use::gradients && split_applies(problem_)) prepare_split(q);
+    }
   }
 
   const Problem<scalar>& problem() const { return problem_; }
 
   // Bytes beside inputs and results: of everything, and of each image of a block.
-  int64_t fixed_bytes() const { return plane_bytes_; }
+  int64_t fixed_bytes() const { return copied_bytes_; }
   int64_t bytes_of_image(bool scores, bool matched) const {
     const int64_t rows = problem_.N * problem_.R;
     return (scores ? problem_.N * sizeof(scalar) : 0) +
@@ -129,6 +148,12 @@ class Matching {
   // Scores of the images of a block; `value` is not used where rows are narrow.
   void match(int64_t first, int64_t count, scalar* T, scalar* value, Matches matches) const {
     const Problem<scalar> p = block(first, count);
+    if constexpr (type_of<scalar> == at::kFloat) {
+      if (q_split_.defined()) {
+        const auto* const of_d = d_split_.const_data_ptr<uint8_t>() + split_bytes(first * p.S, p.D);
+        return check(match_split(p, q_split_.const_data_ptr(), of_d, T, matches, on_));
+      }
+    }
     if (narrow()) return check(match_narrow(p, T, matches, on_));
     if constexpr (type_of<scalar> == at::kFloat) {
       if (kind_ == Kind::planes) {
@@ -147,15 +172,19 @@ class Matching {
  private:
   enum class Kind { narrow, wide, planes };
 
+  // Holds what a kernel will read; it costs memory where it is not the caller's own `x`.
+  const at::Tensor& kept(const at::Tensor& x, at::Tensor used) {
+    copied_bytes_ += x.defined() && used.is_alias_of(x) ? 0 : used.nbytes();
+    return kept_.emplace_back(std::move(used));
+  }
+
   void prepare_planes(const at::Tensor& q, const at::Tensor& d, bool exact) {
     planes_.rows = problem_.N * problem_.R, planes_.S = problem_.S;
     planes_.width = round_up(problem_.D, kPiece);
     planes_.float16 = exact && q.scalar_type() == at::kHalf;
     if (exact) {
       const auto rows = [&](const at::Tensor& x) {
-        const auto& whole = kept_.emplace_back(whole_pieces(x));
-        plane_bytes_ += whole.is_alias_of(x) ? 0 : whole.nbytes();
-        return static_cast<const uint16_t*>(whole.const_data_ptr());
+        return static_cast<const uint16_t*>(kept(x, whole_pieces(x)).const_data_ptr());
       };
       planes_.q = rows(q), planes_.d = rows(d);
       return;
@@ -163,8 +192,8 @@ class Matching {
     if constexpr (type_of<scalar> == at::kFloat) {
       const auto packed = [&](const float* rows, const float* v, int64_t count) {
         const int64_t width = planes_.planes * planes_.width;
-        auto& out = kept_.emplace_back(at::empty({count, width}, q.options().dtype(at::kBFloat16)));
-        plane_bytes_ += out.nbytes();
+        const auto options = q.options().dtype(at::kBFloat16);
+        const auto& out = kept({}, at::empty({count, width}, options));
         auto* const data = static_cast<uint16_t*>(out.mutable_data_ptr());
         check(
             pack(rows, v, problem_.R, count, problem_.D, planes_.width, planes_.planes, data, on_));
@@ -175,12 +204,20 @@ class Matching {
     }
   }
 
+  void prepare_split(const at::Tensor& q) {
+    const auto options = q.options().dtype(at::kByte);
+    q_split_ = kept({}, at::empty({split_bytes(problem_.N * problem_.R, problem_.D)}, options));
+    d_split_ = kept({}, at::empty({split_bytes(problem_.B * problem_.S, problem_.D)}, options));
+    check(split_rows(problem_, q_split_.mutable_data_ptr(), d_split_.mutable_data_ptr(), on_));
+  }
+
   Device on_;
   Kind kind_ = Kind::wide;
   bool scored_again_ = false;  // matches were selected with rounded rows
   Problem<scalar> problem_{};
   Planes planes_{nullptr, nullptr, 0, 0, 0, 0, 1, false};
-  int64_t plane_bytes_ = 0;
+  at::Tensor q_split_, d_split_;  // defined where rows were split
+  int64_t copied_bytes_ = 0;
   std::vector<at::Tensor> kept_;
 };
 
@@ -219,9 +256,9 @@ Block make_block(const char* op, const Matching<scalar>& matching, bool scores, 
     const auto floats = options.dtype(type_of<scalar>);
     const auto places = options.dtype(p.S <= kCompactLimit ? at::kByte : at::kInt);
     try {
-      if (scores) block.T = at::empty({images, p.N}, floats);
-      if (!matching.narrow()) block.value = at::empty({images, p.N, p.R}, floats);
-      if (matched || matching.needs_matches()) block.argmax = at::empty({images, p.N, p.R}, places);
+      if (scores) block.T = allocate({images, p.N}, floats);
+      if (!matching.narrow()) block.value = allocate({images, p.N, p.R}, floats);
+      if (matched || matching.needs_matches()) block.argmax = allocate({images, p.N, p.R}, places);
       return block;
     } catch (const c10::OutOfMemoryError&) {
       block.T = block.value = block.argmax = at::Tensor();
@@ -235,11 +272,12 @@ at::Tensor matched(const char* op, const at::Tensor& q, const at::Tensor& d,
                    const OptionalTensor& a, c10::string_view precision,
                    std::optional<int64_t> max_memory, const at::Tensor& argmax) {
   check_options(op, precision, max_memory);
+  const Way way = preferred(op);
   const Context context(q);
   auto T = at::empty({d.size(0), q.size(0)}, q.options().dtype(compute_type(q)));
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
-    const Matching<scalar> matching(q, {}, d, a, precision, Use::scores, context.on);
+    const Matching<scalar> matching(q, {}, d, a, precision, Use::scores, way, context.on);
     auto* const scores = T.mutable_data_ptr<scalar>();
     const int64_t B = d.size(0), N = q.size(0);
     if (matching.narrow()) return matching.match(0, B, scores, nullptr, matches_of(argmax));
@@ -313,7 +351,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
     const int64_t B = d.size(0), N = q.size(0);
-    const Matching<scalar> matching(q, {}, d, a, "highest", Use::gradients, context.on);
+    const Matching<scalar> matching(q, {}, d, a, "highest", Use::gradients, Way::portable,
+                                    context.on);
     const Gradients<scalar> gradients{data<scalar>(dq, needs[0]), data<scalar>(dd, needs[1]),
                                       data<scalar>(da, needs[2]), nullptr};
     Block block = make_block(op, matching, false, false, 0, std::nullopt, q.options());
@@ -342,6 +381,7 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
   check_allowed(op);
   check_match_kl(op, q, v, d, a, b, P, exclude);
   check_options(op, precision, max_memory);
+  const Way way = preferred(op);
   const Context context(q);
   const auto type = compute_type(q);
   const int64_t B = d.size(0), N = q.size(0);
@@ -357,7 +397,7 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
     const Use use = gradients_of_rows ? Use::both : Use::scores;
-    const Matching<scalar> matching(q, v, d, a, precision, use, context.on);
+    const Matching<scalar> matching(q, v, d, a, precision, use, way, context.on);
     const Gradients<scalar> gradients{data<scalar>(first_gradient, needs[0] && !v),
                                       data<scalar>(dd, needs[1]), data<scalar>(da, needs[2]),
                                       data<scalar>(parts, parts.defined())};

@@ -4,6 +4,7 @@
 
 #include "arithmetic.h"
 #include "matches.h"
+#include "narrow.h"
 
 namespace emergence_ext::cuda {
 namespace {
@@ -247,36 +248,6 @@ __global__ void __launch_bounds__(kThreads)
     if (k < p.D)
       for (int s = 0; s < here; ++s) dd[(i * p.S + s0 + s) * p.D + k] = mine[s * threads];
   }
-}
-
-// Calls run(width) with the width of narrow rows as a constant.
-template <int D>
-struct Width {
-  static constexpr int value = D;
-};
-
-template <typename function>
-int by_width(int64_t D, function&& run) {
-  switch (D) {
-    case 1:
-      return run(Width<1>{});
-    case 2:
-      return run(Width<2>{});
-    case 3:
-      return run(Width<3>{});
-    case 4:
-      return run(Width<4>{});
-    case 5:
-      return run(Width<5>{});
-    case 6:
-      return run(Width<6>{});
-    case 7:
-      return run(Width<7>{});
-    case 8:
-      return run(Width<8>{});
-  }
-  static_assert(kNarrow == 8, "one case for each width");
-  return cudaErrorInvalidValue;
 }
 
 template <bool kScale, typename scalar>

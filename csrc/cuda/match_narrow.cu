@@ -5,6 +5,7 @@
 
 #include "arithmetic.h"
 #include "matches.h"
+#include "narrow.h"
 
 namespace emergence_ext::cuda {
 namespace {
@@ -13,34 +14,6 @@ constexpr int kThreads = 128;
 constexpr int kStagedBlocks = 64;  // blocks of candidates in shared memory at once
 constexpr int kMostOthers = 16;    // conditioning images that one block of threads meets
 constexpr int kWaves = 32;         // blocks of threads wanted for each multiprocessor
-
-template <typename scalar, int D>
-struct alignas((D > 2 ? 16 : 8)) Candidate {
-  scalar x[D <= 2 ? 2 : D <= 4 ? 4 : 8];
-};
-
-// Always the same operations in the same order. The zero makes -0 a 0, so that a tie is a tie.
-template <typename scalar, int D>
-__device__ __forceinline__ scalar product(const scalar (&q)[D], const Candidate<scalar, D>& d) {
-  scalar sum = 0;
-#pragma unroll
-  for (int k = 0; k < D; ++k) sum = fma(q[k], d.x[k], sum);
-  return sum;
-}
-
-// The place of a maximum that is NaN: rarely asked for, so from global memory.
-template <typename scalar, int D>
-__device__ __forceinline__ int first_nan(const scalar (&q)[D], const scalar* d, int S) {
-  int s = 0;
-  for (; s < S - 1; ++s) {
-    Candidate<scalar, D> candidate;
-#pragma unroll
-    for (int k = 0; k < D; ++k) candidate.x[k] = d[int64_t{s} * D + k];
-    const scalar x = product<scalar, D>(q, candidate);
-    if (x != x) break;
-  }
-  return s;
-}
 
 struct Cut {
   int images;     // scored images of a block of threads
@@ -185,23 +158,10 @@ int run(const Problem<scalar>& p, scalar* T, Matches matches, const Device& on) 
 template <typename scalar>
 int match_narrow(const Problem<scalar>& p, scalar* T, Matches matches, const Device& on) {
   if (p.N == 0 || p.B == 0) return cudaSuccess;
-  switch (p.D) {
-#define EMERGENCE_WIDTH(D)                                               \
-  case D:                                                                \
-    return block_length(p.S) == 7 ? run<scalar, D, 7>(p, T, matches, on) \
-                                  : run<scalar, D, 14>(p, T, matches, on);
-    EMERGENCE_WIDTH(1)
-    EMERGENCE_WIDTH(2)
-    EMERGENCE_WIDTH(3)
-    EMERGENCE_WIDTH(4)
-    EMERGENCE_WIDTH(5)
-    EMERGENCE_WIDTH(6)
-    EMERGENCE_WIDTH(7)
-    EMERGENCE_WIDTH(8)
-#undef EMERGENCE_WIDTH
-  }
-  static_assert(kNarrow == 8, "one case for each width");
-  return cudaErrorInvalidValue;
+  return by_width(p.D, [&](auto width) {
+    return block_length(p.S) == 7 ? run<scalar, width.value, 7>(p, T, matches, on)
+                                  : run<scalar, width.value, 14>(p, T, matches, on);
+  });
 }
 
 template int match_narrow(const Problem<float>&, float*, Matches, const Device&);

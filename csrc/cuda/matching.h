@@ -51,6 +51,15 @@ struct Device {
 template <typename scalar>
 int match_narrow(const Problem<scalar>& p, scalar* T, Matches matches, const Device& on);
 
+// The same for float32 on tensor cores, where split_applies. Rows are split first, into
+// split_bytes(rows, D) aligned by 16; a null pointer leaves its side out. `d_split` of a match is
+// that of the block.
+bool split_applies(const Problem<float>& p);
+int64_t split_bytes(int64_t rows, int64_t D);
+int split_rows(const Problem<float>& p, void* q_split, void* d_split, const Device& on);
+int match_split(const Problem<float>& p, const void* q_split, const void* d_split, float* T,
+                Matches matches, const Device& on);
+
 template <typename scalar>
 int match_wide(const Problem<scalar>& p, scalar* value, Matches matches, const Device& on);
 

@@ -11,10 +11,11 @@ struct Path {
   bool ran_on_gpu;
 };
 
-enum class Way { portable };
+enum class Way { portable, split };
 
-constexpr std::array<Path, 1> kPaths = {{
-    {"portable", false},  // any GPU from compute capability 8.0
+constexpr std::array<Path, 2> kPaths = {{
+    {"portable", false},
+    {"split", false},  // float32 rows up to kNarrow, on tensor cores
 }};
 
 }  // namespace emergence_ext::cuda

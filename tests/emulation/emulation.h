@@ -230,6 +230,12 @@ void multiply_bfloat16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint3
 void multiply_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                       emulation::Site site = emulation::here());
 
+inline void product_float16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                            emulation::Site site = emulation::here()) {
+  std::fill(c, c + 4, 0.0f);
+  multiply_float16(c, a, b0, b1, site);
+}
+
 inline uint16_t to_float16(float x) {
   const uint32_t bits = __float_as_uint(x), magnitude = bits & 0x7fffffffu;
   uint32_t rounded = ((magnitude + 0xfffu + (magnitude >> 13 & 1u)) >> 13) - (112u << 10);

@@ -5,12 +5,13 @@
 
 namespace emergence_ext::cuda {
 
-int64_t emulated_shared_memory = 227 << 10;
+int64_t emulated_shared_memory = 227 << 10, emulated_memory = INT64_MAX;
 
 }  // namespace emergence_ext::cuda
 
-extern "C" void emulation_set_shared_memory(int64_t bytes) {
-  emergence_ext::cuda::emulated_shared_memory = bytes;
+extern "C" void emulation_set_memory(int64_t shared, int64_t allocation) {
+  emergence_ext::cuda::emulated_shared_memory = shared;
+  emergence_ext::cuda::emulated_memory = allocation;
 }
 
 TORCH_LIBRARY(emergence_emulated, m) { emergence_ext::define_ops(m); }

@@ -1,0 +1,335 @@
+// float32 rows of up to eight channels on tensor cores. Each number is split into the sum of two of
+// float16, and the products of the parts of up to four channels fill the sixteen places of one
+// mma.sync: high high, high low, low high, low low. What limits it is the maximum alone.
+//
+// Sums select among candidates to about 2^-20 of the largest product that the row and the image
+// could have; the winner's run of candidates is then scored in float32, where the lowest of equal
+// ones wins. Rows of q and images of d are scaled by powers of two into the range of float16.
+
+#include "arithmetic.h"
+#include "matches.h"
+#include "narrow.h"
+
+namespace emergence_ext::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kTilesOfWarp = 4;  // of 16 rows of q
+constexpr int kRowsOfLane = 2 * kTilesOfWarp;
+constexpr int kSlots = kWarps * kTilesOfWarp * 16;  // rows of q at once
+constexpr int kMostImages = 16;                     // scored images of a block of threads
+constexpr int kMostOthers = 16;                     // conditioning images of a block of threads
+constexpr int kWaves = 32;       // blocks of threads wanted for each multiprocessor
+constexpr int kMostRows = 8192;  // of an image of q
+constexpr int kMostCandidates = 1024;
+constexpr int kNoRun = 0x7fffffff;
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr int kGroup = 5;  // tiles of eight candidates whose maximum is compared once
+constexpr int kCandidates = 8 * kGroup;
+
+EMERGENCE_ANYWHERE constexpr int parts_of(int64_t D) { return D <= 4 ? 1 : 2; }
+
+// 2^-exponent of x, so that x times it lies in [1, 2); for what is too small or too large the
+// nearest factor there is.
+__device__ __forceinline__ float unit_factor(float x) {
+  const int exponent = static_cast<int>(__float_as_uint(x) >> 23 & 0xffu);
+  const int wanted = 254 - exponent;
+  return __uint_as_float(wanted > 0 ? static_cast<uint32_t>(wanted) << 23 : 0x00400000u);
+}
+
+// One part of a row: words of high channels 0 and 1, high 2 and 3, low 0 and 1, low 2 and 3.
+__device__ __forceinline__ uint4 split(const float (&x)[4], float factor) {
+  uint32_t high[4], low[4];
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const float scaled = x[k] * factor;
+    high[k] = to_float16(scaled);
+    low[k] = to_float16(scaled - from_float16(static_cast<uint16_t>(high[k])));
+  }
+  return make_uint4(high[0] | high[1] << 16, high[2] | high[3] << 16, low[0] | low[1] << 16,
+                    low[2] | low[3] << 16);
+}
+
+// Rows that share a factor, one block of threads for each set: rows of q alone, those of an image
+// of d together.
+template <int D>
+__global__ void __launch_bounds__(kThreads, 4)
+    split_kernel(const float* __restrict__ rows, const float* __restrict__ v,
+                 const int64_t rows_of_v, const int64_t sets, const int64_t rows_of_set,
+                 uint4* __restrict__ out) {
+  constexpr int kParts = parts_of(D);
+  unsigned* const largest = reinterpret_cast<unsigned*>(shared_memory());
+  // A set of one row belongs to a thread, a larger one to the block of threads.
+  const bool single = rows_of_set == 1;
+  const int64_t step = single ? int64_t{gridDim.x} * kThreads : gridDim.x;
+  int64_t set = single ? int64_t{blockIdx.x} * kThreads + threadIdx.x : blockIdx.x;
+  const auto read = [&](int64_t row, int k) {
+    if (k >= D) return 0.0f;
+    return v ? rows[row * D + k] * v[row / rows_of_v * D + k] : rows[row * D + k];
+  };
+  const auto magnitude = [&](int64_t row) {
+    unsigned most = 0;
+    for (int k = 0; k < D; ++k) {
+      const unsigned bits = __float_as_uint(read(row, k)) & 0x7fffffffu;
+      most = bits > most ? bits : most;
+    }
+    return most;
+  };
+  for (; set < sets; set += step) {
+    unsigned most = 0;
+    if (single) {
+      most = magnitude(set);
+    } else {
+      __syncthreads();
+      if (threadIdx.x == 0) *largest = 0;
+      __syncthreads();
+      for (int64_t r = threadIdx.x; r < rows_of_set; r += kThreads)
+        atomicMax(largest, magnitude(set * rows_of_set + r));
+      __syncthreads();
+      most = *largest;
+    }
+    const float factor = unit_factor(__uint_as_float(most));
+    for (int64_t r = single ? 0 : threadIdx.x; r < rows_of_set; r += single ? 1 : kThreads) {
+      const int64_t row = set * rows_of_set + r;
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        const float x[4] = {read(row, 4 * part), read(row, 4 * part + 1), read(row, 4 * part + 2),
+                            read(row, 4 * part + 3)};
+        out[row * kParts + part] = split(x, factor);
+      }
+    }
+  }
+}
+
+struct Work {
+  int images, others;
+  unsigned runs;
+  int tiles;  // of eight candidates
+};
+
+// Candidates that a lane sees of a group; the last group may have fewer tiles.
+__device__ __forceinline__ int run_length(int group, int tiles) {
+  const int left = tiles - group * kGroup;
+  return 2 * (left < kGroup ? left : kGroup);
+}
+
+// A warp has 64 rows of q; a lane sees, of each tile of eight candidates, two. Candidates lie in
+// shared memory in such an order that what a lane sees of a group of tiles is a run of neighbours.
+template <int D>
+__global__ void __launch_bounds__(kThreads, 2)
+    match_kernel(const Problem<float> p, const uint4* __restrict__ q_split,
+                 const uint4* __restrict__ d_split, const Work work, float* __restrict__ T,
+                 const Matches matches) {
+  constexpr int kParts = parts_of(D);
+  using Row = Candidate<float, D>;
+  const int S = static_cast<int>(p.S), R = static_cast<int>(p.R);
+  const int groups = (work.tiles + kGroup - 1) / kGroup, padded = 8 * work.tiles;
+  uint4* const words = reinterpret_cast<uint4*>(shared_memory());       // [kParts, padded]
+  Row* const staged = reinterpret_cast<Row*>(words + kParts * padded);  // [S]
+  float* const values = reinterpret_cast<float*>(staged + round_up(S, 2));
+
+  const int64_t j0 = int64_t{blockIdx.x % work.runs} * work.images;
+  const int64_t i0 = int64_t{blockIdx.x / work.runs} * work.others;
+  const int64_t i1 = smaller(i0 + work.others, p.B);
+  const int images = static_cast<int>(smaller(work.images, p.N - j0)), rows = images * R;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int row_of_tile = lane / 4, place_of_lane = lane % 4;
+
+  for (int64_t i = i0; i < i1; ++i) {
+    __syncthreads();
+    for (int s = threadIdx.x; s < padded; s += kThreads) {
+      const int group = s / kCandidates, length = run_length(group, work.tiles);
+      const int run = s % kCandidates / length, e = s % kCandidates % length;
+      const int at = (group * kGroup + e / 2) * 8 + 2 * run + e % 2;
+      const int64_t from = i * S + (s < S ? s : S - 1);  // the last one cannot win against itself
+#pragma unroll
+      for (int part = 0; part < kParts; ++part)
+        words[part * padded + at] = d_split[from * kParts + part];
+      if (s >= S) continue;
+#pragma unroll
+      for (int k = 0; k < D; ++k) staged[s].x[k] = p.d[from * D + k];
+    }
+    __syncthreads();
+
+    for (int first = warp * kTilesOfWarp * 16; first < rows; first += kSlots) {
+      uint32_t a[kTilesOfWarp][kParts][4];
+#pragma unroll
+      for (int m = 0; m < kTilesOfWarp; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int slot = first + m * 16 + half * 8 + row_of_tile;
+          const int64_t row = j0 * R + (slot < rows ? slot : rows - 1);
+#pragma unroll
+          for (int part = 0; part < kParts; ++part) {
+            const uint4 x = q_split[row * kParts + part];
+            a[m][part][half] = place_of_lane % 2 ? x.y : x.x;
+            a[m][part][2 + half] = place_of_lane % 2 ? x.w : x.z;
+          }
+        }
+      float best[kRowsOfLane];
+      int winner[kRowsOfLane];
+#pragma unroll
+      for (int x = 0; x < kRowsOfLane; ++x) {
+        best[x] = kLowest<float>;
+        winner[x] = 0;
+      }
+      const uint32_t* const of_lane =
+          reinterpret_cast<const uint32_t*>(words) + 4 * row_of_tile + place_of_lane;
+      for (int group = 0; group < groups; ++group) {
+        float top[kRowsOfLane];
+#pragma unroll
+        for (int x = 0; x < kRowsOfLane; ++x) top[x] = best[x];
+#pragma unroll
+        for (int tile = 0; tile < kGroup; ++tile) {
+          if (group * kGroup + tile >= work.tiles) break;
+          uint32_t b[kParts];
+#pragma unroll
+          for (int part = 0; part < kParts; ++part)
+            b[part] = of_lane[4 * (part * padded + (group * kGroup + tile) * 8)];
+#pragma unroll
+          for (int m = 0; m < kTilesOfWarp; ++m) {
+            float sum[4];
+            product_float16(sum, a[m][0], b[0], b[0]);
+            if constexpr (kParts > 1) multiply_float16(sum, a[m][1], b[1], b[1]);
+#pragma unroll
+            for (int c = 0; c < 4; ++c) top[2 * m + c / 2] = max_nan(top[2 * m + c / 2], sum[c]);
+          }
+        }
+#pragma unroll
+        for (int x = 0; x < kRowsOfLane; ++x) {
+          if (top[x] > best[x]) winner[x] = group;
+          best[x] = top[x];
+        }
+      }
+
+      int* const runs = reinterpret_cast<int*>(values);  // until there are values
+#pragma unroll
+      for (int x = 0; x < kRowsOfLane; ++x) {
+        float most = best[x];
+#pragma unroll
+        for (int apart = 1; apart < 4; apart *= 2)
+          most = max_nan(most, __shfl_xor_sync(kFullWarp, most, apart));
+        int run = best[x] == most ? 4 * winner[x] + place_of_lane : kNoRun;
+#pragma unroll
+        for (int apart = 1; apart < 4; apart *= 2) {
+          const int other = __shfl_xor_sync(kFullWarp, run, apart);
+          run = other < run ? other : run;
+        }
+        const int slot = first + 8 * x + row_of_tile;
+        if (place_of_lane == 0 && slot < rows) runs[slot] = run;
+      }
+      __syncwarp();
+      // Four lanes score a run; where a sum was NaN, all candidates.
+#pragma unroll 4
+      for (int x = 0; x < kRowsOfLane; ++x) {
+        const int slot = first + 8 * x + row_of_tile;
+        const int64_t row = j0 * R + (slot < rows ? slot : rows - 1);
+        const int run = slot < rows ? runs[slot] : 0;
+        __syncwarp();
+        float q[D];
+#pragma unroll
+        for (int k = 0; k < D; ++k) {
+          q[k] = p.q[row * D + k];
+          if (p.v) q[k] *= p.v[row / R * D + k];
+        }
+        const int length = run_length(run / 4, work.tiles);
+        const int begin = run == kNoRun ? 0 : run / 4 * kCandidates + run % 4 * length;
+        const int past = run == kNoRun ? S : begin + length;
+        const int end = past < S ? past : S;
+        Best<float> found;
+        found.place = begin;
+#pragma unroll 1
+        for (int s = begin + place_of_lane; s < end; s += 4)
+          found.follow(product<float, D>(q, staged[s]), s);
+#pragma unroll
+        for (int apart = 1; apart < 4; apart *= 2) {
+          const float y = __shfl_xor_sync(kFullWarp, found.value, apart);
+          const int s = __shfl_xor_sync(kFullWarp, found.place, apart);
+          found.join(y, s);
+        }
+        if (place_of_lane > 0 || slot >= rows) continue;
+        // What is not finite in its parts is never a plausible number.
+        const float value = run == kNoRun ? found.value + kNaN : found.value;
+        values[slot] = p.a ? p.a[row] * value : value;
+        if (matches.data) write_match(matches, (i * p.N + j0) * R + slot, found.place);
+      }
+    }
+    __syncthreads();
+    for (int j = warp; j < images; j += kWarps) {
+      float sum = 0;
+      for (int r = lane; r < R; r += kWarp) sum += values[j * R + r];
+#pragma unroll
+      for (int apart = kWarp / 2; apart > 0; apart /= 2)
+        sum += __shfl_xor_sync(kFullWarp, sum, apart);
+      if (lane == 0) T[i * p.N + j0 + j] = sum;
+    }
+  }
+}
+
+template <int D>
+int split_rows(const float* rows, const float* v, int64_t rows_of_v, int64_t sets,
+               int64_t rows_of_set, uint4* out, const Device& on) {
+  const int64_t blocks = rows_of_set == 1 ? ceil_div(sets, kThreads) : sets;
+  const int64_t most = int64_t{on.multiprocessors} * 64;
+  return launch(split_kernel<D>, dim3(static_cast<unsigned>(smaller(blocks, most))), kThreads,
+                sizeof(unsigned), static_cast<cudaStream_t>(on.stream), rows, v, rows_of_v, sets,
+                rows_of_set, out);
+}
+
+template <int D>
+int run(const Problem<float>& p, const uint4* q_split, const uint4* d_split, float* T,
+        Matches matches, const Device& on) {
+  Work work;
+  // As many images as leave the fewest slots empty.
+  int64_t fewest = 0;
+  for (int64_t images = 1; images <= smaller(kMostImages, p.N); ++images) {
+    const int64_t rows = images * p.R;
+    if (images > 1 && rows > kMostRows) break;
+    const int64_t empty = (round_up(rows, kSlots) - rows) * kMostRows / larger(1, rows);
+    if (images == 1 || empty < fewest) {
+      fewest = empty;
+      work.images = static_cast<int>(images);
+    }
+  }
+  work.runs = static_cast<unsigned>(ceil_div(p.N, work.images));
+  const int64_t others = int64_t{work.runs} * p.B / (int64_t{on.multiprocessors} * kWaves);
+  work.others = static_cast<int>(larger(1, smaller(kMostOthers, others)));
+  work.tiles = static_cast<int>(ceil_div(p.S, 8));
+  const int64_t shared = parts_of(D) * work.tiles * 8 * sizeof(uint4) +
+                         round_up(p.S, 2) * sizeof(Candidate<float, D>) +
+                         work.images * p.R * sizeof(float);
+  const dim3 grid(static_cast<unsigned>(work.runs * ceil_div(p.B, work.others)));
+  return launch(match_kernel<D>, grid, kThreads, static_cast<size_t>(shared),
+                static_cast<cudaStream_t>(on.stream), p, q_split, d_split, work, T, matches);
+}
+
+}  // namespace
+
+bool split_applies(const Problem<float>& p) {
+  return p.D <= kNarrow && p.S <= kMostCandidates && p.R > 0 && p.R <= kMostRows;
+}
+
+int64_t split_bytes(int64_t rows, int64_t D) { return rows * parts_of(D) * sizeof(uint4); }
+
+int split_rows(const Problem<float>& p, void* q_split, void* d_split, const Device& on) {
+  return by_width(p.D, [&](auto width) {
+    constexpr int D = width.value;
+    int status = cudaSuccess;
+    if (q_split && p.N > 0)
+      status = split_rows<D>(p.q, p.v, p.R, p.N * p.R, 1, static_cast<uint4*>(q_split), on);
+    if (status == cudaSuccess && d_split && p.B > 0)
+      status = split_rows<D>(p.d, nullptr, 1, p.B, p.S, static_cast<uint4*>(d_split), on);
+    return static_cast<int>(status);
+  });
+}
+
+int match_split(const Problem<float>& p, const void* q_split, const void* d_split, float* T,
+                Matches matches, const Device& on) {
+  if (p.N == 0 || p.B == 0) return cudaSuccess;
+  const auto* const of_q = static_cast<const uint4*>(q_split);
+  const auto* const of_d = static_cast<const uint4*>(d_split);
+  return by_width(p.D, [&](auto width) { return run<width.value>(p, of_q, of_d, T, matches, on); });
+}
+
+}  // namespace emergence_ext::cuda
