@@ -8,20 +8,18 @@ import logging
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import numpy
 import torch
-from torch import nn
 
 from emergence_ext import _library, drawing, tables
 from emergence_ext._version import __version__
 from emergence_ext.backend import in_words
 from emergence_ext.checkpoints import Checkpoint as CheckpointFile
-from emergence_ext.datasets import Samples
-from emergence_ext.features import FeatureSet, Precision, extract
+from emergence_ext.features import FeatureSet, extract
 from emergence_ext.models import load_weights
 from emergence_ext.report import write_report
 from emergence_ext.sample import SampleProjection
@@ -34,36 +32,12 @@ from emergence_ext.studies.strength import (
     importance_strength,
     strength_entropy,
 )
+from emergence_ext.subject import Subject
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION: Final = 1
 TEMPERATURES: Final = (1.0, 2.0, 4.0)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is looked at: a network, its states, its layers, and images.
-
-    Attributes:
-        module: the network; comes back as it was, weights included.
-        layers: name to show -> dotted module name, in the order of depth.
-        dataset: images in 0..1 with labels.
-        preprocess: from such images to the network's input.
-        checkpoints: states in the order of training; none: the network as it is.
-        outputs: column of the network's output for each category; None where they are one to one.
-        precision, batch_size, device: of the network's forward pass.
-    """
-
-    module: nn.Module
-    layers: Mapping[str, str]
-    dataset: Samples
-    preprocess: nn.Module = field(default_factory=nn.Identity)
-    checkpoints: Sequence[CheckpointFile] = ()
-    outputs: Sequence[int] | None = None
-    precision: Precision = "float32"
-    batch_size: int = 32
-    device: str = "cpu"
 
 
 def run(
@@ -73,7 +47,6 @@ def run(
     *,
     alphas: Sequence[float] = (),
     backend: str = "auto",
-    described: Mapping[str, Any] | None = None,
     command: str = "",
 ) -> Path:
     """Analyse a network: features, fits, tables, figures and `report.html` in a directory.
@@ -86,8 +59,7 @@ def run(
         settings: of the fits.
         alphas: further weights of the alignment, compared in the last layer.
         backend: what matches regions, see `backend.choose`. A run may go on with another one.
-        described: settings of the caller's to keep with the results.
-        command: how the run was asked for, likewise.
+        command: how the run was asked for, kept with the results.
 
     Returns:
         The path of the report.
@@ -111,8 +83,9 @@ def run(
             "outputs": None if subject.outputs is None else list(subject.outputs),
             "precision": subject.precision,
             "backend": {"asked": backend},
-            **(described or {}),
+            **_described(subject),
         },
+        "subject": None if subject.spec is None else subject.spec.settings(),
         "hashes": _hashes(subject),
         "layers": list(subject.layers),
     }
@@ -158,6 +131,13 @@ def run(
         },
     )
     return write_report(out)
+
+
+def _described(subject: Subject) -> dict[str, Any]:
+    """What a reader wants to know of the network beside its layers."""
+    if subject.spec is None:
+        return {}
+    return {name: getattr(subject.spec, name) for name in ("model", "size", "preprocess")}
 
 
 def _checkpoint(subject: Subject, state: CheckpointFile | None, out: Path) -> Checkpoint:

@@ -96,6 +96,7 @@ class Emergence(Saved):
         h: projected regional features, strengths normalised within a checkpoint,
             `[T, L, N, R, dim]`.
         w: importance of regions, `[T, L, n, R]`.
+        scale: factor of each projection that makes layers comparable, `[T, L]`.
         raw_strength: `|F|` of the images of w, `[T, L, n, R]`.
         fits: statistics of every fit, by `kind/layer/checkpoint` (`samples/checkpoint`).
     """
@@ -115,6 +116,7 @@ class Emergence(Saved):
     z: Tensor
     h: Tensor
     w: Tensor
+    scale: Tensor
     raw_strength: Tensor
     fits: dict[str, FitStats] = field(default_factory=dict)
 
@@ -152,7 +154,7 @@ class Emergence(Saved):
         )
 
 
-_ARRAYS = ("y", "held_out", "region_images", "g", "z", "h", "w", "raw_strength")
+_ARRAYS = ("y", "held_out", "region_images", "g", "z", "h", "w", "scale", "raw_strength")
 _LISTS = ("labels", "epochs", "layers", "categories", "names", "tau")
 
 
@@ -215,6 +217,7 @@ def emergence(
         z=torch.stack([s.z for s in states]),
         h=torch.stack([s.h for s in states]),
         w=torch.stack([torch.stack([i.w_ for i in s.importance.values()]) for s in states]),
+        scale=torch.tensor([[fit.scale_ for fit in s.regional.values()] for s in states]),
         raw_strength=torch.stack([s.raw_strength for s in states]),
         fits={
             "/".join(part for part in (kind, layer, checkpoint.label) if part): stats

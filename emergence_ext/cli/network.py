@@ -1,88 +1,31 @@
-"""The command line: parse, call, print."""
+"""Commands that look at a network: demo, train, run, report, doctor."""
 
 from __future__ import annotations
 
-import logging
-import shlex
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import typer
 
-from emergence_ext import __version__
-from emergence_ext.store import StoreError
-
-app = typer.Typer(
-    help="See what a network has learned: where in the image, in which layer, when in training.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+from emergence_ext.cli.common import (
+    Data,
+    Device,
+    ModelName,
+    Out,
+    Precision,
+    Preprocess,
+    Seed,
+    Size,
+    Weights,
+    app,
+    command_line,
+    device_name,
+    numbers,
+    reported,
 )
-
-Out = Annotated[Path, typer.Option("--out", help="Directory for everything that is written.")]
-Data = Annotated[
-    Path,
-    typer.Option(
-        "--data", help="A folder of images: one folder per category, or train/ and val/ of them."
-    ),
-]
-ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        help="small_vgg28, small_vgg64, vgg16_pooled, torchvision:NAME, timm:NAME or "
-        "module:callable.",
-    ),
-]
-Weights = Annotated[
-    Path | None,
-    typer.Option("--weights", help="Weights: .safetensors, or tensors saved by torch.save."),
-]
-Size = Annotated[int, typer.Option("--size", help="Side of the images in pixels.")]
-Preprocess = Annotated[
-    str,
-    typer.Option(
-        "--preprocess", help="auto, none, imagenet, caffe, inception, clip, or module:callable."
-    ),
-]
-Precision = Annotated[
-    str, typer.Option("--precision", help="float32 or bfloat16, of the network's forward pass.")
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
-Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def main(
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Everything, tracebacks included.")
-    ] = False,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version.", callback=_print_version, is_eager=True
-        ),
-    ] = False,
-) -> None:
-    """Settle what is logged, before any command."""
-    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(
-        format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr
-    )
-    logging.getLogger("emergence_ext").setLevel(level)
 
 
 @app.command()
@@ -91,9 +34,10 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
 
     Example: emergence demo --out runs/demo
     """
-    with _reported():
+    with reported():
         from emergence_ext import data, models, training
-        from emergence_ext.run import Settings, Subject, run
+        from emergence_ext.run import Settings, run
+        from emergence_ext.subject import DIGITS, SubjectSpec
 
         started = time.perf_counter()
         train_set, test_set = data.digits(train=True), data.digits(train=False)
@@ -104,10 +48,15 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
             checkpoints=_kept_epochs(recipe.epochs), random_state=seed,
         )  # fmt: skip
         typer.echo(f"accuracy on 1,000 left-out digits: {log.val_accuracy[-1]:.1%}")
-        checkpoints = training.load_checkpoints(out / "training" / "epoch_*.safetensors")
-        subject = Subject(model.module, model.layers, test_set, checkpoints=checkpoints)
+        spec = SubjectSpec(
+            DIGITS,
+            "small_vgg28",
+            checkpoints=str(out / "training" / "epoch_*.safetensors"),
+            size=28,
+            random_state=seed,
+        )
         settings = Settings(region_images=100, random_state=seed)
-        report = run(subject, out, settings, command=_command())
+        report = run(spec.load(), out, settings, command=command_line())
         typer.echo(f"{time.perf_counter() - started:.0f} s in all")
         typer.echo(report)
 
@@ -137,7 +86,7 @@ def train(
 
     Example: emergence train --data DIR --model vgg16_pooled --weights W.safetensors --out runs/head
     """
-    with _reported():
+    with reported():
         from emergence_ext import models, preprocessing, training
 
         train_set, val_set = _both_splits(data, size)
@@ -159,9 +108,9 @@ def train(
             recipe,
             out=out,
             preprocess=preprocessing.preprocess(name),
-            checkpoints=_numbers(keep, int, "keep") if keep else _kept_epochs(recipe.epochs),
+            checkpoints=numbers(keep, int, "keep") if keep else _kept_epochs(recipe.epochs),
             random_state=seed,
-            device=_device(device),
+            device=device_name(device),
         )
         took = f"{sum(log.seconds):.0f} s"
         accuracy = f"{log.val_accuracy[-1]:.1%}"
@@ -209,36 +158,23 @@ def run(
 
     Example: emergence run --data DIR --model torchvision:vgg16 --weights vgg16.pth --out runs/vgg16
     """
-    with _reported():
-        from emergence_ext import data as datasets
-        from emergence_ext import models, preprocessing
-        from emergence_ext.checkpoints import load_checkpoints
-        from emergence_ext.run import Settings, Subject
+    with reported():
+        from emergence_ext.run import Settings
         from emergence_ext.run import run as analyse
+        from emergence_ext.subject import SubjectSpec
 
-        split = "val" if "val" in datasets.splits(data) else None
-        dataset = datasets.ImageFolder(
-            data, split=split, size=size, per_class=per_class, random_state=seed
-        )
-        if checkpoints and weights:
-            raise ValueError("weights: give either --weights or --checkpoints, not both")
-        states = load_checkpoints(checkpoints) if checkpoints else []
-        first = states[-1].path if states else weights
-        loaded = models.load_model(model, weights=first, image_size=size, random_state=seed)
-        name = loaded.preprocess if preprocess == "auto" else preprocess
-        prepare = preprocessing.preprocess(name)
-        example = prepare(dataset[0][0][None])
-        subject = Subject(
-            loaded.module,
-            _layers(layers, loaded, example),
-            dataset,
-            preprocess=prepare,
-            checkpoints=states,
-            outputs=datasets.class_map(
-                class_map, dataset.categories, _width(loaded.module, example)
-            ),
-            precision=_precision(precision),
-            device=_device(device),
+        spec = SubjectSpec(
+            data=str(data),
+            model=model,
+            weights=None if weights is None else str(weights),
+            checkpoints=checkpoints,
+            layers=layers,
+            size=size,
+            preprocess=preprocess,
+            class_map=None if class_map is None else str(class_map),
+            per_class=per_class,
+            precision=precision,
+            random_state=seed,
         )
         settings = Settings(
             dim=dim,
@@ -249,13 +185,12 @@ def run(
             random_state=seed,
         )
         report = analyse(
-            subject,
+            spec.load(device_name(device)),
             out,
             settings,
-            alphas=_numbers(alphas, float, "alphas") if alphas else (),
+            alphas=numbers(alphas, float, "alphas") if alphas else (),
             backend=backend,
-            described={"model": model, "size": size, "preprocess": name},
-            command=_command(),
+            command=command_line(),
         )
         typer.echo(report)
 
@@ -268,7 +203,7 @@ def report(
 
     Example: emergence report runs/demo
     """
-    with _reported():
+    with reported():
         from emergence_ext.report import write_report
 
         typer.echo(write_report(run_dir))
@@ -288,7 +223,7 @@ def doctor(
 
     Example: emergence doctor --model torchvision:resnet34
     """
-    with _reported():
+    with reported():
         from emergence_ext import doctor as checks
         from emergence_ext import models
 
@@ -327,71 +262,3 @@ def _both_splits(root: Path, size: int) -> tuple[Any, Any]:
     if train_set.categories != val_set.categories:
         raise ValueError(f"data: {root}/train and {root}/val hold different categories")
     return train_set, val_set
-
-
-def _layers(text: str | None, loaded: Any, example: torch.Tensor) -> dict[str, str]:
-    """The layers that were asked for, the network's known ones, or suggested ones."""
-    from emergence_ext.models import suggest_layers
-
-    if text:
-        return {
-            name.strip(): loaded.layers.get(name.strip(), name.strip()) for name in text.split(",")
-        }
-    return loaded.layers or suggest_layers(loaded.module, example)
-
-
-def _width(module: torch.nn.Module, example: torch.Tensor) -> int:
-    """Number of outputs of the network."""
-    with torch.no_grad():
-        z = module(example)
-    if not isinstance(z, torch.Tensor) or z.ndim != 2:
-        got = list(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
-        raise ValueError(f"model: expected logits [B, C] as the network's output, got {got}")
-    return z.shape[1]
-
-
-def _numbers(text: str, kind: Callable[[str], Any], name: str) -> list[Any]:
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"{name}: expected numbers with commas between, got {text!r}") from None
-
-
-def _precision(name: str) -> Literal["float32", "bfloat16"]:
-    if name == "float32":
-        return "float32"
-    if name == "bfloat16":
-        return "bfloat16"
-    raise ValueError(f"precision: expected float32 or bfloat16, got {name!r}")
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device: expected auto, cpu, cuda or cuda:1, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: there is no CUDA device here; use --device cpu")
-    return str(device)
-
-
-def _command() -> str:
-    return shlex.join(["emergence", *sys.argv[1:]])
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    """Errors as one line and an exit status: 2 for wrong use, 1 for a failure."""
-    verbose = logging.getLogger("emergence_ext").level == logging.DEBUG
-    try:
-        yield
-    except (ValueError, TypeError, ImportError, OSError, RuntimeError, MemoryError) as error:
-        if verbose:
-            raise
-        misuse = isinstance(error, ValueError | TypeError | ImportError | FileNotFoundError)
-        misuse = misuse and not isinstance(error, StoreError)
-        kind = "" if misuse else f"{type(error).__name__}: "
-        typer.echo(f"error: {kind}{error}", err=True)
-        raise typer.Exit(2 if misuse else 1) from None
