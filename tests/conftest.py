@@ -166,3 +166,24 @@ def training(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     log = train(module, images, images, recipe, out=folder, checkpoints=[0, 2, 12])
     assert log.val_accuracy[-1] > 0.9
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    image_folder: Path, training: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """What `emergence run` leaves of three checkpoints and two layers; copy it to write into it."""
+    from emergence_ext import drawing, run
+    from emergence_ext.subject import SubjectSpec
+
+    spec = SubjectSpec(
+        data=str(image_folder),
+        model="tiny_networks:three",
+        checkpoints=str(training / "epoch_*.safetensors"),
+        size=16,
+    )
+    settings = run.Settings(region_images=24, importance_evals=8, regional_evals=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "draw_all", lambda *arguments: [])
+        patch.setattr(run, "TEMPERATURES", (1.0,))
+        return run.run(spec.load(), tmp_path_factory.mktemp("finished") / "run", settings).parent

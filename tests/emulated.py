@@ -32,21 +32,21 @@ class EmulatedGPU:
         torch.ops.load_library(str(path))
         ops._register(self.namespace)
         self.ops = torch.ops.emergence_emulated
-        self._library = ctypes.CDLL(str(path))
+        self.library = ctypes.CDLL(str(path))
 
     def set_schedule(self, number: int) -> None:
         """0: threads run in ascending order, 1: descending, others: shuffled."""
-        self._library.emulation_set_schedule(number)
+        self.library.emulation_set_schedule(number)
 
     def set_memory(self, shared: int = 227 << 10, allocation: int = 2**62) -> None:
         """Bytes of shared memory that a block of threads may have, and bytes of an allocation."""
-        self._library.emulation_set_memory(ctypes.c_int64(shared), ctypes.c_int64(allocation))
+        self.library.emulation_set_memory(ctypes.c_int64(shared), ctypes.c_int64(allocation))
 
     @property
     def launches(self) -> int:
         """Kernels so far."""
-        self._library.emulation_launches.restype = ctypes.c_int64
-        return int(self._library.emulation_launches())
+        self.library.emulation_launches.restype = ctypes.c_int64
+        return int(self.library.emulation_launches())
 
 
 @cache
@@ -72,7 +72,10 @@ def load(compiler: str) -> EmulatedGPU:
 
 def _sources() -> Iterator[Path]:
     yield ROOT / "csrc/cuda/bindings.cpp"  # which takes longest, so first
-    yield from (ROOT / "tests/emulation" / name for name in ("library.cpp", "emulation.cpp"))
+    yield from (
+        ROOT / "tests/emulation" / name
+        for name in ("library.cpp", "emulation.cpp", "arithmetic.cpp")
+    )
     yield from sorted(ROOT.glob("csrc/cuda/*.cu"))
 
 
