@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 
@@ -27,6 +28,23 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
     a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
     r = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
     return torch.where(constant, torch.nan, r).to(x.dtype)
+
+
+def spearman(x: Tensor, y: Tensor) -> Tensor:
+    """Pearson correlation of the ranks along the last dimension, equal values sharing their mean.
+
+    Args:
+        x: `[..., n]`.
+        y: `[..., n]`.
+
+    Returns:
+        `[...]`, in the dtype of x; NaN where either is constant or not a number.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    ranks = [torch.as_tensor(rankdata(v.detach().cpu().double().numpy(), axis=-1)) for v in (x, y)]
+    return pearson(*ranks).to(x)
 
 
 def entropy(z: Tensor, temperature: float = 1.0) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,16 +15,24 @@ from torch import Tensor
 from emergence_ext import figures
 from emergence_ext.correlation import pearson
 from emergence_ext.datasets import Samples
+from emergence_ext.receptive import receptive_field, region_boxes
 from emergence_ext.store import write_file
+from emergence_ext.studies.compare import Comparison, Difference
+from emergence_ext.studies.controls import Control
+from emergence_ext.studies.distill import Distillation
 from emergence_ext.studies.emergence import Emergence
 from emergence_ext.studies.strength import StrengthEntropy
+from emergence_ext.subject import Subject
 
 logger = logging.getLogger(__name__)
 
 SHOWN_PER_CATEGORY: Final = 3
+MOVED_REGIONS: Final = 24
+MOVED_IMAGES: Final = 12
 TAUS: Final = tuple(i / 20 for i in range(2, 20))
 IN_SPACE: Final = (
     "samples",
+    "confidence_map",
     "samples_through_epochs",
     "regions_through_epochs",
     "regions_through_layers",
@@ -62,6 +70,62 @@ def draw_all(
     return list(drawn)
 
 
+def draw_controls(path: Path, found: Sequence[Control]) -> None:
+    """Draw the points of a network beside those of its controls."""
+    bands = _bands([(control.found, control.checkpoint) for control in found])
+    counts = (bands["total"], bands["reliable"], bands["ratio"])
+    names, layers = [control.name for control in found], found[0].found.layers
+    figure = figures.knowledge_curves(*counts, names, layers, along="layers", lines="network")
+    save(figure, path)
+
+
+def draw_distillation(folder: Path, found: Distillation, layer: str) -> list[Path]:
+    """Draw students beside their teacher, and return the files.
+
+    Args:
+        folder: where to; made if it is not there.
+        found: the results.
+        layer: whose regions are drawn.
+    """
+    e, k = found.networks, found.networks.layers.index(layer)
+    bands = _bands([(e, t) for t in range(len(e.labels))])
+    counts = (bands["total"], bands["reliable"], bands["ratio"])
+    compared = [found.difference(s, k) for s in range(len(found.students))]
+    drawn = {
+        "knowledge": figures.knowledge_curves(
+            *counts, e.labels, e.layers, along="layers", lines="network"
+        ),
+        "regions": figures.student_regions(
+            torch.stack([x.orientation for x in compared]),
+            torch.stack([x.strength for x in compared]),
+            found.students,
+            layer,
+        ),
+    }
+    for name, figure in drawn.items():
+        save(figure, folder / name)
+    return [folder / f"{name}.{kind}" for name in drawn for kind in ("png", "svg")]
+
+
+def draw_comparison(
+    folder: Path, c: Comparison, rows: Sequence[Difference], subject: Subject | None
+) -> list[str]:
+    """Draw what changed and, with the images, where; return the names of the figures.
+
+    Args:
+        folder: where to; made if it is not there.
+        c: the pairs.
+        rows: differences by layer and category.
+        subject: network and images of A.
+    """
+    drawn = {"differences": _differences(c, rows)}
+    if subject is not None:
+        drawn |= _moved(c, subject)
+    for name, figure in drawn.items():
+        save(figure, folder / name)
+    return list(drawn)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as `path.png` (200 dots per inch) and `path.svg`."""
     for kind in ("png", "svg"):
@@ -81,7 +145,8 @@ def _of_results(e: Emergence, strength: StrengthEntropy) -> dict[str, Callable[[
     curves = torch.stack([e.points(-1, k).subset(out).curve(TAUS) for k in range(len(e.layers))])
     accuracies = [e.accuracy(t) for t in range(len(e.labels))]
     h_strength = e.h[-1, -1, e.region_images].norm(dim=-1)
-    bands = _bands(e)
+    every = [(e, t) for t in range(len(e.labels))]
+    bands = _bands(every)
 
     def knowledge(along: Literal["epochs", "layers"]) -> Figure:
         counts = (bands["total"], bands["reliable"], bands["ratio"])
@@ -91,6 +156,7 @@ def _of_results(e: Emergence, strength: StrengthEntropy) -> dict[str, Callable[[
 
     return {
         "samples": lambda: figures.samples(e.g[-1, out], y, mu, names),
+        "confidence_map": lambda: _confidence_map(e),
         "samples_through_epochs": lambda: figures.samples_through_epochs(
             e.g[:, out], y, mu, names, e.labels, accuracies=accuracies
         ),
@@ -155,12 +221,25 @@ def _of_images(e: Emergence, dataset: Samples) -> dict[str, Callable[[], Figure]
     }
 
 
-def _bands(e: Emergence) -> dict[str, figures.Band]:
-    """Counts on held-out images with intervals, each `[T, L]`; a ratio without points is NaN."""
+def _confidence_map(e: Emergence) -> Figure:
+    """The classification of g everywhere; of space at the median strength of held-out images."""
+    g = e.g[-1, e.held_out]
+    strength = float(g.norm(dim=1).median()) or 1.0
+    grid = torch.from_numpy(figures.contour_grid(e.frame.directions, strength))
+    p = e.frame.posterior(grid)
+    return figures.confidence_map(
+        grid, p, e.frame.directions, e.categories, g=g, labels=e.y[e.held_out]
+    )
+
+
+def _bands(shown: Sequence[tuple[Emergence, int]]) -> dict[str, figures.Band]:
+    """Counts on held-out images with intervals, `[len(shown), L]`, of checkpoints t of results e.
+
+    A ratio without points is NaN.
+    """
     nan = float("nan")
     counts = [
-        [e.points(t, k).subset(e.held_out).count() for k in range(len(e.layers))]
-        for t in range(len(e.labels))
+        [e.points(t, k).subset(e.held_out).count() for k in range(len(e.layers))] for e, t in shown
     ]
     bands = {}
     for name in ("total", "reliable", "ratio", "shared"):
@@ -174,6 +253,96 @@ def _bands(e: Emergence) -> dict[str, figures.Band]:
             )
         )
     return bands
+
+
+def _differences(c: Comparison, rows: Sequence[Difference]) -> Figure:
+    """The differences of all layers, `[L, 1 + C]` each; NaN where a category has no image."""
+    columns = [None, *c.categories]
+    at = {(d.layer, d.category): d for d in rows}
+    measures = {}
+    for title, name in (
+        ("Turned: 1 - cos of h in A and B", "turned"),
+        ("Strength |h|, B less A", "stronger"),
+        ("Share of regions that say something else", "changed"),
+        ("Reliable points of an image, B less A", "reliable"),
+        ("Share of importance w that moved", "reweighed"),
+    ):
+        found = [[getattr(at.get((k, x)), name, None) for x in columns] for k in c.layers]
+        parts = [
+            [[float("nan") if x is None else getattr(x, end) for x in line] for line in found]
+            for end in ("value", "low", "high")
+        ]
+        if torch.tensor(parts[0]).isfinite().any():
+            measures[title] = figures.Band(*map(torch.tensor, parts))
+    return figures.layer_differences(measures, c.layers, c.categories, between=(c.a, c.b))
+
+
+def _moved(c: Comparison, subject: Subject) -> dict[str, Figure]:
+    """The regions of the last layer that moved farthest, one an image, and the images."""
+    place = {name: n for n, name in enumerate(subject.dataset.names)}
+
+    def images(chosen: Sequence[int]) -> Tensor:
+        return torch.stack([subject.dataset[place[c.names[i]]][0] for i in chosen])
+
+    first: dict[int, int] = {}
+    for image, region in c.ranked_regions(most=c.distance[-1].numel()):
+        first.setdefault(image, region)
+    i = _abreast(list(first), c, MOVED_REGIONS)
+    r = torch.tensor([first[image] for image in i])
+    pictures = images(i)
+    cells, fields = _boxes(c, subject, pictures)
+    far = _abreast(c.ranked_images().tolist(), c, MOVED_IMAGES)
+    reliable = c.reliable()[:, -1, far]
+    remark = f"From {c.a} to {c.b}, {c.layers[-1]}, ranked by distance; only some of each category."
+    return {
+        "moved_regions": figures.moved_regions(
+            pictures,
+            cells[r],
+            c.y[i],
+            c.distance[-1, i, r],
+            c.truth[:, -1, i, r].t(),
+            [c.told(-1, image, first[image]) for image in i],
+            c.categories,
+            fields=None if fields is None else fields[r],
+            remark=remark,
+        ),
+        "moved_images": figures.moved_images(
+            images(far),
+            c.distance[-1, far],
+            reliable[1] & ~reliable[0],
+            reliable[0] & ~reliable[1],
+            c.grid,
+            c.y[far],
+            c.categories,
+            remark=remark,
+        ),
+    }
+
+
+def _abreast(ranked: Sequence[int], c: Comparison, most: int) -> list[int]:
+    """The first `most` images, of a category at most twice as many as fall to each."""
+    kept: list[int] = []
+    for image in ranked:
+        like = sum(int(c.y[other]) == int(c.y[image]) for other in kept)
+        if len(kept) < most and like < -(-2 * most // len(c.categories)):
+            kept.append(image)
+    return kept
+
+
+def _boxes(c: Comparison, subject: Subject, pictures: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Cells of the regions in pixels, and what they see; None where that is nearly all."""
+    size = (pictures.shape[2], pictures.shape[3])
+    cells = region_boxes(size, c.grid).cells
+    if subject.preprocess(pictures[:1]).shape[2:] != pictures.shape[2:]:
+        return cells, None
+    try:
+        field = receptive_field(subject.module, subject.layers[c.layers[-1]], size)
+    except (ValueError, RuntimeError) as error:
+        logger.debug("no receptive fields: %s", error)
+        return cells, None
+    fields = region_boxes(field, c.grid).fields
+    area = ((fields[:, 2] - fields[:, 0]) * (fields[:, 3] - fields[:, 1])).float().mean()
+    return cells, fields if area < 0.8 * size[0] * size[1] else None
 
 
 def _some_of_each(y: Tensor, index: Tensor, most: int = SHOWN_PER_CATEGORY) -> Tensor:

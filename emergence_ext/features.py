@@ -172,8 +172,8 @@ def extract(
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     find_layers(module, named.values())
     samples = as_samples(dataset)
-    with preserved(module), _moved(module, device) as target, torch.no_grad():
-        run = _Run(module, preprocess, outputs, precision, target)
+    with preserved(module), moved_to(module, device) as target, torch.no_grad():
+        run = ForwardPass(module, preprocess, outputs, precision, target)
         head = last_linear or _head(run, samples)
         shape, categories = _probe(run, samples, named, head, grid, _has_categories(dataset))
         arrays = _stream(run, samples, named, head, shape, batch_size, random_state)
@@ -189,7 +189,7 @@ def extract(
 
 
 @dataclass(frozen=True)
-class _Run:
+class ForwardPass:
     """How one batch of images `[B, 3, H, W]` goes through the network."""
 
     module: nn.Module
@@ -199,6 +199,11 @@ class _Run:
     device: torch.device
 
     def images(self, samples: Samples, start: int, stop: int) -> Tensor:
+        """Stack samples `start` to `stop`, `[B, 3, H, W]`.
+
+        Raises:
+            ValueError: images of different sizes.
+        """
         batch = [samples[index][0] for index in range(start, min(stop, len(samples)))]
         odd = next((i for i, image in enumerate(batch) if image.shape != batch[0].shape), None)
         if odd is not None:
@@ -210,6 +215,7 @@ class _Run:
         return torch.stack(batch)
 
     def prepared(self, images: Tensor) -> Tensor:
+        """Bring images to the device and into the form that the network expects."""
         images = images.to(self.device)
         if self.preprocess is not None:
             images = self.preprocess(images)
@@ -237,7 +243,7 @@ class _Run:
         return result[:, list(self.outputs)].float()
 
 
-def _head(run: _Run, samples: Samples) -> str:
+def _head(run: ForwardPass, samples: Samples) -> str:
     name, gives_output = find_head(run.module, run.prepared(run.images(samples, 0, 1)))
     if not gives_output:
         logger.warning(
@@ -249,7 +255,12 @@ def _head(run: _Run, samples: Samples) -> str:
 
 
 def _probe(
-    run: _Run, samples: Samples, named: dict[str, str], head: str, grid: Grid, has_categories: bool
+    run: ForwardPass,
+    samples: Samples,
+    named: dict[str, str],
+    head: str,
+    grid: Grid,
+    has_categories: bool,
 ) -> tuple[tuple[int, int], list[str]]:
     """Grid and categories, from a pass over one image that also finds unusable layers."""
     with recorder(
@@ -277,7 +288,7 @@ def _probe(
 
 
 def _stream(
-    run: _Run,
+    run: ForwardPass,
     samples: Samples,
     named: dict[str, str],
     head: str,
@@ -300,13 +311,16 @@ def _stream(
             try:
                 z = run.logits(images)
             except (MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error) or batch_size == 1:
+                if not is_out_of_memory(error) or batch_size == 1:
                     raise
                 batch_size = (min(batch_size, len(images)) + 1) // 2
                 logger.warning("out of memory; going on with %d images at a time", batch_size)
                 continue
             parts = {f"layer {name!r}": record.outputs[dotted] for name, dotted in named.items()}
-            parts |= {"the sample feature": _flat(record.inputs[head], head), "the logits": z}
+            parts |= {
+                "the sample feature": flat_features(record.inputs[head], head),
+                "the logits": z,
+            }
             for what, part in parts.items():
                 _check_finite(part, what, samples.names[start : start + len(images)])
                 if what not in arrays:
@@ -317,7 +331,12 @@ def _stream(
     return arrays
 
 
-def _flat(f: Tensor, head: str) -> Tensor:
+def flat_features(f: Tensor, head: str) -> Tensor:
+    """Give the input of the last linear layer as `[B, E]`; a map is averaged over its places.
+
+    Raises:
+        ValueError: another shape.
+    """
     if f.ndim == 4:
         return f.float().mean(dim=(2, 3))
     if f.ndim != 2:
@@ -337,7 +356,8 @@ def _check_finite(part: Tensor, what: str, names: Sequence[str]) -> None:
         )
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was too little memory, on any device."""
     # On the CPU torch reports it as a plain RuntimeError.
     text = str(error)
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
@@ -350,7 +370,7 @@ def _has_categories(dataset: MapStyle) -> bool:
 
 
 @contextmanager
-def _moved(module: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
+def moved_to(module: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
     """Have the module on a device for the length of the block."""
     first = next(iter([*module.parameters(), *module.buffers()]), None)
     home = torch.device("cpu") if first is None else first.device

@@ -53,20 +53,14 @@ class KnowledgePoints(Saved):
         per_image = torch.stack(
             [self.point.sum(1), self.reliable.sum(1), self.shared().sum(1)]
         ).double()
-        N = per_image.shape[1]
-        generator = torch.Generator().manual_seed(random_state)
-        drawn = torch.randint(N, (RESAMPLES, N), generator=generator)
         total, reliable, shared = per_image.sum(1).tolist()
-        sums = per_image[:, drawn].sum(-1)  # [3, RESAMPLES]
-        some = sums[0] > 0
+        sums = _resampled(per_image, random_state)
         return PointCount(
-            images=N,
+            images=per_image.shape[1],
             total=Interval(total, *_bounds(sums[0])),
             reliable=Interval(reliable, *_bounds(sums[1])),
             shared=Interval(shared, *_bounds(sums[2])),
-            ratio=Interval(reliable / total, *_bounds(sums[1, some] / sums[0, some]))
-            if total
-            else None,
+            ratio=bootstrap_ratio(per_image[1], per_image[0], random_state),
         )
 
     def curve(self, taus: Sequence[float]) -> Tensor:
@@ -153,6 +147,31 @@ def check_tau(tau: float, C: int) -> None:
     """
     if not 1 / C <= tau < 1:
         raise ValueError(f"tau must be in [1/C, 1) = [{1 / C:.3g}, 1), got {tau}")
+
+
+def bootstrap_ratio(part: Tensor, whole: Tensor, random_state: int = 0) -> Interval | None:
+    """Divide the sum of `part` by that of `whole`, with a bootstrap interval over images.
+
+    Args:
+        part, whole: numbers for each of `N` images, `[N]`.
+        random_state: seed of the bootstrap.
+
+    Returns:
+        The ratio, None where `whole` sums to nothing.
+    """
+    if not whole.sum():
+        return None
+    sums = _resampled(torch.stack([part, whole]).double(), random_state)
+    some = sums[1] > 0
+    return Interval(float(part.sum() / whole.sum()), *_bounds(sums[0, some] / sums[1, some]))
+
+
+def _resampled(per_image: Tensor, random_state: int) -> Tensor:
+    """Sums over images drawn with replacement, `[k, RESAMPLES]` from `[k, N]`."""
+    N = per_image.shape[1]
+    generator = torch.Generator().manual_seed(random_state)
+    drawn = torch.randint(N, (RESAMPLES, N), generator=generator)
+    return per_image[:, drawn].sum(-1)
 
 
 def _bounds(values: Tensor) -> tuple[float, float]:

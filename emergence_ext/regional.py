@@ -37,6 +37,7 @@ class RegionalProjection(Saved):
         strength_prior: weight of the mean squared strength; 0 is the paper's loss.
         batch_size: images of a random batch, with P and Q renormalised over it; all images when
             None.
+        normaliser: whether log C takes part in T, as printed in Eq. 8.
         max_evals: evaluations of loss and gradient at most; with batches, passes over the images.
         tol: stop when ten evaluations lower the loss by less than this share of it (whole fits
             only).
@@ -62,6 +63,7 @@ class RegionalProjection(Saved):
         include_self: bool = True,
         strength_prior: float = 1e-2,
         batch_size: int | None = None,
+        normaliser: bool = True,
         max_evals: int = 60,
         tol: float = 1e-3,
         random_state: int = 0,
@@ -78,6 +80,7 @@ class RegionalProjection(Saved):
         self.include_self = include_self
         self.strength_prior = strength_prior
         self.batch_size = batch_size
+        self.normaliser = normaliser
         self.max_evals = max_evals
         self.tol = tol
         self.random_state = random_state
@@ -152,7 +155,13 @@ class RegionalProjection(Saved):
         """`(L, L_similarity, L_align)` of a projection `[dim, K]`."""
         h = x.F @ Lambda.t()
         similarity = similarity_loss(
-            h, x.w, x.P, self.frame, include_self=self.include_self, backend=self.backend
+            h,
+            x.w,
+            x.P,
+            self.frame,
+            include_self=self.include_self,
+            normaliser=self.normaliser,
+            backend=self.backend,
         )
         align = alignment_loss(h, x.w, x.g)
         prior = self.strength_prior * h.square().sum(-1).mean()
@@ -231,6 +240,7 @@ class RegionalProjection(Saved):
             "include_self",
             "strength_prior",
             "batch_size",
+            "normaliser",
             "max_evals",
             "tol",
             "random_state",
@@ -268,6 +278,7 @@ def similarity_loss(
     frame: Frame,
     *,
     include_self: bool = True,
+    normaliser: bool = True,
     backend: str = "auto",
 ) -> Tensor:
     """`L_similarity = mean_i KL(P[i] || softmax_j T[i])` (Eq. 7-9), a scalar.
@@ -278,12 +289,14 @@ def similarity_loss(
         P: similarity between the images, `[N, N]`.
         frame: gives the concentration of a strength.
         include_self: whether the pair i = j takes part.
+        normaliser: whether log C takes part in T.
         backend: what matches regions, see `backend.choose`.
     """
     strength, orientation = polar(h)
     kappa = frame.kappa(strength)
     # log C + kappa max cos = (log C + kappa) + kappa (max cos - 1), neither of which cancels
-    bias = (w * (log_mode_density(kappa, frame.dim) - kappa)).sum(1)
+    density = log_mode_density(kappa, frame.dim) if normaliser else kappa
+    bias = (w * (density - kappa)).sum(1)
     exclude = None if include_self else torch.arange(len(h), device=h.device)
     match_kl = choose(backend, h.device).ops.match_kl
     return match_kl(orientation, orientation, w * kappa, bias, P, exclude)

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from emergence_ext.checkpoints import (
@@ -28,12 +27,11 @@ from emergence_ext.heads import (
     CachedInputs,
     ImageInputs,
     Inputs,
-    find_head,
     frozen_names,
     remember_inputs,
-    set_training,
 )
 from emergence_ext.models import evaluating
+from emergence_ext.objectives import CrossEntropy, Objective
 from emergence_ext.recipes import RECIPES, Precision, Recipe
 from emergence_ext.store import Saved
 
@@ -56,7 +54,7 @@ class TrainingLog(Saved):
 
     Attributes:
         epoch: 0, 1, ...
-        loss: mean cross-entropy over the epoch's steps.
+        loss: mean of the objective, the cross-entropy if no other was given, over the steps.
         accuracy: share right in those steps (weights still changing, images augmented).
         val_accuracy: share right on the validation set after the epoch.
         seconds: duration, validation included.
@@ -91,6 +89,7 @@ def train(
     checkpoints: Sequence[int] | None = None,
     random_state: int = 0,
     device: torch.device | str = "cpu",
+    objective: Objective | None = None,
 ) -> TrainingLog:
     """Train a network in place, keep checkpoints, and go on after the last epoch if killed.
 
@@ -112,6 +111,7 @@ def train(
             last.
         random_state: seed of the order, augmentation and dropout.
         device: where to train; the module comes back to the CPU.
+        objective: what is lowered; the cross-entropy of the labels when left out.
 
     Raises:
         ValueError: the output's width is not the number of categories, a pattern that freezes
@@ -128,7 +128,15 @@ def train(
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in frozen)
         module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        run = _Run(module, recipe, Path(out), kept, random_state, torch.device(device))
+        run = _Run(
+            module,
+            recipe,
+            Path(out),
+            kept,
+            random_state,
+            torch.device(device),
+            objective or CrossEntropy(),
+        )
         return run.go(train_set, val_set, (preprocess or nn.Identity()).to(device))
     finally:
         for name, parameter in module.named_parameters():
@@ -164,8 +172,10 @@ class _Run:
         kept: set[int],
         random_state: int,
         device: torch.device,
+        objective: Objective,
     ) -> None:
         self.module = module
+        self.objective = objective
         self.recipe = recipe
         self.out = out
         self.kept = kept
@@ -190,7 +200,7 @@ class _Run:
         return self.log
 
     def _train(self, inputs: Inputs, val_inputs: Inputs, example: Tensor, signature: str) -> None:
-        head = find_head(self.module, frozen_names(self.module, None), example)
+        head = self.objective.head(self.module, example)
         trained = self.module
         size = self.recipe.batch_size
         if head and not self.recipe.augment:
@@ -213,7 +223,7 @@ class _Run:
         ) as bar:
             for epoch in range(done + 1, self.recipe.epochs + 1):
                 start = time.perf_counter()
-                set_training(self.module, head)
+                self.objective.set_training(self.module, head)
                 loss, accuracy = self._epoch(epoch, trained, inputs, bar)
                 self.module.eval()
                 validation = _accuracy(trained, val_inputs, size, self.autocast)
@@ -241,11 +251,9 @@ class _Run:
                     group["lr"] = self.recipe.lr * _schedule(
                         step / (self.recipe.epochs * steps), self.recipe.warmup
                     )
-                with self.autocast:
-                    logits = trained(
-                        inputs.batch(indices, generator if self.recipe.augment else None)
-                    )
-                loss = functional.cross_entropy(logits.float(), inputs.labels[indices])
+                given = inputs.batch(indices, generator if self.recipe.augment else None)
+                labels = inputs.labels[indices]
+                loss, logits = self.objective.step(trained, given, labels, self.autocast)
                 if not torch.isfinite(loss):
                     raise ValueError(
                         f"lr: the loss is {loss.item()} in epoch {epoch}; train with a lower one "
@@ -255,7 +263,7 @@ class _Run:
                 loss.backward()
                 self.optimizer.step()
                 total_loss += loss.item() * len(indices)
-                right += int((logits.argmax(dim=1) == inputs.labels[indices]).sum())
+                right += int((logits.argmax(dim=1) == labels).sum())
                 bar.update()
         return total_loss / count, right / count
 
@@ -278,6 +286,7 @@ class _Run:
     def _signature(self, train_set: Samples, val_set: Samples) -> str:
         """Return a digest of all that the result depends on: only the same training is resumed."""
         digest = hashlib.sha256(repr((self.recipe, self.random_state, sorted(self.kept))).encode())
+        digest.update(self.objective.identity.encode())
         for samples in (train_set, val_set):
             digest.update(repr((samples.categories, samples.names, samples.labels)).encode())
         for name, parameter in self.module.named_parameters():

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from emergence_ext.baselines import PCA
-from emergence_ext.correlation import entropy, pearson, stratified_folds
+from emergence_ext.correlation import entropy, pearson, spearman, stratified_folds
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -35,6 +35,19 @@ def test_pearson_with_a_constant_is_no_number(value: float, n: int) -> None:
     x = torch.randn(n, generator=GENERATOR)
     constant = torch.full((n,), value)
     assert pearson(x, constant).isnan() and pearson(constant, x).isnan()
+
+
+def test_spearman_is_the_textbook_value_with_ties_too() -> None:
+    x = torch.randn(2, 3, 40, generator=GENERATOR)
+    y = (x + torch.randn(2, 3, 40, generator=GENERATOR)).round()
+    got = spearman(x, y)
+    assert got.shape == (2, 3) and got.dtype == torch.float32
+    for i in range(2):
+        for j in range(3):
+            assert float(got[i, j]) == pytest.approx(stats.spearmanr(x[i, j], y[i, j])[0], abs=1e-6)
+    torch.testing.assert_close(spearman(x.exp(), y), got)
+    hole = torch.where(torch.arange(40) == 7, torch.nan, x)
+    assert spearman(x[0, 0], torch.ones(40)).isnan() and spearman(hole, y).isnan().all()
 
 
 def test_pearson_of_other_shapes_is_an_error() -> None:

@@ -61,6 +61,11 @@ def draw_all(x: dict[str, Any]) -> dict[str, Callable[[], Figure]]:
     layers = ["features.3", "conv5_3"]
     strength = np.linalg.norm(x["h"][-1], axis=-1)
     sure = x["p"][-1]
+    count = len(x["categories"])
+    if x["directions"].shape[-1] in (2, 3):
+        grid = figures.contour_grid(x["directions"], 2.0, steps=21)
+        p = np.exp(grid @ np.asarray(x["directions"]).T)
+        p /= p.sum(axis=-1, keepdims=True)
     knowledge = (band(counts), band(counts / 2), band(counts * 0 + 0.5), x["names"], layers)
     return {
         "samples": lambda: figures.samples(x["g"][-1], *frame),
@@ -86,6 +91,27 @@ def draw_all(x: dict[str, Any]) -> dict[str, Callable[[], Figure]]:
         ),
         "losses": lambda: figures.losses(
             {"sample projection/0": [2.0, 1.0], "importance/conv1_2/0": [100.0, 1.0, 0.1]}
+        ),
+        "confidence_map": lambda: figures.confidence_map(
+            grid, p, *frame[1:], g=x["g"][-1], labels=x["labels"]
+        ),
+        "layer_differences": lambda: figures.layer_differences(
+            {"turned": band(0.1 + np.arange(2.0 * (1 + count)).reshape(2, -1))},
+            layers,
+            x["categories"],
+        ),
+        "moved_regions": lambda: figures.moved_regions(
+            x["images"],
+            [[0, 0, 4, 4]] * SAMPLES,
+            x["labels"],
+            sure[:, 0],
+            sure[:, :2],
+            [("no point", HOSTILE[0])] * SAMPLES,
+            x["categories"],
+            fields=[[0, 0, 6, 6]] * SAMPLES,
+        ),
+        "moved_images": lambda: figures.moved_images(
+            x["images"], sure, sure > 0.6, sure < 0.2, (2, 2), x["labels"], x["categories"]
         ),
         "category_similarity": lambda: figures.category_similarity(
             x["directions"] @ x["directions"].T, x["categories"]

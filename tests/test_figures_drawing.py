@@ -21,6 +21,7 @@ EPOCHS = {"samples_through_epochs", "regions_through_epochs", "knowledge_through
 LAYERS = {"regions_through_layers", "knowledge_through_layers"}
 ALWAYS = {
     "samples",
+    "confidence_map",
     "tau_curve",
     "strength_entropy",
     "importance_strength",
@@ -57,7 +58,10 @@ def draw(found: Emergence, folder: Path) -> list[str]:
         ({"times": 2}, ALWAYS | EPOCHS | LAYERS),
         ({"times": 1}, ALWAYS | LAYERS),
         ({"times": 2, "layers": 1}, ALWAYS | EPOCHS),
-        ({"times": 1, "dim": 4}, (ALWAYS | {"knowledge_through_layers"}) - {"samples"}),
+        (
+            {"times": 1, "dim": 4},
+            (ALWAYS | {"knowledge_through_layers"}) - {"samples", "confidence_map"},
+        ),
     ],
     ids=["all", "one checkpoint", "one layer", "four dimensions"],
 )

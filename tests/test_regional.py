@@ -110,6 +110,36 @@ def test_the_similarity_loss_is_that_of_the_equations(
     assert float(got) == pytest.approx(_by_loops(h, w, P, frame, include_self), rel=1e-10)
 
 
+@pytest.mark.parametrize("include_self", [True, False])
+def test_without_its_normaliser_the_density_is_left_to_kappa(include_self: bool) -> None:
+    h, w, P, _, frame = _problem()
+    if not include_self:
+        P = P.fill_diagonal_(0) / P.sum(1, keepdim=True)
+    kappa = frame.kappa(h.norm(dim=-1))
+    log_C = (w * log_normalizer(kappa, 3)).sum(1)
+    T = torch.stack([
+        (w * kappa * torch.cosine_similarity(h[:, :, None], h[i], dim=-1).amax(-1)).sum(1)
+        for i in range(len(h))
+    ])  # fmt: skip
+    if not include_self:
+        T = T.fill_diagonal_(-torch.inf)
+    for normaliser, scores in ((True, T + log_C), (False, T)):
+        log_q = torch.log_softmax(scores, dim=1)
+        expected = torch.where(P > 0, P * (P.log() - log_q), 0).sum(1).mean()
+        got = similarity_loss(h, w, P, frame, include_self=include_self, normaliser=normaliser)
+        torch.testing.assert_close(got, expected)
+
+
+def test_a_fit_knows_whether_it_had_the_normaliser(case: Case, tmp_path: Path) -> None:
+    with_it, without = (case.fit(normaliser=x, max_evals=5) for x in (True, False))
+    h = without.transform(case.data.F)
+    expected = similarity_loss(h, case.w, case.P, case.frame, normaliser=False)
+    assert without.stats_.terms["similarity"] == pytest.approx(float(expected), rel=1e-4)
+    assert not torch.allclose(with_it.Lambda_, without.Lambda_)
+    without.save(tmp_path / "layer")
+    assert not RegionalProjection.load(tmp_path / "layer").normaliser
+
+
 def test_the_alignment_loss_is_that_of_equation_10() -> None:
     h, w, _, g, _ = _problem()
     expected = 0.0

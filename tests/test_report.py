@@ -190,7 +190,8 @@ def test_what_a_run_lacks_is_said(tmp_path: Path) -> None:
             path.unlink()
     page = page_of(folder)
     assert len(page.all("img")) == 1
-    assert "Not in this run: Which categories are alike; Cosines of category" in page.text
+    assert "Not in this run: What a sample feature says, wherever it lies; Which" in page.text
+    assert "; Which categories are alike; Cosines of category" in page.text
     assert "Not in this run: When: through training; " in page.text
     assert "Not in this run: Losses." in page.text
     assert "No warnings." in page.text

@@ -32,6 +32,7 @@ from emergence_ext.vmf import ExactKappa
 SETTINGS = Settings(region_images=24, importance_evals=5, regional_evals=10)
 FIGURES = {
     "samples",
+    "confidence_map",
     "samples_through_epochs",
     "regions_through_epochs",
     "regions_through_layers",

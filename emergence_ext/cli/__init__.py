@@ -1,6 +1,27 @@
 """The command line: parse, call, print. Importing it gathers the commands."""
 
-from emergence_ext.cli import network
+from emergence_ext.cli import (
+    animate,
+    attack,
+    compare,
+    controls,
+    distill,
+    foreground,
+    network,
+    shapley,
+    tables,
+)
 from emergence_ext.cli.common import app
 
-__all__ = ["app", "network"]
+__all__ = [
+    "animate",
+    "app",
+    "attack",
+    "compare",
+    "controls",
+    "distill",
+    "foreground",
+    "network",
+    "shapley",
+    "tables",
+]

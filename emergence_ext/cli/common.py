@@ -8,13 +8,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
 
 from emergence_ext import __version__
 from emergence_ext.store import StoreError
+
+if TYPE_CHECKING:
+    from emergence_ext.studies.finished import FinishedRun
+    from emergence_ext.subject import Subject
+
+logger = logging.getLogger(__name__)
 
 app = typer.Typer(
     help="See what a network has learned: where in the image, in which layer, when in training.",
@@ -107,6 +113,15 @@ def device_name(name: str) -> str:
 def command_line() -> str:
     """Give the command as it was called."""
     return shlex.join(["emergence", *sys.argv[1:]])
+
+
+def subject_of(run: FinishedRun) -> Subject | None:
+    """Load the network and images of a run; None, and why, where figures have to do without."""
+    try:
+        return run.subject()
+    except (ValueError, ImportError, OSError) as error:
+        logger.warning("images are left out: %s", error)
+        return None
 
 
 @contextmanager

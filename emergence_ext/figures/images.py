@@ -59,11 +59,11 @@ def point_regions(
     """
     sizes = Sizes("point_regions")
     names = sizes.names("categories", categories, "C")
-    pixels = _pixels(sizes, images)
+    pixels = as_pixels(sizes, images)
     y = sizes.labels(labels, names, "n")
-    point = _maps(sizes.flags("is_point", is_point, "n R"), grid, sizes)
-    reliable = _maps(sizes.flags("is_reliable", is_reliable, "n R"), grid, sizes)
-    sure = _maps(sizes.numbers("truth", truth, "n R"), grid, sizes)
+    point = region_maps(sizes.flags("is_point", is_point, "n R"), grid, sizes)
+    reliable = region_maps(sizes.flags("is_reliable", is_reliable, "n R"), grid, sizes)
+    sure = region_maps(sizes.numbers("truth", truth, "n R"), grid, sizes)
     blocks = [(c, np.flatnonzero(y == c)[:columns]) for c in np.unique(y)]
     abreast = 2 if columns <= 4 and len(blocks) > 1 else 1
     rows = -(-len(blocks) // abreast)
@@ -79,12 +79,12 @@ def point_regions(
         _name_block(figure, names[category], category, left, top)
         for column, image in enumerate(members):
             axes = inch_axes(figure, left + column * step, top, side, side)
-            _show(axes, pixels[image])
+            show_image(axes, pixels[image])
             axes = inch_axes(figure, left + column * step + side + _GAP, top, side, side)
-            _show(axes, _pale(pixels[image]))
-            _heat(axes, sure[image])
+            show_image(axes, pale(pixels[image]))
+            heat(axes, sure[image])
             _hatch(axes, point[image] & ~reliable[image])
-            _outline(axes, reliable[image])
+            outline(axes, reliable[image])
     _point_key(figure, below)
     return figure
 
@@ -151,8 +151,8 @@ def importance_maps(
             labels and categories.
     """
     sizes = Sizes("importance_maps")
-    pixels = _pixels(sizes, images)
-    share = _maps(sizes.numbers("w", w, "n R") * sizes["R"], grid, sizes)
+    pixels = as_pixels(sizes, images)
+    share = region_maps(sizes.numbers("w", w, "n R") * sizes["R"], grid, sizes)
     if (labels is None) != (categories is None):
         raise ValueError("importance_maps: labels and categories belong together, got one of them")
     titles = [""] * sizes["n"]
@@ -172,7 +172,7 @@ def importance_maps(
         left = _EDGE + column * (2 * side + _GAP + _BETWEEN)
         upper = row * (side + head) + head
         axes = inch_axes(figure, left, upper, side, side)
-        _show(axes, pixels[index])
+        show_image(axes, pixels[index])
         axes.text(0, 1.03, titles[index], transform=axes.transAxes, fontsize=7, va="bottom")
         axes = inch_axes(figure, left + side + _GAP, upper, side, side)
         drawn = axes.imshow(share[index], cmap="PuOr_r", norm=scale, aspect="auto")
@@ -185,7 +185,7 @@ def importance_maps(
     return figure
 
 
-def _pixels(sizes: Sizes, images: Any) -> Array:
+def as_pixels(sizes: Sizes, images: Any) -> Array:
     """Return images `[n, H', W', 3]` in 0..1.
 
     Raises:
@@ -205,7 +205,7 @@ def _pixels(sizes: Sizes, images: Any) -> Array:
     return np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array
 
 
-def _maps(values: Array, grid: tuple[int, int], sizes: Sizes) -> Array:
+def region_maps(values: Array, grid: tuple[int, int], sizes: Sizes) -> Array:
     """Return regions `[n, R]` as maps `[n, H, W]`, row-major.
 
     Raises:
@@ -220,12 +220,12 @@ def _maps(values: Array, grid: tuple[int, int], sizes: Sizes) -> Array:
     return values.reshape(-1, height, width)
 
 
-def _pale(image: Array) -> Array:
+def pale(image: Array) -> Array:
     """Return the image `[H', W', 3]` in light greys, on which colour and hatching show."""
     return np.asarray(0.62 + 0.36 * np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2))
 
 
-def _heat(axes: Axes, values: Array) -> None:
+def heat(axes: Axes, values: Array) -> None:
     """Lay the map `[H, W]` of values in 0..1 over the image in the axes."""
     axes.imshow(values, cmap=_HEAT, vmin=0, vmax=1, extent=_frame(axes), aspect="auto", zorder=1)
 
@@ -235,7 +235,7 @@ def _frame(axes: Axes) -> tuple[float, float, float, float]:
     return (*axes.get_xlim(), *axes.get_ylim())
 
 
-def _cells(axes: Axes, shape: tuple[int, ...]) -> Array:
+def cell_size(axes: Axes, shape: tuple[int, ...]) -> Array:
     """Return width and height of one cell of a map of `shape` `(H, W)`, in pixels."""
     _, right, bottom, _ = _frame(axes)
     return np.array([right / shape[1], bottom / shape[0]])
@@ -243,7 +243,7 @@ def _cells(axes: Axes, shape: tuple[int, ...]) -> Array:
 
 def _hatch(axes: Axes, cells: Array) -> None:
     """Hatch the marked cells `[H, W]`."""
-    scale = _cells(axes, cells.shape)
+    scale = cell_size(axes, cells.shape)
     squares = [Rectangle(tuple(at * scale), *scale) for at in np.argwhere(cells)[:, ::-1]]
     with matplotlib.rc_context({"hatch.linewidth": 0.5}):
         axes.add_collection(
@@ -253,10 +253,10 @@ def _hatch(axes: Axes, cells: Array) -> None:
         )
 
 
-def _outline(axes: Axes, cells: Array) -> None:
+def outline(axes: Axes, cells: Array) -> None:
     """Draw the border of the marked cells `[H, W]`."""
     padded = np.pad(cells, 1).astype(int)
-    scale = _cells(axes, cells.shape)
+    scale = cell_size(axes, cells.shape)
     across = np.argwhere(np.diff(padded[:, 1:-1], axis=0))[:, ::-1]
     upright = np.argwhere(np.diff(padded[1:-1], axis=1))[:, ::-1]
     sides = [(start * scale, (start + np.array([1, 0])) * scale) for start in across]
@@ -266,7 +266,8 @@ def _outline(axes: Axes, cells: Array) -> None:
     )
 
 
-def _show(axes: Axes, image: Array) -> None:
+def show_image(axes: Axes, image: Array) -> None:
+    """Fill the axes with the image `[H', W', 3]`, a data unit a pixel."""
     height, width = image.shape[:2]
     axes.imshow(image, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
     axes.set(xlim=(0, width), ylim=(height, 0))

@@ -43,6 +43,7 @@ def knowledge_curves(
     *,
     shared: Band | None = None,
     along: Literal["epochs", "layers"] = "epochs",
+    lines: str | None = None,
 ) -> Figure:
     """Draw counts of knowledge points and the reliable ratio with intervals (Fig. 6 left).
 
@@ -55,6 +56,7 @@ def knowledge_curves(
         layers: names of the layers from input to output, `[L]`.
         shared: number of regions that several categories share, three arrays `[T, L]`.
         along: the horizontal axis; every line is one layer ("epochs") or one checkpoint ("layers").
+        lines: what a line is, where it is something else than a layer or a checkpoint.
 
     Raises:
         ValueError: shapes that do not fit, or another word for `along`.
@@ -62,14 +64,15 @@ def knowledge_curves(
     if along not in ("epochs", "layers"):
         raise ValueError(f"knowledge_curves: along must be 'epochs' or 'layers', got {along!r}")
     sizes = Sizes("knowledge_curves")
-    times = [checkpoint_name(e) for e in sizes.names("epochs", epochs, "T")]
+    names = sizes.names("epochs", epochs, "T")
+    times = [checkpoint_name(e) if lines is None else literal_name(e) for e in names]
     depths = [literal_name(x, 16) for x in sizes.names("layers", layers, "L")]
     shown = {"Knowledge points": total, "Reliable points": reliable, _RATIO: ratio}
     if shared is not None:
         shown["Shared regions"] = shared
     columns = 2 if shared is not None else 3
     figure = new_figure(PAGE, 4.3 if shared is not None else 2.5)
-    ticks, lines = (times, depths) if along == "epochs" else (depths, times)
+    ticks, named = (times, depths) if along == "epochs" else (depths, times)
     panels = figure.subplots(-(-len(shown) // columns), columns, squeeze=False).ravel()
     for axes, (title, band) in zip(panels, shown.items(), strict=True):
         value, low, high = (
@@ -80,17 +83,17 @@ def knowledge_curves(
             value, low, high = value.T, low.T, high.T
         axes.set_title(title)
         _draw_bands(axes, value, low, high, counts=title != _RATIO)
-        _name_steps(axes, ticks, PAGE / columns - 0.5)
+        name_steps(axes, ticks, PAGE / columns - 0.5)
     handles = [line for line in panels[0].get_lines() if line.get_gid() == "line"]
     gaps = [line for a in panels for line in a.get_lines() if line.get_gid() == "gap"]
     if gaps:
-        handles, lines = [*handles, gaps[0]], [*lines, "no points, no ratio"]
+        handles, named = [*handles, gaps[0]], [*named, "no points, no ratio"]
     figure.legend(
         handles,
-        lines,
+        named,
         loc="outside lower center",
-        ncols=min(len(lines), 6),
-        title="layer" if along == "epochs" else "checkpoint",
+        ncols=min(len(named), 6),
+        title=lines or ("layer" if along == "epochs" else "checkpoint"),
         title_fontsize=7,
     )
     return figure
@@ -140,7 +143,7 @@ def _draw_bands(axes: Axes, value: Array, low: Array, high: Array, *, counts: bo
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _name_steps(axes: Axes, names: Sequence[str], width: float) -> None:
+def name_steps(axes: Axes, names: Sequence[str], width: float) -> None:
     """Name the steps of the axis of `width` inches, slanted where the names would meet."""
     axes.set_xticks(np.arange(len(names)))
     crowded = 0.062 * (max(len(n) for n in names) + 1) * len(names) > width

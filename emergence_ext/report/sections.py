@@ -55,6 +55,18 @@ SECTIONS = (
                 "that the network is unsure about.",
             ),
             FigureText(
+                "confidence_map",
+                "What a sample feature says, wherever it lies",
+                "The classification probability p(y|g) of the frame (after Fig. 17), with the "
+                "held-out images in the last checkpoint. Of three dimensions the whole sphere of "
+                "one strength, the median of those images, is shown as a map that keeps areas; "
+                "images lie on it by their direction alone.",
+                "The colour is that of the most probable category, lines join places of equal "
+                "probability. Neighbours on the map are what the network can mix up; a category "
+                "with much room is one that few others come near. A mark on ground of another "
+                "colour is an image that its feature does not speak for.",
+            ),
+            FigureText(
                 "category_similarity",
                 "Which categories are alike",
                 "Cosines between the category directions mu.",

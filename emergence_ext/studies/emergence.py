@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,53 +15,27 @@ from emergence_ext.correlation import entropy
 from emergence_ext.features import FeatureSet
 from emergence_ext.fit import FitStats
 from emergence_ext.frame import Frame
-from emergence_ext.importance import RegionImportance
 from emergence_ext.knowledge import KnowledgePoints, check_tau, knowledge_points
-from emergence_ext.regional import RegionalProjection, normalise_strengths
 from emergence_ext.sample import SampleProjection
-from emergence_ext.similarity import image_similarity, solve_kappa_p
-from emergence_ext.store import Saved, exists, once, write_file
+from emergence_ext.similarity import solve_kappa_p
+from emergence_ext.store import Saved, once
+from emergence_ext.studies.fixed_frame import (
+    Fitted,
+    FixedFrame,
+    Settings,
+    claim_folder,
+    file_name,
+)
 
-
-@dataclass(frozen=True)
-class Settings:
-    """What can be chosen about the fits; defaults are those of the method (docs/method.md).
-
-    Attributes:
-        dim: projected width.
-        alpha: weight of the alignment of regions with their sample.
-        temperature: of the network's softmax.
-        tau: threshold of knowledge points.
-        held_out: share of the images that no fit sees; what is reported is reported on them.
-        region_images: images on which w, v and Lambda are learned, at most; from the fitted ones.
-        importance_evals, regional_evals: evaluations of loss and gradient at most, per layer and
-            checkpoint.
-        include_self: whether an image takes part in its own similarities.
-        random_state: seed of the split and of restarts.
-    """
-
-    dim: int = 3
-    alpha: float = 0.1
-    temperature: float = 1.0
-    tau: float = 0.4
-    held_out: float = 0.4
-    region_images: int = 200
-    importance_evals: int = 40
-    regional_evals: int = 60
-    include_self: bool = True
-    random_state: int = 0
-
-    def __post_init__(self) -> None:
-        for name, holds, expected in (
-            ("dim", self.dim >= 2, "at least 2"),
-            ("alpha", self.alpha >= 0, "at least 0"),
-            ("temperature", self.temperature > 0, "positive"),
-            ("tau", 0 < self.tau < 1, "between 0 and 1"),
-            ("held_out", 0 < self.held_out < 1, "between 0 and 1"),
-            ("region_images", self.region_images >= 2, "at least 2"),
-        ):
-            if not holds:
-                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+__all__ = [
+    "Checkpoint",
+    "Emergence",
+    "Settings",
+    "emergence",
+    "file_name",
+    "split_images",
+    "stacked",
+]
 
 
 @dataclass(frozen=True)
@@ -162,6 +133,7 @@ def emergence(
     checkpoints: Sequence[Checkpoint],
     settings: Settings | None = None,
     *,
+    kappa_p: float | None = None,
     folder: Path | None = None,
     backend: str = "auto",
 ) -> Emergence:
@@ -172,6 +144,8 @@ def emergence(
     Args:
         checkpoints: in the order of training; the last is the finished network.
         settings: of the fits.
+        kappa_p: concentration of the similarity between images; solved on the last checkpoint when
+            left out. A control takes that of the network it is compared with.
         folder: where every finished fit is kept; one that is there already is not made again,
             whatever backend made it.
         backend: what matches regions, see `backend.choose`; noted with every fit.
@@ -193,16 +167,31 @@ def emergence(
         raise ValueError("categories: one category leaves nothing to tell apart; give two or more")
     check_tau(settings.tau, len(last.categories))
     held_out, region_images = split_images(last.y, settings)
-    study = _Study(settings, last, held_out, region_images, folder, backend)
+    fixed = _learn_frame(settings, last, held_out, region_images, kappa_p, folder, backend)
     bar = tqdm(total=len(checkpoints) * len(last.layers), desc="fits", unit="layer", disable=None)
-    states: list[_State] = []
+    states: list[Fitted] = []
     with bar:
         for checkpoint in reversed(checkpoints):
             features = last if checkpoint is checkpoints[-1] else checkpoint.features()
-            study.require_like_last(checkpoint, features)
-            states.insert(0, study.fit(checkpoint, features, states[0] if states else None, bar))
+            _require_like(last, checkpoint, features)
+            neighbour = states[0] if states else None
+            place = None if folder is None else folder / file_name(checkpoint.label)
+            if neighbour is None:
+                samples = fixed.samples
+            else:
+                path = None if place is None else place / "samples"
+                samples = fixed.refit(features, neighbour.samples, path)
+            state = fixed.fit_regions(
+                f"checkpoint {checkpoint.label!r}",
+                features,
+                samples,
+                neighbour=neighbour,
+                folder=place,
+                bar=bar,
+            )
+            states.insert(0, state)
     return Emergence(
-        frame=study.frame,
+        frame=fixed.frame,
         labels=labels,
         epochs=[c.epoch for c in checkpoints],
         layers=list(last.layers),
@@ -213,18 +202,30 @@ def emergence(
         y=last.y,
         held_out=held_out,
         region_images=region_images,
-        g=torch.stack([s.g for s in states]),
-        z=torch.stack([s.z for s in states]),
-        h=torch.stack([s.h for s in states]),
-        w=torch.stack([torch.stack([i.w_ for i in s.importance.values()]) for s in states]),
-        scale=torch.tensor([[fit.scale_ for fit in s.regional.values()] for s in states]),
-        raw_strength=torch.stack([s.raw_strength for s in states]),
-        fits={
-            "/".join(part for part in (kind, layer, checkpoint.label) if part): stats
-            for checkpoint, state in zip(checkpoints, states, strict=True)
+        **stacked(labels, states),
+    )
+
+
+def stacked(labels: Sequence[str], states: Sequence[Fitted]) -> dict[str, Any]:
+    """What an `Emergence` takes of the fits of its states: `g, z, h, w, scale, raw_strength, fits`.
+
+    Args:
+        labels: of the states.
+        states: their fits, all of the same layers, images and regions.
+    """
+    return {
+        "g": torch.stack([s.g for s in states]),
+        "z": torch.stack([s.z for s in states]),
+        "h": torch.stack([s.h for s in states]),
+        "w": torch.stack([torch.stack([i.w_ for i in s.importance.values()]) for s in states]),
+        "scale": torch.tensor([[fit.scale_ for fit in s.regional.values()] for s in states]),
+        "raw_strength": torch.stack([s.raw_strength for s in states]),
+        "fits": {
+            "/".join(part for part in (kind, layer, label) if part): stats
+            for label, state in zip(labels, states, strict=True)
             for kind, layer, stats in state.statistics()
         },
-    )
+    }
 
 
 def split_images(y: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
@@ -262,153 +263,46 @@ def _evenly(order: Tensor, count: int) -> Tensor:
     return order[torch.arange(count) * len(order) // max(count, 1)]
 
 
-@dataclass
-class _State:
-    """The fits of one checkpoint, and what they make of its features."""
+def _learn_frame(
+    settings: Settings,
+    last: FeatureSet,
+    held_out: Tensor,
+    region_images: Tensor,
+    kappa_p: float | None,
+    folder: Path | None,
+    backend: str,
+) -> FixedFrame:
+    """Learn the frame from the fitted images of the last checkpoint."""
+    if folder is not None:
+        claim_folder(folder, settings, list(last.layers), last.names, first="frame")
+    f, z = last.f[~held_out], last.z[~held_out]
+    if kappa_p is None:
+        kappa_p = solve_kappa_p(z, include_self=settings.include_self)
+    projection = SampleProjection(
+        dim=settings.dim, temperature=settings.temperature, random_state=settings.random_state
+    )
+    path = None if folder is None else folder / "frame"
+    samples = once(path, SampleProjection, lambda: projection.fit(f, z))
+    frame = samples.frame_.with_kappa_p(kappa_p)
+    return FixedFrame(settings, samples, frame, ~held_out, region_images, backend)
 
-    samples: SampleProjection
-    importance: dict[str, RegionImportance]
-    regional: dict[str, RegionalProjection]
-    g: Tensor  # [N, dim]
-    z: Tensor  # [N, C]
-    h: Tensor  # [L, N, R, dim]
-    raw_strength: Tensor  # [L, n, R]
 
-    def statistics(self) -> list[tuple[str, str, FitStats]]:
-        rows = [("samples", "", self.samples.stats_)]
-        rows += [("importance", name, fit.stats_) for name, fit in self.importance.items()]
-        rows += [("regional", name, fit.stats_) for name, fit in self.regional.items()]
-        return rows
-
-
-class _Study:
-    """What all checkpoints have in common: settings, split, frame, the folder of finished fits."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        last: FeatureSet,
-        held_out: Tensor,
-        region_images: Tensor,
-        folder: Path | None,
-        backend: str,
-    ) -> None:
-        self.settings, self.last, self.folder, self.backend = settings, last, folder, backend
-        self._claim_folder()
-        self.fitted, self.region_images = ~held_out, region_images
-        kappa_p = solve_kappa_p(last.z[self.fitted], include_self=settings.include_self)
-        projection = SampleProjection(
-            dim=settings.dim, temperature=settings.temperature, random_state=settings.random_state
-        )
-        f, z = last.f[self.fitted], last.z[self.fitted]
-        self.samples = once(self._path("frame"), SampleProjection, lambda: projection.fit(f, z))
-        self.frame = self.samples.frame_.with_kappa_p(kappa_p)
-
-    def _path(self, *names: str) -> Path | None:
-        return None if self.folder is None else self.folder.joinpath(*names)
-
-    def _claim_folder(self) -> None:
-        """Note in the folder what its fits are of; refuse one that holds those of another study."""
-        if self.folder is None:
-            return
-        names = zlib.crc32(json.dumps(self.last.names).encode())
-        here = {**asdict(self.settings), "layers": list(self.last.layers), "names": names}
-        path = self.folder / "study.json"
-        there = json.loads(path.read_bytes()) if path.is_file() else here
-        different = [name for name in here if there.get(name) != here[name]]
-        if different and exists(self.folder / "frame"):
+def _require_like(last: FeatureSet, checkpoint: Checkpoint, features: FeatureSet) -> None:
+    """Refuse a checkpoint that looked at other images or has other layers than the last one."""
+    for what, here, there in (
+        ("names", features.names, last.names),
+        ("labels", features.y.tolist(), last.y.tolist()),
+        ("categories", features.categories, last.categories),
+        ("grid", features.grid, last.grid),
+        ("layers", _widths(features), _widths(last)),
+    ):
+        if here != there:
             raise ValueError(
-                f"folder: {self.folder} holds fits with another {', '.join(different)}. Choose "
-                "another folder, or remove that one."
+                f"checkpoint {checkpoint.label!r}: its {what} differ from the last "
+                "checkpoint's. Extract all checkpoints of one network on the same images."
             )
-        write_file(path, json.dumps(here, indent=1).encode())
-
-    def fit(
-        self, checkpoint: Checkpoint, features: FeatureSet, neighbour: _State | None, bar: tqdm
-    ) -> _State:
-        """Fit M, and w, v and Lambda of every layer, of one checkpoint in the frame."""
-        settings, chosen, name = self.settings, self.region_images, file_name(checkpoint.label)
-        samples = self.samples
-        if neighbour is not None:
-            f, z, init = features.f[self.fitted], features.z[self.fitted], neighbour.samples
-            path = self._path(name, "samples")
-            samples = once(path, SampleProjection, lambda: self.samples.refit(f, z, init))
-        g = samples.transform(features.f)
-        assert self.frame.kappa_p is not None
-        P = image_similarity(
-            features.z[chosen], self.frame.kappa_p, include_self=settings.include_self
-        )
-        importance: dict[str, RegionImportance] = {}
-        regional: dict[str, RegionalProjection] = {}
-        for layer, all_regions in features.layers.items():
-            bar.set_postfix_str(f"{checkpoint.label}, {layer}")
-            F, file = all_regions[chosen], file_name(layer)
-
-            def fit_importance(F: Tensor = F, layer: str = layer) -> RegionImportance:
-                fit = RegionImportance(
-                    include_self=settings.include_self,
-                    max_evals=settings.importance_evals,
-                    backend=self.backend,
-                )
-                init = None if neighbour is None else neighbour.importance[layer]
-                return fit.fit(F, P, init=init)
-
-            def fit_regional(F: Tensor = F, layer: str = layer) -> RegionalProjection:
-                fit = RegionalProjection(
-                    self.frame,
-                    settings.alpha,
-                    settings.include_self,
-                    max_evals=settings.regional_evals,
-                    backend=self.backend,
-                )
-                init = None if neighbour is None else neighbour.regional[layer]
-                return fit.fit(F, importance[layer].w_, P, g[chosen], init=init)
-
-            with _named(f"layer {layer!r} of checkpoint {checkpoint.label!r}"):
-                path = self._path(name, f"{file}.importance")
-                importance[layer] = once(path, RegionImportance, fit_importance)
-                path = self._path(name, f"{file}.regional")
-                regional[layer] = once(path, RegionalProjection, fit_regional)
-            bar.update()
-        normalise_strengths(regional, {layer: F[chosen] for layer, F in features.layers.items()})
-        return _State(
-            samples, importance, regional, g, features.z,
-            h=torch.stack([regional[layer].transform(F) for layer, F in features.layers.items()]),
-            raw_strength=torch.stack([F[chosen].norm(dim=-1) for F in features.layers.values()]),
-        )  # fmt: skip
-
-    def require_like_last(self, checkpoint: Checkpoint, features: FeatureSet) -> None:
-        """Refuse a checkpoint that looked at other images or has other layers than the last one."""
-        for what, here, there in (
-            ("names", features.names, self.last.names),
-            ("labels", features.y.tolist(), self.last.y.tolist()),
-            ("categories", features.categories, self.last.categories),
-            ("grid", features.grid, self.last.grid),
-            ("layers", _widths(features), _widths(self.last)),
-        ):
-            if here != there:
-                raise ValueError(
-                    f"checkpoint {checkpoint.label!r}: its {what} differ from the last "
-                    "checkpoint's. Extract all checkpoints of one network on the same images."
-                )
-
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Say in an error's text what it is about."""
-    try:
-        yield
-    except ValueError as error:
-        raise type(error)(f"{what}: {error}") from error
 
 
 def _widths(features: FeatureSet) -> list[tuple[str, int]]:
     """Name and number of channels of every layer, in order."""
     return [(name, F.shape[-1]) for name, F in features.layers.items()]
-
-
-def file_name(label: str) -> str:
-    """A label as a file name of its own: labels may hold anything, slashes among it."""
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in label)[:80]
-    plain = plain or "_"
-    return plain if plain == label else f"{plain}.{zlib.crc32(label.encode()):08x}"

@@ -1,33 +1,15 @@
-"""The tables of a run, as rows of plain values; `write` puts them into CSV files."""
+"""Tables of a run: correlations, importance, points, similarity, fits, images."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 
 from emergence_ext.correlation import pearson
-from emergence_ext.knowledge import Interval
-from emergence_ext.store import write_file
 from emergence_ext.studies.emergence import Emergence
 from emergence_ext.studies.strength import ImportanceStrength, StrengthEntropy
-
-Row = Mapping[str, Any]
-
-
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows, all with the same columns, to a CSV file; None and NaN are empty cells."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: _cell(value) for name, value in row.items()})
-    write_file(path, text.getvalue().encode())
+from emergence_ext.tables.rows import Row, interval
 
 
 def correlations(results: Iterable[StrengthEntropy]) -> list[Row]:
@@ -85,9 +67,9 @@ def knowledge(e: Emergence) -> list[Row]:
                         "layer": layer,
                         "images": which,
                         "number of images": count.images,
-                        **_interval("points", count.total),
-                        **_interval("reliable", count.reliable),
-                        **_interval("ratio", count.ratio),
+                        **interval("points", count.total),
+                        **interval("reliable", count.reliable),
+                        **interval("ratio", count.ratio),
                         "shared by categories": int(count.shared.value),
                     }
                 )
@@ -140,16 +122,3 @@ def images(e: Emergence) -> list[Row]:
         }
         for i, name in enumerate(e.names)
     ]
-
-
-def _interval(name: str, x: Interval | None) -> Row:
-    """Columns of a value and the ends of its interval."""
-    if x is None:
-        return {name: "no points", f"{name}, low": None, f"{name}, high": None}
-    return {name: x.value, f"{name}, low": x.low, f"{name}, high": x.high}
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.6g}"
-    return "" if value is None else value

@@ -1,0 +1,126 @@
+"""The part of a network above one of its layers, as a function of that layer's maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from emergence_ext.recording import as_map, find_layers, preserved, recorder
+
+
+@dataclass(frozen=True, eq=False)
+class Above:
+    """The part of a network above a layer: maps in, logits out.
+
+    Attributes:
+        module: the network.
+        layer: the layer's dotted name.
+        images: `[n, 3, H', W']`, as the network takes them.
+        maps: what the layer makes of them, `[n, K, H, W]`.
+        ahead: tokens in front of those that are the map (a class token), `[n, skip, K]`; they stay
+            what they are whatever the map is.
+        layout: how the layer itself gives its maps.
+        alone: whether the logits depend on the images through this layer only. Then what lies below
+            is run on one image, however many maps there are: its result is not used.
+    """
+
+    module: nn.Module
+    layer: str
+    images: Tensor
+    maps: Tensor
+    ahead: Tensor | None
+    layout: Literal["map", "channels last", "tokens"]
+    alone: bool = False
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Return logits `[m * n, C]` for other maps `[m * n, K, H, W]`, every n of them in order.
+
+        The layer's output is replaced by a hook that is gone when this returns.
+        """
+        times = len(maps) // len(self.images)
+        images = self.images[:1] if self.alone else self.images.repeat(times, 1, 1, 1)
+        # Copies, because a ReLU above the layer may work in place.
+        if self.layout == "tokens":
+            output = maps.flatten(2).transpose(1, 2)
+            ahead = output[:, :0] if self.ahead is None else self.ahead.repeat(times, 1, 1)
+            output = torch.cat([ahead, output], dim=1)
+        elif self.layout == "channels last":
+            output = maps.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+        else:
+            output = maps.clone(memory_format=torch.channels_last)
+        (layer,) = find_layers(self.module, [self.layer]).values()
+        handle = layer.register_forward_hook(lambda *_: output)
+        try:
+            return self.module(images)
+        finally:
+            handle.remove()
+
+    def subset(self, index: Tensor) -> Above:
+        """Return the same of some of the images, by index or mask."""
+        ahead = None if self.ahead is None else self.ahead[index]
+        return replace(self, images=self.images[index], maps=self.maps[index], ahead=ahead)
+
+
+@contextmanager
+def above(module: nn.Module, layer: str, images: Tensor) -> Iterator[Above]:
+    """Take a network apart at a layer, in eval mode, for the length of the block.
+
+    Args:
+        module: the network; modes and the global random state are given back on leaving.
+        layer: dotted name of a layer that gives maps `[B, K, H, W]` or `[B, H, W, K]`, or tokens
+            `[B, T, K]`, where `T - 1` is a square after a class token.
+        images: `[n, 3, H', W']`, as the network takes them.
+
+    Raises:
+        ValueError: an unknown layer, one that does not run or runs twice, one whose output is no
+            map, or a network whose output is not logits.
+    """
+    with preserved(module):
+        outputs: list[Tensor] = []
+
+        def keep_output(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            outputs.append(output.clone())
+
+        (submodule,) = find_layers(module, [layer]).values()
+        with (
+            torch.no_grad(),
+            recorder(module, [layer], keep=lambda output: as_map(output).clone()) as record,
+        ):
+            handle = submodule.register_forward_hook(keep_output)
+            try:
+                z = module(images)
+            finally:
+                handle.remove()
+        if not outputs:
+            raise ValueError(f"layer: {layer!r} never runs in the forward pass")
+        if not isinstance(z, Tensor) or z.ndim != 2:
+            got = list(z.shape) if isinstance(z, Tensor) else type(z).__name__
+            raise ValueError(f"module: expected logits [B, C] as its output, got {got}")
+        output, maps = outputs[0], record.outputs[layer]
+        ahead = None
+        layout: Literal["map", "channels last", "tokens"] = "map"
+        if output.ndim == 3:
+            layout, skip = "tokens", output.shape[1] - maps.shape[2] * maps.shape[3]
+            ahead = output[:, :skip] if skip else None
+        elif not torch.equal(output, maps):
+            layout = "channels last"
+        part = Above(module, layer, images, maps, ahead, layout)
+        yield replace(part, alone=_is_alone(part))
+
+
+def _is_alone(part: Above) -> bool:
+    """Say whether the logits come from the maps alone: whether one image will do for all."""
+    maps = torch.cat([part.maps, part.maps / 2])
+    with torch.no_grad():
+        whole = part(maps)
+        try:
+            short = replace(part, alone=True)(maps)
+        except (RuntimeError, ValueError, IndexError):
+            return False  # something below met the maps of other images, and did not fit
+    close = 1e-4 * whole.abs().max()
+    return short.shape == whole.shape and bool(((short - whole).abs() <= close).all())

@@ -1,0 +1,33 @@
+"""The command that takes a network's controls through the same fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emergence_ext.cli.common import Device, app, device_name, reported
+
+
+@app.command()
+def controls(
+    run_dir: Annotated[Path, typer.Argument(help="What `emergence run --out` wrote.")],
+    device: Device = "auto",
+) -> None:
+    """Repeat a run's fits for random weights and for outputs of other images.
+
+    Example: emergence controls runs/demo
+    """
+    with reported():
+        from emergence_ext import drawing, tables
+        from emergence_ext.studies.controls import controls as compare
+        from emergence_ext.studies.finished import FinishedRun
+
+        run, out = FinishedRun.open(run_dir), run_dir / "controls"
+        found = compare(run, run.subject(device_name(device)), folder=out)
+        table, figure = out / "tables" / "controls.csv", out / "figures" / "controls"
+        tables.write(table, tables.controls(found))
+        drawing.draw_controls(figure, found)
+        for path in (table, figure.with_suffix(".png"), figure.with_suffix(".svg")):
+            typer.echo(path)

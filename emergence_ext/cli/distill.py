@@ -1,0 +1,80 @@
+"""The command that distils students from the network of a run and shows both in one frame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emergence_ext.cli.common import Device, Seed, app, device_name, numbers, reported
+
+
+@app.command()
+def distill(
+    run_dir: Annotated[Path, typer.Argument(help="What `emergence run --out` wrote.")],
+    at: Annotated[
+        str,
+        typer.Option(
+            help="Where features are regressed, a student each, comma between: conv (the last "
+            "analysed layer), fc (the input of the last fully connected layer), or layers."
+        ),
+    ] = "conv,fc",
+    layer: Annotated[
+        str | None, typer.Option(help="Whose regions are drawn; the last analysed one.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training images; the network's own default.")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="Epochs to keep, as 0,1,4,16; the last when left out.")
+    ] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Distil students from a run's network by feature regression and analyse them in its frame.
+
+    Example: emergence distill runs/demo --at conv,fc --epochs 4
+    """
+    with reported():
+        from emergence_ext import drawing, tables
+        from emergence_ext.recipes import RECIPES, Recipe
+        from emergence_ext.studies import distill as study
+        from emergence_ext.studies.finished import FinishedRun
+
+        run = FinishedRun.open(run_dir)
+        shown = run.found.layers[-1] if layer is None else layer
+        settings = study.settings_of(run.config)
+        subject = run.subject(device_name(device))
+        places = study.find_places(subject, at.split(","), shown)
+        train_set = study.training_images(subject)
+        recipe = RECIPES.get(run.config["subject"]["model"], Recipe())
+        recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
+        students = [
+            study.train_student(
+                subject,
+                place,
+                train_set,
+                recipe,
+                folder=study.student_folder(run, place),
+                grid=run.found.grid,
+                checkpoints=numbers(keep, int, "keep") if keep else None,
+                random_state=seed,
+            )
+            for place in places
+        ]
+        students.append(study.fitted_again(run))
+        found = study.distillation(run.found, run.learned().samples, students, settings)
+        out = run_dir / "distill"
+        found.save(out / "distill")
+        rows = {
+            "networks": tables.distilled_networks(found),
+            "knowledge": tables.distilled_knowledge(found),
+            "regions": tables.distilled_regions(found),
+        }
+        for name, table in rows.items():
+            tables.write(out / "tables" / f"{name}.csv", table)
+            typer.echo(out / "tables" / f"{name}.csv")
+        for path in drawing.draw_distillation(out / "figures", found, shown):
+            typer.echo(path)

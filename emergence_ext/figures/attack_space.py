@@ -1,0 +1,230 @@
+"""The ways that regions take through the frame during an attack (Fig. 7, 15)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from .attack import TYPE_MEANINGS
+from .inputs import Array, Sizes
+from .samples import MARGIN, panel_grid
+from .space import (
+    Camera,
+    best_cameras,
+    draw_rays,
+    draw_strength_scale,
+    onto_rim,
+    open_panel,
+    strength_reach,
+)
+from .style import (
+    ACCENT,
+    CONTRAST,
+    INK,
+    MUTED,
+    PAGE,
+    PAPER,
+    category_legend,
+    display_name,
+    figure_note,
+    inch_axes,
+    legend_height,
+    new_figure,
+    note,
+    ordered_colors,
+    styled,
+)
+
+# Mark, line and sign in the text of the examples of a type.
+_LINES = (("o", "-", "●"), ("s", "--", "■"), ("^", ":", "▲"))
+_TOLD = (
+    "Ring: the clean image. Filled mark: the end of the attack; paths darken towards it. "
+    "Bold rays: the categories before and after."
+)
+
+
+@styled
+def attack_paths(
+    path: Any,
+    important: Any,
+    original: Any,
+    adversarial: Any,
+    directions: Any,
+    categories: Sequence[str],
+    *,
+    max_paths: int = 25,
+) -> Figure:
+    """Draw how the important regions of example images move during the attack (Fig. 7).
+
+    Args:
+        path: projected regional features at every step, `[T, n, R, dim]`, dim 3 or 2.
+        important: regions to draw, `[n, R]`.
+        original: categories before, `[n]`.
+        adversarial: categories after, `[n]`.
+        directions: category directions mu of the frame, `[C, dim]`.
+        categories: names, `[C]`.
+        max_paths: at most so many regions of an image are drawn, those that move farthest.
+
+    Raises:
+        ValueError: shapes that do not fit, an empty array, labels outside `[0, C)`.
+    """
+    sizes = Sizes("attack_paths")
+    mu = sizes.directions(directions)
+    names = sizes.names("categories", categories, "C")
+    steps = sizes.spatial("path", path, "T n R dim")
+    drawn = sizes.flags("important", important, "n R")
+    before, after = (sizes.labels(x, names, "n") for x in (original, adversarial))
+    reach = strength_reach(steps[:, drawn])
+    camera = best_cameras(mu)[0]
+    titles = [
+        f"{display_name(names[a], 15)} → {display_name(names[b], 15)}"
+        for a, b in zip(before, after, strict=True)
+    ]
+    figure, panels = panel_grid(titles, names, f"{_TOLD} The sphere marks |h| = {reach:g}.")
+    for index, axes in enumerate(panels):
+        members = np.flatnonzero(drawn[index])
+        moved = np.linalg.norm(steps[-1, index] - steps[0, index], axis=-1)
+        chosen = members[np.argsort(-moved[members], kind="stable")][:max_paths]
+        _open(axes, camera, mu, reach, [before[index], after[index]])
+        _draw_paths(axes, camera, steps[:, index, chosen], reach)
+        told = f"{len(members)} important regions"
+        if len(members) > len(chosen):
+            told += f", the {len(chosen)} that move farthest"
+        note(axes, told if len(members) else "no region is important before or after")
+    return figure
+
+
+@styled
+def attack_types(
+    path: Any,
+    p: Any,
+    types: Any,
+    original: Any,
+    adversarial: Any,
+    directions: Any,
+    categories: Sequence[str],
+    *,
+    tau: float = 0.5,
+) -> Figure:
+    """Draw examples of the four types of regions: their ways, and p of both categories (Fig. 15).
+
+    Args:
+        path: projected features of the examples at every step, `[T, m, dim]`, dim 3 or 2.
+        p: of the original and the adversarial category at every step, `[2, T, m]`.
+        types: type of each example, `[m]`, 1 to 4; three of each are told apart.
+        original: categories before, `[m]`.
+        adversarial: categories after, `[m]`.
+        directions: category directions mu of the frame, `[C, dim]`.
+        categories: names, `[C]`.
+        tau: the threshold of the types, marked by a line.
+
+    Raises:
+        ValueError: shapes that do not fit, an empty array, labels outside `[0, C)`.
+    """
+    sizes = Sizes("attack_types")
+    mu = sizes.directions(directions)
+    names = sizes.names("categories", categories, "C")
+    steps = sizes.spatial("path", path, "T m dim")
+    sure = sizes.numbers("p", p, "2 T m")
+    kinds = sizes.numbers("types", types, "m").astype(int)
+    before, after = (sizes.labels(x, names, "m") for x in (original, adversarial))
+    reach = strength_reach(steps)
+    camera = best_cameras(mu)[0]
+    side, head, lower, gap = PAGE / 4, 0.54, 1.15, 0.5
+    key = legend_height(categories, PAGE)
+    foot = 0.85 + key
+    figure = new_figure(PAGE, head + side + gap + lower + foot, constrained=False)
+    for column, meaning in enumerate(TYPE_MEANINGS):
+        axes = inch_axes(figure, column * side, head, side, side)
+        below = inch_axes(
+            figure, 0.5 + column * (PAGE - 0.5) / 4, head + side + gap, side - 0.3, lower
+        )
+        title, _, told = meaning.partition(": ")
+        axes.set_title(title.capitalize(), x=0.02, pad=24)
+        told = told.replace(", ", ",\n")
+        axes.text(0.02, 1.155, told, transform=axes.transAxes, va="top", fontsize=6.5, color=MUTED)
+        members = np.flatnonzero(kinds == column + 1)[: len(_LINES)]
+        _open(axes, camera, mu, reach, {int(c) for i in members for c in (before[i], after[i])})
+        _draw_paths(axes, camera, steps[:, members], reach, [mark for mark, *_ in _LINES])
+        below.axhline(tau, color=MUTED, lw=0.6, ls="--")
+        for member, (mark, line, _) in zip(members, _LINES, strict=False):
+            for category, color in ((0, ACCENT), (1, CONTRAST)):
+                below.plot(
+                    sure[category, :, member],
+                    color=color,
+                    ls=line,
+                    marker=mark,
+                    markevery=[sizes["T"] - 1],
+                    ms=3.5,
+                    lw=1.1,
+                    clip_on=False,
+                )
+        below.set(ylim=(0, 1), xlim=(0, max(sizes["T"] - 1, 1)), xlabel="step")
+        if column == 0:
+            below.set_ylabel("p(category | h)")
+        else:
+            below.tick_params(labelleft=False)
+        ways = [
+            f"{sign} {display_name(names[before[i]], 14)} → {display_name(names[after[i]], 14)}"
+            for i, (*_, sign) in zip(members, _LINES, strict=False)
+        ]
+        axes.text(
+            0.02,
+            0,
+            "\n".join(ways) or "no such region in this layer",
+            transform=axes.transAxes,
+            va="top",
+            fontsize=6.5,
+            color=MUTED,
+        )
+    category_legend(figure, categories)
+    handles = [Line2D([], [], color=color) for color in (ACCENT, CONTRAST)]
+    figure.legend(
+        handles,
+        ["p of the original category", "p of the adversarial category"],
+        loc="lower center",
+        bbox_to_anchor=(0.5, (key + 0.3) / figure.get_size_inches()[1]),
+        ncols=2,
+        borderaxespad=0.1,
+    )
+    figure_note(
+        figure,
+        f"{_TOLD}\nThe sphere marks |h| = {reach:g}. A mark and its line are one region.",
+        key,
+    )
+    return figure
+
+
+def _open(axes: Axes, camera: Camera, mu: Array, reach: float, bold: Any) -> None:
+    """Make a panel of the frame, with the rays of some categories bold."""
+    strengths = np.full(len(mu), np.nan)
+    strengths[list(bold)] = reach
+    open_panel(axes, MARGIN * reach)
+    draw_strength_scale(axes, camera, reach)
+    draw_rays(axes, camera, mu, reach, strengths, width=1.4)
+
+
+def _draw_paths(
+    axes: Axes, camera: Camera, steps: Array, reach: float, marks: Sequence[str] = ("o",)
+) -> None:
+    """Draw ways `[T, m, 3]` as lines that darken, from a ring to a mark, one after another."""
+    flat, _ = camera.project(onto_rim(steps, reach))
+    colors = ordered_colors(max(len(flat) - 1, 1))
+    for member in range(flat.shape[1]):
+        way = flat[:, member]
+        axes.add_collection(
+            LineCollection(
+                list(np.stack([way[:-1], way[1:]], axis=1)),
+                colors=colors,
+                linewidths=1.0,
+                zorder=5,
+            )
+        )
+        axes.plot(*way[0], "o", mfc=PAPER, mec=INK, ms=3, mew=0.6, zorder=6)
+        axes.plot(*way[-1], marks[member % len(marks)], color=INK, ms=2.6, zorder=7)

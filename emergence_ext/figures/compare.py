@@ -1,0 +1,272 @@
+"""Two states side by side: what changed by layer and category, and the regions that moved most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .images import as_pixels, heat, outline, pale, region_maps, show_image
+from .inputs import Array, Sizes
+from .knowledge import Band
+from .style import (
+    INK,
+    MUTED,
+    PAGE,
+    PAPER,
+    category_legend,
+    category_style,
+    display_name,
+    figure_note,
+    inch_axes,
+    legend_height,
+    literal_name,
+    new_figure,
+    styled,
+)
+
+_EDGE, _GAP, _HEAD = 0.08, 0.08, 0.2  # inches around the page, between images, above them
+_SPREAD = 0.3  # how far the categories stand beside their layer
+
+
+@styled
+def layer_differences(
+    measures: Mapping[str, Band],
+    layers: Sequence[str],
+    categories: Sequence[str],
+    *,
+    between: tuple[str, str] = ("A", "B"),
+) -> Figure:
+    """Draw how much changed from one state to the other, by layer and category.
+
+    The line is that of all images, in its interval; marks with bars are the categories.
+
+    Args:
+        measures: what it is -> means and ends of the intervals, three arrays `[L, 1 + C]`: all
+            images first, then each category; NaN where there is none.
+        layers: names of the layers, `[L]`.
+        categories: names, `[C]`.
+        between: names of the two states.
+
+    Raises:
+        ValueError: no measure, or shapes that do not fit.
+    """
+    if not measures:
+        raise ValueError("layer_differences: measures is empty: there is nothing to draw")
+    sizes = Sizes("layer_differences")
+    depths = [literal_name(x, 14) for x in sizes.names("layers", layers, "L")]
+    names = sizes.names("categories", categories, "C")
+    sizes.known["columns"] = 1 + len(names)
+    rows, key = -(-len(measures) // 2), legend_height(names, PAGE)
+    figure = new_figure(PAGE, 1.95 * rows + key + 0.25)
+    a, b = (literal_name(name, 48) for name in between)
+    figure.suptitle(f"A: {a}, B: {b}", x=0.01, ha="left", fontsize=8, color=MUTED)
+    panels = figure.subplots(rows, 2, squeeze=False).ravel()
+    for axes, (title, band) in zip(panels, measures.items(), strict=False):
+        value, low, high = (
+            sizes.numbers(f"{title}, {part}", x, "L columns")
+            for part, x in zip(Band._fields, band, strict=True)
+        )
+        axes.set_title(title)
+        _draw_measure(axes, value, low, high)
+        crowded = 0.062 * (max(map(len, depths)) + 1) * len(depths) > PAGE / 2 - 0.5
+        turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+        axes.set_xticks(range(len(depths)), depths, **turn)
+        axes.set_xlim(-0.5, len(depths) - 0.5)
+    for axes in panels[len(measures) :]:
+        axes.axis("off")
+    category_legend(figure, names)
+    return figure
+
+
+def _draw_measure(axes: Axes, value: Array, low: Array, high: Array) -> None:
+    steps = np.arange(len(value))
+    count = value.shape[1] - 1
+    axes.axhline(0, color=MUTED, lw=0.6, zorder=1)
+    if len(steps) == 1:
+        axes.plot([-0.4] * 2, [low[0, 0], high[0, 0]], color=INK, lw=1)
+        axes.plot(-0.4, value[0, 0], "_", color=INK, ms=9, mew=1.4)
+    else:
+        axes.fill_between(steps, low[:, 0], high[:, 0], color=INK, alpha=0.15, lw=0, zorder=2)
+        axes.plot(steps, value[:, 0], color=INK, lw=1.3, zorder=3)
+    aside = np.linspace(-_SPREAD, _SPREAD, count) if count > 1 else np.zeros(1)
+    for category in range(count):
+        look, at = category_style(category), steps + aside[category]
+        column = category + 1
+        axes.vlines(at, low[:, column], high[:, column], color=look.color, lw=0.7, zorder=3)
+        axes.plot(
+            at, value[:, column], look.marker, color=look.color, mec=look.edge, ms=3, mew=0.3,
+            zorder=4,
+        )  # fmt: skip
+
+
+@styled
+def moved_regions(
+    images: Any,
+    cells: Any,
+    labels: Any,
+    distance: Any,
+    truth: Any,
+    states: Sequence[tuple[str, str]],
+    categories: Sequence[str],
+    *,
+    fields: Any | None = None,
+    remark: str = "",
+    columns: int = 6,
+) -> Figure:
+    """Show the regions that moved most on their images, in the given order.
+
+    Args:
+        images: of each region, in 0..1, `[n, channels, H', W']`.
+        cells: (top, left, bottom, right) of the region in pixels, `[n, 4]`.
+        labels: true categories of the images, `[n]`.
+        distance: how far the region moved, `[n]`.
+        truth: p of the true category before and after, `[n, 2]`.
+        states: what the region was and is a knowledge point for, `[n]` pairs.
+        categories: names, `[C]`.
+        fields: all that the region sees of its image, as `cells`; drawn dashed.
+        remark: what else has to be said of the whole figure.
+        columns: images in a row.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    sizes = Sizes("moved_regions")
+    names = sizes.names("categories", categories, "C")
+    pictures = as_pixels(sizes, images)
+    boxes = sizes.numbers("cells", cells, "n 4")
+    wide = None if fields is None else sizes.numbers("fields", fields, "n 4")
+    y = sizes.labels(labels, names, "n")
+    far, p = sizes.numbers("distance", distance, "n"), sizes.numbers("truth", truth, "n 2")
+    if len(states) != len(y):
+        raise ValueError(f"moved_regions: states must name n={len(y)} items, got {len(states)}")
+    side = (PAGE - 2 * _EDGE - (columns - 1) * _GAP) / columns
+    below = 0.5
+    rows = -(-len(y) // columns)
+    figure = new_figure(PAGE, rows * (_HEAD + side + below) + 0.4, constrained=False)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        left, top = _EDGE + column * (side + _GAP), row * (_HEAD + side + below)
+        _head(figure, names[y[index]], int(y[index]), left, top, side)
+        axes = inch_axes(figure, left, top + _HEAD, side, side)
+        show_image(axes, picture)
+        _box(axes, boxes[index], "-")
+        if wide is not None:
+            _box(axes, wide[index], (0, (2, 2)))
+        before, after = states[index]
+        limit = max(6, int(side / 0.056))
+        before, after = display_name(before, limit), display_name(after, limit - 2)
+        lines = [f"moved {far[index]:.2g}, p {p[index, 0]:.2f} \u2192 {p[index, 1]:.2f}"]
+        lines += [before, f"\u2192 {after}"]
+        axes.text(
+            0, -0.03, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=6.3,
+            linespacing=1.25,
+        )  # fmt: skip
+    told = "p: probability of the true category; below, what the region is a knowledge point for. "
+    told += "The box is the region"
+    told += ", dashed what it sees." if wide is not None else "; it sees more of the image."
+    figure_note(figure, f"{told}\n{remark}".strip(), 0.06)
+    return figure
+
+
+@styled
+def moved_images(
+    images: Any,
+    distance: Any,
+    gained: Any,
+    lost: Any,
+    grid: tuple[int, int],
+    labels: Any,
+    categories: Sequence[str],
+    *,
+    remark: str = "",
+    columns: int = 4,
+) -> Figure:
+    """Show the images whose regions moved most, in the given order, each beside its map.
+
+    Args:
+        images: in 0..1, `[n, channels, H', W']`.
+        distance: how far every region moved, `[n, R]`.
+        gained: regions that became reliable points, `[n, R]`; outlined.
+        lost: regions that were reliable points and are no more, `[n, R]`; crossed out.
+        grid: height and width of the map of regions, `R = H * W`.
+        labels: true categories, `[n]`.
+        categories: names, `[C]`.
+        remark: what else has to be said of the whole figure.
+        columns: pairs of image and map in a row.
+
+    Raises:
+        ValueError: shapes that do not fit, or a grid that does not hold R regions.
+    """
+    sizes = Sizes("moved_images")
+    names = sizes.names("categories", categories, "C")
+    pictures = as_pixels(sizes, images)
+    far = region_maps(sizes.numbers("distance", distance, "n R"), grid, sizes)
+    more = region_maps(sizes.flags("gained", gained, "n R"), grid, sizes)
+    less = region_maps(sizes.flags("lost", lost, "n R"), grid, sizes)
+    y = sizes.labels(labels, names, "n")
+    most = float(np.nanmax(far)) or 1.0
+    side = (PAGE - 2 * _EDGE - (columns - 1) * 2 * _GAP) / (2 * columns) - 0.02
+    rows = -(-len(y) // columns)
+    figure = new_figure(PAGE, rows * (_HEAD + side + 0.2) + 0.4, constrained=False)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        left = _EDGE + column * (2 * side + 0.04 + 2 * _GAP)
+        top = row * (_HEAD + side + 0.2)
+        _head(figure, names[y[index]], int(y[index]), left, top, 2 * side)
+        show_image(inch_axes(figure, left, top + _HEAD, side, side), picture)
+        axes = inch_axes(figure, left + side + 0.04, top + _HEAD, side, side)
+        show_image(axes, pale(picture))
+        heat(axes, far[index] / most)
+        outline(axes, more[index])
+        _cross(axes, less[index])
+        told = f"mean {far[index].mean():.2g}, +{more[index].sum()} \u2212{less[index].sum()}"
+        axes.text(0, -0.04, told, transform=axes.transAxes, va="top", fontsize=6.3)
+    figure_note(
+        figure,
+        f"Colour: how far a region moved, full at {most:.3g}. Outlined: became a reliable point "
+        f"(+); crossed: is one no more (\u2212).\n{remark}".strip(),
+        0.06,
+    )
+    return figure
+
+
+def _head(figure: Figure, name: str, category: int, left: float, top: float, width: float) -> None:
+    """Write mark and name of a category above an image."""
+    look = category_style(category)
+    axes = inch_axes(figure, left, top, width, _HEAD)
+    axes.set(xlim=(0, width), ylim=(0, _HEAD))
+    axes.axis("off")
+    axes.plot(0.05, 0.07, look.marker, color=look.color, mec=look.edge, ms=4, mew=0.4)
+    limit = max(6, int((width - 0.12) / 0.06))
+    axes.text(0.12, 0.07, display_name(name, limit), va="center", fontsize=7)
+
+
+def _box(axes: Axes, box: Array, style: Any) -> None:
+    """Draw a box of pixels in white on black, so that it shows on any image."""
+    top, left, bottom, right = box
+    for color, width in ((INK, 2.2), (PAPER, 1.0)):
+        axes.add_patch(
+            Rectangle(
+                (left, top),
+                right - left,
+                bottom - top,
+                fill=False,
+                color=color,
+                lw=width,
+                ls=style if color == PAPER else "-",
+            )
+        )
+
+
+def _cross(axes: Axes, cells: Array) -> None:
+    """Cross out the marked cells `[H, W]`."""
+    right, bottom = axes.get_xlim()[1], axes.get_ylim()[0]
+    rows, columns = np.nonzero(cells)
+    x = (columns + 0.5) * right / cells.shape[1]
+    y = (rows + 0.5) * bottom / cells.shape[0]
+    axes.plot(x, y, "x", color=INK, ms=3, mew=0.8, zorder=3)

@@ -1,0 +1,103 @@
+"""Projected gradient descent on images: small steps up the loss, every one of them seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def pgd(
+    network: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float = 1 / 255,
+    step: float = 0.1 / 255,
+    steps: int = 20,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Attack images, untargeted and without a random start, and yield every step.
+
+    `x_(t+1) = clip(x_t + step sign(d/dx CE(network(x_t), y)))`, where clip keeps every pixel within
+    eps of the clean image and in 0..1 (Madry et al., ICLR 2018; the paper's defaults).
+
+    Args:
+        network: images in 0..1 to logits `[B, C]`; differentiable.
+        images: clean images in 0..1, `[B, channels, H, W]`.
+        labels: categories to be led away from, `[B]`.
+        eps: most that a pixel may change.
+        step: by how much it changes in a step.
+        steps: number of steps.
+
+    Yields:
+        Images and their logits `[B, C]` at the steps 0, the clean images, to `steps`.
+
+    Raises:
+        ValueError: logits or gradients that are not finite, or no gradient at all.
+    """
+    x = images.detach()
+    for t in range(steps + 1):
+        x = x.detach().requires_grad_(t < steps)
+        with torch.set_grad_enabled(t < steps):
+            z = network(x)
+        _check_finite(z, "logits", t)
+        yield x.detach(), z.detach()
+        if t == steps:
+            return
+        # For a sure network 1 - p(y) is lost in float32, and with it the direction of the gradient.
+        with torch.enable_grad():
+            loss = functional.cross_entropy(z.double(), labels, reduction="sum")
+        gradient = None
+        if loss.requires_grad:
+            (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
+        if gradient is None:
+            raise ValueError(
+                "network: its output has no gradient with respect to the images, so there is no "
+                "way up the loss. Use a network that is differentiable from pixels to logits."
+            )
+        _check_finite(gradient, "gradients", t)
+        change = (x.detach() + step * gradient.sign() - images).clamp(-eps, eps)
+        x = (images + change).clamp(0, 1)
+
+
+def require_differentiable(preprocess: Callable[[Tensor], Tensor], images: Tensor) -> None:
+    """Refuse a preprocessing through which no gradient comes back to the pixels.
+
+    Args:
+        preprocess: from images in 0..1 to the input of a network.
+        images: some of them, `[B, channels, H, W]`.
+
+    Raises:
+        ValueError: it cuts the gradient, rounds, or leaves torch.
+    """
+    x = images.detach().clone().requires_grad_()
+    reason = "its result does not depend on the pixels in a way that torch can differentiate"
+    gradient = None
+    try:
+        with torch.enable_grad():
+            result = preprocess(x)
+        if result.requires_grad:
+            # Uneven weights: those of a plain sum cancel where a mean is subtracted.
+            weights = torch.linspace(0.5, 1.5, result.numel(), device=result.device)
+            loss = (result.float().flatten() * weights).sum()
+            (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+    if gradient is None or not bool(gradient.any()):
+        raise ValueError(
+            f"preprocess: no gradient comes back through it ({reason}), so images cannot be "
+            "attacked in pixel space. Give a preprocessing of differentiable torch operations, "
+            "without rounding, detaching or NumPy, and run again."
+        )
+
+
+def _check_finite(values: Tensor, what: str, step: int) -> None:
+    finite = values.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise ValueError(
+            f"network: NaN or infinite {what} at step {step}, for image "
+            f"{int(finite.logical_not().nonzero()[0])} of the batch. Check the weights and the "
+            "preprocessing."
+        )

@@ -1,0 +1,262 @@
+"""What the correlation of strength with importance depends on, one choice at a time (Table 2)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from emergence_ext.correlation import pearson
+from emergence_ext.frame import Frame
+from emergence_ext.importance import RegionImportance
+from emergence_ext.regional import RegionalProjection
+from emergence_ext.similarity import image_similarity, solve_kappa_p
+from emergence_ext.store import Saved, once
+
+logger = logging.getLogger(__name__)
+
+Centring = Literal["none", "for w and v", "for Lambda too"]
+Similarity = Literal["logits", "centred logits", "probabilities"]
+
+FACTORS: Final = {
+    "alpha": "alpha",
+    "images": "images",
+    "kappa_p": "kappa_p, of the solved one",
+    "importance_evals": "evaluations for w and v",
+    "include_self": "pair i = j",
+    "normaliser": "log C in T",
+    "centring": "centring of F",
+    "similarity": "P is of",
+}
+"""Field of `Choices` -> the words for it in tables and figures."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is varied; the defaults are those of the method.
+
+    Attributes:
+        alpha: weight of the alignment of regions with their image.
+        images: on which w, v and Lambda are learned.
+        kappa_p: concentration of P, as a multiple of the one that is solved for.
+        importance_evals: evaluations for w and v.
+        include_self: whether the pair i = j takes part.
+        normaliser: whether log C takes part in T.
+        centring: whether the mean regional feature is taken off F.
+        similarity: of what P is the similarity: logits, logits less their mean over categories,
+            or the network's probabilities at temperature 1.
+    """
+
+    alpha: float = 0.1
+    images: int = 100
+    kappa_p: float = 1.0
+    importance_evals: int = 40
+    include_self: bool = True
+    normaliser: bool = True
+    centring: Centring = "none"
+    similarity: Similarity = "logits"
+
+
+def variants(default: Choices, available: int) -> list[tuple[str, Choices]]:
+    """One factor at a time around the default, which comes first in the order of its levels.
+
+    Args:
+        default: what all other factors are at.
+        available: images that there are; levels above are left out.
+
+    Returns:
+        `(field of Choices, choices)` pairs; every factor has the default among its levels.
+    """
+    n, evals = default.images, default.importance_evals
+    levels: dict[str, Sequence[Any]] = {
+        "alpha": sorted({0.0, 0.1, 1.0, 10.0, default.alpha}),
+        "images": sorted({n, *(m for m in (n // 4, n // 2, 2 * n) if 8 <= m <= available)}),
+        "kappa_p": (0.25, 0.5, 1.0, 2.0, 4.0),
+        "importance_evals": sorted({max(evals // 4, 1), max(evals // 2, 1), evals, 2 * evals}),
+        "include_self": (True, False),
+        "normaliser": (True, False),
+        "centring": ("none", "for w and v", "for Lambda too"),
+        "similarity": ("logits", "centred logits", "probabilities"),
+    }
+    return [(name, replace(default, **{name: level})) for name in FACTORS for level in levels[name]]
+
+
+@dataclass(frozen=True, eq=False)
+class AblationFit(Saved):
+    """Strength and importance of the regions of some images, learned with given choices.
+
+    Attributes:
+        choices: what was chosen.
+        r: Pearson of `|h|` with `w` over the regions of each image, `[n]`.
+        raw_r: the same of `|F|` with `w`, which needs no projection, `[n]`.
+        importance_loss, similarity_loss: divergences that w, v and Lambda end at.
+        mean_strength: of h.
+        failure: why there is nothing, the arrays then empty; None where there is.
+    """
+
+    choices: Choices
+    r: Tensor
+    raw_r: Tensor
+    importance_loss: float
+    similarity_loss: float
+    mean_strength: float
+    failure: str | None = None
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        names = ("importance_loss", "similarity_loss", "mean_strength", "failure")
+        settings = {name: getattr(self, name) for name in names}
+        return {"r": self.r, "raw_r": self.raw_r}, {**settings, "choices": asdict(self.choices)}
+
+    @classmethod
+    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        values: dict[str, Any] = {**arrays, **settings}
+        return cls(**{**values, "choices": Choices(**settings["choices"])})
+
+
+def ablation(
+    F: Tensor,
+    z: Tensor,
+    y: Tensor,
+    g: Tensor,
+    frame: Frame,
+    default: Choices | None = None,
+    *,
+    regional_evals: int = 60,
+    random_state: int = 0,
+    backend: str = "auto",
+    folder: Path | None = None,
+) -> list[tuple[str, AblationFit]]:
+    """Correlate `|h|` with `w` under each choice, the others at their default (Table 2).
+
+    Fewer images are a part of more: `random_state` puts them into an order in which every beginning
+    has the categories in equal shares. kappa_p is solved on all images that are given.
+
+    Args:
+        F: regional features of one layer, `[N, R, K]`, on the device that is to compute.
+        z: logits, `[N, C]`.
+        y: labels, `[N]`.
+        g: projected sample features, `[N, dim]`.
+        frame: the frame of g.
+        default: what the choices are varied around.
+        regional_evals: evaluations for Lambda.
+        random_state: seed of the order of images.
+        backend: what matches regions, see `backend.choose`.
+        folder: where finished fits are kept and looked for.
+
+    Returns:
+        `(field of Choices, fit)` pairs; a default appears once for each factor.
+
+    Raises:
+        ValueError: fewer images than the default asks for.
+    """
+    default = default or Choices()
+    if default.images > len(F):
+        raise ValueError(
+            f"images: {default.images} asked for, but only {len(F)} images are there that the "
+            "frame was fitted to; ask for fewer"
+        )
+    order = balanced_order(y, random_state)
+    F, z, g = F[order.to(F.device)], z[order], g[order]
+    done: dict[Choices, AblationFit] = {}
+    found = []
+    planned = variants(default, len(F))
+    with tqdm(total=len({c for _, c in planned}), desc="ablation", disable=None) as bar:
+        for name, choices in planned:
+            if choices not in done:
+                bar.set_postfix_str(f"{FACTORS[name]} {level_in_words(name, choices)}")
+                path = None if folder is None else folder / _file(choices, random_state)
+
+                def make(choices: Choices = choices) -> AblationFit:
+                    return _fit(F, z, g, frame, choices, regional_evals, backend)
+
+                done[choices] = once(path, AblationFit, make)
+                bar.update()
+            found.append((name, done[choices]))
+    return found
+
+
+def level_in_words(name: str, choices: Choices) -> str:
+    """Say what a factor is set to, as tables and figures show it."""
+    value = getattr(choices, name)
+    if name == "include_self":
+        return "in" if value else "left out"
+    if name == "normaliser":
+        return "in" if value else "left out"
+    if name == "kappa_p":
+        return f"× {value:g}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def balanced_order(y: Tensor, random_state: int = 0) -> Tensor:
+    """An order of samples `[N]` in which every beginning has the categories in equal shares."""
+    generator = torch.Generator().manual_seed(random_state)
+    shuffled = torch.randperm(len(y), generator=generator)
+    labels = y[shuffled]
+    same = labels[:, None] == labels
+    turn = same.tril(-1).sum(1)  # how many of its category come before it
+    return shuffled[torch.argsort(turn, stable=True)]
+
+
+def _file(choices: Choices, random_state: int) -> str:
+    values = [str(v).replace(" ", "_") for v in asdict(choices).values()]
+    return "-".join([*values, str(random_state)])
+
+
+def _fit(
+    F: Tensor,
+    z: Tensor,
+    g: Tensor,
+    frame: Frame,
+    choices: Choices,
+    regional_evals: int,
+    backend: str,
+) -> AblationFit:
+    """Learn w, v and Lambda on the first images, all of them in a balanced order."""
+    n = choices.images
+    seen = _seen(z, choices.similarity)
+    # The mean is that of the images that are fitted: others are not looked at.
+    raw = F[:n]
+    centred = raw - raw.mean((0, 1))
+    try:
+        kappa_p = choices.kappa_p * solve_kappa_p(seen, include_self=choices.include_self)
+        P = image_similarity(seen[:n], kappa_p, include_self=choices.include_self).to(F)
+        importance = RegionImportance(
+            include_self=choices.include_self,
+            max_evals=choices.importance_evals,
+            backend=backend,
+        ).fit(raw if choices.centring == "none" else centred, P)
+        regions = centred if choices.centring == "for Lambda too" else raw
+        projection = RegionalProjection(
+            frame,
+            choices.alpha,
+            choices.include_self,
+            normaliser=choices.normaliser,
+            max_evals=regional_evals,
+            backend=backend,
+        ).fit(regions, importance.w_, P, g[:n].to(F))
+    except ValueError as error:
+        logger.warning("no fit with %s: %s", choices, error)
+        none, nan = torch.empty(0), float("nan")
+        return AblationFit(choices, none, none, nan, nan, nan, str(error))
+    strength = projection.transform(regions).norm(dim=-1)
+    return AblationFit(
+        choices,
+        pearson(strength, importance.w_).cpu(),
+        pearson(raw.norm(dim=-1), importance.w_).cpu(),
+        importance.stats_.losses[-1],
+        projection.stats_.terms["similarity"],
+        float(strength.mean()),
+    )
+
+
+def _seen(z: Tensor, similarity: Similarity) -> Tensor:
+    """What P is the similarity of, `[N, C]`."""
+    if similarity == "centred logits":
+        return z - z.mean(1, keepdim=True)
+    return torch.softmax(z, dim=1) if similarity == "probabilities" else z

@@ -1,0 +1,113 @@
+"""Do knowledge points lie on the object? Their share inside of given boxes (Fig. 6, 14)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from emergence_ext.knowledge import Interval, KnowledgePoints, bootstrap_ratio
+
+COLUMNS: Final = ("name", "left", "top", "right", "bottom")
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """Where the knowledge points of one layer lie.
+
+    Attributes:
+        images: with boxes, and looked at.
+        points: share of the knowledge points that lie on the foreground, None without points.
+        reliable: the same of the reliable ones.
+        area: share of all regions there, what points would have by chance.
+    """
+
+    images: int
+    points: Interval | None
+    reliable: Interval | None
+    area: float
+
+
+def foreground(points: KnowledgePoints, inside: Tensor, random_state: int = 0) -> Foreground:
+    """Count knowledge points on the foreground, with bootstrap intervals over images.
+
+    Args:
+        points: of `N` images with `R` regions.
+        inside: which regions lie on the foreground, `[N, R]` bool.
+        random_state: seed of the bootstrap.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if inside.shape != points.point.shape:
+        raise ValueError(
+            f"inside must be [N, R] = {list(points.point.shape)}, got {list(inside.shape)}"
+        )
+    shares = [
+        bootstrap_ratio((mask & inside).sum(1), mask.sum(1), random_state)
+        for mask in (points.point, points.reliable)
+    ]
+    return Foreground(len(inside), shares[0], shares[1], float(inside.float().mean()))
+
+
+def boxes_on_grid(boxes: Sequence[Sequence[Box]], grid: tuple[int, int]) -> Tensor:
+    """Say which regions of a grid have their centre inside of a box.
+
+    Args:
+        boxes: for each of `N` images any number of `(left, top, right, bottom)` in shares of the
+            image as it was analysed.
+        grid: `(H, W)`.
+
+    Returns:
+        `[N, H W]`, bool.
+    """
+    H, W = grid
+    y = ((torch.arange(H) + 0.5) / H)[:, None]
+    x = ((torch.arange(W) + 0.5) / W)[None, :]
+    inside = torch.zeros(len(boxes), H, W, dtype=torch.bool)
+    for n, of_image in enumerate(boxes):
+        for left, top, right, bottom in of_image:
+            inside[n] |= (left <= x) & (x < right) & (top <= y) & (y < bottom)
+    return inside.flatten(1)
+
+
+def read_boxes(path: Path) -> Mapping[str, list[Box]]:
+    """Read boxes from a CSV file with the columns name, left, top, right and bottom.
+
+    Args:
+        path: the file; an image may have several lines, coordinates are shares in 0..1.
+
+    Returns:
+        Name of an image -> its boxes.
+
+    Raises:
+        ValueError: other columns, or a box that is none.
+        FileNotFoundError: no such file.
+    """
+    found: dict[str, list[Box]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if not set(COLUMNS) <= set(reader.fieldnames or ()):
+            raise ValueError(
+                f"boxes: {path} must have the columns {', '.join(COLUMNS)}, "
+                f"has {', '.join(reader.fieldnames or ()) or 'none'}"
+            )
+        for number, row in enumerate(reader, start=2):
+            try:
+                left, top, right, bottom = (float(row[name]) for name in COLUMNS[1:])
+            except (TypeError, ValueError):
+                raise ValueError(f"boxes: line {number} of {path} holds no numbers") from None
+            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                raise ValueError(
+                    f"boxes: line {number} of {path} is no box in shares of the image: expected "
+                    f"0 <= left < right <= 1 and 0 <= top < bottom <= 1, got "
+                    f"{(left, top, right, bottom)}"
+                )
+            found.setdefault(row["name"], []).append((left, top, right, bottom))
+    return found

@@ -1,0 +1,389 @@
+"""Is w what the network goes by? Importance of regions beside their Shapley values (Fig. 5, 16)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from types import ModuleType
+from typing import Any, Final, Self
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from emergence_ext.above import Above, above
+from emergence_ext.correlation import pearson, spearman
+from emergence_ext.knowledge import Interval, bootstrap_ratio
+from emergence_ext.recording import regions
+from emergence_ext.store import Saved
+from emergence_ext.studies.emergence import Emergence
+from emergence_ext.subject import Subject
+
+BATCH: Final = 8
+"""Permutations between two looks at the standard error, which is measured from such batches."""
+
+FEWEST: Final = 4
+"""Batches before the first look: what is measured from fewer stops too early now and then."""
+
+_BUDGET: Final = 1 << 22  # numbers in the maps of one forward pass, at most
+_BLOCK: Final = 32  # images at a time, at most
+
+
+@dataclass(frozen=True, eq=False)
+class RegionValues:
+    """Shapley values of the regions of `n` images in one layer.
+
+    Attributes:
+        values: in logits, signed, `[n, R]`; a row sums to `full - none`.
+        error: standard error of the values, mean over regions, `[n]`.
+        permutations: how many were drawn, `[n]`.
+        full: the logit of all regions, `[n]`.
+        none: the logit without any, `[n]`.
+    """
+
+    values: Tensor
+    error: Tensor
+    permutations: Tensor
+    full: Tensor
+    none: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Shapley(Saved):
+    """Shapley values beside what else may say how important a region is: `L` layers, `n` images.
+
+    Attributes:
+        layers: names, `[L]`.
+        categories: names, `[C]`.
+        names: of the images, `[n]`.
+        grid: `(H, W)` of the regions, `R = H * W`.
+        reach: the standard error that was asked for, as a share of the spread over regions.
+        y: true categories, `[n]`.
+        index: of the images in the data set, `[n]`.
+        values: Shapley values, `[L, n, R]`, see `RegionValues`.
+        error, permutations, full, none: as there, `[L, n]`.
+        w: importance of regions (Eq. 11, 12), `[L, n, R]`.
+        strength: `|F|`, `[L, n, R]`.
+        grad_cam: Grad-CAM before its ReLU, on the same grid, `[L, n, R]`.
+        random: a w that is drawn evenly among all w, `[L, n, R]`.
+    """
+
+    layers: list[str]
+    categories: list[str]
+    names: list[str]
+    grid: tuple[int, int]
+    reach: float
+    y: Tensor
+    index: Tensor
+    values: Tensor
+    error: Tensor
+    permutations: Tensor
+    full: Tensor
+    none: Tensor
+    w: Tensor
+    strength: Tensor
+    grad_cam: Tensor
+    random: Tensor
+
+    @property
+    def measures(self) -> dict[str, Tensor]:
+        """What is held against the Shapley values, by the name that is shown, `[L, n, R]` each."""
+        return {
+            "w": self.w,
+            "|F|": self.strength,
+            "Grad-CAM": self.grad_cam,
+            "random w": self.random,
+        }
+
+    @property
+    def reached(self) -> Tensor:
+        """Whose standard error is as small as was asked for, `[L, n]` bool."""
+        return self.error <= self.reach * self.values.std(dim=-1)
+
+    def pearson(self) -> dict[str, Tensor]:
+        """Pearson of each measure with the Shapley values within each image, `[L, n]`."""
+        return {name: pearson(x, self.values) for name, x in self.measures.items()}
+
+    def spearman(self) -> dict[str, Tensor]:
+        """Spearman of each measure with the Shapley values within each image, `[L, n]`."""
+        return {name: spearman(x, self.values) for name, x in self.measures.items()}
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {name: x for name, x in values.items() if isinstance(x, Tensor)}
+        settings = {name: x for name, x in values.items() if name not in arrays}
+        return arrays, {**settings, "grid": list(self.grid)}
+
+    @classmethod
+    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        values: dict[str, Any] = {**arrays, **settings}
+        values["grid"] = tuple(settings["grid"])
+        return cls(**values)
+
+
+def shapley(
+    subject: Subject,
+    found: Emergence,
+    layers: Sequence[str] | None = None,
+    images: int | None = None,
+    *,
+    samples: int = 400,
+    error: float = 0.1,
+    random_state: int = 0,
+) -> Shapley:
+    """Compute Shapley values of regions, and what they are compared with, in the finished network.
+
+    Args:
+        subject: the network, as its last checkpoint left it, and the images; runs where it is.
+        found: what the run found, for w and `|F|` of the images that w was learned on.
+        layers: names as in the run; None: its last.
+        images: at most so many of those images, of all categories alike; None: all.
+        samples: permutations of an image at most.
+        error: standard error to reach, as a share of the spread over the regions of an image.
+        random_state: seed of the permutations and of the random w.
+
+    Raises:
+        ValueError: an unknown layer, a number out of its range, a layer whose regions do not change
+            the logit, or values that are not finite.
+        ImportError: captum is absent.
+    """
+    names = list(layers) if layers is not None else found.layers[-1:]
+    chosen = _choose(found, images)
+    _check(names, found, samples, error)
+    index = found.region_images[chosen]
+    batch = torch.stack([subject.dataset[int(i)][0] for i in index])
+    outputs = range(len(found.categories)) if subject.outputs is None else subject.outputs
+    columns = torch.tensor(outputs)[found.y[index]]
+    parts: list[tuple[RegionValues, Tensor]] = []
+    with tqdm(
+        total=len(names) * len(index), desc="Shapley values", unit="image", disable=None
+    ) as bar:
+        for name in names:
+            bar.set_postfix_str(name)
+            part = _of_layer(
+                subject, name, batch, columns, found.grid, samples, error, random_state, bar
+            )
+            parts.append(part)
+    rows = [found.layers.index(name) for name in names]
+    w = found.w[-1, rows][:, chosen]
+    generator = torch.Generator().manual_seed(random_state)
+    # Exponential shares are spread evenly over all w that sum to 1.
+    drawn = torch.empty_like(w).exponential_(generator=generator)
+    return Shapley(
+        layers=names,
+        categories=found.categories,
+        names=[found.names[i] for i in index.tolist()],
+        grid=found.grid,
+        reach=error,
+        y=found.y[index],
+        index=index,
+        **{
+            name: torch.stack([getattr(values, name) for values, _ in parts])
+            for name in ("values", "error", "permutations", "full", "none")
+        },
+        w=w,
+        strength=found.raw_strength[-1, rows][:, chosen],
+        grad_cam=torch.stack([cam for _, cam in parts]),
+        random=drawn / drawn.sum(-1, keepdim=True),
+    )
+
+
+def region_values(
+    part: Above,
+    columns: Tensor,
+    grid: tuple[int, int],
+    *,
+    samples: int = 400,
+    error: float = 0.1,
+    random_state: int = 0,
+) -> RegionValues:
+    """Sample Shapley values of regions by captum; a region that is absent is zero in all channels.
+
+    All images see the same permutations, batch after batch until their own standard error is small
+    enough, so that what an image gets does not depend on the others.
+
+    Args:
+        part: the network above the layer, with the layer's maps of `n` images.
+        columns: which output of the network counts, `[n]`.
+        grid: `(H, W)` of the regions; larger maps are divided as `region_cells` says.
+        samples: permutations of an image at most, at least `FEWEST * BATCH`.
+        error: standard error to reach, as a share of the spread over the regions of an image.
+        random_state: seed of the permutations.
+
+    Raises:
+        ValueError: maps that are smaller than the grid, or logits that are not finite.
+        ImportError: captum is absent.
+    """
+    attribution = _captum().ShapleyValueSampling
+    n, R, device = len(part.maps), grid[0] * grid[1], part.maps.device
+    cells = region_cells(part.maps.shape[2:], grid).to(device)
+    columns = columns.to(device)
+    with torch.no_grad():
+        ends = torch.cat([part.maps, torch.zeros_like(part.maps)])
+        ends = part(ends).gather(1, columns.repeat(2)[:, None])[:, 0].double().cpu()
+    if not ends.isfinite().all():
+        raise ValueError(f"layer {part.layer!r}: its network gives logits that are not finite")
+    first = torch.stack([(cells.flatten() == r).nonzero()[0, 0] for r in range(R)])
+    together = max(1, min(R, _BUDGET // max(1, part.maps.numel())))
+    total, squares = torch.zeros(2, n, R, dtype=torch.float64)
+    rounds, spread = torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.float64)
+    wanted = torch.ones(n, dtype=torch.bool)
+    standard_error = torch.full((n,), torch.inf, dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        # captum draws its permutations from the global random state.
+        torch.manual_seed(random_state)
+        for _ in range(samples // BATCH):
+            some = part.subset(wanted.to(device))
+            means = attribution(some).attribute(
+                some.maps,
+                target=columns[wanted.to(device)],
+                feature_mask=cells[None, None],
+                n_samples=BATCH,
+                perturbations_per_eval=together,
+            )
+            means = means[:, 0].flatten(1)[:, first].double().cpu()
+            total[wanted] += means
+            squares[wanted] += means.square()
+            rounds[wanted] += 1
+            standard_error, spread = _errors(total, squares, rounds)
+            wanted = (rounds < FEWEST) | (standard_error > error * spread)
+            if not wanted.any():
+                break
+    return RegionValues(
+        (total / rounds[:, None]).float(),
+        standard_error.float(),
+        BATCH * rounds,
+        ends[:n].float(),
+        ends[n:].float(),
+    )
+
+
+def region_cells(size: Sequence[int], grid: tuple[int, int]) -> Tensor:
+    """The region of each cell of a map, `[H', W']`, row-major.
+
+    Adaptive pooling takes a cell on the border of two regions into both where the one size does not
+    divide the other; here it belongs to the region that its centre lies in.
+
+    Args:
+        size: height and width of the map.
+        grid: `(H, W)` of the regions.
+
+    Raises:
+        ValueError: a map with fewer rows or columns than the grid.
+    """
+    if size[0] < grid[0] or size[1] < grid[1]:
+        raise ValueError(
+            f"layer: its map of {size[0]} x {size[1]} is smaller than the grid of {grid[0]} x "
+            f"{grid[1]} regions, so that regions share cells and none can be left out alone. "
+            "Choose an earlier layer."
+        )
+    rows, columns = (
+        (2 * torch.arange(cells) + 1) * count // (2 * cells)
+        for cells, count in zip(size, grid, strict=True)
+    )
+    return rows[:, None] * grid[1] + columns
+
+
+def grad_cam(part: Above, columns: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Grad-CAM of a layer before its ReLU, by captum, pooled to the grid, `[n, R]`.
+
+    Args:
+        part: the network above the layer, with the layer's maps of `n` images.
+        columns: which output of the network counts, `[n]`.
+        grid: `(H, W)` of the regions.
+
+    Raises:
+        ImportError: captum is absent.
+    """
+    entry = torch.nn.Identity()
+    method = _captum().LayerGradCam(lambda maps: part(entry(maps)), entry)
+    maps = part.maps.clone().requires_grad_()
+    heat = method.attribute(maps, target=columns.to(maps.device))
+    return regions(heat.detach(), grid)[..., 0].cpu()
+
+
+def mean_interval(r: Tensor, random_state: int = 0) -> Interval | None:
+    """Mean of the finite ones of `[n]` with a bootstrap interval over them; None if none is."""
+    r = r[r.isfinite()]
+    return bootstrap_ratio(r, torch.ones_like(r), random_state)
+
+
+def _of_layer(
+    subject: Subject,
+    name: str,
+    images: Tensor,
+    columns: Tensor,
+    grid: tuple[int, int],
+    samples: int,
+    error: float,
+    random_state: int,
+    bar: tqdm,
+) -> tuple[RegionValues, Tensor]:
+    """Shapley values and Grad-CAM of a layer, block by block of images `[n, 3, H', W']`."""
+    module, R = subject.module, grid[0] * grid[1]
+    weight = next(module.parameters())
+    blocks: list[tuple[RegionValues, Tensor]] = []
+    start, size = 0, 1  # the first image tells how large the maps are
+    while start < len(images):
+        batch = subject.preprocess(images[start : start + size].to(weight.device)).to(weight.dtype)
+        with above(module, subject.layers[name], batch) as part:
+            here = columns[start : start + size]
+            values = region_values(
+                part, here, grid, samples=samples, error=error, random_state=random_state
+            )
+            blocks.append((values, grad_cam(part, here, grid)))
+            start += len(batch)
+            size = min(_BLOCK, max(1, _BUDGET // (R * part.maps[0].numel())))
+        bar.update(len(batch))
+    values = RegionValues(
+        **{
+            field.name: torch.cat([getattr(values, field.name) for values, _ in blocks])
+            for field in fields(RegionValues)
+        }
+    )
+    if not values.values.any():
+        raise ValueError(
+            f"layer {name!r}: no region of it changes the logit of the true category. Where the "
+            "head reads only the class token of the last block, choose an earlier layer."
+        )
+    return values, torch.cat([cam for _, cam in blocks])
+
+
+def _errors(total: Tensor, squares: Tensor, rounds: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard error of the means, mean over regions, and their spread over regions, `[n]` each."""
+    count = rounds[:, None].double()
+    mean = total / count
+    variance = (squares / count - mean.square()).clamp(min=0) / (count - 1).clamp(min=1)
+    return variance.sqrt().mean(1), mean.std(1)
+
+
+def _choose(found: Emergence, images: int | None) -> Tensor:
+    """Which of the images of w are looked at, as places among them, of all categories alike."""
+    count = len(found.region_images)
+    if images is not None and images < 1:
+        raise ValueError(f"images: expected at least 1, got {images}")
+    if images is None or images >= count:
+        return torch.arange(count)
+    order = torch.argsort(found.y[found.region_images], stable=True)
+    return order[torch.arange(images) * count // images].sort().values
+
+
+def _check(names: Sequence[str], found: Emergence, samples: int, error: float) -> None:
+    unknown = [name for name in names if name not in found.layers]
+    if unknown or not names or len(set(names)) < len(names):
+        raise ValueError(f"layer: expected some of {', '.join(found.layers)}, got {list(names)}")
+    if samples < FEWEST * BATCH:
+        raise ValueError(
+            f"samples: expected at least {FEWEST * BATCH} permutations, {FEWEST} batches of "
+            f"{BATCH}, got {samples}"
+        )
+    if not error > 0:
+        raise ValueError(f"error: expected a share above 0 of the spread, got {error}")
+
+
+def _captum() -> ModuleType:
+    try:
+        from captum import attr
+    except ImportError as error:
+        raise ImportError("shapley: needs captum: pip install 'emergence_ext[studies]'") from error
+    return attr
