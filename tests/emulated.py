@@ -74,7 +74,7 @@ def _sources() -> Iterator[Path]:
     yield ROOT / "csrc/cuda/bindings.cpp"  # which takes longest, so first
     yield from (
         ROOT / "tests/emulation" / name
-        for name in ("library.cpp", "emulation.cpp", "arithmetic.cpp")
+        for name in ("library.cpp", "emulation.cpp", "hopper_emulation.cpp", "arithmetic.cpp")
     )
     yield from sorted(ROOT.glob("csrc/cuda/*.cu"))
 

@@ -151,13 +151,20 @@ def test_an_unknown_way_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         ops.maxsim(x.q, x.d)
 
 
+@pytest.mark.parametrize("way", ["portable", "hopper"])
 @pytest.mark.parametrize("precision", ["high", "medium"])
 @pytest.mark.parametrize("inputs", [usual, near_ties, worst])
 @pytest.mark.parametrize("S", [5, 57, 257])
 @pytest.mark.parametrize("D", [9, 40, 127, 512])
 def test_what_is_selected_is_within_its_bound_and_scored_in_float32(
-    D: int, S: int, inputs: object, precision: str
+    D: int,
+    S: int,
+    inputs: object,
+    precision: str,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("EMERGENCE_CUDA_PATH", way)
     q, d, a = inputs(Case(N=3, R=70, B=2, S=S, D=D))
     T, argmax = ops.maxsim_indices(q, d, a, precision=precision)
     assert torch.equal(ops.maxsim(q, d, a, precision=precision), T)
@@ -180,7 +187,22 @@ def test_scaled_16_bit_rows_are_scaled_in_float32(dtype: torch.dtype, precision:
         assert torch.equal(found[name], expected[name].to(dtype))
 
 
-@pytest.mark.parametrize("way", ["portable", "split"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.D > 8], ids=str)
+def test_hopper_matches_16_bit_rows_as_the_portable_way_does(
+    case: Case, dtype: torch.dtype, emulated_gpu: EmulatedGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = build(replace(case, dtype=dtype))
+    T, argmax = ops.maxsim_indices(x.q, x.d, x.a)
+    monkeypatch.setenv("EMERGENCE_CUDA_PATH", "hopper")
+    for schedule in (0, 1, 2):
+        emulated_gpu.set_schedule(schedule)
+        found, places = ops.maxsim_indices(x.q, x.d, x.a)
+        assert torch.equal(places, argmax)
+        torch.testing.assert_close(found, T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["portable", "split", "hopper"])
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("D", [3, 7, 40])

@@ -58,8 +58,9 @@ Way preferred(const char* op) {
                                   "allows it");
       return static_cast<Way>(way);
     }
-  TORCH_CHECK_VALUE(false, op, ": EMERGENCE_CUDA_PATH must be auto, portable or split, got '",
-                    named, "'");
+  TORCH_CHECK_VALUE(false, op,
+                    ": EMERGENCE_CUDA_PATH must be auto, portable, split or hopper, got '", named,
+                    "'");
 }
 
 template <typename function>
@@ -160,7 +161,9 @@ class Matching {
         Planes planes = planes_;
         planes.d += first * p.S * planes.planes * planes.width;
         planes.B = count;
-        check(match_planes(planes, value, matches, on_));
+        const bool hopper = way_ == Way::hopper && hopper_applies(planes);
+        check(hopper ? match_hopper(planes, value, matches, on_)
+                     : match_planes(planes, value, matches, on_));
         if (scored_again_) check(score_matches(p, matches, value, on_));
         return check(weigh(p, value, T, on_));
       }
@@ -212,6 +215,7 @@ class Matching {
   }
 
   Device on_;
+  Way way_;
   Kind kind_ = Kind::wide;
   bool scored_again_ = false;  // matches were selected with rounded rows
   Problem<scalar> problem_{};

@@ -67,6 +67,11 @@ int match_wide(const Problem<scalar>& p, scalar* value, Matches matches, const D
 // planes hold are exact, their sum is of float32.
 int match_planes(const Planes& p, float* value, Matches matches, const Device& on);
 
+// The same on compute capability 9.0, where hopper_applies: the device is one, and the library
+// holds code for it.
+bool hopper_applies(const Planes& p);
+int match_hopper(const Planes& p, float* value, Matches matches, const Device& on);
+
 // float32 rows [count, D], times v[row / rows_of_v] where v is there, as `planes` bfloat16 planes.
 int pack(const float* rows, const float* v, int64_t rows_of_v, int64_t count, int64_t D,
          int64_t width, int planes, uint16_t* packed, const Device& on);

@@ -11,11 +11,12 @@ struct Path {
   bool ran_on_gpu;
 };
 
-enum class Way { portable, split };
+enum class Way { portable, split, hopper };
 
-constexpr std::array<Path, 2> kPaths = {{
+constexpr std::array<Path, 3> kPaths = {{
     {"portable", false},
-    {"split", false},  // float32 rows up to kNarrow, on tensor cores
+    {"split", false},   // float32 rows up to kNarrow, on tensor cores
+    {"hopper", false},  // wide 16-bit rows by warpgroup products, compute capability 9.0
 }};
 
 }  // namespace emergence_ext::cuda

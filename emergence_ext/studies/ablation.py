@@ -27,7 +27,7 @@ Similarity = Literal["logits", "centred logits", "probabilities"]
 FACTORS: Final = {
     "alpha": "alpha",
     "images": "images",
-    "kappa_p": "kappa_p, of the solved one",
+    "kappa_p": "kappa_p, multiple of the solved one",
     "importance_evals": "evaluations for w and v",
     "include_self": "pair i = j",
     "normaliser": "log C in T",

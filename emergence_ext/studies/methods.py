@@ -90,8 +90,8 @@ def _manifold(
     )
 
 
-def _neighbours(method: str, word: str, values: Sequence[int]) -> dict[str, dict[str, Any]]:
-    return {f"{n} {word}": {"method": method, "neighbours": n} for n in values}
+def _neighbours(method: str, words: str, values: Sequence[int]) -> dict[str, dict[str, Any]]:
+    return {words.format(n): {"method": method, "neighbours": n} for n in values}
 
 
 METHODS: Final = (
@@ -126,9 +126,11 @@ METHODS: Final = (
             "standardised, whitened": {"standardise": True, "whiten": True},
         },
     ),
-    Method("Isomap", _manifold, _neighbours("Isomap", "neighbours", (5, 10, 20, 40))),
-    Method("LLE", _manifold, _neighbours("LLE", "neighbours", (5, 10, 20, 40))),
-    Method("t-SNE", _manifold, _neighbours("t-SNE", "perplexity", (5, 15, 30, 50)), maps_new=False),
+    Method("Isomap", _manifold, _neighbours("Isomap", "{} neighbours", (5, 10, 20, 40))),
+    Method("LLE", _manifold, _neighbours("LLE", "{} neighbours", (5, 10, 20, 40))),
+    Method(
+        "t-SNE", _manifold, _neighbours("t-SNE", "perplexity {}", (5, 15, 30, 50)), maps_new=False
+    ),
 )
 
 

@@ -24,11 +24,14 @@ dim3 blockDim, gridDim;
 
 namespace {
 
+using emulation::Engine;
 using emulation::kLanes;
+using emulation::Operation;
 using emulation::Site;
 
-constexpr int kMostThreads = 1024, kMostWarps = kMostThreads / kLanes;
+constexpr int kMostThreads = 1024, kMostWarps = kMostThreads / kLanes, kMostBlocks = 2;
 constexpr size_t kMostShared = 227 << 10, kRedZone = 4096, kStack = 64 << 10;
+constexpr size_t round_to_kib(size_t bytes) { return (bytes + 1023) & ~size_t{1023}; }
 
 // From one stack to another. prepare() lets the first switch to a context run `enter` on `stack`.
 
@@ -83,17 +86,17 @@ void prepare(Context& context, char* stack, size_t size, void (*enter)()) {
 
 #endif
 
-// What lanes do together, once all of them wait for it; `brought` is each one's part.
-using Operation = void (*)(void* const* brought);
-
-// Where a thread waits. Without an operation it is the block's barrier, or the thread has exited.
+// Where a thread waits: by itself until it is ready, for an operation of its warp, or at the
+// block's barrier, or it has exited.
 struct Meeting {
   const char* name;
   Site site;
-  Operation operation;
+  Operation operation = nullptr;
+  bool (*ready)(void* what) = nullptr;
+  void* what = nullptr;
 };
 
-constexpr Meeting kExit{"exit", {"", 0}, nullptr};
+constexpr Meeting kExit{"exit", {"", 0}};
 
 bool equal(const char* x, const char* y) { return x == y || std::strcmp(x, y) == 0; }
 
@@ -111,7 +114,7 @@ struct Copy {
 struct Thread {
   Context context;
   char* stack = nullptr;
-  bool alive = false;
+  bool alive = false, waits;
   Meeting at;
   void* brought;
   std::vector<Copy> copies;
@@ -123,7 +126,11 @@ int schedule = 0;
 uint64_t random_bits = 0;
 int64_t launched = 0;
 const std::function<void()>* body_of_thread = nullptr;
-Thread pool[kMostThreads];
+Engine* engine = nullptr;
+Thread pool[kMostThreads];  // block after block of a cluster
+emulation::Cluster cluster_now{1, 0};
+int current = 0;  // thread of the pool
+unsigned first_block = 0;
 
 // The threads of one warp take turns; the last hands back to the scheduler.
 Context scheduler;
@@ -131,21 +138,35 @@ int turns[kLanes], turn = 0, last_turn = 0;
 std::string failure;
 
 // 16 bytes more, lest anyone rely on a larger alignment.
-alignas(128) char arena[kRedZone + 16 + kMostShared + kRedZone];
-char* const shared_begin = arena + kRedZone + 16;
+alignas(1024) char arena[kMostBlocks][round_to_kib(kRedZone + 16 + kMostShared + kRedZone)];
+char* shared_begin = arena[0] + kRedZone + 16;
 size_t shared_bytes = 0;
 
-Thread& running() { return pool[threadIdx.x]; }
+Thread& running() { return pool[current]; }
+
+void become(int thread) {
+  const int block = cluster_now.blocks == 1 ? 0 : thread / cluster_now.threads;
+  current = thread;
+  threadIdx.x = static_cast<unsigned>(thread - block * cluster_now.threads);
+  blockIdx.x = first_block + static_cast<unsigned>(block);
+  shared_begin = arena[block] + kRedZone + 16;
+}
 
 void pass_on(Context& from) {
   if (turn == last_turn) return switch_context(from, scheduler);
-  threadIdx.x = static_cast<unsigned>(turns[turn++]);
+  become(turns[turn++]);
   switch_context(from, running().context);
 }
 
 void wait_at(const Meeting& meeting) {
   running().at = meeting;
+  running().waits = true;
   pass_on(running().context);
+  running().waits = false;
+}
+
+bool can_run(const Thread& thread) {
+  return !thread.waits || (thread.at.ready && thread.at.ready(thread.at.what));
 }
 
 void live() {
@@ -178,17 +199,10 @@ std::string block_text() {
   throw std::runtime_error(message);
 }
 
-// Of the thread that runs, and never returns: the scheduler throws, above whom someone can catch.
-void fail(const char* name, Site site, const std::string& what) {
-  failure = text(block_text(), ", thread ", threadIdx.x, ": ", here_text(name, site), ": ", what);
-  turn = last_turn;
-  pass_on(running().context);
-}
+using emulation::fail;
 
-// Where all of them wait, lanes of one warp or (warp < 0) warps of the block.
-const Meeting& common(const Meeting* const* at, int size, const char* noun, int warp) {
-  const auto same = [&](const Meeting* x) { return *x == *at[0]; };
-  if (std::all_of(at, at + size, same)) return *at[0];
+// Who waits where: threads, lanes of one warp or warps of the block.
+std::string waiting_text(const Meeting* const* at, int size, const char* noun) {
   std::map<std::string, std::string> waiting;
   for (int x = 0; x < size;) {
     const int first = x;
@@ -199,13 +213,20 @@ const Meeting& common(const Meeting* const* at, int size, const char* noun, int 
     who += text(who.empty() ? "" : ", ", first);
     if (x - first > 1) who += text("-", x - 1);
   }
-  std::string message = block_text() + (warp < 0 ? "" : text(", warp ", warp));
+  std::string message;
   const char* separator = ": ";
   for (const auto& [where, who] : waiting) {
     message += text(separator, noun, " ", who, " ", where);
     separator = "; ";
   }
-  abandon(message);
+  return message;
+}
+
+// Where all of them wait, lanes of one warp or (warp < 0) warps of the block.
+const Meeting& common(const Meeting* const* at, int size, const char* noun, int warp) {
+  const auto same = [&](const Meeting* x) { return *x == *at[0]; };
+  if (std::all_of(at, at + size, same)) return *at[0];
+  abandon(block_text() + (warp < 0 ? "" : text(", warp ", warp)) + waiting_text(at, size, noun));
 }
 
 // Shared memory.
@@ -251,10 +272,8 @@ void arrange(Number* order, Number size) {
   std::iota(order, order + size, Number{0});
   if (schedule == 1) std::reverse(order, order + size);
   if (schedule < 2) return;
-  for (Number left = size; left > 1; --left) {
-    random_bits = random_bits * 6364136223846793005u + 1442695040888963407u;
-    std::swap(order[left - 1], order[(random_bits >> 32) * static_cast<uint64_t>(left) >> 32]);
-  }
+  for (Number left = size; left > 1; --left)
+    std::swap(order[left - 1], order[emulation::random_below(static_cast<uint32_t>(left))]);
 }
 
 // Tops of stacks lie at different places of a page, lest they all compete for one place in the
@@ -275,14 +294,31 @@ void revive(int index) {
   thread.alive = true;
 }
 
-// Runs every lane of a warp to where it waits. What they wait for happens and null is returned,
-// unless it is up to the block.
-const Meeting* run_warp(int warp, int threads) {
-  const int first = warp * kLanes, lanes = std::min(kLanes, threads - first);
-  arrange(turns, lanes);
-  for (int x = 0; x < lanes; ++x) turns[x] += first;
+// A warp of the cluster.
+struct Warp {
+  int first, lanes, of_block;
+
+  explicit Warp(int index) {
+    const int warps = (cluster_now.threads + kLanes - 1) / kLanes;
+    of_block = index % warps;
+    first = index / warps * cluster_now.threads + of_block * kLanes;
+    lanes = std::min(kLanes, cluster_now.threads - of_block * kLanes);
+  }
+
+  bool can_run() const { return std::any_of(pool + first, pool + first + lanes, ::can_run); }
+};
+
+// Runs every lane of a warp that can to where it waits. What all of them wait for happens and null
+// is returned, unless it is up to the block.
+const Meeting* run_warp(const Warp& warp) {
+  const int first = warp.first, lanes = warp.lanes;
+  int able[kLanes], count = 0;
+  for (int thread = first; thread < first + lanes; ++thread)
+    if (can_run(pool[thread])) able[count++] = thread;
+  arrange(turns, count);
+  for (int x = 0; x < count; ++x) turns[x] = able[turns[x]];
   turn = 0;
-  last_turn = lanes;
+  last_turn = count;
   pass_on(scheduler);
   if (!failure.empty()) abandon(std::exchange(failure, {}));
 
@@ -292,41 +328,72 @@ const Meeting* run_warp(int warp, int threads) {
     at[lane] = &pool[first + lane].at;
     brought[lane] = pool[first + lane].brought;
   }
-  const Meeting& met = common(at, lanes, "lanes", warp);
+  if (std::any_of(at, at + lanes, [](const Meeting* x) { return x->ready; })) return nullptr;
+  const Meeting& met = common(at, lanes, "lanes", warp.of_block);
   if (!met.operation) return &met;
   if (lanes < kLanes)
-    abandon(text(block_text(), ", warp ", warp, ": ", here_text(met.name, met.site), " has only ",
-                 lanes, " lanes"));
+    abandon(text(block_text(), ", warp ", warp.of_block, ": ", here_text(met.name, met.site),
+                 " has only ", lanes, " lanes"));
   met.operation(brought);
+  for (int lane = 0; lane < lanes; ++lane) pool[first + lane].waits = false;
   return nullptr;
 }
 
-void run_block(int threads) {
-  for (int x = 0; x < threads; ++x) {
+[[noreturn]] void stuck() {
+  std::string message;
+  for (int block = 0; block < cluster_now.blocks; ++block) {
+    const Meeting* at[kMostThreads];
+    for (int x = 0; x < cluster_now.threads; ++x) at[x] = &pool[block * cluster_now.threads + x].at;
+    become(block * cluster_now.threads);
+    message += text(block ? "; " : "", block_text(), ", where none can go on",
+                    waiting_text(at, cluster_now.threads, "threads"));
+  }
+  abandon(message);
+}
+
+void run_cluster() {
+  const int blocks = cluster_now.blocks, threads = cluster_now.threads;
+  for (int x = 0; x < blocks * threads; ++x) {
+    pool[x].waits = false;
     pool[x].copies.clear();
     pool[x].groups = 0;
   }
-  std::memset(shared_begin, 0xff, shared_bytes);
-  const int warps = (threads + kLanes - 1) / kLanes;
-  const Meeting* at[kMostWarps] = {};  // null where a warp can run
+  for (int block = 0; block < blocks; ++block) {
+    become(block * threads);
+    std::memset(shared_begin, 0xff, shared_bytes);
+  }
+  if (engine) engine->begin();
+  const int warps_of_block = (threads + kLanes - 1) / kLanes, warps = blocks * warps_of_block;
+  const Meeting* at[kMostWarps] = {};  // null where a warp has not come to its block's barrier
+  int gone = 0;                        // blocks that have exited
   for (;;) {
+    while (engine && engine->step(schedule, false)) continue;
     int order[kMostWarps];
     arrange(order, warps);
-    const int* warp = std::find_if(order, order + warps, [&](int x) { return !at[x]; });
-    if (warp != order + warps)
-      at[*warp] = run_warp(*warp, threads);
-    else if (common(at, warps, "warps", -1) == kExit)
-      break;
-    else
-      std::fill(at, at + warps, nullptr);
+    const int* warp =
+        std::find_if(order, order + warps, [&](int x) { return !at[x] && Warp(x).can_run(); });
+    if (warp == order + warps) {
+      if (gone == blocks) break;
+      if (!(engine && engine->step(schedule, true))) stuck();
+      continue;
+    }
+    at[*warp] = run_warp(Warp(*warp));
+    const Meeting** const of_block = at + *warp / warps_of_block * warps_of_block;
+    if (std::count(of_block, of_block + warps_of_block, nullptr)) continue;
+    if (common(of_block, warps_of_block, "warps", -1) == kExit) {
+      ++gone;
+      continue;
+    }
+    std::fill(of_block, of_block + warps_of_block, nullptr);
+    const auto first = pool + *warp / warps_of_block * threads;
+    std::for_each(first, first + threads, [](Thread& thread) { thread.waits = false; });
   }
-  check_red_zones();
-}
-
-void meet(const char* name, unsigned mask, void* brought, Site site, Operation operation) {
-  if (mask != ~0u) fail(name, site, "lanes are left out of the mask, which is not emulated");
-  running().brought = brought;
-  wait_at({name, site, operation});
+  const std::string left = engine ? engine->end() : "";
+  if (!left.empty()) abandon(text(block_text(), ": ", left));
+  for (int block = 0; block < blocks; ++block) {
+    become(block * threads);
+    check_red_zones();
+  }
 }
 
 // Matrices.
@@ -379,6 +446,46 @@ namespace emulation {
 void set_schedule(int number) { schedule = number; }
 int64_t launches() { return launched; }
 
+Cluster cluster() { return cluster_now; }
+int running() { return current; }
+
+int exited(int block) {
+  const Thread* const first = pool + block * cluster_now.threads;
+  return static_cast<int>(
+      std::count_if(first, first + cluster_now.threads,
+                    [](const Thread& thread) { return thread.waits && thread.at == kExit; }));
+}
+
+Shared shared_of(int block) { return {arena[block] + kRedZone + 16, shared_bytes}; }
+
+void meet(const char* name, unsigned mask, void* brought, Site site, Operation operation) {
+  if (mask != ~0u) fail(name, site, "lanes are left out of the mask, which is not emulated");
+  ::running().brought = brought;
+  wait_at({name, site, operation});
+}
+
+void wait_until(const char* name, Site site, bool (*ready)(void* what), void* what) {
+  if (!ready(what)) wait_at({name, site, nullptr, ready, what});
+}
+
+// The thread never returns: the scheduler throws, above whom someone can catch.
+void fail(const char* name, Site site, const std::string& what) {
+  failure = text(block_text(), ", thread ", threadIdx.x, ": ", here_text(name, site), ": ", what);
+  turn = last_turn;
+  pass_on(::running().context);
+}
+
+void give_up(const char* name, Site site, const std::string& what) {
+  abandon(text(block_text(), ", thread ", threadIdx.x, ": ", here_text(name, site), ": ", what));
+}
+
+uint32_t random_below(uint32_t bound) {
+  random_bits = random_bits * 6364136223846793005u + 1442695040888963407u;
+  return static_cast<uint32_t>((random_bits >> 32) * bound >> 32);
+}
+
+void attach(Engine* other) { engine = other; }
+
 uint64_t shuffle_bits(const char* name, unsigned mask, uint64_t bits, int from, Site site) {
   struct Lane {
     uint64_t bits;
@@ -406,7 +513,7 @@ unsigned vote(const char* name, unsigned mask, bool yes, Site site) {
 }
 
 void wait_for_copies(int pending) {
-  Thread& thread = running();
+  Thread& thread = ::running();
   auto copy = thread.copies.begin();
   for (; copy != thread.copies.end() && copy->group < thread.groups - pending; ++copy)
     if (copy->from)
@@ -416,11 +523,13 @@ void wait_for_copies(int pending) {
   thread.copies.erase(thread.copies.begin(), copy);
 }
 
-cudaError_t run(const std::function<void()>& body, dim3 grid, int threads, size_t shared) {
+cudaError_t run(const std::function<void()>& body, dim3 grid, int threads, size_t shared,
+                int cluster) {
   const std::lock_guard<std::mutex> lock(launching);
   const auto within = [](unsigned size, unsigned most) { return size > 0 && size <= most; };
   if (!within(grid.x, 0x7fffffffu) || !within(grid.y, 0xffffu) || !within(grid.z, 0xffffu) ||
-      threads < 1 || threads > kMostThreads || shared > kMostShared)
+      threads < 1 || shared > kMostShared || cluster < 1 || cluster > kMostBlocks ||
+      threads * cluster > kMostThreads || grid.x % static_cast<unsigned>(cluster))
     return cudaErrorInvalidValue;
   ++launched;
   random_bits = static_cast<uint64_t>(schedule);
@@ -428,15 +537,20 @@ cudaError_t run(const std::function<void()>& body, dim3 grid, int threads, size_
   gridDim = grid;
   blockDim = dim3(static_cast<unsigned>(threads));
   shared_bytes = shared;
-  draw_red_zones();
-  for (int x = 0; x < threads; ++x) revive(x);
-  std::vector<int64_t> blocks(size_t{grid.x} * grid.y * grid.z);
-  arrange(blocks.data(), static_cast<int64_t>(blocks.size()));
-  for (const int64_t block : blocks) {
-    blockIdx.x = static_cast<unsigned>(block % grid.x);
-    blockIdx.y = static_cast<unsigned>(block / grid.x % grid.y);
-    blockIdx.z = static_cast<unsigned>(block / grid.x / grid.y);
-    run_block(threads);
+  cluster_now = {cluster, threads};
+  for (int block = 0; block < cluster; ++block) {
+    become(block * threads);
+    draw_red_zones();
+  }
+  for (int x = 0; x < cluster * threads; ++x) revive(x);
+  const int64_t across = grid.x / static_cast<unsigned>(cluster);
+  std::vector<int64_t> clusters(static_cast<size_t>(across) * grid.y * grid.z);
+  arrange(clusters.data(), static_cast<int64_t>(clusters.size()));
+  for (const int64_t x : clusters) {
+    first_block = static_cast<unsigned>(x % across * cluster);
+    blockIdx.y = static_cast<unsigned>(x / across % grid.y);
+    blockIdx.z = static_cast<unsigned>(x / across / grid.y);
+    run_cluster();
   }
   return cudaSuccess;
 }

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -64,7 +65,12 @@ To same_bits(From from) {
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorLaunchFailure = 719 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorLaunchFailure = 719,
+  cudaErrorNotSupported = 801
+};
 using cudaStream_t = struct CUstream_st*;
 
 using float2 = emulation::Pair<float>;
@@ -194,7 +200,54 @@ inline int __all_sync(unsigned mask, int yes, emulation::Site site = emulation::
 namespace emulation {
 
 void wait_for_copies(int pending);
-cudaError_t run(const std::function<void()>& body, dim3 grid, int threads, size_t shared);
+cudaError_t run(const std::function<void()>& body, dim3 grid, int threads, size_t shared,
+                int cluster = 1);
+
+}  // namespace emulation
+
+// What other parts of the emulation build on. Blocks of a cluster run at the same time.
+
+namespace emulation {
+
+// Of the cluster, in blocks of `threads`; those that have exited stay.
+struct Cluster {
+  int blocks, threads;
+};
+Cluster cluster();
+int running();          // the thread of the cluster that runs
+int exited(int block);  // how many of its threads have
+
+struct Shared {
+  char* begin;
+  size_t bytes;
+};
+Shared shared_of(int block);
+
+// What lanes do together, once all of them wait for it; `brought` is each one's part.
+using Operation = void (*)(void* const* brought);
+void meet(const char* name, unsigned mask, void* brought, Site site, Operation operation);
+
+// One thread waits, whatever others of its warp do. `ready` is asked between their turns.
+void wait_until(const char* name, Site site, bool (*ready)(void* what), void* what);
+
+// The launch throws; of the thread that runs, or of what lanes do together.
+void fail(const char* name, Site site, const std::string& what);
+[[noreturn]] void give_up(const char* name, Site site, const std::string& what);
+
+uint32_t random_below(uint32_t bound);  // of the schedule
+
+// Hardware that works beside the threads, step by step: whenever the schedule has it, and when no
+// thread can go on.
+class Engine {
+ public:
+  virtual void begin() = 0;                          // before the blocks of a cluster run
+  virtual bool step(int schedule, bool needed) = 0;  // false where nothing was done
+  virtual std::string end() = 0;                     // what is left undone
+
+ protected:
+  ~Engine() = default;
+};
+void attach(Engine* engine);
 
 }  // namespace emulation
 
