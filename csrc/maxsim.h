@@ -25,7 +25,7 @@
 // Where that pays: on the CPU "medium" from D = 64 on machines with AVX512_BF16, and never "high",
 // as three such products cost more than one of float32; on CUDA both from D = 9. 16-bit inputs
 // take such products, which are then exact, at any precision: bfloat16 on such a CPU, both types
-// on CUDA.
+// on CUDA. CUDA's way `split` selects narrow float32 rows to D 2^-21 max_k |q_k| max_s,k |d_s,k|.
 // Gradients, from argmax and G = dL/dT [B, N]; argmax itself is not differentiable:
 //   u[j, r] = sum_i G[i, j] d[i, argmax[i, j, r]]    dq = a u    da = <q, u>
 //   dd[i, s] = sum over (j, r) with argmax[i, j, r] = s of G[i, j] a[j, r] q[j, r]
