@@ -144,6 +144,16 @@ def test_what_cannot_be_split_is_matched_all_the_same() -> None:
         oracle.assert_scores(x.q, x.d, x.a, *ops.maxsim_indices(x.q, x.d, x.a), truth)
 
 
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_what_would_round_to_infinity_stays_finite(precision: str) -> None:
+    q, d = torch.zeros(1, 1, 16), torch.zeros(1, 2, 16)
+    q[..., 0], q[..., 1] = torch.finfo(torch.float32).max, 1
+    d[:, 1, 0], d[:, 0, 1] = 0.5, 1
+    T, argmax = ops.maxsim_indices(q, d, precision=precision)
+    assert argmax.item() == 1
+    assert T.item() == 0.5 * q[0, 0, 0]
+
+
 def test_an_unknown_way_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMERGENCE_CUDA_PATH", "fast")
     x = build(CASES[0])

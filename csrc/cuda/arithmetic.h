@@ -53,6 +53,13 @@ EMERGENCE_ANYWHERE uint16_t bits_to_bfloat16(uint32_t bits) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+// The same, but what is finite stays so: the little that rounds to infinity becomes the largest.
+EMERGENCE_ANYWHERE uint16_t bits_to_finite_bfloat16(uint32_t bits) {
+  const uint16_t rounded = bits_to_bfloat16(bits);
+  const bool overflown = (rounded & 0x7fffu) == 0x7f80u && (bits & 0x7fffffffu) < 0x7f800000u;
+  return static_cast<uint16_t>(overflown ? rounded - 1 : rounded);
+}
+
 // Where 16-byte piece `piece` of a row lies among the eight of a 128-byte row in shared memory, so
 // that eight rows read at one piece touch all banks.
 EMERGENCE_ANYWHERE constexpr int swizzled(int row, int piece) { return piece ^ (row & 7); }

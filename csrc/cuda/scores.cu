@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t row = at / width, k = at % width;
     float x = k < D ? rows[row * D + k] : 0;
     if (v && k < D) x *= v[row / rows_of_v * D + k];
-    const uint16_t high = bits_to_bfloat16(__float_as_uint(x));
+    const uint16_t high = bits_to_finite_bfloat16(__float_as_uint(x));
     uint16_t* const out = packed + row * planes * width + k;
     out[0] = high;
     if (planes < 2) continue;
