@@ -212,6 +212,18 @@ def test_hopper_matches_16_bit_rows_as_the_portable_way_does(
         torch.testing.assert_close(found, T, rtol=1e-5, atol=1e-5)
 
 
+def test_the_way_that_is_named_is_taken(
+    emulated_gpu: EmulatedGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No stage of Hopper's ring fits into so little, which the portable way does not ask about.
+    x = build(Case(N=2, R=5, B=2, S=7, D=40, dtype=torch.bfloat16))
+    emulated_gpu.set_memory(shared=8 << 10)
+    ops.maxsim(x.q, x.d, x.a)
+    monkeypatch.setenv("EMERGENCE_CUDA_PATH", "hopper")
+    with pytest.raises(RuntimeError, match="gave error"):
+        ops.maxsim(x.q, x.d, x.a)
+
+
 @pytest.mark.parametrize("way", ["portable", "split", "hopper"])
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)

@@ -94,7 +94,7 @@ class Matching {
  public:
   Matching(const at::Tensor& q, const OptionalTensor& v, const at::Tensor& d,
            const OptionalTensor& a, c10::string_view precision, Use use, Way way, const Device& on)
-      : on_(on) {
+      : on_(on), way_(way) {
     problem_.N = q.size(0), problem_.R = q.size(1), problem_.D = q.size(2);
     problem_.B = d.size(0), problem_.S = d.size(1);
     const bool half = q.element_size() == 2;
@@ -405,8 +405,13 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
     const Gradients<scalar> gradients{data<scalar>(first_gradient, needs[0] && !v),
                                       data<scalar>(dd, needs[1]), data<scalar>(da, needs[2]),
                                       data<scalar>(parts, parts.defined())};
-    Block block = make_block(op, matching, true, gradients_of_rows,
-                             parts.defined() ? parts.nbytes() : 0, max_memory, q.options());
+    // Beside the inputs and results: copies of targets, and gradients before they are rounded.
+    int64_t beside = parts.defined() ? parts.nbytes() : 0;
+    if (!bias.is_alias_of(b)) beside += bias.nbytes();
+    if (!targets.is_alias_of(P)) beside += targets.nbytes();
+    if (type != q.scalar_type()) beside += first_gradient.nbytes() + dd.nbytes() + da.nbytes();
+    Block block =
+        make_block(op, matching, true, gradients_of_rows, beside, max_memory, q.options());
     auto* const T = block.scores<scalar>();
     for (int64_t first = 0; first < B; first += block.length) {
       const int64_t count = std::min(block.length, B - first);

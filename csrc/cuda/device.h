@@ -106,13 +106,24 @@ __device__ __forceinline__ float from_float16(uint16_t bits) {
   return x;
 }
 
+// Lets a kernel ask for all the shared memory that a block may have. Never for what one launch
+// needs: the limit belongs to the kernel, and launches of other host threads would share it.
+template <typename... Params>
+cudaError_t allow_all_shared(void (*kernel)(Params...)) {
+  int device = 0, most = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status == cudaSuccess)
+    status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (status != cudaSuccess) return status;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+}
+
 template <typename... Params, typename... Args>
 cudaError_t launch(void (*kernel)(Params...), dim3 grid, int threads, size_t shared,
                    cudaStream_t stream, Args... args) {
   constexpr size_t without_asking = 48 << 10;
   if (shared > without_asking) {
-    const cudaError_t status = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    const cudaError_t status = allow_all_shared(kernel);
     if (status != cudaSuccess) return status;
   }
   // clang-format off

@@ -94,8 +94,7 @@ bool runs_on_hopper(void (*kernel)(Params...), int registers) {
 template <typename... Params, typename... Args>
 cudaError_t launch_clusters(void (*kernel)(Params...), dim3 grid, int cluster, int threads,
                             size_t shared, cudaStream_t stream, Args... args) {
-  const cudaError_t status = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+  const cudaError_t status = allow_all_shared(kernel);
   if (status != cudaSuccess) return status;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;

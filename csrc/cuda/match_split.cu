@@ -233,9 +233,12 @@ __global__ void __launch_bounds__(kThreads, 2)
           q[k] = p.q[row * D + k];
           if (p.v) q[k] *= p.v[row / R * D + k];
         }
-        const int length = run_length(run / 4, work.tiles);
-        const int begin = run == kNoRun ? 0 : run / 4 * kCandidates + run % 4 * length;
-        const int past = run == kNoRun ? S : begin + length;
+        int begin = 0, past = S;
+        if (run != kNoRun) {
+          const int length = run_length(run / 4, work.tiles);
+          begin = run / 4 * kCandidates + run % 4 * length;
+          past = begin + length;
+        }
         const int end = past < S ? past : S;
         Best<float> found;
         found.place = begin;

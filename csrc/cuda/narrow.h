@@ -12,7 +12,7 @@ struct alignas((D > 2 ? 16 : 8)) Candidate {
   scalar x[D <= 2 ? 2 : D <= 4 ? 4 : 8];
 };
 
-// Always the same operations in the same order. The zero makes -0 a 0, so that a tie is a tie.
+// Always the same operations in the same order.
 template <typename scalar, int D>
 __device__ __forceinline__ scalar product(const scalar (&q)[D], const Candidate<scalar, D>& d) {
   scalar sum = 0;
