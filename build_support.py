@@ -19,6 +19,7 @@ from typing import Any
 
 BACKENDS = ("cpu", "cuda")
 DEFAULT_ARCHITECTURES = "8.0+PTX;9.0a"
+LOWEST_ARCHITECTURE = 8  # asynchronous copies and products of bfloat16
 CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
 SANITIZERS = "-fsanitize=address,undefined"
 # Later flags win over the usual ones. Types of torch that other libraries own have no vtable here.
@@ -122,6 +123,11 @@ def parse_architectures(text: str) -> list[str]:
                 f"TORCH_CUDA_ARCH_LIST: expected numbers such as {DEFAULT_ARCHITECTURES!r}, "
                 f"got {item!r}"
             )
+        if int(match[1]) < LOWEST_ARCHITECTURE:
+            raise BuildError(
+                f"TORCH_CUDA_ARCH_LIST: the kernels need {LOWEST_ARCHITECTURE}.0 or higher, got "
+                f"{item!r}; leave it out, or build without CUDA: FORCE_CUDA=0"
+            )
         number = match[1] + match[2]
         names += [f"sm_{number}"] + ([f"compute_{number}"] if match[3] else [])
     return list(dict.fromkeys(names))
@@ -212,7 +218,8 @@ def make_plan(env: Mapping[str, str], torch_cuda: str | None, toolkit: Toolkit |
         BuildError: a backend that `EMERGENCE_REQUIRE` or `FORCE_CUDA=1` asks for cannot be built.
     """
     wishes = Wishes.read(env)
-    architectures = parse_architectures(env.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHITECTURES)
+    named = "" if wishes.cuda is False else env.get("TORCH_CUDA_ARCH_LIST", "")
+    architectures = parse_architectures(named or DEFAULT_ARCHITECTURES)
     nvcc_flags = NVCC_FLAGS + architecture_flags(architectures)
     compiler = find_compiler(env)
     usual = [*CXX_FLAGS, *SANITIZE_FLAGS] if wishes.sanitize else CXX_FLAGS

@@ -35,7 +35,7 @@ def fake_toolkit(home: Path, release: str = "13.0") -> Path:
     ("text", "names"),
     [
         ("8.0+PTX;9.0a", ["sm_80", "compute_80", "sm_90a"]),
-        ("7.5 8.6;8.6", ["sm_75", "sm_86"]),
+        ("8.0 8.6;8.6", ["sm_80", "sm_86"]),
         ("12.0f;", ["sm_120f"]),
     ],
 )
@@ -47,6 +47,13 @@ def test_architectures_are_read_as_torch_writes_them(text: str, names: list[str]
 def test_an_unknown_architecture_is_an_error_that_shows_the_form(text: str) -> None:
     with pytest.raises(BuildError, match=r"TORCH_CUDA_ARCH_LIST: expected numbers such as '8\.0"):
         build_support.parse_architectures(text)
+
+
+def test_an_architecture_that_is_too_old_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(BuildError, match=r"need 8\.0 or higher, got '7\.5'; .* FORCE_CUDA=0"):
+        build_support.parse_architectures("8.0;7.5")
+    env = {"TORCH_CUDA_ARCH_LIST": "7.5", "FORCE_CUDA": "0", "PATH": ""}
+    assert build_support.make_plan(env, None, None).reasons["cuda"] is not None
 
 
 def test_architectures_become_flags_of_nvcc() -> None:
