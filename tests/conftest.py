@@ -73,7 +73,7 @@ def emulated_gpu(library: None, monkeypatch: pytest.MonkeyPatch) -> EmulatedGPU:
         pytest.skip("the fibers of the emulated GPU are none of the sanitizers' threads")
     gpu = emulated.load(compiler)
     gpu.set_schedule(2)
-    gpu.set_memory()
+    gpu.set_device()
     monkeypatch.setattr(ops, "_compiled", gpu.ops)
     return gpu
 

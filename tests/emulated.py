@@ -33,14 +33,19 @@ class EmulatedGPU:
         ops._register(self.namespace)
         self.ops = torch.ops.emergence_emulated
         self.library = ctypes.CDLL(str(path))
+        self.set_device()
 
     def set_schedule(self, number: int) -> None:
         """0: threads run in ascending order, 1: descending, others: shuffled."""
         self.library.emulation_set_schedule(number)
 
-    def set_memory(self, shared: int = 227 << 10, allocation: int = 2**62) -> None:
-        """Bytes of shared memory that a block of threads may have, and bytes of an allocation."""
-        self.library.emulation_set_memory(ctypes.c_int64(shared), ctypes.c_int64(allocation))
+    def set_device(
+        self, multiprocessors: int = 2, shared: int = 227 << 10, allocation: int = 2**62
+    ) -> None:
+        """Multiprocessors; bytes of shared memory of a block of threads; bytes of an allocation."""
+        self.library.emulation_set_device(
+            *map(ctypes.c_int64, (multiprocessors, shared, allocation))
+        )
 
     @property
     def launches(self) -> int:

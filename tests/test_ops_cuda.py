@@ -82,8 +82,26 @@ def test_results_do_not_depend_on_shared_memory(
 ) -> None:
     found = everything(case, precision)
     for size in SHARED:
-        emulated_gpu.set_memory(shared=size)
+        emulated_gpu.set_device(shared=size)
         assert_same(found, everything(case, precision))
+
+
+@pytest.mark.parametrize("way", ["portable", "split", "hopper"])
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("D", [3, 40])
+def test_results_do_not_depend_on_how_many_images_a_block_of_threads_takes(
+    D: int,
+    precision: str,
+    way: str,
+    emulated_gpu: EmulatedGPU,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EMERGENCE_CUDA_PATH", way)
+    case = Case(N=3, R=20, B=150, S=9, D=D)
+    emulated_gpu.set_device(multiprocessors=1)
+    found = everything(case, precision)
+    emulated_gpu.set_device(multiprocessors=1000)
+    assert_same(found, everything(case, precision))
 
 
 @pytest.mark.usefixtures("split")
@@ -217,7 +235,7 @@ def test_the_way_that_is_named_is_taken(
 ) -> None:
     # No stage of Hopper's ring fits into so little, which the portable way does not ask about.
     x = build(Case(N=2, R=5, B=2, S=7, D=40, dtype=torch.bfloat16))
-    emulated_gpu.set_memory(shared=8 << 10)
+    emulated_gpu.set_device(shared=8 << 10)
     ops.maxsim(x.q, x.d, x.a)
     monkeypatch.setenv("EMERGENCE_CUDA_PATH", "hopper")
     with pytest.raises(RuntimeError, match="gave error"):
@@ -260,9 +278,9 @@ def test_where_memory_is_short_blocks_are_halved(
     x = build_loss(Case(N=5, R=40, B=50, S=9, D=D))
     found = run_loss(ops, op, x)
     image = 5 * 40 * (1 if D == 3 else 4)  # bytes of its matches, or of its products
-    emulated_gpu.set_memory(allocation=20 * image)
+    emulated_gpu.set_device(allocation=20 * image)
     assert_same(found, run_loss(ops, op, x))
-    emulated_gpu.set_memory(allocation=7 * image)
+    emulated_gpu.set_device(allocation=7 * image)
     with pytest.raises(torch.OutOfMemoryError, match="full"):
         run_loss(ops, op, x)
 

@@ -20,6 +20,13 @@ EMERGENCE_ANYWHERE constexpr int64_t round_up(int64_t x, int64_t y) { return cei
 EMERGENCE_ANYWHERE constexpr int64_t smaller(int64_t x, int64_t y) { return x < y ? x : y; }
 EMERGENCE_ANYWHERE constexpr int64_t larger(int64_t x, int64_t y) { return x > y ? x : y; }
 
+// How many of B conditioning images a block of threads takes one after another: `most`, or fewer
+// where that leaves less than `wanted` blocks. `sets` blocks share an image.
+EMERGENCE_ANYWHERE constexpr int images_in_turn(int64_t sets, int64_t B, int64_t wanted,
+                                                int64_t most) {
+  return static_cast<int>(larger(1, smaller(most, sets * B / wanted)));
+}
+
 template <typename scalar>
 constexpr scalar kLowest = -std::numeric_limits<scalar>::infinity();
 

@@ -1,5 +1,5 @@
-// CUDA: checks arguments, allocates, and enqueues the kernels of matching.h block by block. Nothing
-// waits for the device. The contracts are in ../maxsim.h and ../match_kl.h.
+// CUDA: checks arguments and enqueues the kernels block by block. Nothing waits for the device. The
+// contracts are in ../maxsim.h and ../match_kl.h.
 
 #include <ATen/ATen.h>
 #include <torch/library.h>
@@ -9,25 +9,19 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <string>
 #include <tuple>
-#include <utility>
-#include <vector>
 
 #include "../checks.h"
 #include "../maxsim.h"
 #include "../schemas.h"
-#include "arithmetic.h"
-#include "context.h"
+#include "blocks.h"
 #include "paths.h"
 
 namespace emergence_ext {
 namespace {
 
-using OptionalTensor = std::optional<at::Tensor>;
 using namespace cuda;
-
-constexpr int64_t kBlockBytes = 256 << 20;  // when `max_memory` is not given
-constexpr int64_t kGroup = 8;               // images of a block come in groups: see matching.h
 
 bool allowed(Way way) {
 #if defined(EMERGENCE_EMULATED)
@@ -58,217 +52,15 @@ Way preferred(const char* op) {
                                   "allows it");
       return static_cast<Way>(way);
     }
-  TORCH_CHECK_VALUE(false, op,
-                    ": EMERGENCE_CUDA_PATH must be auto, portable, split or hopper, got '", named,
+  std::string known = "auto";
+  for (const Path& path : kPaths) known.append(", ").append(path.name);
+  TORCH_CHECK_VALUE(false, op, ": EMERGENCE_CUDA_PATH must be one of ", known, "; got '", named,
                     "'");
 }
 
 template <typename function>
 auto by_type(const at::Tensor& q, function&& run) {
   return q.scalar_type() == at::kDouble ? run(double{}) : run(float{});
-}
-
-template <typename scalar>
-constexpr at::ScalarType type_of = c10::CppTypeToScalarType<scalar>::value;
-
-Matches matches_of(const at::Tensor& argmax, int64_t first = 0) {
-  if (!argmax.defined()) return {nullptr, 0};
-  auto* const data = static_cast<char*>(argmax.mutable_data_ptr());
-  return {data + first * argmax.stride(0) * argmax.element_size(),
-          static_cast<int>(argmax.element_size())};
-}
-
-// 16-bit rows as matching.h wants them: whole pieces, aligned. The tensor itself where it is so.
-at::Tensor whole_pieces(const at::Tensor& x) {
-  const int64_t missing = round_up(x.size(-1), kPiece) - x.size(-1);
-  auto rows = missing > 0 ? at::constant_pad_nd(x, {0, missing}) : x.contiguous();
-  return reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 ? rows : rows.clone();
-}
-
-// What a matching is for: gradients, and rescored matches, read rows in the type of the arithmetic.
-enum class Use { scores, gradients, both };
-
-// A problem, how it will be matched, and the copies that it points to.
-template <typename scalar>
-class Matching {
- public:
-  Matching(const at::Tensor& q, const OptionalTensor& v, const at::Tensor& d,
-           const OptionalTensor& a, c10::string_view precision, Use use, Way way, const Device& on)
-      : on_(on), way_(way) {
-    problem_.N = q.size(0), problem_.R = q.size(1), problem_.D = q.size(2);
-    problem_.B = d.size(0), problem_.S = d.size(1);
-    const bool half = q.element_size() == 2;
-    if (problem_.D <= kNarrow) {
-      kind_ = Kind::narrow;
-    } else if (use == Use::gradients || type_of<scalar> == at::kDouble) {
-      kind_ = Kind::wide;
-    } else if (half && !v) {
-      kind_ = Kind::planes;  // the products of such entries are exact
-    } else if (precision != "highest") {
-      kind_ = Kind::planes;
-      planes_.planes = precision == "high" ? 2 : 1;
-      scored_again_ = true;
-    }
-    const bool exact_planes = kind_ == Kind::planes && !scored_again_;
-    const auto keep = [&](const at::Tensor& x) {
-      return kept(x, x.to(type_of<scalar>).contiguous()).template const_data_ptr<scalar>();
-    };
-    if (!exact_planes || use != Use::scores) {
-      problem_.q = keep(q);
-      problem_.d = keep(d);
-    }
-    problem_.v = v ? keep(*v) : nullptr;
-    problem_.a = a ? keep(*a) : nullptr;
-    if (kind_ == Kind::planes) prepare_planes(q, d, exact_planes);
-    if constexpr (type_of<scalar> == at::kFloat) {
-      if (way == Way::split && use != Use::gradients && split_applies(problem_)) prepare_split(q);
-    }
-  }
-
-  const Problem<scalar>& problem() const { return problem_; }
-
-  // Bytes beside inputs and results: of everything, and of each image of a block.
-  int64_t fixed_bytes() const { return copied_bytes_; }
-  int64_t bytes_of_image(bool scores, bool matched) const {
-    const int64_t rows = problem_.N * problem_.R;
-    return (scores ? problem_.N * sizeof(scalar) : 0) +
-           (kind_ == Kind::narrow ? 0 : rows * sizeof(scalar)) +
-           (matched || scored_again_ ? rows * (problem_.S <= kCompactLimit ? 1 : 4) : 0);
-  }
-
-  bool narrow() const { return kind_ == Kind::narrow; }
-  bool needs_matches() const { return scored_again_; }
-
-  Problem<scalar> block(int64_t first, int64_t count) const {
-    Problem<scalar> p = problem_;
-    p.d = p.d ? p.d + first * p.S * p.D : nullptr;
-    p.B = count;
-    return p;
-  }
-
-  // Scores of the images of a block; `value` is not used where rows are narrow.
-  void match(int64_t first, int64_t count, scalar* T, scalar* value, Matches matches) const {
-    const Problem<scalar> p = block(first, count);
-    if constexpr (type_of<scalar> == at::kFloat) {
-      if (q_split_.defined()) {
-        const auto* const of_d = d_split_.const_data_ptr<uint8_t>() + split_bytes(first * p.S, p.D);
-        return check(match_split(p, q_split_.const_data_ptr(), of_d, T, matches, on_));
-      }
-    }
-    if (narrow()) return check(match_narrow(p, T, matches, on_));
-    if constexpr (type_of<scalar> == at::kFloat) {
-      if (kind_ == Kind::planes) {
-        Planes planes = planes_;
-        planes.d += first * p.S * planes.planes * planes.width;
-        planes.B = count;
-        const bool hopper = way_ == Way::hopper && hopper_applies(planes);
-        check(hopper ? match_hopper(planes, value, matches, on_)
-                     : match_planes(planes, value, matches, on_));
-        if (scored_again_) check(score_matches(p, matches, value, on_));
-        return check(weigh(p, value, T, on_));
-      }
-    }
-    check(match_wide(p, value, matches, on_));
-    check(weigh(p, value, T, on_));
-  }
-
- private:
-  enum class Kind { narrow, wide, planes };
-
-  // Holds what a kernel will read; it costs memory where it is not the caller's own `x`.
-  const at::Tensor& kept(const at::Tensor& x, at::Tensor used) {
-    copied_bytes_ += x.defined() && used.is_alias_of(x) ? 0 : used.nbytes();
-    return kept_.emplace_back(std::move(used));
-  }
-
-  void prepare_planes(const at::Tensor& q, const at::Tensor& d, bool exact) {
-    planes_.rows = problem_.N * problem_.R, planes_.S = problem_.S;
-    planes_.width = round_up(problem_.D, kPiece);
-    planes_.float16 = exact && q.scalar_type() == at::kHalf;
-    if (exact) {
-      const auto rows = [&](const at::Tensor& x) {
-        return static_cast<const uint16_t*>(kept(x, whole_pieces(x)).const_data_ptr());
-      };
-      planes_.q = rows(q), planes_.d = rows(d);
-      return;
-    }
-    if constexpr (type_of<scalar> == at::kFloat) {
-      const auto packed = [&](const float* rows, const float* v, int64_t count) {
-        const int64_t width = planes_.planes * planes_.width;
-        const auto options = q.options().dtype(at::kBFloat16);
-        const auto& out = kept({}, at::empty({count, width}, options));
-        auto* const data = static_cast<uint16_t*>(out.mutable_data_ptr());
-        check(
-            pack(rows, v, problem_.R, count, problem_.D, planes_.width, planes_.planes, data, on_));
-        return data;
-      };
-      planes_.q = packed(problem_.q, problem_.v, planes_.rows);
-      planes_.d = packed(problem_.d, nullptr, problem_.B * problem_.S);
-    }
-  }
-
-  void prepare_split(const at::Tensor& q) {
-    const auto options = q.options().dtype(at::kByte);
-    q_split_ = kept({}, at::empty({split_bytes(problem_.N * problem_.R, problem_.D)}, options));
-    d_split_ = kept({}, at::empty({split_bytes(problem_.B * problem_.S, problem_.D)}, options));
-    check(split_rows(problem_, q_split_.mutable_data_ptr(), d_split_.mutable_data_ptr(), on_));
-  }
-
-  Device on_;
-  Way way_;
-  Kind kind_ = Kind::wide;
-  bool scored_again_ = false;  // matches were selected with rounded rows
-  Problem<scalar> problem_{};
-  Planes planes_{nullptr, nullptr, 0, 0, 0, 0, 1, false};
-  at::Tensor q_split_, d_split_;  // defined where rows were split
-  int64_t copied_bytes_ = 0;
-  std::vector<at::Tensor> kept_;
-};
-
-// Room for a block of conditioning images.
-struct Block {
-  int64_t length = 0;
-  at::Tensor T, value, argmax;
-
-  template <typename scalar>
-  scalar* scores() {
-    return T.defined() ? T.mutable_data_ptr<scalar>() : nullptr;
-  }
-  template <typename scalar>
-  scalar* values() {
-    return value.defined() ? value.mutable_data_ptr<scalar>() : nullptr;
-  }
-};
-
-// As many images, in whole groups, as `max_memory` or the default holds. Where the device has less
-// to give, half as many, and again.
-template <typename scalar>
-Block make_block(const char* op, const Matching<scalar>& matching, bool scores, bool matched,
-                 int64_t parts, std::optional<int64_t> max_memory,
-                 const at::TensorOptions& options) {
-  const auto& p = matching.problem();
-  const int64_t each = std::max<int64_t>(1, matching.bytes_of_image(scores, matched));
-  const int64_t fixed = matching.fixed_bytes() + parts;
-  const int64_t room = max_memory.value_or(kBlockBytes + fixed) - fixed;
-  TORCH_CHECK_VALUE(!max_memory || room >= kGroup * each, op, ": max_memory = ", *max_memory,
-                    " bytes holds no block; give at least ", fixed + kGroup * each);
-  Block block;
-  block.length = std::clamp<int64_t>(room / each / kGroup * kGroup, kGroup,
-                                     round_up(std::max<int64_t>(p.B, 1), kGroup));
-  for (;; block.length = std::max(kGroup, block.length / 2 / kGroup * kGroup)) {
-    const int64_t images = std::min(block.length, p.B);
-    const auto floats = options.dtype(type_of<scalar>);
-    const auto places = options.dtype(p.S <= kCompactLimit ? at::kByte : at::kInt);
-    try {
-      if (scores) block.T = allocate({images, p.N}, floats);
-      if (!matching.narrow()) block.value = allocate({images, p.N, p.R}, floats);
-      if (matched || matching.needs_matches()) block.argmax = allocate({images, p.N, p.R}, places);
-      return block;
-    } catch (const c10::OutOfMemoryError&) {
-      block.T = block.value = block.argmax = at::Tensor();
-      if (block.length == kGroup) throw;
-    }
-  }
 }
 
 // T, and argmax [B, N, R] of any index type where it is defined.
@@ -285,7 +77,8 @@ at::Tensor matched(const char* op, const at::Tensor& q, const at::Tensor& d,
     auto* const scores = T.mutable_data_ptr<scalar>();
     const int64_t B = d.size(0), N = q.size(0);
     if (matching.narrow()) return matching.match(0, B, scores, nullptr, matches_of(argmax));
-    Block block = make_block(op, matching, false, false, 0, max_memory, q.options());
+    const Parts parts{.values = true, .matches = matching.needs_matches() && !argmax.defined()};
+    Block block = make_block(op, matching, parts, 0, max_memory, q.options());
     for (int64_t first = 0; first < B; first += block.length)
       matching.match(first, std::min(block.length, B - first), scores + first * N,
                      block.values<scalar>(),
@@ -312,10 +105,15 @@ std::tuple<at::Tensor, at::Tensor> maxsim_indices(const at::Tensor& q, const at:
   return {matched("maxsim_indices", q, d, a, precision, max_memory, argmax), argmax};
 }
 
-// Zeros for a gradient that is asked for, else an empty tensor.
-at::Tensor room(const at::Tensor& like, bool need) {
+// For a gradient that is asked for, else an empty tensor.
+at::Tensor zeros_for(const at::Tensor& like, bool need) {
   const auto options = like.options().dtype(compute_type(like));
   return need ? at::zeros(like.sizes(), options) : at::empty({0}, options);
+}
+
+at::Tensor space_for(const at::Tensor& like, bool need) {
+  const auto options = like.options().dtype(compute_type(like));
+  return need ? at::empty(like.sizes(), options) : at::empty({0}, options);
 }
 
 template <typename scalar>
@@ -323,8 +121,8 @@ scalar* data(const at::Tensor& x, bool need) {
   return need ? x.mutable_data_ptr<scalar>() : nullptr;
 }
 
-// Gradients of q (as u = dq / a), d, a and, as parts, v; null where nobody asked. All begin as
-// zeros.
+// Gradients of q (as u = dq / a), d, a and, as parts, v; null where nobody asked. All but dd begin
+// as zeros.
 template <typename scalar>
 struct Gradients {
   scalar *u, *dd, *da, *parts;
@@ -350,7 +148,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
   check_allowed(op);
   check_maxsim_backward(G, q, d, a, argmax);
   const Context context(q);
-  auto dq = room(q, needs[0]), dd = room(d, needs[1]), da = room(q.select(2, 0), needs[2]);
+  auto dq = zeros_for(q, needs[0]), dd = space_for(d, needs[1]);
+  auto da = zeros_for(q.select(2, 0), needs[2]);
   const auto scores = G.contiguous(), indices = argmax.contiguous();
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
@@ -359,11 +158,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
                                     context.on);
     const Gradients<scalar> gradients{data<scalar>(dq, needs[0]), data<scalar>(dd, needs[1]),
                                       data<scalar>(da, needs[2]), nullptr};
-    Block block = make_block(op, matching, false, false, 0, std::nullopt, q.options());
+    const bool scored = needs[2] && !matching.narrow();
+    Block block = make_block(op, matching, Parts{.values = scored}, 0, std::nullopt, q.options());
     for (int64_t first = 0; first < B; first += block.length) {
       const int64_t count = std::min(block.length, B - first);
       const Matches matches = matches_of(indices, first);
-      if (needs[2] && !matching.narrow())
+      if (scored)
         check(score_matches(matching.block(first, count), matches, block.values<scalar>(),
                             context.on));
       gradients.add(matching, first, count, scores.const_data_ptr<scalar>() + first * N,
@@ -389,8 +189,8 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
   const Context context(q);
   const auto type = compute_type(q);
   const int64_t B = d.size(0), N = q.size(0);
-  auto first_gradient = room(v ? *v : q, needs[0] && !v), dd = room(d, needs[1]);
-  auto da = room(a, needs[2]), db = room(b, needs[3]).to(type);
+  auto first_gradient = zeros_for(v ? *v : q, needs[0] && !v), dd = space_for(d, needs[1]);
+  auto da = zeros_for(a, needs[2]), db = zeros_for(b, needs[3]).to(type);
   const auto parts = needs[0] && v ? at::zeros({ceil_div(q.size(1), kRowsOfPart), N, q.size(2)},
                                                q.options().dtype(type))
                                    : at::Tensor();
@@ -410,8 +210,9 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
     if (!bias.is_alias_of(b)) beside += bias.nbytes();
     if (!targets.is_alias_of(P)) beside += targets.nbytes();
     if (type != q.scalar_type()) beside += first_gradient.nbytes() + dd.nbytes() + da.nbytes();
-    Block block =
-        make_block(op, matching, true, gradients_of_rows, beside, max_memory, q.options());
+    const Parts block_parts{true, !matching.narrow(),
+                            gradients_of_rows || matching.needs_matches()};
+    Block block = make_block(op, matching, block_parts, beside, max_memory, q.options());
     auto* const T = block.scores<scalar>();
     for (int64_t first = 0; first < B; first += block.length) {
       const int64_t count = std::min(block.length, B - first);

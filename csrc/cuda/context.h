@@ -24,6 +24,12 @@ class Context {
       C10_CUDA_CHECK(cudaDeviceGetAttribute(&found, what, index));
       return found;
     };
+    TORCH_CHECK_NOT_IMPLEMENTED(read(cudaDevAttrComputeCapabilityMajor) >= 8,
+                                "emergence_ext: the CUDA kernels need compute capability 8.0 or "
+                                "higher, ",
+                                x.device(), " has ", read(cudaDevAttrComputeCapabilityMajor), ".",
+                                read(cudaDevAttrComputeCapabilityMinor),
+                                "; move the tensors to the CPU");
     on.multiprocessors = read(cudaDevAttrMultiProcessorCount);
     on.shared = read(cudaDevAttrMaxSharedMemoryPerBlockOptin);
     on.stream = c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(index)).stream();

@@ -11,7 +11,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kGroup = 8;    // images of u that go to dv at once
 constexpr int kColumns = 2;  // channels of a lane
 
 cudaStream_t stream_of(const Device& on) { return static_cast<cudaStream_t>(on.stream); }
@@ -109,8 +108,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         u[r][c] = out[at];
     }
   }
-  for (int64_t i0 = 0; i0 < p.B; i0 += kGroup) {
-    const int64_t i1 = smaller(i0 + kGroup, p.B);
+  for (int64_t i0 = 0; i0 < p.B; i0 += kImagesOfGroup) {
+    const int64_t i1 = smaller(i0 + kImagesOfGroup, p.B);
     for (int64_t i = i0; i < i1; ++i) {
       const scalar g = G[i * p.N + j];
       const int match = lane < count ? read_match(matches, i * rows + row + lane) : 0;
@@ -203,50 +202,55 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A block of threads for a conditioning image, every thread with the sums of one channel: nobody
-// meets.
+// A block of threads for a conditioning image and kWarp channels, one to a lane. Every warp has
+// sums of its own for a contiguous share of the rows: nobody meets.
 template <typename scalar>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     conditioning_wide_kernel(const Problem<scalar> p, const scalar* __restrict__ G,
                              const Matches matches, const int at_once, scalar* __restrict__ dd) {
-  constexpr int kAhead = 8;  // rows of q on their way at once
-  const int threads = blockDim.x;
-  scalar* const sums = reinterpret_cast<scalar*>(shared_memory());  // [at_once, threads]
-  scalar* const weights = sums + at_once * threads;                 // [threads]
-  int* const places = reinterpret_cast<int*>(weights + threads);    // [threads]
+  constexpr int kAhead = 16;  // rows of q on their way at once
+  static_assert(kWarp % kAhead == 0, "a warp takes its rows in whole pieces");
+  scalar* const all_sums = reinterpret_cast<scalar*>(shared_memory());  // [kWarps, at_once, kWarp]
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t i = blockIdx.x, rows = p.N * p.R;
-  const int64_t k = int64_t{blockIdx.y} * threads + threadIdx.x, column = smaller(k, p.D - 1);
-  scalar* const mine = sums + threadIdx.x;
+  const int64_t k = int64_t{blockIdx.y} * kWarp + lane, column = smaller(k, p.D - 1);
+  scalar* const mine = all_sums + warp * at_once * kWarp + lane;
+  const int64_t share = round_up(ceil_div(rows, kWarps), kWarp);
+  const int64_t begin = warp * share, end = smaller(begin + share, rows);
   for (int s0 = 0; s0 < p.S; s0 += at_once) {
     const int here = static_cast<int>(smaller(at_once, p.S - s0));
-    for (int s = 0; s < here; ++s) mine[s * threads] = 0;
-    for (int64_t first = 0; first < rows; first += threads) {
-      const int count = static_cast<int>(smaller(threads, rows - first));
-      const int64_t row = first + threadIdx.x;
-      __syncthreads();
-      if (row < rows) {
-        weights[threadIdx.x] = G[i * p.N + row / p.R] * (p.a ? p.a[row] : 1);
-        places[threadIdx.x] = read_match(matches, i * rows + row) - s0;
-      }
-      __syncthreads();
-      for (int x0 = 0; x0 < count; x0 += kAhead) {
+    for (int s = 0; s < here; ++s) mine[s * kWarp] = 0;
+    for (int64_t first = begin; first < end; first += kWarp) {
+      const int64_t row = smaller(first + lane, end - 1);
+      // Rows past the end, and those that match elsewhere, go nowhere.
+      int place = first + lane < end ? read_match(matches, i * rows + row) - s0 : -1;
+      if (place >= here) place = -1;
+      scalar weight = G[i * p.N + row / p.R];
+      if (p.a) weight *= p.a[row];
+#pragma unroll
+      for (int x0 = 0; x0 < kWarp; x0 += kAhead) {
         scalar q[kAhead];
+        int s[kAhead];
 #pragma unroll
         for (int x = 0; x < kAhead; ++x) {
-          const int at = x0 + x < count ? x0 + x : count - 1;
-          q[x] = p.q[(first + at) * p.D + column];
+          s[x] = __shfl_sync(kFullWarp, place, x0 + x);
+          q[x] = s[x] >= 0 ? p.q[(first + x0 + x) * p.D + column] : 0;
         }
 #pragma unroll
         for (int x = 0; x < kAhead; ++x) {
-          if (x0 + x >= count) break;
-          const int s = places[x0 + x];
-          if (s < 0 || s >= here) continue;
-          mine[s * threads] = fma(weights[x0 + x], q[x], mine[s * threads]);
+          const scalar factor = __shfl_sync(kFullWarp, weight, x0 + x);
+          if (s[x] >= 0) mine[s[x] * kWarp] = fma(factor, q[x], mine[s[x] * kWarp]);
         }
       }
     }
-    if (k < p.D)
-      for (int s = 0; s < here; ++s) dd[(i * p.S + s0 + s) * p.D + k] = mine[s * threads];
+    __syncthreads();
+    for (int e = threadIdx.x; e < here * kWarp; e += kThreads) {
+      scalar sum = 0;
+      for (int w = 0; w < kWarps; ++w) sum += all_sums[w * at_once * kWarp + e];
+      const int64_t channel = int64_t{blockIdx.y} * kWarp + e % kWarp;
+      if (channel < p.D) dd[(i * p.S + s0 + e / kWarp) * p.D + channel] = sum;
+    }
+    __syncthreads();
   }
 }
 
@@ -314,13 +318,11 @@ int conditioning_gradient(const Problem<scalar>& p, const scalar* G, Matches mat
                     static_cast<size_t>(at_once * each), stream_of(on), p, G, matches, at_once, dd);
     });
   }
-  const int threads = static_cast<int>(smaller(128, round_up(p.D, kWarp)));
-  const int64_t beside = threads * (sizeof(scalar) + sizeof(int)), each = threads * sizeof(scalar);
-  const int at_once = static_cast<int>(smaller(p.S, (on.shared - beside) / each));
-  const dim3 grid(images, static_cast<unsigned>(ceil_div(p.D, threads)));
-  return launch(conditioning_wide_kernel<scalar>, grid, threads,
-                static_cast<size_t>(at_once * each + beside), stream_of(on), p, G, matches, at_once,
-                dd);
+  const int64_t each = kThreads * sizeof(scalar);
+  const int at_once = static_cast<int>(smaller(p.S, on.shared / each));
+  const dim3 grid(images, static_cast<unsigned>(ceil_div(p.D, kWarp)));
+  return launch(conditioning_wide_kernel<scalar>, grid, kThreads,
+                static_cast<size_t>(at_once * each), stream_of(on), p, G, matches, at_once, dd);
 }
 
 #define EMERGENCE_INSTANTIATE(scalar)                                                              \

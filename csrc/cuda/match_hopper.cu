@@ -251,9 +251,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <typename T>
 int run(const Planes& p, float* value, Matches matches, const Device& on) {
   const int64_t tiles = ceil_div(p.rows, kRows), steps = ceil_div(p.width, kStep);
-  const int64_t rows_of_q = steps * p.planes * kRowsBytes, room = on.shared - kPatternBytes;
+  const int64_t rows_of_q = steps * p.planes * kRowsBytes, left = on.shared - kPatternBytes;
   const auto stages = [&](int64_t resident, int64_t stage) {
-    return smaller(kMostStages, (room - resident) / (p.planes * stage + kBarriersBytes));
+    return smaller(kMostStages, (left - resident) / (p.planes * stage + kBarriersBytes));
   };
   Work work;
   work.rows = p.rows, work.B = p.B, work.S = static_cast<int>(p.S);
@@ -264,8 +264,9 @@ int run(const Planes& p, float* value, Matches matches, const Device& on) {
   work.stages = static_cast<int>(work.resident ? stages(rows_of_q, T::kBytes)
                                                : stages(0, T::kBytes + kRowsBytes));
   if (work.stages < 1) return cudaErrorInvalidValue;
-  const int64_t others = work.tiles * p.B / (int64_t{on.multiprocessors} * kWaves);
-  work.others = static_cast<int>(round_up(larger(1, smaller(kMostOthers, others)), T::kImages));
+  const int64_t wanted = int64_t{on.multiprocessors} * kWaves;
+  const int others = images_in_turn(work.tiles, p.B, wanted, kMostOthers);
+  work.others = static_cast<int>(round_up(others, T::kImages));
 
   const auto length = [](int64_t x) { return static_cast<uint64_t>(x); };
   const uint64_t row = length(p.width) * 2, planes = length(p.planes);

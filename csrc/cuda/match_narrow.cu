@@ -18,7 +18,7 @@ constexpr int kWaves = 32;         // blocks of threads wanted for each multipro
 struct Cut {
   int images;     // scored images of a block of threads
   int others;     // conditioning images
-  unsigned runs;  // blocks of threads that share conditioning images
+  unsigned sets;  // blocks of threads that share conditioning images
 };
 
 template <typename scalar, int D, int kRows, int kLength>
@@ -35,8 +35,8 @@ __global__ void __launch_bounds__(kThreads, 3)
   scalar* const values =
       reinterpret_cast<scalar*>(staged + (in_shared + kLength - 1) / kLength * kStride);
 
-  const int64_t j0 = int64_t{blockIdx.x % cut.runs} * cut.images;
-  const int64_t i0 = int64_t{blockIdx.x / cut.runs} * cut.others;
+  const int64_t j0 = int64_t{blockIdx.x % cut.sets} * cut.images;
+  const int64_t i0 = int64_t{blockIdx.x / cut.sets} * cut.others;
   const int64_t i1 = smaller(i0 + cut.others, p.B);
   const int images = static_cast<int>(smaller(cut.images, p.N - j0));
   const int R = static_cast<int>(p.R), rows = images * R;
@@ -143,12 +143,11 @@ int run(const Problem<scalar>& p, scalar* T, Matches matches, const Device& on) 
   const int64_t most = larger(1, smaller(kThreads, kSlots / larger(1, p.R)));
   Cut cut;
   cut.images = static_cast<int>(ceil_div(p.N, ceil_div(p.N, most)));
-  cut.runs = static_cast<unsigned>(ceil_div(p.N, cut.images));
-  const int64_t others = int64_t{cut.runs} * p.B / (int64_t{on.multiprocessors} * kWaves);
-  cut.others = static_cast<int>(larger(1, smaller(kMostOthers, others)));
+  cut.sets = static_cast<unsigned>(ceil_div(p.N, cut.images));
+  cut.others = images_in_turn(cut.sets, p.B, int64_t{on.multiprocessors} * kWaves, kMostOthers);
   const int64_t in_shared = smaller(ceil_div(p.S, kLength), kStagedBlocks) * (kLength | 1);
   const size_t shared = in_shared * sizeof(Candidate<scalar, D>) + kSlots * sizeof(scalar);
-  const auto blocks = static_cast<unsigned>(cut.runs * ceil_div(p.B, cut.others));
+  const auto blocks = static_cast<unsigned>(cut.sets * ceil_div(p.B, cut.others));
   return launch(match_kernel<scalar, D, kRows, kLength>, dim3(blocks), kThreads, shared,
                 static_cast<cudaStream_t>(on.stream), p, cut, T, matches);
 }

@@ -203,8 +203,7 @@ int run(const Planes& p, float* value, Matches matches, const Device& on, bool r
   work.tiles = static_cast<unsigned>(ceil_div(p.rows, T::kRows));
   work.steps = static_cast<int>(ceil_div(p.width, kStep));
   work.resident = resident;
-  const int64_t others = work.tiles * p.B / (int64_t{on.multiprocessors} * kWaves);
-  work.others = static_cast<int>(larger(1, smaller(kMostOthers, others)));
+  work.others = images_in_turn(work.tiles, p.B, int64_t{on.multiprocessors} * kWaves, kMostOthers);
   const int64_t slots = resident ? work.steps * p.planes : kStages;
   const int64_t shared = kStages * T::kColumnsBytes + slots * T::kRowsBytes + T::kExchange;
   const dim3 grid(static_cast<unsigned>(work.tiles * ceil_div(p.B, work.others)));

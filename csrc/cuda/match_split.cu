@@ -18,15 +18,15 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kTilesOfWarp = 4;  // of 16 rows of q
 constexpr int kRowsOfLane = 2 * kTilesOfWarp;
 constexpr int kSlots = kWarps * kTilesOfWarp * 16;  // rows of q at once
-constexpr int kMostImages = 16;                     // scored images of a block of threads
-constexpr int kMostOthers = 16;                     // conditioning images of a block of threads
+constexpr int kMostImages = 16;  // scored images of a block of threads, where they fill its slots
+constexpr int kMostOthers = 16;  // conditioning images of a block of threads
 constexpr int kWaves = 32;       // blocks of threads wanted for each multiprocessor
 constexpr int kMostRows = 8192;  // of an image of q
 constexpr int kMostCandidates = 1024;
 constexpr int kNoRun = 0x7fffffff;
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr int kGroup = 5;  // tiles of eight candidates whose maximum is compared once
-constexpr int kCandidates = 8 * kGroup;
+constexpr int kTilesOfGroup = 5;  // tiles of eight candidates whose maximum is compared once
+constexpr int kCandidates = 8 * kTilesOfGroup;
 
 EMERGENCE_ANYWHERE constexpr int parts_of(int64_t D) { return D <= 4 ? 1 : 2; }
 
@@ -103,15 +103,16 @@ __global__ void __launch_bounds__(kThreads, 4)
 }
 
 struct Work {
-  int images, others;
-  unsigned runs;
-  int tiles;  // of eight candidates
+  int images;     // scored ones of a block of threads
+  int others;     // conditioning ones
+  unsigned sets;  // blocks of threads that share conditioning images
+  int tiles;      // of eight candidates
 };
 
 // Candidates that a lane sees of a group; the last group may have fewer tiles.
 __device__ __forceinline__ int run_length(int group, int tiles) {
-  const int left = tiles - group * kGroup;
-  return 2 * (left < kGroup ? left : kGroup);
+  const int left = tiles - group * kTilesOfGroup;
+  return 2 * (left < kTilesOfGroup ? left : kTilesOfGroup);
 }
 
 // A warp has 64 rows of q; a lane sees, of each tile of eight candidates, two. Candidates lie in
@@ -124,13 +125,13 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int kParts = parts_of(D);
   using Row = Candidate<float, D>;
   const int S = static_cast<int>(p.S), R = static_cast<int>(p.R);
-  const int groups = (work.tiles + kGroup - 1) / kGroup, padded = 8 * work.tiles;
+  const int groups = (work.tiles + kTilesOfGroup - 1) / kTilesOfGroup, padded = 8 * work.tiles;
   uint4* const words = reinterpret_cast<uint4*>(shared_memory());       // [kParts, padded]
   Row* const staged = reinterpret_cast<Row*>(words + kParts * padded);  // [S]
   float* const values = reinterpret_cast<float*>(staged + round_up(S, 2));
 
-  const int64_t j0 = int64_t{blockIdx.x % work.runs} * work.images;
-  const int64_t i0 = int64_t{blockIdx.x / work.runs} * work.others;
+  const int64_t j0 = int64_t{blockIdx.x % work.sets} * work.images;
+  const int64_t i0 = int64_t{blockIdx.x / work.sets} * work.others;
   const int64_t i1 = smaller(i0 + work.others, p.B);
   const int images = static_cast<int>(smaller(work.images, p.N - j0)), rows = images * R;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -141,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int s = threadIdx.x; s < padded; s += kThreads) {
       const int group = s / kCandidates, length = run_length(group, work.tiles);
       const int run = s % kCandidates / length, e = s % kCandidates % length;
-      const int at = (group * kGroup + e / 2) * 8 + 2 * run + e % 2;
+      const int at = (group * kTilesOfGroup + e / 2) * 8 + 2 * run + e % 2;
       const int64_t from = i * S + (s < S ? s : S - 1);  // the last one cannot win against itself
 #pragma unroll
       for (int part = 0; part < kParts; ++part)
@@ -181,12 +182,12 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
         for (int x = 0; x < kRowsOfLane; ++x) top[x] = best[x];
 #pragma unroll
-        for (int tile = 0; tile < kGroup; ++tile) {
-          if (group * kGroup + tile >= work.tiles) break;
+        for (int tile = 0; tile < kTilesOfGroup; ++tile) {
+          if (group * kTilesOfGroup + tile >= work.tiles) break;
           uint32_t b[kParts];
 #pragma unroll
           for (int part = 0; part < kParts; ++part)
-            b[part] = of_lane[4 * (part * padded + (group * kGroup + tile) * 8)];
+            b[part] = of_lane[4 * (part * padded + (group * kTilesOfGroup + tile) * 8)];
 #pragma unroll
           for (int m = 0; m < kTilesOfWarp; ++m) {
             float sum[4];
@@ -281,12 +282,19 @@ int split_rows(const float* rows, const float* v, int64_t rows_of_v, int64_t set
 }
 
 template <int D>
+constexpr int64_t shared_bytes(int64_t tiles, int64_t S, int64_t rows) {
+  return parts_of(D) * tiles * 8 * sizeof(uint4) + round_up(S, 2) * sizeof(Candidate<float, D>) +
+         rows * sizeof(float);
+}
+
+template <int D>
 int run(const Problem<float>& p, const uint4* q_split, const uint4* d_split, float* T,
         Matches matches, const Device& on) {
   Work work;
   // As many images as leave the fewest slots empty.
   int64_t fewest = 0;
-  for (int64_t images = 1; images <= smaller(kMostImages, p.N); ++images) {
+  const int64_t most = smaller(p.N, larger(kMostImages, kSlots / p.R));
+  for (int64_t images = 1; images <= most; ++images) {
     const int64_t rows = images * p.R;
     if (images > 1 && rows > kMostRows) break;
     const int64_t empty = (round_up(rows, kSlots) - rows) * kMostRows / larger(1, rows);
@@ -295,14 +303,13 @@ int run(const Problem<float>& p, const uint4* q_split, const uint4* d_split, flo
       work.images = static_cast<int>(images);
     }
   }
-  work.runs = static_cast<unsigned>(ceil_div(p.N, work.images));
-  const int64_t others = int64_t{work.runs} * p.B / (int64_t{on.multiprocessors} * kWaves);
-  work.others = static_cast<int>(larger(1, smaller(kMostOthers, others)));
+  work.sets = static_cast<unsigned>(ceil_div(p.N, work.images));
+  work.others = images_in_turn(work.sets, p.B, int64_t{on.multiprocessors} * kWaves, kMostOthers);
   work.tiles = static_cast<int>(ceil_div(p.S, 8));
-  const int64_t shared = parts_of(D) * work.tiles * 8 * sizeof(uint4) +
-                         round_up(p.S, 2) * sizeof(Candidate<float, D>) +
-                         work.images * p.R * sizeof(float);
-  const dim3 grid(static_cast<unsigned>(work.runs * ceil_div(p.B, work.others)));
+  const int64_t shared = shared_bytes<D>(work.tiles, p.S, work.images * p.R);
+  static_assert(shared_bytes<D>(kMostCandidates / 8, kMostCandidates, kMostRows) <= 99 << 10,
+                "every GPU has this much");
+  const dim3 grid(static_cast<unsigned>(work.sets * ceil_div(p.B, work.others)));
   return launch(match_kernel<D>, grid, kThreads, static_cast<size_t>(shared),
                 static_cast<cudaStream_t>(on.stream), p, q_split, d_split, work, T, matches);
 }

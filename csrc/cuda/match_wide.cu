@@ -49,7 +49,7 @@ class Slice {
 
 // A thread has rows of q that follow one another, and candidates kSide apart.
 template <typename scalar, int kRows, int kColumns>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     match_kernel(const Problem<scalar> p, const unsigned tiles, const int others,
                  scalar* __restrict__ value, const Matches matches) {
   constexpr int kTileRows = kRows * kSide;
@@ -126,14 +126,14 @@ __global__ void __launch_bounds__(kThreads)
 template <typename scalar, int kRows, int kColumns>
 int run(const Problem<scalar>& p, scalar* value, Matches matches, const Device& on) {
   const int64_t tiles = ceil_div(p.N * p.R, kRows * kSide);
-  const int64_t others = tiles * p.B / (int64_t{on.multiprocessors} * kWaves);
-  const int of_block = static_cast<int>(larger(1, smaller(kMostOthers, others)));
+  const int64_t wanted = int64_t{on.multiprocessors} * kWaves;
+  const int others = images_in_turn(tiles, p.B, wanted, kMostOthers);
   const size_t shared =
       kDepth * (Slice<scalar, kRows * kSide>::kStride + Slice<scalar, kTileColumns>::kStride) *
       sizeof(scalar);
   return launch(match_kernel<scalar, kRows, kColumns>,
-                dim3(static_cast<unsigned>(tiles * ceil_div(p.B, of_block))), kThreads, shared,
-                static_cast<cudaStream_t>(on.stream), p, static_cast<unsigned>(tiles), of_block,
+                dim3(static_cast<unsigned>(tiles * ceil_div(p.B, others))), kThreads, shared,
+                static_cast<cudaStream_t>(on.stream), p, static_cast<unsigned>(tiles), others,
                 value, matches);
 }
 

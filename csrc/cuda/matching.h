@@ -12,6 +12,9 @@ namespace emergence_ext::cuda {
 constexpr int kNarrow = 8;       // rows up to this width live in registers
 constexpr int kPiece = 16;       // widths of rows for tensor cores are multiples of this
 constexpr int kRowsOfPart = 16;  // rows whose share of dv is summed by one warp
+// Images of u that go to dv at once. Blocks of images hold whole groups of so many, so that dv is
+// the same for any block.
+constexpr int kImagesOfGroup = 8;
 
 // Contiguous, in the type of the arithmetic.
 template <typename scalar>
@@ -114,8 +117,8 @@ template <typename scalar>
 int add_scored_wide(const Problem<scalar>& p, const scalar* G, Matches matches, scalar* u,
                     const Device& on);
 
-// parts [ceil(R / kRowsOfPart), N, D] += the sums of a f u over each kRowsOfPart rows, eight images
-// of u at a time. Summed over its first dimension it is dv.
+// parts [ceil(R / kRowsOfPart), N, D] += the sums of a f u over each kRowsOfPart rows,
+// kImagesOfGroup images of u at a time. Summed over its first dimension it is dv.
 template <typename scalar>
 int add_scale_gradient(const Problem<scalar>& p, const scalar* G, Matches matches, scalar* parts,
                        const Device& on);

@@ -9,19 +9,21 @@
 
 namespace emergence_ext::cuda {
 
-// Until a test says less: bytes of shared memory that a block of threads may ask for, those of the
-// largest GPU, and bytes that one allocation may have.
-extern int64_t emulated_shared_memory, emulated_memory;
+// A test may set it; see emulated.py.
+struct EmulatedDevice {
+  int64_t multiprocessors, shared, allocation;
+};
+extern EmulatedDevice emulated_device;
 
 struct Context {
-  explicit Context(const at::Tensor&) { on.shared = emulated_shared_memory; }
+  explicit Context(const at::Tensor&) {}
 
-  Device on{2, 0, nullptr};
+  Device on{static_cast<int>(emulated_device.multiprocessors), emulated_device.shared, nullptr};
 };
 
 inline at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
   auto x = at::empty(sizes, options);
-  if (static_cast<int64_t>(x.nbytes()) > emulated_memory)
+  if (static_cast<int64_t>(x.nbytes()) > emulated_device.allocation)
     throw c10::OutOfMemoryError({__func__, __FILE__, __LINE__}, "the emulated GPU is full");
   return x;
 }

@@ -30,7 +30,7 @@ using emulation::Operation;
 using emulation::Site;
 
 constexpr int kMostThreads = 1024, kMostWarps = kMostThreads / kLanes, kMostBlocks = 2;
-constexpr size_t kMostShared = 227 << 10, kRedZone = 4096, kStack = 64 << 10;
+constexpr size_t kRedZone = 4096, kStack = 64 << 10;
 constexpr size_t round_to_kib(size_t bytes) { return (bytes + 1023) & ~size_t{1023}; }
 
 // From one stack to another. prepare() lets the first switch to a context run `enter` on `stack`.
@@ -138,9 +138,11 @@ int turns[kLanes], turn = 0, last_turn = 0;
 std::string failure;
 
 // 16 bytes more, lest anyone rely on a larger alignment.
-alignas(1024) char arena[kMostBlocks][round_to_kib(kRedZone + 16 + kMostShared + kRedZone)];
+alignas(
+    1024) char arena[kMostBlocks][round_to_kib(kRedZone + 16 + emulation::kMostShared + kRedZone)];
 char* shared_begin = arena[0] + kRedZone + 16;
 size_t shared_bytes = 0;
+int64_t shared_limit = emulation::kMostShared;
 
 Thread& running() { return pool[current]; }
 
@@ -444,6 +446,10 @@ void __syncwarp(unsigned mask, Site site) {
 namespace emulation {
 
 void set_schedule(int number) { schedule = number; }
+
+void set_shared_memory(int64_t bytes) {
+  shared_limit = std::clamp(bytes, kLeastShared, kMostShared);
+}
 int64_t launches() { return launched; }
 
 Cluster cluster() { return cluster_now; }
@@ -528,8 +534,9 @@ cudaError_t run(const std::function<void()>& body, dim3 grid, int threads, size_
   const std::lock_guard<std::mutex> lock(launching);
   const auto within = [](unsigned size, unsigned most) { return size > 0 && size <= most; };
   if (!within(grid.x, 0x7fffffffu) || !within(grid.y, 0xffffu) || !within(grid.z, 0xffffu) ||
-      threads < 1 || shared > kMostShared || cluster < 1 || cluster > kMostBlocks ||
-      threads * cluster > kMostThreads || grid.x % static_cast<unsigned>(cluster))
+      threads < 1 || static_cast<int64_t>(shared) > shared_limit || cluster < 1 ||
+      cluster > kMostBlocks || threads * cluster > kMostThreads ||
+      grid.x % static_cast<unsigned>(cluster))
     return cudaErrorInvalidValue;
   ++launched;
   random_bits = static_cast<uint64_t>(schedule);

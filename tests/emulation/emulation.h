@@ -26,6 +26,12 @@ namespace emulation {
 // 0: threads, warps and blocks run in ascending order. 1: descending. n >= 2: shuffled anew after
 // every barrier, the same for the same n.
 void set_schedule(int number);
+
+// What a block of threads may ask for: a launch that wants more is refused. At least kLeastShared,
+// which every GPU has, and at most kMostShared, as at first.
+constexpr int64_t kLeastShared = 99 << 10, kMostShared = 227 << 10;
+void set_shared_memory(int64_t bytes);
+
 int64_t launches();  // so far
 
 // The line of a kernel that calls what has here() as a default argument.
@@ -36,11 +42,6 @@ struct Site {
 constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   return {file, line};
 }
-
-template <typename T>
-struct alignas(2 * sizeof(T)) Pair {
-  T x, y;
-};
 
 template <typename T>
 struct alignas(4 * sizeof(T)) Quad {
@@ -73,14 +74,8 @@ enum cudaError_t {
 };
 using cudaStream_t = struct CUstream_st*;
 
-using float2 = emulation::Pair<float>;
 using float4 = emulation::Quad<float>;
-using double2 = emulation::Pair<double>;
-using int2 = emulation::Pair<int>;
-using int4 = emulation::Quad<int>;
-using uint2 = emulation::Pair<unsigned>;
 using uint4 = emulation::Quad<unsigned>;
-using uchar4 = emulation::Quad<unsigned char>;
 
 struct uint3 {
   unsigned x, y, z;
@@ -91,28 +86,13 @@ struct dim3 {
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline double2 make_double2(double x, double y) { return {x, y}; }
-inline int2 make_int2(int x, int y) { return {x, y}; }
-inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
-inline uchar4 make_uchar4(unsigned char x, unsigned char y, unsigned char z, unsigned char w) {
-  return {x, y, z, w};
-}
 
 extern uint3 threadIdx, blockIdx;  // of the fiber that runs
 extern dim3 blockDim, gridDim;
 
 inline float __uint_as_float(unsigned x) { return emulation::same_bits<float>(x); }
-inline float __int_as_float(int x) { return emulation::same_bits<float>(x); }
 inline unsigned __float_as_uint(float x) { return emulation::same_bits<unsigned>(x); }
-inline int __float_as_int(float x) { return emulation::same_bits<int>(x); }
-inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __ffs(int x) { return __builtin_ffs(x); }
 
 template <typename T>
 T __ldg(const T* at) {

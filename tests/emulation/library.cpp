@@ -1,17 +1,18 @@
 // The ops of the namespace emergence_emulated: those of CUDA, on tensors of the CPU.
 
+#include "device.h"
 #include "emulated_context.h"
 #include "schemas.h"
 
 namespace emergence_ext::cuda {
 
-int64_t emulated_shared_memory = 227 << 10, emulated_memory = INT64_MAX;
+EmulatedDevice emulated_device{};
 
 }  // namespace emergence_ext::cuda
 
-extern "C" void emulation_set_memory(int64_t shared, int64_t allocation) {
-  emergence_ext::cuda::emulated_shared_memory = shared;
-  emergence_ext::cuda::emulated_memory = allocation;
+extern "C" void emulation_set_device(int64_t multiprocessors, int64_t shared, int64_t allocation) {
+  emergence_ext::cuda::emulated_device = {multiprocessors, shared, allocation};
+  emulation::set_shared_memory(shared);
 }
 
 TORCH_LIBRARY(emergence_emulated, m) { emergence_ext::define_ops(m); }

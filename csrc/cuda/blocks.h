@@ -1,0 +1,236 @@
+// A problem made ready for the kernels of matching.h: how it will be matched, the copies that this
+// takes, and room for as many conditioning images as memory allows.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "../checks.h"
+#include "arithmetic.h"
+#include "context.h"
+#include "matching.h"
+#include "paths.h"
+
+namespace emergence_ext::cuda {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+constexpr int64_t kBlockBytes = 256 << 20;  // when `max_memory` is not given
+
+template <typename scalar>
+constexpr at::ScalarType type_of = c10::CppTypeToScalarType<scalar>::value;
+
+inline Matches matches_of(const at::Tensor& argmax, int64_t first = 0) {
+  if (!argmax.defined()) return {nullptr, 0};
+  auto* const data = static_cast<char*>(argmax.mutable_data_ptr());
+  return {data + first * argmax.stride(0) * argmax.element_size(),
+          static_cast<int>(argmax.element_size())};
+}
+
+// 16-bit rows as matching.h wants them: whole pieces, aligned. The tensor itself where it is so.
+inline at::Tensor whole_pieces(const at::Tensor& x) {
+  const int64_t missing = round_up(x.size(-1), kPiece) - x.size(-1);
+  auto rows = missing > 0 ? at::constant_pad_nd(x, {0, missing}) : x.contiguous();
+  return reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 ? rows : rows.clone();
+}
+
+// What a block of conditioning images has room for.
+struct Parts {
+  bool scores, values, matches;
+};
+
+// What a matching is for: gradients, and rescored matches, read rows in the type of the arithmetic.
+enum class Use { scores, gradients, both };
+
+// A problem, how it will be matched, and the copies that it points to.
+template <typename scalar>
+class Matching {
+ public:
+  Matching(const at::Tensor& q, const OptionalTensor& v, const at::Tensor& d,
+           const OptionalTensor& a, c10::string_view precision, Use use, Way way, const Device& on)
+      : on_(on), way_(way) {
+    problem_.N = q.size(0), problem_.R = q.size(1), problem_.D = q.size(2);
+    problem_.B = d.size(0), problem_.S = d.size(1);
+    const bool half = q.element_size() == 2;
+    if (problem_.D <= kNarrow) {
+      kind_ = Kind::narrow;
+    } else if (use == Use::gradients || type_of<scalar> == at::kDouble) {
+      kind_ = Kind::wide;
+    } else if (half && !v) {
+      kind_ = Kind::planes;  // the products of such entries are exact
+    } else if (precision != "highest") {
+      kind_ = Kind::planes;
+      planes_.planes = precision == "high" ? 2 : 1;
+      scored_again_ = true;
+    }
+    const bool exact_planes = kind_ == Kind::planes && !scored_again_;
+    const auto keep = [&](const at::Tensor& x) {
+      // In the order of a contiguous tensor at once: a strided one is copied no more than once.
+      auto rows = x.to(type_of<scalar>, false, false, at::MemoryFormat::Contiguous).contiguous();
+      return kept(x, std::move(rows)).template const_data_ptr<scalar>();
+    };
+    if (!exact_planes || use != Use::scores) {
+      problem_.q = keep(q);
+      problem_.d = keep(d);
+    }
+    problem_.v = v ? keep(*v) : nullptr;
+    problem_.a = a ? keep(*a) : nullptr;
+    if (kind_ == Kind::planes) prepare_planes(q, d, exact_planes);
+    if constexpr (type_of<scalar> == at::kFloat) {
+      if (way == Way::split && use != Use::gradients && split_applies(problem_)) prepare_split(q);
+    }
+  }
+
+  const Problem<scalar>& problem() const { return problem_; }
+
+  // Bytes beside inputs and results: of everything, and of each image of a block.
+  int64_t fixed_bytes() const { return copied_bytes_; }
+  int64_t bytes_of_image(const Parts& parts) const {
+    const int64_t rows = problem_.N * problem_.R;
+    return (parts.scores ? problem_.N * sizeof(scalar) : 0) +
+           (parts.values ? rows * sizeof(scalar) : 0) +
+           (parts.matches ? rows * (problem_.S <= kCompactLimit ? 1 : 4) : 0);
+  }
+
+  bool narrow() const { return kind_ == Kind::narrow; }
+  bool needs_matches() const { return scored_again_; }
+
+  Problem<scalar> block(int64_t first, int64_t count) const {
+    Problem<scalar> p = problem_;
+    p.d = p.d ? p.d + first * p.S * p.D : nullptr;
+    p.B = count;
+    return p;
+  }
+
+  // Scores of the images of a block; `value` is not used where rows are narrow.
+  void match(int64_t first, int64_t count, scalar* T, scalar* value, Matches matches) const {
+    const Problem<scalar> p = block(first, count);
+    if constexpr (type_of<scalar> == at::kFloat) {
+      if (q_split_.defined()) {
+        const auto* const of_d = d_split_.const_data_ptr<uint8_t>() + split_bytes(first * p.S, p.D);
+        return check(match_split(p, q_split_.const_data_ptr(), of_d, T, matches, on_));
+      }
+    }
+    if (narrow()) return check(match_narrow(p, T, matches, on_));
+    if constexpr (type_of<scalar> == at::kFloat) {
+      if (kind_ == Kind::planes) {
+        Planes planes = planes_;
+        planes.d += first * p.S * planes.planes * planes.width;
+        planes.B = count;
+        const bool hopper = way_ == Way::hopper && hopper_applies(planes);
+        check(hopper ? match_hopper(planes, value, matches, on_)
+                     : match_planes(planes, value, matches, on_));
+        if (scored_again_) check(score_matches(p, matches, value, on_));
+        return check(weigh(p, value, T, on_));
+      }
+    }
+    check(match_wide(p, value, matches, on_));
+    check(weigh(p, value, T, on_));
+  }
+
+ private:
+  enum class Kind { narrow, wide, planes };
+
+  // Holds what a kernel will read; it costs memory where it is not the caller's own `x`.
+  const at::Tensor& kept(const at::Tensor& x, at::Tensor used) {
+    copied_bytes_ += x.defined() && used.is_alias_of(x) ? 0 : used.nbytes();
+    return kept_.emplace_back(std::move(used));
+  }
+
+  void prepare_planes(const at::Tensor& q, const at::Tensor& d, bool exact) {
+    planes_.rows = problem_.N * problem_.R, planes_.S = problem_.S;
+    planes_.width = round_up(problem_.D, kPiece);
+    planes_.float16 = exact && q.scalar_type() == at::kHalf;
+    if (exact) {
+      const auto rows = [&](const at::Tensor& x) {
+        return static_cast<const uint16_t*>(kept(x, whole_pieces(x)).const_data_ptr());
+      };
+      planes_.q = rows(q), planes_.d = rows(d);
+      return;
+    }
+    if constexpr (type_of<scalar> == at::kFloat) {
+      const auto packed = [&](const float* rows, const float* v, int64_t count) {
+        const int64_t width = planes_.planes * planes_.width;
+        const auto options = q.options().dtype(at::kBFloat16);
+        const auto& out = kept({}, at::empty({count, width}, options));
+        auto* const data = static_cast<uint16_t*>(out.mutable_data_ptr());
+        check(
+            pack(rows, v, problem_.R, count, problem_.D, planes_.width, planes_.planes, data, on_));
+        return data;
+      };
+      planes_.q = packed(problem_.q, problem_.v, planes_.rows);
+      planes_.d = packed(problem_.d, nullptr, problem_.B * problem_.S);
+    }
+  }
+
+  void prepare_split(const at::Tensor& q) {
+    const auto options = q.options().dtype(at::kByte);
+    q_split_ = kept({}, at::empty({split_bytes(problem_.N * problem_.R, problem_.D)}, options));
+    d_split_ = kept({}, at::empty({split_bytes(problem_.B * problem_.S, problem_.D)}, options));
+    check(split_rows(problem_, q_split_.mutable_data_ptr(), d_split_.mutable_data_ptr(), on_));
+  }
+
+  Device on_;
+  Way way_;
+  Kind kind_ = Kind::wide;
+  bool scored_again_ = false;  // matches were selected with rounded rows
+  Problem<scalar> problem_{};
+  Planes planes_{nullptr, nullptr, 0, 0, 0, 0, 1, false};
+  at::Tensor q_split_, d_split_;  // defined where rows were split
+  int64_t copied_bytes_ = 0;
+  std::vector<at::Tensor> kept_;
+};
+
+// Room for a block of conditioning images.
+struct Block {
+  int64_t length = 0;
+  at::Tensor T, value, argmax;
+
+  template <typename scalar>
+  scalar* scores() {
+    return T.defined() ? T.mutable_data_ptr<scalar>() : nullptr;
+  }
+  template <typename scalar>
+  scalar* values() {
+    return value.defined() ? value.mutable_data_ptr<scalar>() : nullptr;
+  }
+};
+
+// As many images, in whole groups, as `max_memory` or the default holds beside the bytes that the
+// caller takes itself. Where the device has less to give, half as many, and again.
+template <typename scalar>
+Block make_block(const char* op, const Matching<scalar>& matching, const Parts& parts,
+                 int64_t beside, std::optional<int64_t> max_memory,
+                 const at::TensorOptions& options) {
+  const auto& p = matching.problem();
+  const int64_t each = std::max<int64_t>(1, matching.bytes_of_image(parts));
+  const int64_t fixed = matching.fixed_bytes() + beside;
+  const int64_t room = max_memory.value_or(kBlockBytes + fixed) - fixed;
+  TORCH_CHECK_VALUE(!max_memory || room >= kImagesOfGroup * each, op,
+                    ": max_memory = ", *max_memory, " bytes holds no block; give at least ",
+                    fixed + kImagesOfGroup * each);
+  Block block;
+  block.length = std::clamp<int64_t>(room / each / kImagesOfGroup * kImagesOfGroup, kImagesOfGroup,
+                                     round_up(std::max<int64_t>(p.B, 1), kImagesOfGroup));
+  for (;;
+       block.length = larger(kImagesOfGroup, block.length / 2 / kImagesOfGroup * kImagesOfGroup)) {
+    const int64_t images = std::min(block.length, p.B);
+    const auto floats = options.dtype(type_of<scalar>);
+    const auto places = options.dtype(p.S <= kCompactLimit ? at::kByte : at::kInt);
+    try {
+      if (parts.scores) block.T = allocate({images, p.N}, floats);
+      if (parts.values) block.value = allocate({images, p.N, p.R}, floats);
+      if (parts.matches) block.argmax = allocate({images, p.N, p.R}, places);
+      return block;
+    } catch (const c10::OutOfMemoryError&) {
+      block.T = block.value = block.argmax = at::Tensor();
+      if (block.length == kImagesOfGroup) throw;
+    }
+  }
+}
+
+}  // namespace emergence_ext::cuda
