@@ -15,6 +15,8 @@ from torch import Tensor
 from emergence_ext import figures
 from emergence_ext.correlation import pearson
 from emergence_ext.datasets import Samples
+from emergence_ext.figures.style import display_name
+from emergence_ext.knowledge import shared_categories
 from emergence_ext.receptive import receptive_field, region_boxes
 from emergence_ext.store import write_file
 from emergence_ext.studies.compare import Comparison, Difference
@@ -27,6 +29,8 @@ from emergence_ext.subject import Subject
 logger = logging.getLogger(__name__)
 
 SHOWN_PER_CATEGORY: Final = 3
+SHARED_PAIRS: Final = 6
+IMAGES_OF_PAIR: Final = 4
 MOVED_REGIONS: Final = 24
 MOVED_IMAGES: Final = 12
 TAUS: Final = tuple(i / 20 for i in range(2, 20))
@@ -200,7 +204,7 @@ def _of_images(e: Emergence, dataset: Samples) -> dict[str, Callable[[], Figure]
     def images(index: Tensor) -> Tensor:
         return torch.stack([dataset[int(i)][0] for i in index])
 
-    return {
+    drawn = {
         "point_regions": lambda: figures.point_regions(
             images(shown),
             e.y[shown],
@@ -219,6 +223,27 @@ def _of_images(e: Emergence, dataset: Samples) -> dict[str, Callable[[], Figure]
             categories=e.categories,
         ),
     }
+    shared = shared_categories(e.h[-1, -1, e.held_out], e.frame, e.tau)
+    if bool((shared >= 0).any()):
+        drawn["shared_regions"] = lambda: _shared_regions(e, shared, images)
+    return drawn
+
+
+def _shared_regions(e: Emergence, shared: Tensor, images: Callable[[Tensor], Tensor]) -> Figure:
+    """Images by the pair of categories that share most of their regions `[n, R, 2]`, held-out."""
+    pairs, counts = shared[shared[..., 0] >= 0].unique(dim=0, return_counts=True)
+    mu, titles, remarks, masks, places = e.frame.directions, [], [], [], []
+    for k in counts.argsort(descending=True, stable=True)[:SHARED_PAIRS].tolist():
+        a, b = pairs[k].tolist()
+        mask = (shared == pairs[k]).all(-1)
+        most = mask.sum(1).argsort(descending=True, stable=True)[:IMAGES_OF_PAIR]
+        titles.append(f"{display_name(e.categories[a])} and {display_name(e.categories[b])}")
+        cosine = f"{float(mu[a] @ mu[b]):+.2f}".replace("-", "\u2212")
+        remarks.append(f"{int(counts[k])} shared regions, cosine of the directions {cosine}")
+        masks.append(mask[most])
+        places.append(e.held_out.nonzero().flatten()[most])
+    shown = [images(place) for place in places]
+    return figures.shared_regions(torch.stack(shown), torch.stack(masks), e.grid, titles, remarks)
 
 
 def _confidence_map(e: Emergence) -> Figure:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.backend import choose
-from emergence_ext.fit import FitStats, best_start, minimise
+from emergence_ext.fit import FitStats, minimise
 from emergence_ext.frame import unit_rows
 from emergence_ext.store import Saved
 
@@ -25,7 +25,8 @@ class RegionImportance(Saved):
     Args:
         kappa_tilde: concentration of the matches.
         include_self: whether the pair i = j takes part; as in the P that is given.
-        max_evals: evaluations of loss and gradient at most.
+        max_evals: evaluations of loss and gradient at most. Few: taken to the end, w follows single
+            images and leaves what the network goes by (docs/method.md).
         tol: stop when ten evaluations lower the loss by less than this share of it.
         precision: of the matching, see `ops.maxsim`. "medium" takes half the time of "highest"
             where the machine has bfloat16 products, and moves w less than one evaluation more
@@ -47,7 +48,7 @@ class RegionImportance(Saved):
         self,
         kappa_tilde: float = 1000.0,
         include_self: bool = True,
-        max_evals: int = 40,
+        max_evals: int = 10,
         tol: float = 1e-3,
         precision: str = "medium",
         backend: str = "auto",
@@ -63,7 +64,6 @@ class RegionImportance(Saved):
         self,
         F: Tensor,
         P: Tensor,
-        init: RegionImportance | None = None,
         step: Callable[[int, float], None] | None = None,
     ) -> Self:
         """Learn w and v of all images together.
@@ -71,8 +71,6 @@ class RegionImportance(Saved):
         Args:
             F: regional features, `[N, R, K]`.
             P: similarity between the images, `[N, N]`.
-            init: importance to start from where it is better than a uniform one, of the same
-                images in a neighbouring checkpoint.
             step: called after each evaluation with their number and the loss.
 
         Raises:
@@ -91,14 +89,7 @@ class RegionImportance(Saved):
         Fn = unit_rows(F.detach().float())
         bias = Fn.new_zeros(N)
         exclude = None if self.include_self else torch.arange(N, device=F.device)
-        starts = [[Fn.new_ones(N, R), Fn.new_ones(N, K)]]
-        if init is not None:
-            if init.w_.shape != (N, R) or init.v_.shape != (N, K):
-                raise ValueError(
-                    f"init has w {tuple(init.w_.shape)} and v {tuple(init.v_.shape)}, "
-                    f"F is {tuple(F.shape)}"
-                )
-            starts.append([init.w_ * R, init.v_ * K])
+        start = [Fn.new_ones(N, R), Fn.new_ones(N, K)]
 
         def objective(x: Tensor, y: Tensor) -> Tensor:
             a = self.kappa_tilde * on_simplex(x)
@@ -107,7 +98,6 @@ class RegionImportance(Saved):
                 Fn, v, Fn, a, bias, P, exclude, precision=self.precision
             )
 
-        start = best_start(objective, starts)
         # The loss is a mean over images, each with its own w and v: N times the loss has gradients
         # of a size that does not depend on N, which is what the solver's first step is made for.
         (x, y), stats = minimise(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from emergence_ext.frame import Frame
@@ -14,6 +15,7 @@ from emergence_ext.store import Saved
 
 CONFIDENCE: Final = 0.95  # of all intervals
 RESAMPLES: Final = 1000
+SHARED: Final = 0.1  # a second-best category within this of the best shares the region
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class KnowledgePoints(Saved):
         """Where it is one for the true category, `[N, R]`."""
         return self.point & (self.category == self.y[:, None])
 
-    def shared(self, distance: float = 0.1) -> Tensor:
+    def shared(self, distance: float = SHARED) -> Tensor:
         """Knowledge points whose second-best p is within `distance` of the best, `[N, R]`."""
         return self.point & (self.confidence - self.runner_up <= distance)
 
@@ -139,6 +141,21 @@ def knowledge_points(h: Tensor, frame: Frame, labels: Tensor, tau: float = 0.4) 
     return KnowledgePoints(confidence, best.indices[..., 0], best.values[..., 1], labels, tau)
 
 
+def shared_categories(h: Tensor, frame: Frame, tau: float = 0.4) -> Tensor:
+    """Name the two categories that share a region: a knowledge point for one, nearly for the other.
+
+    Args:
+        h, frame, tau: as in `knowledge_points`.
+
+    Returns:
+        The two by number, the lower first, `[N, R, 2]`; -1 where no two share the region.
+    """
+    best = frame.posterior(h).topk(2, dim=-1)
+    first, second = best.values.unbind(-1)
+    shared = (first > tau) & (first - second <= SHARED) & (h.square().sum(-1) > 0)
+    return torch.where(shared[..., None], best.indices.sort(dim=-1).values, -1)
+
+
 def check_tau(tau: float, C: int) -> None:
     """Refuse a threshold that every region passes, or none.
 
@@ -164,6 +181,24 @@ def bootstrap_ratio(part: Tensor, whole: Tensor, random_state: int = 0) -> Inter
     sums = _resampled(torch.stack([part, whole]).double(), random_state)
     some = sums[1] > 0
     return Interval(float(part.sum() / whole.sum()), *_bounds(sums[0, some] / sums[1, some]))
+
+
+def mean_interval(r: Tensor, random_state: int = 0) -> Interval | None:
+    """Mean of the finite ones of `[n]` with a bootstrap interval over them; None if none is.
+
+    With one of them the interval is unknown: its ends are NaN.
+    """
+    r = r[r.isfinite()]
+    if len(r) == 1:
+        return Interval(float(r[0]), float("nan"), float("nan"))
+    return bootstrap_ratio(r, torch.ones_like(r), random_state)
+
+
+def proportion(part: int, whole: int) -> Interval:
+    """Share of `part` in `whole`, at least 1, with Wilson's interval."""
+    found = binomtest(part, whole)
+    bounds = found.proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(found.statistic, float(bounds.low), float(bounds.high))
 
 
 def _resampled(per_image: Tensor, random_state: int) -> Tensor:

@@ -100,9 +100,10 @@ def load_model(
     else:
         build = load_callable(spec, "model")
     module = _build(build, num_classes, random_state)
-    if weights is None:
+    if weights is None and num_classes is None:
+        # Who says how many classes there are is about to train it.
         logger.warning("%s: no weights given, the network is untrained", spec)
-    else:
+    elif weights is not None:
         state = read_weights(weights)
         rows = output_rows(module, state) if num_classes is None else None
         if rows is not None:

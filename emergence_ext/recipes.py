@@ -51,6 +51,13 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "small_vgg28": Recipe(epochs=8, batch_size=50, lr=1.5e-3),
     "small_vgg64": Recipe(epochs=24, batch_size=64, lr=1e-3, augment=True, precision="bfloat16"),
+    # For some thousand images, from scratch.
+    "torchvision:resnet34": Recipe(
+        epochs=16, batch_size=64, lr=1e-3, augment=True, precision="bfloat16"
+    ),
+    "torchvision:mobilenet_v2": Recipe(
+        epochs=16, batch_size=64, lr=1e-3, augment=True, precision="bfloat16"
+    ),
     # More epochs are no more accurate, only surer: the mean entropy falls from 0.19 to 0.10 at 20.
     "vgg16_pooled": Recipe(
         epochs=4, batch_size=64, lr=1e-3, precision="bfloat16", freeze="^features"

@@ -82,6 +82,7 @@ def test_the_command_writes_and_takes_up_what_is_there(finished_run: Path, tmp_p
     assert done.exit_code == 0, done.output
     table = folder / "controls" / "tables" / "controls.csv"
     assert done.output.split() == [
+        str(folder / "report.html"),
         str(table),
         *(str(folder / "controls" / "figures" / f"controls.{kind}") for kind in ("png", "svg")),
     ]

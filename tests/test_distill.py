@@ -432,7 +432,7 @@ def _refused(*words: str, arguments: list[str | Path]) -> None:
     assert all(word in last for word in ("error: ", *words)), last
 
 
-def test_the_command_writes_students_tables_and_figures_and_names_them_last(
+def test_the_command_writes_students_tables_and_figures_and_shows_them_in_the_report(
     finished: Path, tmp_path: Path
 ) -> None:
     here = shutil.copytree(finished, tmp_path / "run")
@@ -440,12 +440,12 @@ def test_the_command_writes_students_tables_and_figures_and_names_them_last(
     result = _call(*asked, "--layer", "conv1_1")
     assert result.exit_code == 0, result.output
     out = here / "distill"
-    named = [Path(line) for line in result.stdout.splitlines()[-7:]]
-    assert all(path.is_file() for path in named)
-    assert {path.relative_to(out).as_posix() for path in named} == {
-        *(f"tables/{name}.csv" for name in ("networks", "knowledge", "regions")),
-        *(f"figures/{name}.{kind}" for name in ("knowledge", "regions") for kind in ("png", "svg")),
-    }
+    assert result.stdout.splitlines()[-2:] == [str(here / "report.html"), str(out)]
+    assert "Experiment: distillation" in (here / "report.html").read_text()
+    for name in ("networks", "knowledge", "regions"):
+        assert (out / "tables" / f"{name}.csv").is_file()
+    for name in ("knowledge.png", "knowledge.svg", "regions.png", "regions.svg"):
+        assert (out / "figures" / name).is_file()
     for name in ("conv2_1", "fc"):
         folder = out / "students" / name
         assert sorted(p.name for p in folder.glob("epoch_*")) == [

@@ -16,7 +16,7 @@ from emergence_ext.features import FeatureSet
 from emergence_ext.importance import RegionImportance
 from emergence_ext.regional import RegionalProjection
 from emergence_ext.sample import SampleProjection
-from emergence_ext.similarity import solve_kappa_p
+from emergence_ext.similarity import image_similarity, solve_kappa_p
 from emergence_ext.store import StoreError
 from emergence_ext.studies.emergence import (
     Checkpoint,
@@ -131,19 +131,27 @@ def test_earlier_checkpoints_do_not_move_the_last(found: Emergence) -> None:
     assert torch.equal(alone.frame.directions, found.frame.directions)
 
 
-def test_every_fit_starts_from_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lambda_may_start_from_its_neighbours_and_w_never_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     inits: list[Any] = []
-    real = RegionImportance.fit
+    real = RegionalProjection.fit
 
-    def watched(self: Any, F: Any, P: Any, init: Any = None, **kwargs: Any) -> Any:
+    def watched(self: Any, *arrays: Any, init: Any = None) -> Any:
         inits.append(init)
-        return real(self, F, P, init=init, **kwargs)
+        return real(self, *arrays, init=init)
 
-    monkeypatch.setattr(RegionImportance, "fit", watched)
+    monkeypatch.setattr(RegionalProjection, "fit", watched)
     quick = emergence(_checkpoints(60), QUICK)
     assert inits[:2] == [None, None]  # two layers of the last checkpoint
-    assert torch.equal(inits[2].w_, quick.w[-1, 0]) and torch.equal(inits[3].w_, quick.w[-1, 1])
-    assert torch.equal(inits[4].w_, quick.w[1, 0]) and torch.equal(inits[5].w_, quick.w[1, 1])
+    assert all(init is not None for init in inits[2:]) and len(inits) == 6
+    # w stops early: a start that is further on would end further on.
+    first = feature_set(LEARNED[0], 60)
+    assert quick.frame.kappa_p is not None
+    P = image_similarity(first.z[quick.region_images], quick.frame.kappa_p)
+    alone = RegionImportance(max_evals=QUICK.importance_evals)
+    alone.fit(list(first.layers.values())[1][quick.region_images], P)
+    assert torch.equal(alone.w_, quick.w[0, 1])
 
 
 def test_features_are_asked_for_once_and_one_checkpoint_at_a_time() -> None:

@@ -86,6 +86,9 @@ def draw_all(x: dict[str, Any]) -> dict[str, Callable[[], Figure]]:
         "point_regions": lambda: figures.point_regions(
             x["images"], x["labels"], sure > 0.4, sure > 0.6, sure, (2, 2), x["categories"]
         ),
+        "shared_regions": lambda: figures.shared_regions(
+            x["images"][None, :2], (sure > 0.5)[None, :2], (2, 2), ["a and b"], ["2"], columns=2
+        ),
         "importance_maps": lambda: figures.importance_maps(
             x["images"], x["w"], (2, 2), labels=x["labels"], categories=x["categories"]
         ),

@@ -29,6 +29,7 @@ ALWAYS = {
     "losses",
     "point_regions",
     "importance_maps",
+    "shared_regions",
 }
 
 

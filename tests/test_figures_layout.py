@@ -101,6 +101,13 @@ def drawings(x: dict[str, Any]) -> dict[str, Callable[[], Figure]]:
         "point_regions": lambda: figures.point_regions(
             x["images"], x["y"], x["point"], x["reliable"], x["p"][-1], (7, 7), x["names"]
         ),
+        "shared_regions": lambda: figures.shared_regions(
+            x["images"][None, :4].repeat(3, axis=0),
+            x["point"][None, :4].repeat(3, axis=0),
+            (7, 7),
+            [f"{x['names'][0]} and {x['names'][-1]}"] * 3,
+            ["1234 shared regions, cosine of the directions \u22120.12"] * 3,
+        ),
         "importance_maps": lambda: figures.importance_maps(
             x["images"][:8], x["w"][:8], (7, 7), labels=x["y"][:8], categories=x["names"]
         ),

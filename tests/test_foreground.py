@@ -5,14 +5,23 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from emergence_ext.cli import app
 from emergence_ext.knowledge import KnowledgePoints, bootstrap_ratio
 from emergence_ext.studies.finished import FinishedRun
-from emergence_ext.studies.foreground import COLUMNS, boxes_on_grid, foreground, read_boxes
+from emergence_ext.studies.foreground import (
+    COLUMNS,
+    boxes_on_grid,
+    find_masks,
+    foreground,
+    mask_on_grid,
+    read_boxes,
+)
 
 GRID = (4, 5)
 BOXES = [
@@ -107,4 +116,49 @@ def test_the_command_counts_the_points_of_held_out_images(
     assert {float(row["area"]) for row in rows} == {0.5}
     path.write_text(",".join(COLUMNS) + "\nnobody.png,0,0,1,1\n")
     done = CliRunner().invoke(app, ["foreground", str(finished_run), "--boxes", str(path)])
-    assert done.exit_code == 2 and "boxes: none of the" in done.output
+    assert done.exit_code == 2 and "for none of the" in done.output
+
+
+def write_mask(path: Path, mask: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask).save(path)
+    return path
+
+
+def test_a_mask_says_what_boxes_of_the_same_place_say(tmp_path: Path) -> None:
+    mask = np.zeros((40, 50), np.uint8)
+    mask[:20, :25] = 1  # of the centred square of 40 pixels the left 20
+    path = write_mask(tmp_path / "mask.png", mask)
+    box = boxes_on_grid([[(0.0, 0.0, 0.5, 0.5)]], (4, 4))[0]
+    assert torch.equal(mask_on_grid(path, (4, 4)), box)
+    coloured = np.stack([0 * mask, 0 * mask, 255 * mask, 0 * mask + 255], axis=-1)
+    assert torch.equal(mask_on_grid(write_mask(path, coloured), (4, 4)), box)
+    path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"^masks: .*mask.png cannot be read"):
+        mask_on_grid(path, (4, 4))
+
+
+def test_masks_are_found_by_the_name_of_the_image(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.PNG"):
+        write_mask(tmp_path / name, np.ones((2, 2), np.uint8))
+    (tmp_path / "b" / "notes.txt").write_text("none")
+    found = find_masks(tmp_path, ["a/1.jpg", "b/1.JPEG", "b/notes.jpg", "../a/1.jpg"])
+    assert found == {"a/1.jpg": tmp_path / "a/1.png", "b/1.JPEG": tmp_path / "b/1.PNG"}
+    with pytest.raises(ValueError, match=r"^masks: .* is no folder"):
+        find_masks(tmp_path / "nowhere", [])
+
+
+def test_the_command_takes_masks_too_but_not_both(finished_run: Path, tmp_path: Path) -> None:
+    found = FinishedRun.open(finished_run).found
+    half = np.repeat(np.array([[255, 0]], np.uint8), 8, axis=1).repeat(16, axis=0)
+    for name in found.names:
+        write_mask(tmp_path / "masks" / Path(name).with_suffix(".png"), half)
+    call = ["foreground", str(finished_run), "--masks", str(tmp_path / "masks")]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0, done.output
+    rows = list(csv.DictReader(Path(done.output.split()[-1]).read_text().splitlines()))
+    assert {row["images"] for row in rows} == {str(int(found.held_out.sum()))}
+    assert {float(row["area"]) for row in rows} == {0.5}
+    for wrong in ([*call, "--boxes", "b.csv"], call[:2]):
+        done = CliRunner().invoke(app, wrong)
+        assert done.exit_code == 2 and "give either --boxes FILE or --masks DIR" in done.output

@@ -61,18 +61,12 @@ def test_rows_are_distributions(fitted: RegionImportance) -> None:
 
 def test_regions_that_show_the_category_weigh_more() -> None:
     data = planted(60, C=2)
-    fit = RegionImportance().fit(data.F, image_similarity(data.z, 8.0))
-    share = fit.w_[:, data.telling].sum(1)
-    assert share.mean() > 0.55  # half of the regions show it: equal weights give 0.5
-    assert (share > 0.5).float().mean() > 0.8
-
-
-def test_a_warm_start_with_its_own_result_does_not_raise_the_loss(
-    fitted: RegionImportance,
-) -> None:
-    warm = RegionImportance(max_evals=20).fit(DATA.F, P, init=fitted)
-    assert warm.stats_.losses[0] == pytest.approx(fitted.stats_.losses[-1], rel=1e-4)
-    assert warm.stats_.losses[-1] <= fitted.stats_.losses[-1] * (1 + 1e-4)
+    P = image_similarity(data.z, 8.0)
+    for evals, least in ((10, 0.52), (40, 0.55)):
+        fit = RegionImportance(max_evals=evals).fit(data.F, P)
+        share = fit.w_[:, data.telling].sum(1)
+        assert share.mean() > least  # half of the regions show it: equal weights give 0.5
+        assert (share > 0.5).float().mean() > 0.8
 
 
 def test_regions_without_features_are_harmless() -> None:
@@ -168,11 +162,6 @@ def test_numbers_that_are_none_are_named_with_their_image() -> None:
     F[9, 0, 0] = torch.inf
     with pytest.raises(ValueError, match="9"):
         RegionImportance().fit(F, P)
-
-
-def test_a_start_from_other_images_is_refused(fitted: RegionImportance) -> None:
-    with pytest.raises(ValueError, match="init has w"):
-        RegionImportance().fit(DATA.F[:8], P[:8, :8], init=fitted)
 
 
 def test_the_simplex_holds_absolute_values() -> None:

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from emergence_ext.frame import Frame, unit_rows
-from emergence_ext.knowledge import CONFIDENCE, KnowledgePoints, knowledge_points
+from emergence_ext.knowledge import (
+    CONFIDENCE,
+    KnowledgePoints,
+    knowledge_points,
+    mean_interval,
+    proportion,
+    shared_categories,
+)
 from emergence_ext.vmf import ExactKappa
 
 # Four categories in the directions of a tetrahedron: all pairs have the same cosine.
@@ -53,6 +60,22 @@ def test_a_region_of_zero_strength_is_never_a_knowledge_point(priors: list[float
     h[:, 0] = 1e-30  # squares to 0
     points = knowledge_points(h, frame, torch.tensor([0, 1, 2]), tau=0.25)
     assert not points.point.any() and not points.reliable.any() and not points.shared(1.0).any()
+
+
+def test_a_region_halfway_between_two_categories_is_shared_by_these_two() -> None:
+    halfway = [DIRECTIONS[3] + DIRECTIONS[1], DIRECTIONS[0] + 0.9 * DIRECTIONS[2]]
+    h = torch.stack([*(4 * x for x in halfway), 4 * DIRECTIONS[2], 0 * DIRECTIONS[0]])[None]
+    shared = shared_categories(h, FRAME, tau=0.4)
+    assert shared[0].tolist() == [[1, 3], [-1, -1], [-1, -1], [-1, -1]]
+    near = DIRECTIONS[0] + 0.999 * DIRECTIONS[2]
+    assert shared_categories(4 * near[None, None], FRAME).tolist() == [[[0, 2]]]
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(30, 8, 3, generator=generator)
+    points = knowledge_points(h, FRAME, torch.zeros(30, dtype=torch.int64))
+    shared = shared_categories(h, FRAME)
+    assert torch.equal(shared[..., 0] >= 0, points.shared()) and points.shared().any()
+    own = points.category[points.shared()][:, None]
+    assert (shared[points.shared()] == own).sum(1).eq(1).all()
 
 
 def test_shared_regions_are_points_with_a_second_category_close_behind() -> None:
@@ -175,3 +198,19 @@ def test_a_threshold_that_all_or_none_pass_is_refused(tau: float) -> None:
 def test_inputs_that_do_not_fit_are_named(h: Tensor, labels: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         knowledge_points(h, FRAME, labels)
+
+
+def test_means_of_images_leave_out_those_without_a_value() -> None:
+    r = torch.tensor([0.2, torch.nan, 0.4, 0.9])
+    found = mean_interval(r)
+    assert found is not None and found.value == pytest.approx(0.5)
+    assert 0.2 <= found.low < 0.5 < found.high <= 0.9
+    lone = mean_interval(r[:2])
+    assert lone is not None and lone.value == pytest.approx(0.2) and lone.low != lone.low
+    assert mean_interval(r[1:2]) is None
+
+
+def test_proportions_have_the_interval_of_wilson() -> None:
+    # Agresti and Coull (The American Statistician 52, 1998): none of 10 is 0 to 0.278.
+    found = proportion(0, 10)
+    assert (found.value, found.low) == (0, 0) and found.high == pytest.approx(0.278, abs=5e-4)

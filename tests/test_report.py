@@ -191,7 +191,7 @@ def test_what_a_run_lacks_is_said(tmp_path: Path) -> None:
     page = page_of(folder)
     assert len(page.all("img")) == 1
     assert "Not in this run: What a sample feature says, wherever it lies; Which" in page.text
-    assert "; Which categories are alike; Cosines of category" in page.text
+    assert "; Which categories are alike; Similarity of categories" in page.text
     assert "Not in this run: When: through training; " in page.text
     assert "Not in this run: Losses." in page.text
     assert "No warnings." in page.text
@@ -225,6 +225,34 @@ def test_results_that_the_report_does_not_know_come_last(tmp_path: Path) -> None
     assert "Further results" in page.text
     assert "attack types" in page.text
     assert "shapley" in page.text
+
+
+def test_experiments_have_sections_of_their_own_behind_those_of_the_run(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    for place in ("figures", "tables"):
+        (folder / "attack" / place).mkdir(parents=True)
+    for name in ("curves", "maps_conv5"):
+        (folder / "attack" / "figures" / f"{name}.png").write_bytes(png())
+    write_table(folder / "attack", "success", ["right"], [["1"]])
+    write_table(folder / "attack", "images", ["name"], [[f"{i}.png"] for i in range(501)])
+    (folder / "elsewhere" / "figures").mkdir(parents=True)
+    (folder / "elsewhere" / "figures" / "unasked.png").write_bytes(png())
+    page = page_of(folder)
+    assert len(page.all("img")) == len(KNOWN_FIGURES) + 2
+    order = [
+        "The fits",
+        "Experiment: attack",
+        "What the attack changes",
+        "maps conv5",
+        "Success of",
+    ]
+    places = [page.text.rindex(words) for words in order]
+    assert places == sorted(places)
+    assert "all of them are in attack/tables/images.csv" in page.text
+    assert any(a.get("download") == "attack_curves.png" for a in page.all("a"))
+    assert "Further results" not in page.text
+    assert "unasked" not in page.text
+    assert "Not in this run" not in page.text  # no experiment is missing that nobody asked for
 
 
 def test_damaged_figures_and_tables_are_left_out(tmp_path: Path) -> None:

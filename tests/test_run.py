@@ -45,6 +45,7 @@ FIGURES = {
     "losses",
     "point_regions",
     "importance_maps",
+    "shared_regions",
 }
 TABLES = {"correlations", "importance", "knowledge", "similarity", "fits", "images"}
 

@@ -24,6 +24,7 @@ from emergence_ext.correlation import pearson
 from emergence_ext.datasets import ArraySamples
 from emergence_ext.figures import Band, shapley_correlations, shapley_maps
 from emergence_ext.frame import Frame
+from emergence_ext.knowledge import mean_interval
 from emergence_ext.recording import regions
 from emergence_ext.studies.emergence import Emergence
 from emergence_ext.studies.finished import FinishedRun
@@ -32,7 +33,6 @@ from emergence_ext.studies.shapley import (
     RegionValues,
     Shapley,
     grad_cam,
-    mean_interval,
     region_cells,
     region_values,
     shapley,

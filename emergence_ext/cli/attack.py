@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emergence_ext.cli.common import Device, Seed, app, device_name, reported
+from emergence_ext.cli.common import Device, Seed, app, device_name, reported, update_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,6 +80,7 @@ def attack(
             )
         for name, table in rows.items():
             tables.write(out / "tables" / f"{name}.csv", table)
+        update_report(run_dir)
         typer.echo(out)
 
 

@@ -124,6 +124,16 @@ def subject_of(run: FinishedRun) -> Subject | None:
         return None
 
 
+def update_report(run_dir: Path) -> None:
+    """Put what was written beside a run into its report; where that cannot be, say why."""
+    from emergence_ext.report import write_report
+
+    try:
+        typer.echo(write_report(run_dir))
+    except (ValueError, ImportError, OSError) as error:
+        logger.warning("the report is left as it was: %s", error)
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """Errors as one line and an exit status: 2 for wrong use, 1 for a failure."""

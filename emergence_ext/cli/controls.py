@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import Device, app, device_name, reported
+from emergence_ext.cli.common import Device, app, device_name, reported, update_report
 
 
 @app.command()
@@ -29,5 +29,6 @@ def controls(
         table, figure = out / "tables" / "controls.csv", out / "figures" / "controls"
         tables.write(table, tables.controls(found))
         drawing.draw_controls(figure, found)
+        update_report(run_dir)
         for path in (table, figure.with_suffix(".png"), figure.with_suffix(".svg")):
             typer.echo(path)

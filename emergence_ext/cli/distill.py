@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import Device, Seed, app, device_name, numbers, reported
+from emergence_ext.cli.common import (
+    Device,
+    Seed,
+    app,
+    device_name,
+    numbers,
+    reported,
+    update_report,
+)
 
 
 @app.command()
@@ -75,6 +83,6 @@ def distill(
         }
         for name, table in rows.items():
             tables.write(out / "tables" / f"{name}.csv", table)
-            typer.echo(out / "tables" / f"{name}.csv")
-        for path in drawing.draw_distillation(out / "figures", found, shown):
-            typer.echo(path)
+        drawing.draw_distillation(out / "figures", found, shown)
+        update_report(run_dir)
+        typer.echo(out)

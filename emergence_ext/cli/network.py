@@ -136,7 +136,7 @@ def run(
         Path | None, typer.Option(help="JSON file: folder name -> column of the output.")
     ] = None,
     per_class: Annotated[int | None, typer.Option(help="Images of a category, at most.")] = None,
-    region_images: Annotated[int, typer.Option(help="Images on which regions are learned.")] = 200,
+    region_images: Annotated[int, typer.Option(help="Images on which regions are learned.")] = 300,
     alpha: Annotated[
         float, typer.Option(help="Weight of the alignment of regions with their image.")
     ] = 0.1,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import typer
 
-from emergence_ext.cli.common import Device, Seed, app, device_name, reported
+from emergence_ext.cli.common import Device, Seed, app, device_name, reported, update_report
 
 if TYPE_CHECKING:
     from emergence_ext.datasets import Samples
@@ -74,6 +74,7 @@ def shapley(
             )
         for row in rows:
             typer.echo(f"{row['layer']}, {row['importance']}: Spearman {_told(row)}")
+        update_report(run_dir)
         typer.echo(folder)
 
 
@@ -120,7 +121,7 @@ def _draw(result: Shapley, dataset: Samples, folder: Path) -> None:
 def _band(r: torch.Tensor) -> Band:
     """Means and intervals of coefficients `[L, n]`, NaN where there is none."""
     from emergence_ext.figures import Band
-    from emergence_ext.studies.shapley import mean_interval
+    from emergence_ext.knowledge import mean_interval
 
     nan = float("nan")
     found = [mean_interval(row) for row in r]

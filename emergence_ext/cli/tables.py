@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emergence_ext.cli.common import Device, Seed, app, device_name, numbers, reported
+from emergence_ext.cli.common import (
+    Device,
+    Seed,
+    app,
+    device_name,
+    numbers,
+    reported,
+    update_report,
+)
 
 if TYPE_CHECKING:
     from emergence_ext.studies.ablation import AblationFit, Choices
@@ -91,6 +99,7 @@ def tables(
             drawn.append("ablation")
         for name, table in rows.items():
             write(out / "tables" / f"{name}.csv", table)
+        update_report(first.folder)
         for row in rows["methods"]:
             typer.echo(_line(row))
         for name in rows:

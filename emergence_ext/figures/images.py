@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from .inputs import Array, Sizes
-from .style import INK, PAGE, category_style, display_name, inch_axes, new_figure, styled
+from .style import INK, MUTED, PAGE, category_style, display_name, inch_axes, new_figure, styled
 
 _GAP = 0.05  # inches between an image and its map
 _EDGE = 0.05  # inches kept free around the page
@@ -121,6 +121,64 @@ def _point_key(figure: Figure, below: float) -> None:
         handlelength=1.6,
         borderaxespad=0,
     )
+
+
+@styled
+def shared_regions(
+    images: Any,
+    is_shared: Any,
+    grid: tuple[int, int],
+    titles: Sequence[str],
+    notes: Sequence[str],
+    *,
+    columns: int = 4,
+) -> Figure:
+    """Show image regions that two categories share, by pair of categories (Fig. 2, 10).
+
+    Args:
+        images: in 0..1, `[pairs, columns, 3, H', W']` or with one channel.
+        is_shared: which regions both share, `[pairs, columns, R]`; an image without any is left
+            out.
+        grid: height and width of the map of regions, `R = H * W`.
+        titles: the two categories, `[pairs]`.
+        notes: what is said of them, `[pairs]`.
+        columns: images of a pair.
+
+    Raises:
+        ValueError: shapes that do not fit, or a grid that does not hold R regions.
+    """
+    sizes = Sizes("shared_regions")
+    heads = sizes.names("titles", titles, "pairs")
+    told = sizes.names("notes", notes, "pairs")
+    shared = sizes.flags("is_shared", is_shared, "pairs columns R").reshape(-1, sizes["R"])
+    maps = region_maps(shared, grid, sizes)
+    every = sizes.numbers("images", images, "pairs columns channels height width")
+    pixels = as_pixels(Sizes("shared_regions"), every.reshape(-1, *every.shape[2:]))
+    abreast = 2 if len(heads) > 1 else 1
+    rows = -(-len(heads) // abreast)
+    room = (PAGE - 2 * _EDGE - _BETWEEN * (abreast - 1)) / abreast
+    side = min((room + _GAP) / columns, 1.5) - _GAP
+    head = 1.7 * _HEAD
+    figure = new_figure(PAGE, rows * (side + head + _GAP) + _EDGE, constrained=False)
+    for index, (title, remark) in enumerate(zip(heads, told, strict=True)):
+        row, block = divmod(index, abreast)
+        left = _EDGE + block * (room + _BETWEEN)
+        top = row * (side + head + _GAP) + head
+        for column in range(columns):
+            place = index * columns + column
+            if not maps[place].any():
+                continue
+            axes = inch_axes(figure, left + column * (side + _GAP), top, side, side)
+            show_image(axes, pixels[place])
+            veil = np.zeros((*maps[place].shape, 4))
+            veil[..., :3], veil[..., 3] = 1, 0.68 * ~maps[place]
+            axes.imshow(veil, extent=_frame(axes), interpolation="nearest", aspect="auto")
+            outline(axes, maps[place])
+        axes = inch_axes(figure, left, top - head, room, head)
+        axes.axis("off")
+        axes.text(0, 0.55, title, fontsize=7.5, transform=axes.transAxes)
+        axes.text(0, 0.14, remark, fontsize=6.5, color=MUTED, transform=axes.transAxes)
+    return figure
 
 
 @styled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,20 @@ class Picture:
     svg: str = ""
 
 
-def read_pictures(folder: Path) -> dict[str, Picture]:
-    """Return the readable PNG files of a folder by name, with their SVG files beside them."""
-    files = {path.stem: path for path in sorted(folder.glob("*.png"))}
-    share = _PICTURES * 3 // 4 // max(len(files), 1)
+def read_pictures(
+    files: Mapping[str, Path], *, room: int | None = None, vectors: int | None = None
+) -> dict[str, Picture]:
+    """Return the readable PNG files by name, with the SVG files beside them.
+
+    Args:
+        files: name -> PNG file.
+        room: characters that the pictures take at most, by default those of a report; beyond that
+            the large ones are shrunk.
+        vectors: characters that the SVG files take at most; the largest are left out.
+    """
+    room = _PICTURES if room is None else room
+    vectors = _VECTORS if vectors is None else vectors
+    share = room * 3 // 4 // max(len(files), 1)
     total = sum(path.stat().st_size for path in files.values())
     pictures: dict[str, Picture] = {}
     for name, path in files.items():
@@ -43,26 +54,28 @@ def read_pictures(folder: Path) -> dict[str, Picture]:
             with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
                 image.load()
                 size = image.size
-                if total > _PICTURES * 3 // 4 and len(data) > share:
+                if total > room * 3 // 4 and len(data) > share:
                     data = _shrunk(image, share)
         except _UNREADABLE as error:
             logger.warning("report: %s is left out, it cannot be read: %s", path, error)
             continue
         pictures[name] = Picture(name, _uri("image/png", data), *size)
-    return _with_vectors(folder, pictures)
+    return _with_vectors(files, pictures, vectors)
 
 
-def _with_vectors(folder: Path, pictures: dict[str, Picture]) -> dict[str, Picture]:
+def _with_vectors(
+    files: Mapping[str, Path], pictures: dict[str, Picture], room: int
+) -> dict[str, Picture]:
     """Return the pictures with their SVG files, the smallest first, as far as there is room."""
-    sizes = {n: p.stat().st_size for n in pictures if (p := folder / f"{n}.svg").is_file()}
-    room = _VECTORS
+    beside = {name: files[name].with_suffix(".svg") for name in pictures}
+    sizes = {name: path.stat().st_size for name, path in beside.items() if path.is_file()}
     for name in sorted(sizes, key=lambda n: sizes[n]):
         encoded = sizes[name] * 4 // 3
         if encoded > min(room, _VECTOR):
             break
         room -= encoded
         old = pictures[name]
-        svg = _uri("image/svg+xml", (folder / f"{name}.svg").read_bytes())
+        svg = _uri("image/svg+xml", beside[name].read_bytes())
         pictures[name] = Picture(name, old.png, old.width, old.height, svg)
     return pictures
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class FigureText:
     """The words around one figure."""
 
-    name: str  # the file is figures/NAME.png
+    name: str  # the file is figures/NAME.png; of an experiment EXPERIMENT/NAME, see write.py
     title: str
     caption: str
     reading: str
@@ -19,9 +19,15 @@ class FigureText:
 class TableText:
     """The words around one table."""
 
-    name: str  # the file is tables/NAME.csv
+    name: str  # the file is tables/NAME.csv; of an experiment EXPERIMENT/NAME
     title: str
     caption: str
+
+    @property
+    def file(self) -> str:
+        """The file, from the run directory."""
+        folder, slash, name = self.name.rpartition("/")
+        return f"{folder}{slash}tables/{name}.csv"
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,13 @@ SECTIONS = (
                 "all be far from each other, so compare the pairs, not the single values.",
             ),
         ),
-        (TableText("similarity", "Cosines of category directions", "The figure's numbers."),),
+        (
+            TableText(
+                "similarity",
+                "Similarity of categories",
+                "The figure's numbers, and regions that both share.",
+            ),
+        ),
     ),
     SectionText(
         "training",
@@ -165,6 +177,15 @@ SECTIONS = (
                 "regions are knowledge points for the true category, hatched ones for another; "
                 "the rest are none. A region sees more of the image than its own square, so the "
                 "outlines are centres rather than borders.",
+            ),
+            FigureText(
+                "shared_regions",
+                "Regions that two categories share",
+                "Held-out images with regions in the last analysed layer that are knowledge points "
+                "for one category and nearly as much for another: within 0.1 (after Fig. 2, 10).",
+                "What is not veiled says both categories alike. Pairs with many such regions and a "
+                "cosine near 1 are those that the network sees as similar; the regions show what "
+                "the two have in common.",
             ),
             FigureText(
                 "importance_maps",

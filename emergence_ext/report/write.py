@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
-from base64 import b64encode
-from dataclasses import dataclass
-from hashlib import sha256
-from importlib.resources import files
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from emergence_ext.store import write_file
+
+from .experiments import EXPERIMENTS
+from .page import page_part, render
 from .pictures import Picture, read_pictures
 from .run import Table, read_run, read_table
 from .sections import IMAGES_TABLE, SECTIONS, FigureText, SectionText, TableText
 
 logger = logging.getLogger(__name__)
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_FURTHER = SectionText("further", "Further results", "Written by this run beside the usual ones.")
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,13 @@ class Section:
 def write_report(run_dir: Path | str) -> Path:
     """Write `report.html` into a run directory: one file with all figures and tables, for offline.
 
+    Experiments that were done with the run have sections of their own, behind those of the run.
     The page requests nothing from the network, its content-security policy forbids it, and every
     name that comes from the run is escaped. Absent or unreadable figures and tables are named.
 
     Args:
-        run_dir: a folder with `config.json`, `figures/*.png|svg` and `tables/*.csv`.
+        run_dir: a folder with `config.json`, `figures/*.png|svg` and `tables/*.csv`, and the same
+            in a folder for each experiment.
 
     Returns:
         The path of the report.
@@ -50,22 +51,39 @@ def write_report(run_dir: Path | str) -> Path:
     """
     folder = Path(run_dir)
     run = read_run(folder)
-    pictures = read_pictures(folder / "figures")
-    tables = {p.stem: t for p in sorted((folder / "tables").glob("*.csv")) if (t := read_table(p))}
+    places = {"": folder} | {f"{e.anchor}/": folder / e.anchor for e in EXPERIMENTS}
+    pictures = read_pictures(
+        {
+            prefix + path.stem: path
+            for prefix, place in places.items()
+            for path in sorted((place / "figures").glob("*.png"))
+        }
+    )
+    tables = {
+        prefix + path.stem: table
+        for prefix, place in places.items()
+        for path in sorted((place / "tables").glob("*.csv"))
+        if (table := read_table(path))
+    }
     sections = [_section(text, pictures, tables) for text in SECTIONS]
-    further = _further(pictures, tables)
-    if further.figures or further.tables:
-        sections.append(further)
-    page = _render(
+    sections += [_further(_FURTHER, SECTIONS, "", pictures, tables)]
+    done = [_experiment(text, pictures, tables) for text in EXPERIMENTS]
+    page = render(
+        "report/page.html",
+        page_part("report/page.css"),
+        page_part("report/page.js"),
         run=run,
-        sections=[s for s in sections if s.figures or s.tables],
-        absent=[s.text.title for s in sections if not s.figures and not s.tables],
+        sections=[s for s in (*sections, *done) if s.figures or s.tables],
+        absent=[
+            s.text.title
+            for s in sections
+            if s.text is not _FURTHER and not s.figures and not s.tables
+        ],
         images=tables.get(IMAGES_TABLE.name),
         images_text=IMAGES_TABLE,
     )
     path = folder / "report.html"
-    # Names may hold bytes that are no text, shown by their codes, and characters that no page may.
-    _replace(path, _CONTROL.sub("\ufffd", page).encode("utf-8", "backslashreplace"))
+    write_file(path, page)
     logger.info("report: wrote %s", path)
     return path
 
@@ -80,62 +98,47 @@ def _section(text: SectionText, pictures: dict[str, Picture], tables: dict[str, 
     )
 
 
-def _further(pictures: dict[str, Picture], tables: dict[str, Table]) -> Section:
-    """Return the figures and tables of the run that no section of the report speaks of."""
-    known_figures = {f.name for s in SECTIONS for f in s.figures}
-    known_tables = {t.name for s in SECTIONS for t in s.tables} | {IMAGES_TABLE.name}
-    text = SectionText("further", "Further results", "Written by this run beside the usual ones.")
+def _experiment(
+    text: SectionText, pictures: dict[str, Picture], tables: dict[str, Table]
+) -> Section:
+    """Return the section of an experiment: what the report has words for, then all else of it."""
+    prefix = f"{text.anchor}/"
+    named = replace(
+        text,
+        figures=tuple(replace(f, name=prefix + f.name) for f in text.figures),
+        tables=tuple(replace(t, name=prefix + t.name) for t in text.tables),
+    )
+    said = _section(named, pictures, tables)
+    rest = _further(text, (named,), prefix, pictures, tables)
+    return Section(text, said.figures + rest.figures, said.tables + rest.tables, [])
+
+
+def _further(
+    text: SectionText,
+    known: Sequence[SectionText],
+    prefix: str,
+    pictures: dict[str, Picture],
+    tables: dict[str, Table],
+) -> Section:
+    """Return the figures and tables in one folder that none of its sections speaks of."""
+    known_figures = {f.name for s in known for f in s.figures}
+    known_tables = {t.name for s in known for t in s.tables} | {IMAGES_TABLE.name}
+
+    def title(name: str) -> str | None:
+        own = name.removeprefix(prefix)
+        return own.replace("_", " ") if name.startswith(prefix) and "/" not in own else None
+
     return Section(
         text,
         [
-            (FigureText(name, name.replace("_", " "), "", ""), picture)
+            (FigureText(name, words, "", ""), picture)
             for name, picture in pictures.items()
-            if name not in known_figures
+            if name not in known_figures and (words := title(name))
         ],
         [
-            (TableText(name, name.replace("_", " "), ""), table)
+            (TableText(name, words, ""), table)
             for name, table in tables.items()
-            if name not in known_tables
+            if name not in known_tables and (words := title(name))
         ],
         [],
     )
-
-
-def _render(**context: Any) -> str:
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError as error:
-        raise ImportError(
-            "report: jinja2 is not installed. Install it with: pip install 'emergence_ext[report]'"
-        ) from error
-    source = files(__package__)
-    style = source.joinpath("page.css").read_text(encoding="utf-8")
-    script = source.joinpath("page.js").read_text(encoding="utf-8")
-    policy = (
-        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
-    )
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(source.joinpath("page.html").read_text(encoding="utf-8"))
-    return template.render(style=Markup(style), script=Markup(script), policy=policy, **context)
-
-
-def _digest(text: str) -> str:
-    """Return the source expression that allows exactly this inline text."""
-    return f"sha256-{b64encode(sha256(text.encode('utf-8')).digest()).decode('ascii')}"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,11 +6,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, Self
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from emergence_ext.frame import Frame, polar
-from emergence_ext.knowledge import CONFIDENCE, Interval, bootstrap_ratio
+from emergence_ext.knowledge import Interval, bootstrap_ratio, proportion
 from emergence_ext.store import Saved
 
 TYPES: Final = ("unchanged", "type 1", "type 2", "type 3", "type 4")
@@ -82,9 +81,7 @@ class Attack(Saved):
 
     def success(self) -> Interval:
         """Share of the images right before that are wrong after, with Wilson's interval."""
-        found = binomtest(len(self.astray), len(self.names))
-        bounds = found.proportion_ci(CONFIDENCE, method="wilson")
-        return Interval(found.statistic, float(bounds.low), float(bounds.high))
+        return proportion(len(self.astray), len(self.names))
 
     def important(self, layer: int, category: int, state: int) -> Interval:
         """Regions with p > tau, for the original (0) or adversarial (1) category, by state."""

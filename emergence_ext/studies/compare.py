@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.frame import Frame, polar
-from emergence_ext.knowledge import CONFIDENCE, RESAMPLES, Interval
+from emergence_ext.knowledge import Interval, mean_interval
 from emergence_ext.store import Saved
 from emergence_ext.studies.emergence import Emergence
 
@@ -315,20 +315,9 @@ def differences(c: Comparison, random_state: int = 0) -> list[Difference]:
 
 
 def _interval(values: Tensor, random_state: int) -> Interval:
-    """Mean over images with its interval; images without a value are left out."""
-    from scipy.stats import bootstrap
-
-    known = values[values.isfinite()].double().numpy()
+    """Mean over images with its interval; NaN where no image has a value."""
     nan = float("nan")
-    if not len(known):
-        return Interval(nan, nan, nan)
-    if len(known) < 2:
-        return Interval(float(known[0]), nan, nan)
-    found = bootstrap(
-        (known,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, vectorized=True,
-        method="percentile", rng=np.random.default_rng(random_state),
-    ).confidence_interval  # fmt: skip
-    return Interval(float(known.mean()), float(found.low), float(found.high))
+    return mean_interval(values, random_state) or Interval(nan, nan, nan)
 
 
 def _paired(a: Emergence, b: Emergence, names: tuple[str, str]) -> Tensor:

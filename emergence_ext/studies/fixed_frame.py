@@ -49,8 +49,8 @@ class Settings:
     temperature: float = 1.0
     tau: float = 0.4
     held_out: float = 0.4
-    region_images: int = 200
-    importance_evals: int = 40
+    region_images: int = 300
+    importance_evals: int = 10
     regional_evals: int = 60
     include_self: bool = True
     random_state: int = 0
@@ -146,7 +146,7 @@ class FixedFrame:
             what: name of the state, for errors and the bar.
             features: of that state.
             samples: its projection of samples, in this frame.
-            neighbour: fits to start from, where they are better than the usual start.
+            neighbour: whose Lambda to start from, where that is better than the usual start.
             folder: where finished fits are kept and looked for.
             bar: moves on by one for each layer.
 
@@ -171,8 +171,8 @@ class FixedFrame:
                     max_evals=settings.importance_evals,
                     backend=self.backend,
                 )
-                init = None if neighbour is None else neighbour.importance[layer]
-                return fit.fit(F, P, init=init)
+                # From the usual start: w stops early, as much so in every checkpoint.
+                return fit.fit(F, P)
 
             def fit_regional(F: Tensor = F, layer: str = layer) -> RegionalProjection:
                 fit = RegionalProjection(

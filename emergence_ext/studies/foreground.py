@@ -1,4 +1,4 @@
-"""Do knowledge points lie on the object? Their share inside of given boxes (Fig. 6, 14)."""
+"""Do knowledge points lie on the object? Their share inside of boxes or masks (Fig. 6, 14)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from emergence_ext.images import EXTENSIONS, FORMATS
 from emergence_ext.knowledge import Interval, KnowledgePoints, bootstrap_ratio
 
 COLUMNS: Final = ("name", "left", "top", "right", "bottom")
@@ -22,7 +25,7 @@ class Foreground:
     """Where the knowledge points of one layer lie.
 
     Attributes:
-        images: with boxes, and looked at.
+        images: with boxes or a mask, and looked at.
         points: share of the knowledge points that lie on the foreground, None without points.
         reliable: the same of the reliable ones.
         area: share of all regions there, what points would have by chance.
@@ -75,6 +78,52 @@ def boxes_on_grid(boxes: Sequence[Sequence[Box]], grid: tuple[int, int]) -> Tens
         for left, top, right, bottom in of_image:
             inside[n] |= (left <= x) & (x < right) & (top <= y) & (y < bottom)
     return inside.flatten(1)
+
+
+def mask_on_grid(path: Path, grid: tuple[int, int]) -> Tensor:
+    """Say which regions of a grid have their centre on the foreground of a mask.
+
+    Args:
+        path: an image as large as the photograph; what is not 0 is foreground. Its largest centred
+            square is taken, as that of the photograph was.
+        grid: `(H, W)`.
+
+    Returns:
+        `[H W]`, bool.
+
+    Raises:
+        ValueError: a file that is no image.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as opened:
+            opaque = opened.convert("RGB") if opened.mode in ("RGBA", "LA", "CMYK") else opened
+            values = np.asarray(opaque)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"masks: {path} cannot be read as an image ({error})") from None
+    mask = np.asarray(values.reshape(*values.shape[:2], -1).any(axis=2))
+    side = min(mask.shape)
+    rows, columns = (
+        ((length - side) / 2 + (np.arange(count) + 0.5) / count * side).astype(np.int64)
+        for length, count in zip(mask.shape, grid, strict=True)
+    )
+    return torch.from_numpy(mask[np.ix_(rows, columns)].copy()).flatten()
+
+
+def find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Find the masks of images: at the image's name in a folder, with any suffix of an image.
+
+    Raises:
+        ValueError: no such folder.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"masks: {folder} is no folder; give one that holds NAME.png for NAME.jpg")
+    there = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in EXTENSIONS
+    }
+    stems = {name: Path(name).with_suffix("").as_posix() for name in names}
+    return {name: there[stem] for name, stem in stems.items() if stem in there}
 
 
 def read_boxes(path: Path) -> Mapping[str, list[Box]]:

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from emergence_ext.above import Above, above
 from emergence_ext.correlation import pearson, spearman
-from emergence_ext.knowledge import Interval, bootstrap_ratio
 from emergence_ext.recording import regions
 from emergence_ext.store import Saved
 from emergence_ext.studies.emergence import Emergence
@@ -300,12 +299,6 @@ def grad_cam(part: Above, columns: Tensor, grid: tuple[int, int]) -> Tensor:
     maps = part.maps.clone().requires_grad_()
     heat = method.attribute(maps, target=columns.to(maps.device))
     return regions(heat.detach(), grid)[..., 0].cpu()
-
-
-def mean_interval(r: Tensor, random_state: int = 0) -> Interval | None:
-    """Mean of the finite ones of `[n]` with a bootstrap interval over them; None if none is."""
-    r = r[r.isfinite()]
-    return bootstrap_ratio(r, torch.ones_like(r), random_state)
 
 
 def _of_layer(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
+from torch import Tensor
 
+from emergence_ext.knowledge import mean_interval
 from emergence_ext.studies.attacked import TYPES, Attack
 from emergence_ext.studies.compare import Comparison, Difference
 from emergence_ext.studies.controls import Control
 from emergence_ext.studies.distill import Distillation
 from emergence_ext.studies.emergence import Emergence
-from emergence_ext.studies.foreground import Box, boxes_on_grid
 from emergence_ext.studies.foreground import foreground as foreground_of
-from emergence_ext.studies.shapley import Shapley, mean_interval
+from emergence_ext.studies.shapley import Shapley
 from emergence_ext.tables.rows import Row, interval
 from emergence_ext.tables.run import knowledge
 
@@ -40,22 +41,26 @@ def controls(found: Iterable[Control]) -> list[Row]:
     return rows
 
 
-def foreground(e: Emergence, boxes: Mapping[str, Sequence[Box]]) -> list[Row]:
-    """Where the points of held-out images lie, a row a layer; images without a box are left out.
+def foreground(e: Emergence, inside: Mapping[str, Tensor]) -> list[Row]:
+    """Where the points of held-out images lie, a row a layer; images that are not given stay out.
+
+    Args:
+        e: what a run found.
+        inside: name of an image -> which of its regions lie on the foreground, `[R]` bool.
 
     Raises:
-        ValueError: no held-out image has a box.
+        ValueError: no held-out image is given.
     """
-    known = [n for n in e.held_out.nonzero().flatten().tolist() if e.names[n] in boxes]
+    known = [n for n in e.held_out.nonzero().flatten().tolist() if e.names[n] in inside]
     if not known:
         raise ValueError(
-            f"boxes: none of the {int(e.held_out.sum())} held-out images has one; names are as in "
-            f"the table of images, such as {e.names[0]!r}"
+            f"foreground: boxes or masks are there for none of the {int(e.held_out.sum())} "
+            f"held-out images; names are as in the table of images, such as {e.names[0]!r}"
         )
-    inside = boxes_on_grid([boxes[e.names[n]] for n in known], e.grid)
+    on_object = torch.stack([inside[e.names[n]] for n in known])
     rows: list[Row] = []
     for k, layer in enumerate(e.layers):
-        share = foreground_of(e.points(-1, k).subset(torch.tensor(known)), inside)
+        share = foreground_of(e.points(-1, k).subset(torch.tensor(known)), on_object)
         rows.append(
             {
                 "layer": layer,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from emergence_ext.correlation import pearson
+from emergence_ext.knowledge import shared_categories
 from emergence_ext.studies.emergence import Emergence
 from emergence_ext.studies.strength import ImportanceStrength, StrengthEntropy
 from emergence_ext.tables.rows import Row, interval
@@ -77,13 +78,22 @@ def knowledge(e: Emergence) -> list[Row]:
 
 
 def similarity(e: Emergence) -> list[Row]:
-    """Cosines of category directions, a row a pair, nearest first (Fig. 2, 10)."""
+    """Cosines of category directions and the regions that both share, nearest first (Fig. 2, 10).
+
+    Regions are those of held-out images in the last layer of the last checkpoint.
+    """
     mu = e.frame.directions
     cosines = mu @ mu.t()
     C = len(mu)
+    shared = shared_categories(e.h[-1, -1, e.held_out], e.frame, e.tau)
     pairs = [(float(cosines[a, b]), a, b) for a in range(C) for b in range(a + 1, C)]
     return [
-        {"category": e.categories[a], "and": e.categories[b], "cosine": c}
+        {
+            "category": e.categories[a],
+            "and": e.categories[b],
+            "cosine": c,
+            "regions that both share": int((shared == torch.tensor([a, b])).all(-1).sum()),
+        }
         for c, a, b in sorted(pairs, reverse=True)
     ]
 

@@ -1,0 +1,84 @@
+"""The command that does every experiment of the paper: reproduce."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emergence_ext.cli.animate import animate
+from emergence_ext.cli.attack import attack
+from emergence_ext.cli.common import Device, Seed, app, reported
+from emergence_ext.cli.controls import controls
+from emergence_ext.cli.distill import distill
+from emergence_ext.cli.shapley import shapley
+from emergence_ext.cli.tables import tables
+
+EXPERIMENTS = ("tables", "controls", "attack", "shapley", "distill", "animate")
+
+
+@app.command()
+def reproduce(
+    run_dirs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN_DIR...", help="What `emergence run --out` wrote."),
+    ],
+    only: Annotated[
+        str, typer.Option(help="Experiments, comma between; default: all of them.")
+    ] = ",".join(EXPERIMENTS),
+    at: Annotated[
+        str, typer.Option(help="Where students are taught, as of `emergence distill`.")
+    ] = "conv,fc",
+    epochs: Annotated[int, typer.Option(help="Passes of each student over the images.")] = 4,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Do every experiment of the paper with finished runs, and put all of it into their reports.
+
+    One that cannot be done is told and the others go on.
+
+    Example: emergence reproduce runs/tiny runs/vgg16 --only tables,attack,shapley
+    """
+    with reported():
+        chosen = _chosen(only)
+        started, failed = time.perf_counter(), []
+        planned: list[tuple[str, Callable[[], None]]] = []
+        if "tables" in chosen:
+            made = partial(tables, run_dirs, with_ablation=True, device=device, seed=seed)
+            planned.append(("tables", made))
+        for run_dir in run_dirs:
+            single = {
+                "controls": partial(controls, run_dir, device=device),
+                "attack": partial(attack, run_dir, device=device, seed=seed),
+                "shapley": partial(shapley, run_dir, device=device, seed=seed),
+                "distill": partial(
+                    distill, run_dir, at=at, epochs=epochs, device=device, seed=seed
+                ),
+                "animate": partial(animate, run_dir),
+            }
+            planned += [(f"{n} of {run_dir}", do) for n, do in single.items() if n in chosen]
+        for name, do in planned:
+            began = time.perf_counter()
+            typer.echo(f"--- {name}")
+            try:
+                do()
+            except typer.Exit:  # which has told why
+                failed.append(name)
+            typer.echo(f"{time.perf_counter() - began:.0f} s")
+        typer.echo(f"--- all of it took {time.perf_counter() - started:.0f} s")
+        if failed:
+            raise RuntimeError(f"not done: {', '.join(failed)}; the reasons are above")
+
+
+def _chosen(only: str) -> list[str]:
+    names = [name.strip() for name in only.split(",")]
+    unknown = sorted(set(names) - set(EXPERIMENTS))
+    if unknown:
+        raise ValueError(
+            f"only: no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}"
+        )
+    return names
