@@ -111,6 +111,24 @@ def animate(
     return _write_mp4(film, frames, path.with_name(f"{path.name}.mp4"), fps, seconds)
 
 
+def write_film(frames: Frames, path: Path, *, fps: int) -> Path:
+    """Write frames as a film, below 10 MB.
+
+    Args:
+        frames: `[height, width, 3]` each, uint8, of even height and width.
+        path: without a suffix; `.mp4` is appended, or `.gif` where imageio-ffmpeg is absent.
+        fps: frames a second.
+
+    Returns:
+        The file.
+    """
+    pictures, film = list(frames), _writer()
+    if film is None:
+        return _write_gif(pictures, path.with_name(f"{path.name}.gif"), fps)
+    seconds = len(pictures) / fps
+    return _write_mp4(film, pictures, path.with_name(f"{path.name}.mp4"), fps, seconds)
+
+
 def _frames(
     found: Emergence, images: Tensor | None, count: int, max_points: int, random_state: int
 ) -> Iterator[NDArray[Any]]:

@@ -28,6 +28,7 @@ __all__ = [
     "coco2014",
     "cub200",
     "digits",
+    "image_set",
     "splits",
     "subset",
 ]
@@ -314,6 +315,24 @@ def _image_files(directory: Path) -> list[Path]:
         if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
     ]
     return sorted(found)
+
+
+def image_set(root: Path | str, *, size: int, crop: Crop = "center") -> ImageFiles:
+    """Return all images below a folder, at any depth, as one category of the folder's name.
+
+    Raises:
+        ValueError: no such folder, or no readable image in it.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise ValueError(f"images: no folder {folder}")
+    files = _image_files(folder)
+    if not files:
+        raise ValueError(
+            f"images: {folder} holds no image; expected files of {', '.join(EXTENSIONS)}"
+        )
+    sources = [Source(path, _printable(path.relative_to(folder).as_posix()), 0) for path in files]
+    return ImageFiles(sources, [_printable(folder.absolute().name)], size=size, crop=crop)
 
 
 def _printable(name: str) -> str:

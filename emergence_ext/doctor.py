@@ -5,25 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from emergence_ext import _library
 from emergence_ext._version import __version__
 from emergence_ext.backend import why_not_fused
 from emergence_ext.models import suggest_layers
 from emergence_ext.receptive import ReceptiveField, receptive_field
-from emergence_ext.recording import find_head, preserved
-
-# Names of the functions and tensor methods, and the modules that call them.
-_RELU_FUNCTIONS = frozenset({"relu", "relu_", "relu6", "threshold", "threshold_"})
-_RELU_MODULES = (nn.ReLU, nn.ReLU6, nn.Threshold)
+from emergence_ext.recording import find_head
+from emergence_ext.rectifiers import RELU_MODULES, Watch
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ def inspect_model(module: nn.Module, example: Tensor) -> ModelReport:
     Raises:
         ValueError: no layer that could be analysed.
     """
-    watch = _Watch(module)
+    watch = Watch(module)
     watch.run(example)
     try:
         head, gives_output = find_head(module, example)
@@ -104,7 +99,17 @@ def inspect_model(module: nn.Module, example: Tensor) -> ModelReport:
             fields[name] = receptive_field(module, dotted, size)
         except (RuntimeError, TypeError, ValueError) as error:
             problems.append(f"no receptive field for layer {dotted!r}: {error}")
-    layers = watch.layers()
+    layers = [
+        LayerInfo(
+            name=name,
+            kind=type(part).__name__,
+            shape=watch.shapes.get(name),
+            runs=watch.runs.get(name, 0),
+            relu_follows=name in watch.before_relu,
+        )
+        for name, part in module.named_modules()
+        if name
+    ]
     in_place = [name for name, part in _relus(module) if getattr(part, "inplace", False) and name]
     shared = [name for name, _ in _relus(module) if watch.runs.get(name, 0) > 1]
     report = ModelReport(
@@ -222,74 +227,8 @@ def format_environment(brief: bool = False) -> str:
     return "\n".join(lines)
 
 
-class _Watch(TorchFunctionMode):
-    """Counts module calls, and tells ReLUs that are modules from those that are not."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.runs: dict[str, int] = {}
-        self.shapes: dict[str, tuple[int, ...] | None] = {}
-        self.functional: dict[tuple[str, str], int] = {}
-        self._before_relu: set[str] = set()
-        self._negative: dict[int, tuple[Tensor, list[str]]] = {}
-        self._running: list[tuple[str, nn.Module]] = []
-
-    def run(self, example: Tensor) -> None:
-        with ExitStack() as undo:
-            undo.enter_context(preserved(self.module))
-            for name, part in self.module.named_modules():
-                if name:
-                    undo.callback(part.register_forward_pre_hook(self._enter(name)).remove)
-                    undo.callback(part.register_forward_hook(self._leave(name)).remove)
-            undo.callback(self._negative.clear)
-            undo.enter_context(torch.no_grad())
-            undo.enter_context(self)
-            self.module(example)
-
-    def layers(self) -> list[LayerInfo]:
-        return [
-            LayerInfo(
-                name=name,
-                kind=type(part).__name__,
-                shape=self.shapes.get(name),
-                runs=self.runs.get(name, 0),
-                relu_follows=name in self._before_relu,
-            )
-            for name, part in self.module.named_modules()
-            if name
-        ]
-
-    def _enter(self, name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda part, _inputs: self._running.append((name, part))
-
-    def _leave(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_part: nn.Module, _inputs: Any, output: Any) -> None:
-            self._running.pop()
-            self.runs[name] = self.runs.get(name, 0) + 1
-            is_tensor = isinstance(output, Tensor)
-            self.shapes[name] = tuple(output.shape) if is_tensor else None
-            if is_tensor and output.is_floating_point() and output.numel() and output.min() < 0:
-                # Kept so that its id stays its own; a container gives the tensor of its last part.
-                self._negative.setdefault(id(output), (output, []))[1].append(name)
-
-        return hook
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        function = getattr(func, "__name__", "")
-        if function in _RELU_FUNCTIONS:
-            x = args[0] if args else (kwargs or {}).get("input")
-            if id(x) in self._negative:
-                self._before_relu.update(self._negative[id(x)][1])
-            owner, part = self._running[-1] if self._running else ("", self.module)
-            if not isinstance(part, _RELU_MODULES):
-                key = (owner, function)
-                self.functional[key] = self.functional.get(key, 0) + 1
-        return func(*args, **(kwargs or {}))
-
-
 def _relus(module: nn.Module) -> Iterable[tuple[str, nn.Module]]:
-    return ((n, part) for n, part in module.named_modules() if isinstance(part, _RELU_MODULES))
+    return ((n, part) for n, part in module.named_modules() if isinstance(part, RELU_MODULES))
 
 
 def _advice(report: ModelReport) -> list[str]:
@@ -310,8 +249,8 @@ def _advice(report: ModelReport) -> list[str]:
         )
     if report.functional:
         advice.append(
-            "there are functional ReLUs: guided backpropagation and deconvolution, which replace "
-            "ReLU modules, would miss them"
+            "there are functional ReLUs: hooks on ReLU modules, by which guided backpropagation "
+            "and deconvolution are usually made, miss them (those of emergence look do not)"
         )
     if report.head is None:
         advice.append(

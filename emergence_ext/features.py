@@ -322,7 +322,7 @@ def _stream(
                 "the logits": z,
             }
             for what, part in parts.items():
-                _check_finite(part, what, samples.names[start : start + len(images)])
+                check_finite(part, what, samples.names[start : start + len(images)])
                 if what not in arrays:
                     arrays[what] = torch.empty((len(samples), *part.shape[1:]))
                 arrays[what][start : start + len(images)] = part
@@ -346,7 +346,12 @@ def flat_features(f: Tensor, head: str) -> Tensor:
     return f.float()
 
 
-def _check_finite(part: Tensor, what: str, names: Sequence[str]) -> None:
+def check_finite(part: Tensor, what: str, names: Sequence[str]) -> None:
+    """Refuse values `[B, ...]` that are not finite, and name the image they are of.
+
+    Raises:
+        ValueError: a value that is not finite.
+    """
     finite = part.isfinite().flatten(1).all(dim=1)
     if not bool(finite.all()):
         bad = names[int(finite.logical_not().nonzero()[0])]

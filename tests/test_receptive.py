@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from emergence_ext.networks import vgg16_pooled
 from emergence_ext.receptive import receptive_field, region_boxes
+from emergence_ext.recording import recorder
 
 
 class Residual(nn.Module):
@@ -256,3 +258,56 @@ def test_a_resized_region_sees_the_fields_of_all_that_was_pooled_into_it(grid):
 def test_a_grid_needs_cells():
     with pytest.raises(ValueError, match="at least one cell"):
         region_boxes((8, 8), (0, 3))
+
+
+class _Linear(TorchFunctionMode):
+    """Runs a network without its nonlinearities, by means that share nothing with `structure`."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        if name.strip("_") in ("relu", "relu6", "hardtanh"):
+            return args[0]
+        if name in ("max_pool2d", "boolean_dispatch", "fn"):
+            window = kwargs or {}
+            size, stride, padding = (
+                args[i] if len(args) > i else window.get(key, default)
+                for i, key, default in ((1, "kernel_size", 2), (2, "stride", 2), (3, "padding", 0))
+            )
+            return functional.avg_pool2d(args[0], size, stride, padding)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "side", "layers"),
+    [
+        ("vgg16", 112, ["features.3", "features.8", "features.15", "features.22", "features.29"]),
+        ("resnet34", 96, ["relu", "layer1", "layer2", "layer3", "layer4"]),
+        ("mobilenet_v2", 96, [f"features.{i}" for i in (4, 7, 11, 14, 18)]),
+    ],
+)
+def test_fields_are_the_support_of_the_gradients_of_the_network_itself(name, side, layers):
+    """With random weights, in float64, and linear: then no gradient inside a field vanishes."""
+    torchvision = pytest.importorskip("torchvision")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = getattr(torchvision.models, name)().eval()
+        fields = {layer: receptive_field(net, layer, side) for layer in layers}
+        for part in net.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.normal_(part.weight, std=part.weight[0].numel() ** -0.5)
+        image = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
+    with recorder(net.double(), layers) as record, _Linear():
+        net(image)
+        outputs = dict(record.outputs)
+    for layer in layers:
+        field, output = fields[layer], outputs[layer]
+        assert field.grid == output.shape[2:]
+        last = field.grid[0] - 1
+        for row, col in {(0, 0), (last, 0), (last // 2, last), (last // 3, last // 2)}:
+            (gradient,) = torch.autograd.grad(
+                output[0, :, row, col].sum(), image, retain_graph=True
+            )
+            seen = gradient[0].ne(0).any(0).nonzero()
+            (top, left), (bottom, right) = seen.amin(0).tolist(), seen.amax(0).tolist()
+            assert field.box(row, col) == (top, left, bottom + 1, right + 1), (layer, row, col)

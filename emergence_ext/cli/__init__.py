@@ -7,7 +7,10 @@ from emergence_ext.cli import (
     controls,
     distill,
     foreground,
+    look,
+    mindseye,
     network,
+    reproduce,
     shapley,
     tables,
 )
@@ -21,7 +24,10 @@ __all__ = [
     "controls",
     "distill",
     "foreground",
+    "look",
+    "mindseye",
     "network",
+    "reproduce",
     "shapley",
     "tables",
 ]

@@ -19,6 +19,7 @@ from emergence_ext.tables.experiments import (
     shapley,
     shapley_images,
 )
+from emergence_ext.tables.mindseye import facet_channels, facet_members, facet_scores
 from emergence_ext.tables.rows import Row, interval, write
 from emergence_ext.tables.run import (
     correlations,
@@ -43,6 +44,9 @@ __all__ = [
     "distilled_knowledge",
     "distilled_networks",
     "distilled_regions",
+    "facet_channels",
+    "facet_members",
+    "facet_scores",
     "fits",
     "foreground",
     "frames",

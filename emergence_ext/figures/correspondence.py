@@ -1,0 +1,154 @@
+"""Regions of one image found in another, as lines, and how often they are found, by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from .images import as_pixels
+from .inputs import Array, Sizes
+from .knowledge import Band
+from .style import (
+    ACCENT,
+    CONTRAST,
+    INK,
+    MUTED,
+    PAGE,
+    PAPER,
+    display_name,
+    figure_note,
+    literal_name,
+    new_figure,
+    styled,
+)
+from .tiles import open_page, put_image
+
+_EDGE, _GAP, _HEAD, _BETWEEN = 0.08, 0.24, 0.2, 0.12  # inches
+
+
+@styled
+def correspondences(
+    images: Any,
+    starts: Sequence[Any],
+    ends: Sequence[Any],
+    sure: Sequence[Any],
+    layer: str,
+    *,
+    truth: Sequence[Any] | None = None,
+    names: Sequence[str] | None = None,
+    remark: str = "",
+) -> Figure:
+    """Draw pairs of images with a line from each place in the left one to its match in the right.
+
+    Args:
+        images: left and right of each pair, in 0..1, `[n, 2, channels, H', W']`.
+        starts: (x, y) in the left image in shares of it, of each pair `[m, 2]`.
+        ends: where each was found in the right one, `[m, 2]`.
+        sure: lines that are drawn through, `[m]`; the others are dotted.
+        layer: name of the layer that found them.
+        truth: where each belongs in the right image, `[m, 2]`, drawn as a ring; None: not known.
+        names: what to write above each pair, `[n]`.
+        remark: what else has to be said of the whole figure.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    sizes = Sizes("correspondences")
+    given = sizes.numbers("images", images, "n 2 channels height width")
+    for name, lists in (("starts", starts), ("ends", ends), ("sure", sure)):
+        sizes.names(name, lists, "n")
+    told = sizes.names("names", names, "n") if names is not None else [""] * sizes["n"]
+    pixels = as_pixels(Sizes("correspondences"), given.reshape(-1, *given.shape[2:]))
+    abreast = 2 if sizes["n"] > 1 else 1
+    side = (PAGE / abreast - _EDGE - _BETWEEN - _GAP) / 2 if abreast > 1 else 2.6
+    rows = -(-sizes["n"] // abreast)
+    figure, page = open_page(PAGE, rows * (side + _HEAD + 0.06) + 0.4)
+    for i in range(sizes["n"]):
+        row, column = divmod(i, abreast)
+        left = _EDGE + column * (PAGE / abreast)
+        top = row * (side + _HEAD + 0.06) + _HEAD
+        right = left + side + _GAP
+        put_image(page, pixels[2 * i], (left, top, side, side))
+        put_image(page, pixels[2 * i + 1], (right, top, side, side))
+        page.text(left, top - 0.05, display_name(told[i], 44), fontsize=7)
+        of_pair = Sizes("correspondences")
+        begin = of_pair.numbers("starts", starts[i], "m 2") * side + (left, top)
+        end = of_pair.numbers("ends", ends[i], "m 2") * side + (right, top)
+        _lines(page, begin, end, of_pair.flags("sure", sure[i], "m"))
+        if truth is not None:
+            there = of_pair.numbers("truth", truth[i], "m 2") * side + (right, top)
+            for color, width in ((INK, 2.2), (PAPER, 1.0)):
+                page.plot(*there.T, "o", mfc="none", mec=color, mew=width, ms=7)
+    figure_note(
+        figure, f"{literal_name(layer)}: every line leads to the best match. {remark}".strip(), 0.08
+    )
+    return figure
+
+
+def _lines(page: Axes, begin: Array, end: Array, sure: Array) -> None:
+    """Draw lines that are told apart by colour, from left to right through the left image."""
+    rank = np.argsort(np.argsort(begin[:, 0] + 1e-3 * begin[:, 1], kind="stable"), kind="stable")
+    colors = matplotlib.colormaps["turbo"](np.linspace(0.12, 0.92, len(begin)))[rank]
+    outline = [withStroke(linewidth=2.0, foreground=INK, alpha=0.5)]
+    for (x0, y0), (x1, y1), color, whole in zip(begin, end, colors, sure, strict=True):
+        page.plot(
+            [x0, x1], [y0, y1], "-" if whole else ":", color=color, lw=1.1 if whole else 0.8,
+            path_effects=outline if whole else None, alpha=1.0 if whole else 0.6, zorder=3,
+        )  # fmt: skip
+        page.plot(
+            [x0, x1],
+            [y0, y1],
+            "o",
+            color=color,
+            mec=INK,
+            mew=0.4,
+            ms=3.2 if whole else 2.0,
+            zorder=4,
+        )
+
+
+@styled
+def correspondence_scores(
+    scores: Mapping[str, Band], chance: Mapping[str, Any], possible: Any, layers: Sequence[str]
+) -> Figure:
+    """Draw the share of places that are found again, by layer.
+
+    Args:
+        scores: what was looked for -> shares with intervals, `[L]` each.
+        chance: the same -> share that a random region would find, `[L]`.
+        possible: share that the best region of the layer's grid reaches, `[L]`.
+        layers: names, `[L]`.
+
+    Raises:
+        ValueError: shapes that do not fit, or more than two scores.
+    """
+    if not 1 <= len(scores) <= 2:
+        raise ValueError(f"correspondence_scores: expected one or two scores, got {len(scores)}")
+    sizes = Sizes("correspondence_scores")
+    depths = [literal_name(x, 14) for x in sizes.names("layers", layers, "L")]
+    steps = np.arange(len(depths))
+    figure = new_figure(PAGE, 2.6)
+    axes = figure.subplots()
+    best = 100 * sizes.numbers("possible", possible, "L")
+    axes.plot(steps, best, "-", color=MUTED, lw=0.8, label="best region of the grid")
+    looks = ((ACCENT, "o"), (CONTRAST, "s"))
+    for (what, band), (color, mark) in zip(scores.items(), looks, strict=False):
+        value, low, high = (
+            100 * sizes.numbers(f"{what}, {part}", x, "L")
+            for part, x in zip(Band._fields, band, strict=True)
+        )
+        axes.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
+        axes.plot(steps, value, f"{mark}-", color=color, ms=4, label=what)
+        random = 100 * sizes.numbers("chance", chance[what], "L")
+        axes.plot(steps, random, "--", color=color, lw=0.8, label=f"{what}, by chance")
+    axes.set_xticks(steps, depths)
+    axes.set(ylim=(0, 103), ylabel="found within a tenth\nof the image, %")
+    axes.set_xlim(-0.3, len(depths) - 0.7)
+    figure.legend(loc="outside right center")
+    return figure

@@ -1,0 +1,123 @@
+"""The images, or the patches in them, that excite directions of a layer most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .images import as_pixels
+from .inputs import Sizes
+from .style import PAGE, figure_note, literal_name, styled
+from .tiles import Place, number, open_page, put_box, put_image
+
+_EDGE, _GAP, _LABEL, _UNDER = 0.08, 0.05, 0.86, 0.16  # inches
+
+
+@styled
+def exciting_images(
+    images: Any,
+    boxes: Any,
+    values: Any,
+    names: Sequence[str],
+    layer: str,
+    *,
+    whole: bool = False,
+    remark: str = "",
+) -> Figure:
+    """Show in a row for each direction the images that excite it most, with the region that does.
+
+    Args:
+        images: in 0..1, `[D, k, channels, H', W']`.
+        boxes: (top, left, bottom, right) of the region in pixels, `[D, k, 4]`.
+        values: what is written under each, `[D, k]`.
+        names: of the directions, `[D]`.
+        layer: its name.
+        whole: whether a region sees all of the image, so that the box is only its cell; drawn
+            dashed.
+        remark: what else has to be said of the whole figure.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    sizes = Sizes("exciting_images")
+    rows = sizes.names("names", names, "D")
+    value = sizes.numbers("values", values, "D k")
+    box = sizes.numbers("boxes", boxes, "D k 4")
+    pixels = sizes.numbers("images", images, "D k channels height width")
+    flat = as_pixels(Sizes("exciting_images"), pixels.reshape(-1, *pixels.shape[2:]))
+    figure, page, places = _rows(rows, sizes["k"])
+    for d, j in np.ndindex(*value.shape):
+        picture = flat[d * sizes["k"] + j]
+        put_image(page, picture, places[d][j])
+        size = (picture.shape[0], picture.shape[1])
+        put_box(page, box[d, j].tolist(), size, places[d][j], ls=(0, (1, 1)) if whole else "-")
+        _write_value(page, float(value[d, j]), places[d][j])
+    told = (
+        "dashed its cell of the map: it sees (nearly) all of the image"
+        if whole
+        else ("the box is what it sees (its receptive field)")
+    )
+    figure_note(
+        figure,
+        f"{literal_name(layer)}: each image once, at the region with its highest value; {told}.\n"
+        f"Under it the value. {remark}".rstrip(),
+        0.06,
+    )
+    return figure
+
+
+@styled
+def exciting_patches(
+    patches: Sequence[Sequence[Any]], values: Any, names: Sequence[str], layer: str
+) -> Figure:
+    """Show in a row for each direction what the regions see that excite it most.
+
+    Args:
+        patches: `[D][k]` parts of images, each `[channels, h, w]` in 0..1; sizes may differ, at the
+            border of an image a region sees less.
+        values: what is written under each, `[D, k]`.
+        names: of the directions, `[D]`.
+        layer: its name.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    sizes = Sizes("exciting_patches")
+    rows = sizes.names("names", names, "D")
+    value = sizes.numbers("values", values, "D k")
+    figure, page, places = _rows(rows, sizes["k"])
+    for d, j in np.ndindex(*value.shape):
+        patch = as_pixels(Sizes("exciting_patches"), np.asarray(patches[d][j])[None])[0]
+        left, top, side, _ = places[d][j]
+        height, width = np.array(patch.shape[:2]) * side / max(patch.shape[:2])
+        put_image(page, patch, (left, top + side - height, width, height))
+        _write_value(page, float(value[d, j]), places[d][j])
+    figure_note(
+        figure,
+        f"{literal_name(layer)}: what the region sees that excites a direction most, of each image "
+        "the best; under it the value.",
+        0.06,
+    )
+    return figure
+
+
+def _rows(names: Sequence[str], k: int) -> tuple[Figure, Axes, list[list[Place]]]:
+    """An empty figure with named rows, and k places in each."""
+    side = min((PAGE - _EDGE - _LABEL + _GAP) / k - _GAP, 0.8)
+    figure, page = open_page(PAGE, _EDGE + len(names) * (side + _UNDER) + 0.38)
+    places: list[list[Place]] = []
+    for d, name in enumerate(names):
+        top = _EDGE + d * (side + _UNDER)
+        page.text(_EDGE, top + side / 2, fill(literal_name(name, 36), 14), va="center", fontsize=7)
+        places.append([(_LABEL + j * (side + _GAP), top, side, side) for j in range(k)])
+    return figure, page, places
+
+
+def _write_value(page: Axes, value: float, place: Place) -> None:
+    left, top, _, height = place
+    page.text(left, top + height + 0.02, number(value), va="top", fontsize=5.5)

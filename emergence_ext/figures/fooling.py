@@ -1,0 +1,86 @@
+"""Images that fool a network, beside where they come from and what was added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .images import as_pixels, show_image
+from .inputs import Sizes
+from .style import MUTED, PAGE, display_name, inch_axes, new_figure, styled
+
+_GAP, _HEAD, _EDGE, _BETWEEN = 0.06, 0.46, 0.06, 0.22
+
+
+@styled
+def fooling(
+    start: Any,
+    images: Any,
+    before: Any,
+    after: Any,
+    target: Any,
+    categories: Sequence[str],
+    *,
+    columns: int = 2,
+) -> Figure:
+    """Show start, perturbation and result of every image, with what the network says.
+
+    A perturbation is drawn around grey and scaled to its own largest value, which is written above
+    it; `rms` is its root mean square.
+
+    Args:
+        start: in 0..1, `[n, channels, H', W']` with 1 or 3 channels.
+        images: the same, changed.
+        before, after: probabilities of all classes, `[n, C]`.
+        target: class that was aimed at, `[n]`.
+        categories: names, `[C]`.
+        columns: blocks of three pictures in a row.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    sizes = Sizes("fooling")
+    names = sizes.names("categories", categories, "C")
+    first, last = as_pixels(sizes, start), as_pixels(sizes, images)
+    p = [sizes.numbers(name, x, "n C") for name, x in (("before", before), ("after", after))]
+    sizes.labels(target, names, "n")
+    added = last - first
+    largest = np.abs(added).max(axis=(1, 2, 3), keepdims=True)
+    shown = 0.5 + 0.5 * added / np.where(largest > 0, largest, 1)
+    columns = min(columns, len(first))
+    block = (PAGE - 2 * _EDGE - _BETWEEN) / 2
+    side = (block - 2 * _GAP) / 3
+    high = side * first.shape[1] / first.shape[2]
+    rows = -(-len(first) // columns)
+    width = 2 * _EDGE + columns * block + (columns - 1) * _BETWEEN
+    figure = new_figure(width, rows * (high + _HEAD) + 0.1, constrained=False)
+    for i in range(len(first)):
+        row, column = divmod(i, columns)
+        told = (
+            _said(p[0][i], names),
+            f"added, at most {largest[i].item():.3f}\nrms {np.sqrt(np.mean(added[i] ** 2)):.4f}",
+            _said(p[1][i], names),
+        )
+        for k, picture in enumerate((first[i], shown[i], last[i])):
+            left = _EDGE + column * (block + _BETWEEN) + k * (side + _GAP)
+            axes = inch_axes(figure, left, row * (high + _HEAD) + _HEAD - 0.05, side, high)
+            show_image(axes, picture)
+            axes.text(
+                0,
+                1.03,
+                told[k],
+                transform=axes.transAxes,
+                va="bottom",
+                fontsize=6.5,
+                color=MUTED if k == 1 else None,
+            )
+    return figure
+
+
+def _said(p: Any, names: Sequence[str]) -> str:
+    """The class that the network says, and how sure it is."""
+    best = int(np.argmax(p))
+    return f"{display_name(names[best], 17)}\n{100 * p[best]:.1f} %"

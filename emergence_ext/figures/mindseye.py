@@ -1,0 +1,150 @@
+"""Facets of a set of images and the images that were made of them (the Mind's Eye)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .images import as_pixels, show_image
+from .inputs import Sizes, plain
+from .style import INK, MUTED, PAGE, category_style, inch_axes, literal_name, new_figure, styled
+
+_GAP, _EDGE, _HEAD, _LINE = 0.06, 0.06, 0.24, 0.125  # inches
+
+
+@styled
+def facet_embedding(
+    points: Any,
+    labels: Any,
+    centres: Any,
+    members: Sequence[Any],
+    weights: Sequence[Any],
+    images: Sequence[Any],
+) -> Figure:
+    """Draw images in the plane by their activations, with what stands for each facet (Fig. 2).
+
+    A cross is the centre of a facet; lines lead from it to the images that stand for it, which are
+    shown beside, nearest first, with their weights.
+
+    Args:
+        points: of all images, `[N, 2]`.
+        labels: facet of each, `[N]`.
+        centres: of the facets, `[C, 2]`.
+        members: for each facet, indices of what stands for it, `[m]`.
+        weights: for each facet, of these, `[m]`.
+        images: for each facet, these, in 0..1, `[m, channels, H', W']`.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    sizes = Sizes("facet_embedding")
+    place = sizes.numbers("points", points, "N 2")
+    middle = sizes.numbers("centres", centres, "C 2")
+    names = [f"facet {c + 1}" for c in range(len(middle))]
+    y = sizes.labels(labels, names)
+    chosen = [plain(x).astype(int) for x in members]
+    share = [plain(x) for x in weights]
+    shown = [as_pixels(Sizes("facet_embedding"), x) for x in images]
+    if not len(chosen) == len(share) == len(shown) == len(middle):
+        raise ValueError(f"facet_embedding: members, weights, images must be of C={len(middle)}")
+    side = 0.62
+    room = PAGE - 2.85
+    columns = int(room / (side + _GAP))
+    lines = [-(-len(x) // columns) for x in shown]
+    heights = [0.3 + n * (side + _GAP + _LINE) for n in lines]
+    height = max(2.8, sum(heights) + 0.1)
+    figure = new_figure(PAGE, height, constrained=False)
+    axes = inch_axes(figure, 0.08, 0.28, 2.5, 2.4)
+    axes.set_title("Images by activations")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for c, name in enumerate(names):
+        look = category_style(c)
+        own = place[y == c]
+        axes.plot(*own.T, look.marker, color=look.color, ms=3, mec="none", alpha=0.45, label=name)
+        near = place[chosen[c]]
+        for point in near:
+            axes.plot(*np.stack([middle[c], point]).T, color=look.edge, lw=0.6, zorder=3)
+        axes.plot(*near.T, look.marker, color=look.color, ms=4.5, mec=INK, mew=0.6, zorder=4)
+        axes.plot(*middle[c], "x", color=INK, ms=7, mew=1.6, zorder=5)
+    top = 0.05
+    for c, name in enumerate(names):
+        look = category_style(c)
+        head = inch_axes(figure, 2.8, top, room, 0.22)
+        head.set(xlim=(0, room), ylim=(0, 0.22))
+        head.axis("off")
+        head.plot(0.05, 0.1, look.marker, color=look.color, mec=look.edge, ms=4.5, mew=0.4)
+        told = f"{name}: {int((y == c).sum())} images, weights of the nearest below"
+        head.text(0.14, 0.1, told, va="center", fontsize=7.5)
+        for k, image in enumerate(shown[c]):
+            row, column = divmod(k, columns)
+            down = top + 0.25 + row * (side + _GAP + _LINE)
+            small = inch_axes(figure, 2.8 + column * (side + _GAP), down, side, side)
+            show_image(small, image)
+            small.text(
+                0.5, -0.04, f"{share[c][k]:.3f}", transform=small.transAxes, ha="center", va="top",
+                fontsize=6, color=MUTED,
+            )  # fmt: skip
+        top += heights[c]
+    return figure
+
+
+@styled
+def picture_sheet(
+    images: Sequence[Sequence[Any]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    told: Sequence[Sequence[str]] | None = None,
+) -> Figure:
+    """Show pictures in rows and columns with names, such as facets by layers (Fig. 1, 3, 4).
+
+    Args:
+        images: for every row its pictures, in 0..1, `[channels, H', W']` each; None leaves a place
+            empty.
+        rows, columns: names; an empty one is not written.
+        told: for every row what is written under its pictures, a line or two each.
+
+    Raises:
+        ValueError: another number of rows, or of pictures in a row, than names.
+    """
+    sizes = Sizes("picture_sheet")
+    left_names, heads = (
+        sizes.names("rows", rows, "rows"),
+        sizes.names("columns", columns, "columns"),
+    )
+    if len(images) != len(left_names) or any(len(row) != len(heads) for row in images):
+        raise ValueError(
+            f"picture_sheet: images must be {len(left_names)} rows of {len(heads)} pictures"
+        )
+    margin = (
+        min(1.1, 0.12 + 0.062 * max(len(name) for name in left_names)) if any(left_names) else 0
+    )
+    side = min(1.5, (PAGE - margin - 2 * _EDGE) / len(heads) - _GAP)
+    lines = max((text.count("\n") + 1 for row in told for text in row), default=0) if told else 0
+    step = side + _GAP + (lines * _LINE + 0.03 if lines else 0)
+    width = max(2.4, margin + 2 * _EDGE + len(heads) * (side + _GAP))
+    figure = new_figure(width, _HEAD + len(images) * step + 0.04, constrained=False)
+    limit = max(4, int(side / 0.058))
+    for r, row in enumerate(images):
+        top = _HEAD + r * step
+        if margin:
+            named = inch_axes(figure, _EDGE, top, margin, side)
+            named.axis("off")
+            named.text(0, 0.5, literal_name(left_names[r], 18), va="center", fontsize=7.5)
+        for c, picture in enumerate(row):
+            axes = inch_axes(figure, margin + _EDGE + c * (side + _GAP), top, side, side)
+            if picture is None:
+                axes.axis("off")
+                continue
+            show_image(axes, as_pixels(Sizes("picture_sheet"), plain(picture)[None])[0])
+            if r == 0 and heads[c]:
+                axes.set_title(literal_name(heads[c], limit), fontsize=7.5, pad=3)
+            if told:
+                axes.text(
+                    0, -0.03, told[r][c], transform=axes.transAxes, va="top", fontsize=6.3,
+                    color=MUTED,
+                )  # fmt: skip
+    return figure

@@ -1,0 +1,193 @@
+"""What hiding a part of an image, or of a layer, does to a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .images import as_pixels, region_maps, show_image
+from .inputs import Array, Sizes
+from .style import INK, MUTED, PAGE, display_name, inch_axes, literal_name, new_figure, styled
+
+_EDGE, _GAP, _BETWEEN = 0.05, 0.04, 0.16  # inches: page, image to map, block to block
+_HEAD = 0.19  # inches above the images, for what is written there
+_FOOT = 0.55  # inches below them, for the bars of colours
+
+
+@styled
+def occlusion_maps(
+    images: Any,
+    p: Any,
+    p_whole: Any,
+    loss: Any,
+    boxes: Any,
+    labels: Any,
+    categories: Sequence[str],
+    *,
+    columns: int = 2,
+) -> Figure:
+    """Show the probability of a class with a window over each position, beside each image.
+
+    The second map holds the same as log odds, less than those of the whole image, scaled to its
+    largest absolute value: it shows what matters where the network stays sure as well. The first
+    window is drawn on the image. A map's cells lie where the windows' centres do.
+
+    Args:
+        images: in 0..1, `[n, 3, height, width]` or `[n, 1, height, width]`.
+        p: probability with the window at each position, `[n, H, W]`.
+        p_whole: probability of the whole image, `[n]`.
+        loss: by how much the log odds fall with the window at each position, `[n, H, W]`.
+        boxes: the windows in pixels, `(top, left, bottom, right)`, `[H, W, 4]`.
+        labels: the class that is looked at, `[n]`.
+        categories: names, `[C]`.
+        columns: images in a row.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    sizes = Sizes("occlusion_maps")
+    names = sizes.names("categories", categories, "C")
+    pixels = as_pixels(sizes, images)
+    hidden = sizes.numbers("p", p, "n H W")
+    whole = sizes.numbers("p_whole", p_whole, "n")
+    fallen = sizes.numbers("loss", loss, "n H W")
+    windows = sizes.numbers("boxes", boxes, "H W 4")
+    y = sizes.labels(labels, names, "n")
+    block = (PAGE - 2 * _EDGE - _BETWEEN * (columns - 1)) / columns
+    side = min(1.6, (block - 2 * _GAP) / 3)
+    rows = -(-sizes["n"] // columns)
+    figure = new_figure(PAGE, rows * (side + _HEAD) + _FOOT, constrained=False)
+    across = _borders(windows[0, :, 1], windows[0, :, 3], pixels.shape[2])
+    down = _borders(windows[:, 0, 0], windows[:, 0, 2], pixels.shape[1])
+    for index in range(sizes["n"]):
+        row, column = divmod(index, columns)
+        left = _EDGE + column * (block + _BETWEEN)
+        top = row * (side + _HEAD) + _HEAD
+        axes = inch_axes(figure, left, top, side, side)
+        show_image(axes, pixels[index])
+        _above(axes, display_name(names[y[index]], 16))
+        upper, start, lower, end = windows[0, 0]
+        axes.add_patch(
+            Rectangle((start, upper), end - start, lower - upper, fc="0.5", ec="white", lw=0.8)
+        )
+        least, most = hidden[index].min(), np.abs(fallen[index]).max()
+        for k, (values, colors, ends, told) in enumerate(
+            (
+                (hidden[index], "cividis", (0, 1), f"p {whole[index]:.2f}, least {least:.2f}"),
+                (fallen[index] / (most or 1), "RdBu_r", (-1, 1), f"± {most:.2g} in log odds"),
+            ),
+            start=1,
+        ):
+            axes = inch_axes(figure, left + k * (side + _GAP), top, side, side)
+            drawn = axes.pcolormesh(across, down, values, cmap=colors, vmin=ends[0], vmax=ends[1])
+            axes.set(xlim=(0, pixels.shape[2]), ylim=(pixels.shape[1], 0))
+            axes.axis("off")
+            _above(axes, told)
+            if index == 0:
+                title = (
+                    "probability of the class with the window there",
+                    "loss of log odds, in shares of the map's largest",
+                )[k - 1]
+                place = ((2 * k - 1) * PAGE / 4 - 1.35, rows * (side + _HEAD) + 0.1)
+                _bar(figure, drawn, title, *place)
+    return figure
+
+
+@styled
+def occlusion_regions(
+    images: Any,
+    loss: Any,
+    others: Mapping[str, tuple[Any, Any]],
+    grid: tuple[int, int],
+    labels: Any,
+    categories: Sequence[str],
+    *,
+    columns: int = 2,
+) -> Figure:
+    """Show what the regions of a layer are worth by occlusion, beside other importances of theirs.
+
+    Every map is scaled to its largest absolute value; red adds to the class, blue takes away.
+
+    Args:
+        images: in 0..1, `[n, 3, height, width]` or `[n, 1, height, width]`.
+        loss: by how much the logit falls where a region is hidden, `[n, R]`.
+        others: name of another importance -> its values around what is neutral, `[n, R]`, and its
+            rank correlation with `loss` in each image, `[n]`, NaN where it is undefined.
+        grid: height and width of the map of regions, `R = H * W`.
+        labels: the class that is looked at, `[n]`.
+        categories: names, `[C]`.
+        columns: images in a row.
+
+    Raises:
+        ValueError: shapes that do not fit, or a grid that does not hold R regions.
+    """
+    sizes = Sizes("occlusion_regions")
+    names = sizes.names("categories", categories, "C")
+    pixels = as_pixels(sizes, images)
+    fallen = sizes.numbers("loss", loss, "n R")
+    largest = np.abs(fallen).max(axis=1)
+    y = sizes.labels(labels, names, "n")
+    maps = {"occlusion": region_maps(_scaled(fallen), grid, sizes)}
+    told = {"occlusion": [f"± {most:.2g} logits" for most in largest]}
+    for name, (values, rho) in others.items():
+        maps[name] = region_maps(_scaled(sizes.numbers(name, values, "n R")), grid, sizes)
+        told[name] = [_rho(r) for r in sizes.numbers(f"{name}, correlation", rho, "n")]
+    cells = 1 + len(maps)
+    block = (PAGE - 2 * _EDGE - _BETWEEN * (columns - 1)) / columns
+    side = min(1.1, (block - (cells - 1) * _GAP) / cells)
+    rows = -(-sizes["n"] // columns)
+    figure = new_figure(PAGE, _HEAD + rows * (side + _HEAD) + _FOOT, constrained=False)
+    for index in range(sizes["n"]):
+        row, column = divmod(index, columns)
+        left = _EDGE + column * (block + _BETWEEN)
+        top = _HEAD + row * (side + _HEAD) + _HEAD
+        axes = inch_axes(figure, left, top, side, side)
+        show_image(axes, pixels[index])
+        _above(axes, display_name(names[y[index]], 16))
+        for k, (name, values) in enumerate(maps.items(), start=1):
+            axes = inch_axes(figure, left + k * (side + _GAP), top, side, side)
+            drawn = axes.imshow(values[index], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+            axes.axis("off")
+            _above(axes, told[name][index])
+            if row == 0:
+                place = (left + k * (side + _GAP), 0, side, _HEAD)
+                head = inch_axes(figure, *place)
+                head.text(0, 0.1, literal_name(name), va="bottom", fontsize=7, color=MUTED)
+                head.axis("off")
+    lower = _HEAD + rows * (side + _HEAD) + 0.1
+    told_of_all = "in shares of the map's largest; ρ: rank correlation with occlusion"
+    _bar(figure, drawn, told_of_all, PAGE / 2 - 1.35, lower)
+    return figure
+
+
+def _bar(figure: Figure, drawn: Any, title: str, left: float, top: float) -> None:
+    """Draw a key of colours at `left`, `top` inches."""
+    bar = inch_axes(figure, left, top, 2.7, 0.09)
+    figure.colorbar(drawn, cax=bar, orientation="horizontal")
+    bar.set_xlabel(title)
+    bar.grid(False)
+
+
+def _scaled(values: Array) -> Array:
+    """Values `[n, R]` divided by the largest absolute one of each row."""
+    largest = np.abs(values).max(axis=1, keepdims=True)
+    return np.asarray(values / np.where(largest > 0, largest, 1))
+
+
+def _rho(r: float) -> str:
+    return f"ρ = {r:+.2f}".replace("-", "\u2212") if np.isfinite(r) else "ρ undefined"
+
+
+def _borders(starts: Array, ends: Array, side: int) -> Array:
+    """Borders between windows: halfway between neighbouring centres, the image's at its ends."""
+    centres = (starts + ends) / 2
+    return np.concatenate([[0], (centres[1:] + centres[:-1]) / 2, [side]])
+
+
+def _above(axes: Axes, text: str) -> None:
+    axes.text(0, 1.02, text, transform=axes.transAxes, fontsize=7, va="bottom", color=INK)

@@ -1,0 +1,235 @@
+"""A network beside people: accuracy, confusion, agreement, and the images that they see apart."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from emergence_ext.knowledge import Interval, proportion
+from emergence_ext.plugins import nearest
+
+NETWORK: Final = "network"
+COLUMNS: Final = ("name", "annotator", "label")
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What annotators said of `M` images.
+
+    Attributes:
+        annotators: names, `[A]`.
+        index: of the images in the data set, `[M]`, rising.
+        said: category, `[M, A]`, -1 where an annotator said nothing.
+        unknown: labels in the file that are of other images.
+    """
+
+    annotators: list[str]
+    index: Tensor
+    said: Tensor
+    unknown: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A network and `A` annotators on `M` images.
+
+    Attributes:
+        raters: the network, then the annotators, `[1 + A]`.
+        index: of the images in the data set, `[M]`.
+        votes: how many annotators said each category, `[M, C]`.
+        p: probabilities of the network, `[M, C]`.
+        said: category of each rater, `[M, 1 + A]`, -1 where there is none.
+        y: true categories, `[M]`.
+        confusion: true against said by the network, and by all annotators together, `[2, C, C]`.
+        cohen: Cohen's kappa of all pairs of raters on the images that both labelled,
+            `[1 + A, 1 + A]`, NaN where it is undefined.
+        fleiss: Fleiss' kappa of the annotators, NaN where it is undefined.
+        fleiss_with_network: the same with the network as one more of them.
+        distance: between the network's probabilities and the shares of the annotators' votes, half
+            the sum of absolute differences (total variation), `[M]` in 0..1.
+    """
+
+    raters: list[str]
+    index: Tensor
+    votes: Tensor
+    p: Tensor
+    said: Tensor
+    y: Tensor
+    confusion: Tensor
+    cohen: Tensor
+    fleiss: float
+    fleiss_with_network: float
+    distance: Tensor
+
+    def accuracy(self, rater: int) -> tuple[Interval, int]:
+        """Share of the images that a rater labelled and got right, and how many those are."""
+        known = self.said[:, rater] >= 0
+        right = self.said[known, rater] == self.y[known]
+        return proportion(int(right.sum()), len(right)), len(right)
+
+    def human(self) -> tuple[Interval, int]:
+        """Accuracy of all labels of annotators together, and their number."""
+        right = self.votes.gather(1, self.y[:, None]).sum()
+        return proportion(int(right), int(self.votes.sum())), int(self.votes.sum())
+
+    def ranked(self) -> Tensor:
+        """Images by distance, the farthest first, as places in `[0, M)`."""
+        return self.distance.argsort(descending=True, stable=True)
+
+
+def read_labels(path: Path, names: Sequence[str], categories: Sequence[str]) -> Labels:
+    """Read labels by annotators from a CSV file, long or wide.
+
+    Long: a line for each label, with the columns name, annotator and label. Wide: a line for each
+    image, with a column name and one for each annotator; a cell may be empty. Labels are names of
+    categories. Labels of images that the data set lacks are counted and left out.
+
+    Args:
+        path: the file.
+        names: of the images of the data set.
+        categories: names, `[C]`.
+
+    Raises:
+        ValueError: other columns; an unknown category; two labels of an annotator for an image; no
+            label of any image.
+        FileNotFoundError: no such file.
+    """
+    place = {name: n for n, name in enumerate(names)}
+    category = {name: c for c, name in enumerate(categories)}
+    found: dict[tuple[int, str], int] = {}
+    unknown = 0
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, restval="")
+        columns = [column for column in reader.fieldnames or () if column]
+        long = set(columns) == set(COLUMNS)
+        if "name" not in columns or len(columns) < 2 or ("label" in columns and not long):
+            raise ValueError(
+                f"annotators: {path} must have the columns {', '.join(COLUMNS)}, or name and a "
+                f"column for each annotator; it has {', '.join(columns) or 'none'}"
+            )
+        for number, row in enumerate(reader, start=2):
+            where = f"annotators: line {number} of {path}"
+            name = row["name"]
+            if long:
+                given = {row["annotator"].strip(): row["label"]}
+            else:
+                given = {column: row[column] for column in columns if column != "name"}
+            for annotator, cell in given.items():
+                label = cell.strip()
+                if not label:
+                    continue
+                if not annotator:
+                    raise ValueError(f"{where}: a label without an annotator")
+                if label not in category:
+                    raise ValueError(f"{where}: no category {label!r}.{nearest(label, category)}")
+                if name not in place:
+                    unknown += 1
+                    continue
+                key = (place[name], annotator)
+                if key in found:
+                    raise ValueError(f"{where}: {annotator!r} labels {name!r} again")
+                found[key] = category[label]
+    if not found:
+        raise ValueError(
+            f"annotators: {path} holds no label of any of the {len(place)} images; names are as "
+            f"{names[0]!r}"
+        )
+    index = sorted({n for n, _ in found})
+    annotators = list(dict.fromkeys(annotator for _, annotator in found))
+    said = [[found.get((n, annotator), -1) for annotator in annotators] for n in index]
+    return Labels(annotators, torch.tensor(index), torch.tensor(said), unknown)
+
+
+def compare(labels: Labels, p: Tensor, y: Tensor) -> Comparison:
+    """Hold a network against annotators, on the images that they labelled.
+
+    Args:
+        labels: what annotators said of `M` images.
+        p: probabilities of the network for these, `[M, C]`.
+        y: their true categories, `[M]`.
+
+    Raises:
+        ValueError: shapes that do not fit, or an image without a label.
+        ImportError: scikit-learn is absent.
+    """
+    M, C = p.shape
+    if len(labels.said) != M or y.shape != (M,):
+        raise ValueError(
+            f"p must be [M, C] and y [M] of the M = {len(labels.said)} labelled images, got "
+            f"{list(p.shape)} and {list(y.shape)}"
+        )
+    votes = counts(labels.said, C)
+    if not votes.any(1).all():
+        raise ValueError("labels: expected at least one label an image")
+    said = torch.cat([p.argmax(1)[:, None], labels.said], dim=1)
+    truth = torch.nn.functional.one_hot(y, C)
+    network = truth.T @ counts(said[:, :1], C)
+    shares = votes / votes.sum(1, keepdim=True)
+    return Comparison(
+        raters=[NETWORK, *labels.annotators],
+        index=labels.index,
+        votes=votes,
+        p=p,
+        said=said,
+        y=y,
+        confusion=torch.stack([network, truth.T @ votes]),
+        cohen=_cohen(said, C),
+        fleiss=fleiss_kappa(votes),
+        fleiss_with_network=fleiss_kappa(counts(said, C)),
+        distance=(p.double() - shares).abs().sum(1) / 2,
+    )
+
+
+def counts(said: Tensor, C: int) -> Tensor:
+    """How many raters said each category, `[M, C]` of `[M, A]`, where -1 counts for nothing."""
+    return torch.stack([(said == c).sum(1) for c in range(C)], dim=1)
+
+
+def fleiss_kappa(votes: Tensor) -> float:
+    """Agreement of raters beyond chance (Fleiss, Psychological Bulletin 76, 1971).
+
+    `kappa = (P - P_e) / (1 - P_e)`, P the mean over images of the share of pairs of raters that
+    agree, `P_e = sum_c p_c^2` of the shares of all labels. Images with fewer than two labels say
+    nothing of agreement and are left out. Fleiss has as many labels for every image; where they
+    differ, every image has the same weight in P and every label in p.
+
+    Args:
+        votes: how many raters said each category, `[M, C]`.
+
+    Returns:
+        NaN where it is undefined: no image with two labels, or only one category.
+    """
+    votes = votes[votes.sum(1) > 1].double()
+    if not len(votes):
+        return float("nan")
+    n = votes.sum(1)
+    agreed = ((votes.square().sum(1) - n) / (n * (n - 1))).mean()
+    chance = (votes.sum(0) / votes.sum()).square().sum()
+    # One category alone: agreement is certain by chance.
+    return float("nan") if chance == 1 else float((agreed - chance) / (1 - chance))
+
+
+def _cohen(said: Tensor, C: int) -> Tensor:
+    """Cohen's kappa of all pairs of columns of `[M, raters]`, by scikit-learn."""
+    try:
+        from sklearn.metrics import cohen_kappa_score
+    except ImportError as error:
+        raise ImportError(
+            "annotators: needs scikit-learn: pip install 'emergence_ext[studies]'"
+        ) from error
+    raters = said.shape[1]
+    kappa = torch.full((raters, raters), torch.nan, dtype=torch.float64)
+    for a in range(raters):
+        for b in range(a):
+            both = (said[:, a] >= 0) & (said[:, b] >= 0)
+            one, other = said[both, a], said[both, b]
+            # Undefined where nobody labelled both, or both always say the same category.
+            if len(one) and not (torch.cat([one, other]) == one[0]).all():
+                kappa[a, b] = kappa[b, a] = cohen_kappa_score(one, other, labels=range(C))
+    return kappa

@@ -1,0 +1,213 @@
+"""Accuracy as a function of what images are like: light, blur, the object, anything measured."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from emergence_ext.knowledge import Interval, proportion
+from emergence_ext.studies.foreground import Box
+
+GROUPS: Final = 12
+"""Values of a column of words that are shown, the most frequent ones."""
+
+# Luma of RGB (ITU-R BT.601).
+_LUMA: Final = (0.299, 0.587, 0.114)
+_LAPLACIAN: Final = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that are alike in an attribute.
+
+    Attributes:
+        name: value of the attribute, where it is a word; else empty.
+        low, high: smallest and largest value, where it is a number.
+        middle: median of the values.
+        images: how many there are.
+        accuracy: share that the network gets right, with Wilson's interval.
+    """
+
+    name: str
+    low: float
+    high: float
+    middle: float
+    images: int
+    accuracy: Interval
+
+
+def image_attributes(images: Tensor) -> dict[str, Tensor]:
+    """Measure brightness, contrast and sharpness of images.
+
+    Brightness is the mean luma, contrast its standard deviation (RMS contrast), sharpness the
+    variance of its Laplacian, which is small where an image is blurred (Pech-Pacheco et al., ICPR
+    2000).
+
+    Args:
+        images: `[n, channels, H', W']` in 0..1; luma is weighted for three channels, else their
+            mean.
+
+    Returns:
+        Name -> `[n]`.
+
+    Raises:
+        ValueError: images of another shape, or below 3 x 3 pixels.
+    """
+    if images.ndim != 4 or min(images.shape[2:]) < 3:
+        raise ValueError(
+            "images: expected [n, channels, H', W'] of at least 3 x 3 pixels, got "
+            f"{list(images.shape)}"
+        )
+    images = images.double()
+    weights = images.new_tensor(_LUMA) if images.shape[1] == 3 else images.new_ones(images.shape[1])
+    luma = torch.einsum("nchw,c->nhw", images, weights / weights.sum())[:, None]
+    kernel = luma.new_tensor(_LAPLACIAN)[None, None]
+    return {
+        "brightness": luma.mean(dim=(1, 2, 3)),
+        "contrast": luma.std(dim=(1, 2, 3), correction=0),
+        "sharpness": functional.conv2d(luma, kernel).var(dim=(1, 2, 3), correction=0),
+    }
+
+
+def object_attributes(
+    boxes: Mapping[str, Sequence[Box]], names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Measure size and position of the object: of the largest box where an image has several.
+
+    Args:
+        boxes: name of an image -> `(left, top, right, bottom)` in shares of the image.
+        names: of the images, `[n]`.
+
+    Returns:
+        Name -> `[n]`, NaN for an image without a box. The size is a share of the image, `off
+        centre` the distance from the image's centre, 1 in a corner.
+
+    Raises:
+        ValueError: no image has a box.
+    """
+    if not any(boxes.get(name) for name in names):
+        raise ValueError(
+            f"boxes: none of the {len(names)} images has one; names are as {names[0]!r}"
+        )
+    found = torch.full((4, len(names)), torch.nan, dtype=torch.float64)
+    for n, name in enumerate(names):
+        if boxes.get(name):
+            left, top, right, bottom = max(
+                boxes[name], key=lambda box: (box[2] - box[0]) * (box[3] - box[1])
+            )
+            x, y = (left + right) / 2, (top + bottom) / 2
+            away = ((2 * x - 1) ** 2 + (2 * y - 1) ** 2) ** 0.5 / 2**0.5
+            found[:, n] = torch.tensor([(right - left) * (bottom - top), away, x, y])
+    titles = ("size", "off centre", "left to right", "top to bottom")
+    return {f"object: {title}": x for title, x in zip(titles, found, strict=True)}
+
+
+def read_attributes(path: Path, names: Sequence[str]) -> dict[str, Tensor | list[str]]:
+    """Read a CSV file with a column `name` and a column for each attribute.
+
+    Args:
+        path: the file; images may be missing, and so may cells.
+        names: of the images, `[n]`.
+
+    Returns:
+        Attribute -> `[n]`, NaN where there is none; or, where a cell is no number, words, empty
+        where there is none.
+
+    Raises:
+        ValueError: no column `name` or no other one, an image that is listed twice, or none of the
+            images.
+        FileNotFoundError: no such file.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, restval="")
+        columns = [column for column in reader.fieldnames or () if column and column != "name"]
+        if "name" not in (reader.fieldnames or ()) or not columns:
+            raise ValueError(
+                f"attributes: {path} must have a column name and one for each attribute, has "
+                f"{', '.join(reader.fieldnames or ()) or 'none'}"
+            )
+        for number, row in enumerate(reader, start=2):
+            if row["name"] in rows:
+                raise ValueError(f"attributes: line {number} of {path} lists {row['name']!r} again")
+            rows[row["name"]] = row
+    if not rows.keys() & set(names):
+        raise ValueError(
+            f"attributes: {path} lists none of the {len(names)} images; names are as {names[0]!r}"
+        )
+    found: dict[str, Tensor | list[str]] = {}
+    for column in columns:
+        cells = [rows[name][column].strip() if name in rows else "" for name in names]
+        try:
+            values = [float(cell) if cell else float("nan") for cell in cells]
+            found[column] = torch.tensor(values, dtype=torch.float64)
+        except ValueError:
+            found[column] = cells
+    return {name: values for name, values in found.items() if _known(values)}
+
+
+def accuracy_by(attribute: Tensor | Sequence[str], right: Tensor, bins: int = 5) -> list[Group]:
+    """Accuracy in groups of images that are alike in an attribute.
+
+    Args:
+        attribute: numbers `[n]`, in bins of equal counts where no values are equal (equal ones
+            share a bin), NaN where unknown; or words, of which the `GROUPS` most frequent are
+            taken, empty where unknown.
+        right: whether the network gets an image right, `[n]` bool.
+        bins: of numbers, at most.
+
+    Returns:
+        Groups by rising value, or of words by falling frequency.
+
+    Raises:
+        ValueError: other shapes, fewer than one bin, or an attribute that no image has.
+    """
+    if len(attribute) != len(right) or right.ndim != 1:
+        raise ValueError(
+            f"attribute and right must be [n] both, got {len(attribute)} and {list(right.shape)}"
+        )
+    if bins < 1:
+        raise ValueError(f"bins: expected at least 1, got {bins}")
+    if not _known(attribute):
+        raise ValueError("attribute: no image has it")
+    if not isinstance(attribute, Tensor):
+        words = list(attribute)
+        # In the order of the alphabet where they are equally frequent.
+        frequent = sorted(set(words) - {""}, key=lambda word: (-words.count(word), word))
+        members = [torch.tensor([w == word for w in words]) for word in frequent[:GROUPS]]
+        nan = float("nan")
+        return [
+            Group(word, nan, nan, nan, int(some.sum()), _accuracy(right[some]))
+            for word, some in zip(frequent[:GROUPS], members, strict=True)
+        ]
+    known = attribute.isfinite()
+    values, right = attribute[known].double(), right[known]
+    inner = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+    # Bounds are values that occur, so that equal values never part.
+    edges = torch.quantile(values, inner, interpolation="lower").unique()
+    place = torch.searchsorted(edges, values)
+    found = []
+    for b in place.unique():
+        some = place == b
+        x = values[some]
+        accuracy = _accuracy(right[some])
+        found.append(
+            Group("", float(x.min()), float(x.max()), float(x.quantile(0.5)), len(x), accuracy)
+        )
+    return found
+
+
+def _known(attribute: Tensor | Sequence[str]) -> bool:
+    """Whether any image has the attribute."""
+    return bool(attribute.isfinite().any()) if isinstance(attribute, Tensor) else any(attribute)
+
+
+def _accuracy(right: Tensor) -> Interval:
+    return proportion(int(right.sum()), len(right))

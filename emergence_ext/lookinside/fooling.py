@@ -1,0 +1,144 @@
+"""Images that fool a network: sure of a class that nobody would see in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from emergence_ext.render.loop import render
+from emergence_ext.render.objectives import log_probability
+from emergence_ext.render.seen import Seen, seeing
+
+
+@dataclass(frozen=True, eq=False)
+class Fooling:
+    """Images that were changed until the network was sure of another class.
+
+    Attributes:
+        start: in 0..1, `[n, channels, H', W']`.
+        images: changed, in 0..1, `[n, channels, H', W']`.
+        target: column of the output that was aimed at, `[n]`.
+        before: probabilities of the start, `[n, C]`.
+        after: probabilities of the images, `[n, C]`.
+        steps: that were taken, `[n]`.
+        confidence: that was asked for.
+    """
+
+    start: Tensor
+    images: Tensor
+    target: Tensor
+    before: Tensor
+    after: Tensor
+    steps: Tensor
+    confidence: float
+
+    @property
+    def perturbation(self) -> Tensor:
+        """What was added, `[n, channels, H', W']`."""
+        return self.images - self.start
+
+    @property
+    def reached(self) -> Tensor:
+        """Probability of the target, `[n]`."""
+        return self.after.gather(1, self.target[:, None])[:, 0]
+
+    @property
+    def fooled(self) -> Tensor:
+        """Where it is at least what was asked for, `[n]` bool."""
+        return self.reached >= self.confidence
+
+    def norms(self) -> dict[str, Tensor]:
+        """Sizes of the perturbation by name, `[n]` each, for pixels in 0..1."""
+        flat = self.perturbation.flatten(1)
+        return {
+            "L2": flat.norm(dim=1),
+            "root mean square": flat.square().mean(dim=1).sqrt(),
+            "L-infinity": flat.abs().amax(dim=1),
+            "mean absolute": flat.abs().mean(dim=1),
+        }
+
+
+def fool(
+    module: nn.Module,
+    start: Tensor,
+    target: Tensor | int,
+    *,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    confidence: float = 0.99,
+    steps: int = 300,
+    step_size: float = 0.5 / 255,
+    batch_size: int = 16,
+) -> Fooling:
+    """Change images along the gradient of a class until the network is sure of it.
+
+    Each image goes down `-log p(target)` in small steps and stops when it has arrived, so that the
+    change is small: Szegedy et al. (ICLR 2014) from an image, Nguyen et al. (CVPR 2015) from noise.
+
+    Args:
+        module: the network; comes back as it was. It gives logits `[n, C]`.
+        start: images of another class, or `render.noise`, in 0..1, `[n, channels, H', W']`.
+        target: column of the output for all images, or one for each, `[n]`.
+        preprocess: from images in 0..1 to the network's input.
+        confidence: probability of the target at which an image has arrived, in (0, 1).
+        steps: at most so many.
+        step_size: root mean square of a step over the pixels of an image.
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: a target out of range, a confidence that is no probability, or an output that is
+            not logits.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: expected a probability in (0, 1), got {confidence}")
+    aim = torch.as_tensor(target)
+    if aim.ndim > 1 or (aim.ndim == 1 and len(aim) != len(start)):
+        raise ValueError(
+            f"target: expected one column, or one for each of {len(start)} images, got "
+            f"{list(aim.shape)}"
+        )
+    aim = aim.expand(len(start))
+    before = _probabilities(module, start, preprocess, batch_size)
+    if len(aim) and not 0 <= int(aim.min()) <= int(aim.max()) < before.shape[1]:
+        raise ValueError(
+            f"target: expected columns 0 to {before.shape[1] - 1} of the output, got "
+            f"{sorted(set(aim.tolist()))}"
+        )
+    found, taken = [], []
+    for images, columns in zip(start.split(batch_size), aim.split(batch_size), strict=True):
+        columns = columns.to(images.device)
+
+        def sure(seen: Seen, columns: Tensor = columns) -> Tensor:
+            assert seen.output is not None  # read because of `until`
+            return seen.output.softmax(1).gather(1, columns[:, None])[:, 0] >= confidence
+
+        result = render(
+            module,
+            images,
+            -log_probability(columns),
+            steps=steps,
+            learning_rate=step_size,
+            preprocess=preprocess,
+            until=sure,
+            describe="fooling",
+        )
+        found.append(result.images)
+        taken.append(result.arrived)
+    images = torch.cat(found)
+    after = _probabilities(module, images, preprocess, batch_size)
+    return Fooling(
+        start.detach(), images, aim.to(after.device), before, after, torch.cat(taken), confidence
+    )
+
+
+def _probabilities(
+    module: nn.Module,
+    images: Tensor,
+    preprocess: Callable[[Tensor], Tensor] | None,
+    batch_size: int,
+) -> Tensor:
+    with torch.no_grad(), seeing(module, (), output=True, preprocess=preprocess) as see:
+        outputs = [see(batch).output for batch in images.split(batch_size)]
+    return torch.cat([z for z in outputs if z is not None]).softmax(1).cpu()

@@ -1,0 +1,315 @@
+"""Gradients of a class with respect to the image: plain, smoothed, and with other rules at ReLUs.
+
+captum computes all of them. Its DeconvNet and guided backpropagation put hooks on ReLU modules,
+which miss every ReLU that is called as a function and mix up calls of a shared module; here every
+ReLU of the network is sent through a module of its own (`rectifiers.AsModules`), and captum sees
+those. On networks that captum handles, the results are captum's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from emergence_ext.above import above
+from emergence_ext.correlation import spearman
+from emergence_ext.lookinside.targets import Target, target_columns
+from emergence_ext.recording import preserved
+from emergence_ext.rectifiers import AsModules, Watch
+from emergence_ext.studies import shapley
+from emergence_ext.studies.controls import randomise
+
+
+def saliency(module: nn.Module, inputs: Tensor, target: Target, *, batch_size: int = 16) -> Tensor:
+    """Gradient of the logit of a class with respect to the inputs, signed.
+
+    Simonyan, Vedaldi and Zisserman, Deep Inside Convolutional Networks (2014), Sec. 3; `magnitude`
+    makes their map of it. captum's `Saliency` without its absolute value.
+
+    Args:
+        module: the network; it comes back as it was.
+        inputs: `[n, channels, H', W']`, as the network takes them.
+        target: column of the output, one for all inputs or one for each.
+        batch_size: inputs at a time.
+
+    Returns:
+        `[n, channels, H', W']`.
+
+    Raises:
+        ValueError: no gradient reaches the inputs, or what `target_columns` says.
+        ImportError: captum is absent.
+    """
+    method = _captum().Saliency(module)
+    return _of_batches(
+        module,
+        inputs,
+        target,
+        batch_size,
+        lambda x, column: method.attribute(x, target=column, abs=False),
+    )
+
+
+def smooth_grad(
+    module: nn.Module,
+    inputs: Tensor,
+    target: Target,
+    *,
+    n_samples: int = 25,
+    noise_level: float = 0.15,
+    perturbations_per_eval: int = 8,
+    random_state: int = 0,
+) -> Tensor:
+    """Mean of the signed gradient over noisy copies of the inputs.
+
+    Smilkov et al., SmoothGrad (2017), by captum's `NoiseTunnel`. Every input is taken alone and
+    sees the same noise, so that what it gets does not depend on the others.
+
+    Args:
+        module: the network; it comes back as it was.
+        inputs: `[n, channels, H', W']`, as the network takes them.
+        target: column of the output, one for all inputs or one for each.
+        n_samples: noisy copies of an input.
+        noise_level: deviation of the noise as a share of the range of values of an input.
+        perturbations_per_eval: copies in one forward pass.
+        random_state: seed of the noise.
+
+    Returns:
+        `[n, channels, H', W']`.
+
+    Raises:
+        ValueError: a number out of its range, no gradient, or what `target_columns` says.
+        ImportError: captum is absent.
+    """
+    if n_samples < 1 or not noise_level >= 0:
+        raise ValueError(
+            "n_samples, noise_level: expected at least 1 copy and a share of at least 0, got "
+            f"{n_samples} and {noise_level}"
+        )
+    _check_batch("perturbations_per_eval", perturbations_per_eval)
+    method = _captum().NoiseTunnel(_captum().Saliency(module))
+
+    def smoothed(x: Tensor, column: Tensor) -> Tensor:
+        # captum draws from the global random state, which `preserved` has put aside.
+        torch.manual_seed(random_state)
+        return method.attribute(
+            x,
+            nt_type="smoothgrad",
+            nt_samples=n_samples,
+            nt_samples_batch_size=min(n_samples, perturbations_per_eval),
+            stdevs=noise_level * float(x.detach().max() - x.detach().min()),
+            target=column,
+            abs=False,
+        )
+
+    return _of_batches(module, inputs, target, 1, smoothed)
+
+
+def deconvnet(module: nn.Module, inputs: Tensor, target: Target, *, batch_size: int = 16) -> Tensor:
+    """Project a class back to the inputs with a ReLU on what comes back in place of its gradient.
+
+    Zeiler and Fergus, Visualizing and Understanding Convolutional Networks (ECCV 2014), by captum's
+    `Deconvolution`; pooling switches are those of the forward pass.
+
+    Args:
+        module: the network; it comes back as it was.
+        inputs: `[n, channels, H', W']`, as the network takes them.
+        target: column of the output, one for all inputs or one for each.
+        batch_size: inputs at a time.
+
+    Returns:
+        `[n, channels, H', W']`.
+
+    Raises:
+        ValueError: a network without ReLUs, or with parts that nobody can look into; no gradient;
+            or what `target_columns` says.
+        ImportError: captum is absent.
+    """
+    return _with_rule(_captum().Deconvolution, module, inputs, target, batch_size)
+
+
+def guided_backprop(
+    module: nn.Module, inputs: Tensor, target: Target, *, batch_size: int = 16
+) -> Tensor:
+    """Gradient in which only what is positive passes a ReLU on its way back.
+
+    Springenberg et al., Striving for Simplicity (2015), by captum's `GuidedBackprop`.
+
+    Args and Raises: as of `deconvnet`.
+
+    Returns:
+        `[n, channels, H', W']`.
+    """
+    return _with_rule(_captum().GuidedBackprop, module, inputs, target, batch_size)
+
+
+def grad_cam(
+    module: nn.Module, layer: str, inputs: Tensor, target: Target, *, batch_size: int = 16
+) -> Tensor:
+    """Maps of a layer, each weighted by the mean gradient of the class, summed; before the ReLU.
+
+    Selvaraju et al., Grad-CAM (ICCV 2017), by captum's `LayerGradCam`.
+
+    Args:
+        module: the network; it comes back as it was.
+        layer: dotted name of a layer that gives maps `[n, K, H, W]` or tokens `[n, T, K]`.
+        inputs: `[n, channels, H', W']`, as the network takes them.
+        target: column of the output, one for all inputs or one for each.
+        batch_size: inputs at a time.
+
+    Returns:
+        `[n, H, W]`, signed.
+
+    Raises:
+        ValueError: an unknown layer, one without maps, or what `target_columns` says.
+        ImportError: captum is absent.
+    """
+    columns = target_columns(module, inputs, target)
+    _check_batch("batch_size", batch_size)
+    parts = []
+    for x, column in zip(inputs.split(batch_size), columns.split(batch_size), strict=True):
+        with above(module, layer, x) as part:
+            grid = (part.maps.shape[2], part.maps.shape[3])
+            parts.append(shapley.grad_cam(part, column, grid).unflatten(1, grid))
+    return torch.cat(parts)
+
+
+def magnitude(attributions: Tensor) -> Tensor:
+    """Largest absolute value over the channels, `[n, H', W']` of `[n, channels, H', W']`."""
+    return attributions.abs().amax(dim=1)
+
+
+def randomised(module: nn.Module, random_state: int = 0) -> nn.Module:
+    """Return a copy of the network with all layers initialised anew; the network stays.
+
+    What a map shows should change with it: Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS
+    2018), Sec. 3, all layers at once.
+
+    Raises:
+        ValueError: a layer that does not say how to initialise it.
+    """
+    module = copy.deepcopy(module)
+    randomise(module, random_state)
+    return module
+
+
+def map_similarity(maps: Tensor, others: Tensor) -> Tensor:
+    """Spearman correlation of two maps `[n, H, W]` within each image, `[n]` (Adebayo et al.)."""
+    return spearman(maps.flatten(1), others.flatten(1))
+
+
+def hidden_relus(module: nn.Module, inputs: Tensor) -> list[str]:
+    """Describe the ReLUs that hooks on ReLU modules miss or mix up; nothing where there are none.
+
+    Args:
+        module: the network; it comes back as it was.
+        inputs: `[n, channels, H', W']`, as the network takes them; the first one is run.
+    """
+    watch = Watch(module)
+    watch.run(inputs[:1])
+    told = [
+        f"{function} in {owner or 'the network itself'}" + (f" ({n} times)" if n > 1 else "")
+        for (owner, function), n in watch.functional.items()
+    ]
+    for name, part in module.named_modules():
+        if isinstance(part, nn.ReLU) and watch.runs.get(name, 0) > 1:
+            told.append(f"module {name}, which is shared ({watch.runs[name]} calls)")
+        elif isinstance(part, nn.ReLU6) and watch.runs.get(name, 0):
+            told.append(f"module {name}, a ReLU6")
+    return told
+
+
+class _Visible(nn.Module):
+    """A network whose ReLUs are modules, one a call, that captum finds."""
+
+    def __init__(self, module: nn.Module, calls: int) -> None:
+        super().__init__()
+        self.relus = nn.ModuleList(nn.ReLU() for _ in range(calls))
+        # Not as a submodule: captum would put hooks on the network's own ReLUs as well.
+        self._network: Callable[[Tensor], Tensor] = module.__call__
+
+    def forward(self, x: Tensor) -> Tensor:
+        with AsModules(self.relus):
+            return self._network(x)
+
+
+def _with_rule(
+    method: Any, module: nn.Module, inputs: Tensor, target: Target, batch_size: int
+) -> Tensor:
+    closed = [n for n, p in module.named_modules() if isinstance(p, torch.jit.ScriptModule)]
+    if closed:
+        raise ValueError(
+            f"module: {closed[0] or 'it'} is compiled to TorchScript, and ReLUs in there cannot be "
+            "given another gradient. Give the network as it is in Python."
+        )
+    watch = Watch(module)
+    watch.run(inputs[:1])
+    if not watch.rectified:
+        raise ValueError(
+            "module: there is no ReLU in it, so that DeconvNet and guided backpropagation are "
+            "nothing else than its gradient; use saliency"
+        )
+    visible = method(_Visible(module, watch.rectified))
+    return _of_batches(
+        module,
+        inputs,
+        target,
+        batch_size,
+        lambda x, column: visible.attribute(x, target=column),
+    )
+
+
+def _of_batches(
+    module: nn.Module,
+    inputs: Tensor,
+    target: Target,
+    batch_size: int,
+    attribute: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    columns = target_columns(module, inputs, target)
+    _check_batch("batch_size", batch_size)
+    parts = []
+    jobs = list(zip(inputs.split(batch_size), columns.split(batch_size), strict=True))
+    with preserved(module), _quiet():
+        for x, column in tqdm(jobs, desc="gradients", disable=None, leave=False):
+            try:
+                found = attribute(x.detach().clone().requires_grad_(), column)
+            except RuntimeError as error:
+                if "require grad" in str(error) or "not have been used" in str(error):
+                    raise ValueError(
+                        "module: no gradient of its output reaches the inputs; is there a detach, "
+                        "a no_grad or a rounding in its forward pass?"
+                    ) from error
+                raise
+            parts.append(found.detach().cpu())
+    return torch.cat(parts)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without captum's warning that it sets hooks, on modules that only it sees."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Setting backward hooks", category=UserWarning)
+        yield
+
+
+def _check_batch(name: str, size: int) -> None:
+    if size < 1:
+        raise ValueError(f"{name}: expected at least 1, got {size}")
+
+
+def _captum() -> ModuleType:
+    try:
+        from captum import attr
+    except ImportError as error:
+        raise ImportError(
+            "gradients: needs captum: pip install 'emergence_ext[studies]'"
+        ) from error
+    return attr

@@ -1,0 +1,118 @@
+"""A data set through a network, batch by batch, with what layers make of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from emergence_ext.datasets import MapStyle, as_samples
+from emergence_ext.features import (
+    ForwardPass,
+    Precision,
+    check_finite,
+    is_out_of_memory,
+    moved_to,
+)
+from emergence_ext.recording import as_map, recorder
+
+logger = logging.getLogger(__name__)
+
+
+def stream(
+    module: nn.Module,
+    dataset: MapStyle,
+    layers: Iterable[str],
+    each: Callable[[int, Mapping[str, Tensor]], None],
+    *,
+    inputs: Iterable[str] = (),
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    batch_size: int = 32,
+    precision: Precision = "float32",
+    device: torch.device | str | None = None,
+) -> None:
+    """Run a network once over a data set and hand the maps of layers on, a batch at a time.
+
+    The module is run in eval mode without gradients and comes back as it was; its output may be
+    anything. Only one batch is in memory.
+
+    Args:
+        module: the network, images `[B, channels, H', W']` to whatever it gives.
+        dataset: map-style, (image `[channels, H', W']` in 0..1, label).
+        layers: dotted names.
+        each: called with the index of the batch's first image and dotted name -> maps
+            `[B, K, H, W]` of a layer, float32, or the first input of a module of `inputs`.
+        inputs: dotted names of modules whose input is wanted.
+        preprocess: applied to every batch of images before the network.
+        batch_size: images at a time; halved with a warning where memory runs out.
+        precision: `"bfloat16"` runs the network in autocast.
+        device: where to run; by default where the module is.
+
+    Raises:
+        ValueError: an unknown layer, one that gives no map, that never runs or runs twice; values
+            that are not finite, with their image; images of different sizes.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    layers, inputs, samples = list(layers), list(inputs), as_samples(dataset)
+    with (
+        recorder(module, layers, inputs=inputs, keep=_copied) as record,
+        moved_to(module, device) as target,
+        torch.no_grad(),
+        tqdm(total=len(samples), desc="images", unit="image", leave=False, disable=None) as bar,
+    ):
+        run = ForwardPass(module, preprocess, None, precision, target)
+        start = 0
+        while start < len(samples):
+            images = run.images(samples, start, start + batch_size)
+            try:
+                with torch.autocast(target.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                    module(run.prepared(images))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or batch_size == 1:
+                    raise
+                batch_size = (min(batch_size, len(images)) + 1) // 2
+                logger.warning("out of memory; going on with %d images at a time", batch_size)
+                continue
+            parts = {**record.outputs, **record.inputs}
+            silent = next((name for name in [*layers, *inputs] if name not in parts), None)
+            if silent is not None:
+                raise ValueError(f"layer: {silent!r} never runs in the forward pass")
+            for name, part in parts.items():
+                if part.sum().isfinite():  # quicker than to look at each
+                    continue
+                check_finite(part, f"layer {name!r}", samples.names[start : start + len(images)])
+            each(start, parts)
+            start += len(images)
+            bar.update(len(images))
+
+
+def layer_maps(module: nn.Module, images: Tensor, layer: str) -> Tensor:
+    """Return what a layer makes of images, `[B, K, H, W]`; see `maps_of_layers`."""
+    return maps_of_layers(module, images, [layer])[layer]
+
+
+def maps_of_layers(module: nn.Module, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Return what layers make of images, `[B, K, H, W]` each, float32, without gradients.
+
+    Args:
+        module: the network; comes back as it was.
+        images: `[B, channels, H', W']`, as the network takes them.
+        layers: dotted names of layers that give maps or tokens.
+
+    Raises:
+        ValueError: an unknown layer, one that gives no map, that never runs or runs twice.
+    """
+    with torch.no_grad(), recorder(module, layers, keep=_copied) as record:
+        module(images)
+    silent = next((name for name in layers if name not in record.outputs), None)
+    if silent is not None:
+        raise ValueError(f"layer: {silent!r} never runs in the forward pass")
+    return {name: record.outputs[name] for name in layers}
+
+
+def _copied(output: Tensor) -> Tensor:
+    return as_map(output).float().clone()

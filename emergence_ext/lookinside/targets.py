@@ -1,0 +1,96 @@
+"""Which output of a network is looked at, and what it says of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from emergence_ext.datasets import MapStyle, as_samples
+from emergence_ext.features import ForwardPass, Precision, check_finite, moved_to
+from emergence_ext.recording import preserved
+
+Target = int | Sequence[int] | Tensor
+"""A column of the output for all inputs, or one for each."""
+
+
+def target_columns(module: nn.Module, inputs: Tensor, target: Target) -> Tensor:
+    """Return the column of the output for each input, `[n]`, after a look at what comes out.
+
+    Args:
+        module: the network; it comes back as it was.
+        inputs: `[n, channels, H', W']`, as the network takes them.
+        target: as captum takes it for outputs `[n, C]`.
+
+    Raises:
+        ValueError: inputs that are no batch of images, an output that is not logits `[n, C]`, or a
+            target that is outside of `0..C-1` or not one for each input.
+        TypeError: a target that is no integer.
+    """
+    if inputs.ndim != 4 or not len(inputs) or not inputs.is_floating_point():
+        raise ValueError(
+            "inputs: expected floating-point images [n, channels, H', W'] as the network takes "
+            f"them, got {str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
+        )
+    with preserved(module), torch.no_grad():
+        z = module(inputs[:1].clone())
+    if not isinstance(z, Tensor) or z.ndim != 2:
+        got = f"shape {list(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+        raise ValueError(
+            f"module: expected logits [n, C] as its output, got {got}. Wrap the network in a "
+            "module that returns the logits alone."
+        )
+    columns = torch.as_tensor(target, device=inputs.device)
+    if columns.is_floating_point() or columns.dtype == torch.bool:
+        raise TypeError(f"target: expected integers, got {columns.dtype}")
+    if columns.ndim > 1 or (columns.ndim == 1 and len(columns) not in (1, len(inputs))):
+        raise ValueError(
+            f"target: expected one integer, or one for each of the {len(inputs)} inputs, got shape "
+            f"{list(columns.shape)}"
+        )
+    columns = columns.long().reshape(-1).expand(len(inputs))
+    if not 0 <= int(columns.min()) <= int(columns.max()) < z.shape[1]:
+        raise ValueError(
+            f"target: the network has outputs 0..{z.shape[1] - 1}, got {int(columns.min())} .. "
+            f"{int(columns.max())}"
+        )
+    return columns
+
+
+def dataset_logits(
+    module: nn.Module,
+    dataset: MapStyle,
+    *,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    outputs: Sequence[int] | None = None,
+    batch_size: int = 32,
+    precision: Precision = "float32",
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Return the logits of all images of a data set, `[N, C]`.
+
+    Args:
+        module: the network; it comes back as it was.
+        dataset: map-style, (image `[channels, H', W']` in 0..1, label).
+        preprocess: applied to every batch of images before the network.
+        outputs: columns of the network's output that are the categories, in their order.
+        batch_size: images at a time.
+        precision: `"bfloat16"` runs the network in autocast.
+        device: where to run; by default where the module is.
+
+    Raises:
+        ValueError: an output that is not logits, values that are not finite, with their image, or
+            images of different sizes.
+    """
+    samples = as_samples(dataset)
+    parts = []
+    with preserved(module), moved_to(module, device) as place, torch.no_grad():
+        run = ForwardPass(module, preprocess, outputs, precision, place)
+        starts = range(0, len(samples), batch_size)
+        for start in tqdm(starts, desc="logits", unit="batch", leave=False, disable=None):
+            z = run.logits(run.images(samples, start, start + batch_size))
+            check_finite(z, "the logits", samples.names[start : start + len(z)])
+            parts.append(z.cpu())
+    return torch.cat(parts)

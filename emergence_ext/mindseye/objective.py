@@ -1,0 +1,168 @@
+"""What an image is optimised for to show a facet: `AD - DM + lambda |a_{i-1}|_1`.
+
+Stergiou (ICIP 2021), Sec. 2.2. All activations are measured in units of the target's own, so that
+the terms weigh the same in any layer of any network and at any size of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emergence_ext.mindseye.robust import AdaptiveRobust
+from emergence_ext.recording import as_map, find_layers, preserved
+from emergence_ext.render.objectives import Objective, like_maps
+from emergence_ext.render.seen import Seen
+
+
+def top_channels(target: Tensor, k: int) -> Tensor:
+    """Return the k channels of largest spatial mean in targets `[n, K, H, W]`, `[n, k]`.
+
+    Raises:
+        ValueError: k outside of 1..K.
+    """
+    if not 1 <= k <= target.shape[1]:
+        raise ValueError(f"top_k: expected 1 to {target.shape[1]}, the layer's channels, got {k}")
+    return target.mean(dim=(2, 3)).topk(k, dim=1).indices
+
+
+def alignment(layer: str, target: Tensor, channels: Tensor) -> Objective:
+    """Dot product with the target, channel by channel (DM), 1 at the target itself.
+
+    Args:
+        layer: dotted name.
+        target: activations to be reached, `[n, K, H, W]`.
+        channels: that count, `[n, k]`.
+
+    Raises:
+        ValueError: a target whose channels are all zero.
+    """
+    _check_alive(target, channels, layer)
+
+    def compute(seen: Seen) -> Tensor:
+        a, wanted = _chosen(seen, layer, target, channels)
+        return (a * wanted).sum(dim=(1, 2, 3)) / wanted.square().sum(dim=(1, 2, 3))
+
+    return Objective(compute, f"alignment({layer})", [layer])
+
+
+def distance(layer: str, target: Tensor, channels: Tensor, adaptive: AdaptiveRobust) -> Objective:
+    """Adaptive robust distance from the target (AD) of the sum of distances of the channels.
+
+    The sum of L2 distances over channels is in units of the sum of the target's lengths: 1 where
+    there is no activation, 0 at the target.
+
+    Args:
+        layer: dotted name.
+        target: activations to be reached, `[n, K, H, W]`.
+        channels: that count, `[n, k]`.
+        adaptive: of `n` residuals, optimised with the image.
+
+    Raises:
+        ValueError: a target whose channels are all zero.
+    """
+    _check_alive(target, channels, layer)
+
+    def compute(seen: Seen) -> Tensor:
+        a, wanted = _chosen(seen, layer, target, channels)
+        # The norm has no slope where a channel meets its target; a tiny number gives it one of 0.
+        apart = ((a - wanted).square().sum(dim=(2, 3)) + 1e-12).sqrt().sum(1)
+        return adaptive(apart / wanted.flatten(2).norm(dim=2).sum(1))
+
+    return Objective(compute, f"distance({layer})", [layer], parameters=list(adaptive.parameters()))
+
+
+def previous_layer(module: nn.Module, layer: str, images: Tensor) -> str | None:
+    """Name the layer whose activations a layer is computed from; None where it is the first.
+
+    Modules are traced in the order in which they run. From the layer itself, or for an activation,
+    normalisation or pooling from the last module with a weight matrix before it, the one that
+    finished last before its start: of nested modules the outermost.
+
+    Args:
+        module: the network; comes back as it was.
+        layer: dotted name.
+        images: `[n, channels, H', W']`, as the network takes them.
+
+    Raises:
+        ValueError: an unknown layer, or one that does not run.
+    """
+    find_layers(module, [layer])
+    events: list[tuple[str, bool]] = []
+    is_map: set[str] = set()
+    handles = []
+
+    def started(name: str) -> Callable[..., None]:
+        return lambda *_: events.append((name, False))
+
+    def finished(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            events.append((name, True))
+            if _gives_map(output):
+                is_map.add(name)
+
+        return hook
+
+    with preserved(module), torch.no_grad():
+        try:
+            for name, part in module.named_modules():
+                if name:
+                    handles.append(part.register_forward_pre_hook(started(name)))
+                    handles.append(part.register_forward_hook(finished(name)))
+            module(images[:1])
+        finally:
+            for handle in handles:
+                handle.remove()
+    if (layer, False) not in events:
+        raise ValueError(f"layer: {layer!r} never runs in the forward pass")
+    start = events.index((layer, False))
+    if not _weighs(module.get_submodule(layer)):
+        weighed = [
+            place
+            for place, (name, ended) in enumerate(events[:start])
+            if not ended and _is_leaf(module, name) and _weighs(module.get_submodule(name))
+        ]
+        if not weighed:
+            return None
+        start = weighed[-1]
+    before = [name for name, ended in events[:start] if ended and name in is_map]
+    return before[-1] if before else None
+
+
+def _gives_map(output: Any) -> bool:
+    if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+        return False
+    try:
+        as_map(output)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_leaf(module: nn.Module, name: str) -> bool:
+    return next(module.get_submodule(name).children(), None) is None
+
+
+def _weighs(part: nn.Module) -> bool:
+    """Whether it, or something in it, mixes channels: has a weight of more than one axis."""
+    return any(p.ndim > 1 for p in part.parameters())
+
+
+def _check_alive(target: Tensor, channels: Tensor, layer: str) -> None:
+    index = channels[:, :, None, None].expand(-1, -1, *target.shape[2:])
+    if not bool(target.gather(1, index).flatten(1).any(1).all()):
+        raise ValueError(
+            f"target: the chosen channels of {layer!r} are zero everywhere; the layer may be dead "
+            "for these images"
+        )
+
+
+def _chosen(seen: Seen, layer: str, target: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+    """The channels of the maps and of the target that count, `[n, k, H, W]` each."""
+    maps = seen.layers[layer]
+    wanted = like_maps(target, maps, layer).expand(len(maps), -1, -1, -1)
+    index = channels.to(maps.device)[:, :, None, None].expand(len(maps), -1, *maps.shape[2:])
+    return maps.gather(1, index), wanted.gather(1, index)

@@ -1,0 +1,90 @@
+"""How the images of the Mind's Eye are optimised: ramps of everything, from first to last step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from emergence_ext.render.loop import Rendering, render
+from emergence_ext.render.objectives import Objective
+from emergence_ext.render.ramps import Number, Ramp, ends
+from emergence_ext.render.transforms import (
+    CentreMask,
+    Crop,
+    GaussianBlur,
+    Jitter,
+    Smoothing,
+    SplitBregman,
+    View,
+)
+
+Preprocess = Callable[[Tensor], Tensor] | None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How images are optimised; ramps go from the first iteration to the last.
+
+    Attributes:
+        steps: iterations.
+        learning_rate: root mean square of a step over the pixels of an image in 0..1.
+        blur: sigma of the Gaussian blur after every step, in pixels; 0 is none.
+        denoising: weight of the split-Bregman denoising after it, a larger one denoises less; None
+            is none.
+        mask: sigma of the centre-biased mask of the gradient, as a share of the image's side; None
+            is none.
+        sparsity: lambda, the weight of the previous layer's activations.
+        jitter: pixels, at most, by which the network sees the image rolled.
+        crop: share of the image's side that the network sees.
+        octaves: see `render.render`.
+    """
+
+    steps: int = 200
+    learning_rate: Number = field(default=Ramp(0.03, 0.01))
+    blur: Number = field(default=Ramp(0.5, 0.2))
+    denoising: Number | None = field(default=Ramp(100.0, 800.0))
+    mask: Number | None = field(default=Ramp(0.82, 0.66))
+    sparsity: Number = field(default=Ramp(1e-3, 1e-4))
+    jitter: int = 0
+    crop: Number = 1.0
+    octaves: tuple[float, ...] = ()
+
+    def views(self) -> list[View]:
+        """What the network is shown of the image."""
+        found: list[View] = [Jitter(self.jitter)] if self.jitter else []
+        return found if min(ends(self.crop)) >= 1 else [*found, Crop(self.crop)]
+
+    def smoothing(self) -> list[Smoothing]:
+        """What is done to the image after each step."""
+        found: list[Smoothing] = [GaussianBlur(self.blur)] if max(ends(self.blur)) > 0 else []
+        return found if self.denoising is None else [*found, SplitBregman(self.denoising)]
+
+    def run(
+        self,
+        module: nn.Module,
+        start: Tensor,
+        objective: Objective,
+        *,
+        preprocess: Preprocess = None,
+        keep: Iterable[int] = (),
+        random_state: int = 0,
+        describe: str = "mind's eye",
+    ) -> Rendering:
+        """Optimise images `[n, channels, H', W']` for any objective by this schedule."""
+        return render(
+            module,
+            start,
+            objective,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            preprocess=preprocess,
+            views=self.views(),
+            mask=None if self.mask is None else CentreMask(self.mask),
+            smoothing=self.smoothing(),
+            octaves=self.octaves,
+            keep=keep,
+            random_state=random_state,
+            describe=describe,
+        )

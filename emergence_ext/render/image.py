@@ -1,0 +1,82 @@
+"""The image that is optimised: pixels that can be shown at every moment."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Pixels:
+    """Images as their pixels, kept within 0..1.
+
+    Args:
+        start: `[n, channels, H, W]`, any number of channels; copied, and clipped to 0..1.
+
+    Attributes:
+        values: the pixels, `[n, channels, H, W]`, a leaf that takes gradients, on the device of
+            `start`.
+
+    Raises:
+        ValueError: another number of axes, nothing in it, or a pixel that is not finite.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        if start.ndim != 4 or not start.numel():
+            raise ValueError(
+                f"start: expected images [n, channels, H, W], got {list(start.shape)}; "
+                "image[None] makes a batch of a single one"
+            )
+        if not start.is_floating_point():
+            raise ValueError(f"start: expected pixels in 0..1, got {start.dtype}; divide by 255")
+        if not bool(start.isfinite().all()):
+            raise ValueError("start: it has pixels that are NaN or infinite")
+        self.values = start.detach().clone().clamp_(0, 1).requires_grad_()
+
+    @property
+    def image(self) -> Tensor:
+        """A copy of the pixels, `[n, channels, H, W]`, without gradient."""
+        return self.values.detach().clone()
+
+    @torch.no_grad()
+    def replace(self, images: Tensor) -> None:
+        """Take other pixels of the same shape; what lies outside 0..1 is clipped."""
+        self.values.copy_(images).clamp_(0, 1)
+
+    def resized(self, height: int, width: int) -> Pixels:
+        """Return the same images in another size, by bilinear interpolation."""
+        image = self.values.detach()
+        size = (height, width)
+        return Pixels(
+            functional.interpolate(
+                image, size, mode="bilinear", align_corners=False, antialias=True
+            )
+        )
+
+
+def noise(
+    count: int,
+    channels: int,
+    size: int | tuple[int, int],
+    *,
+    spread: float = 0.1,
+    random_state: int = 0,
+) -> Tensor:
+    """Draw images of even grey with normal noise, each from a seed of its own.
+
+    Args:
+        count: number of images `n`; the first ones are the same whatever the number.
+        channels: of an image.
+        size: `(height, width)`, or the side of square images.
+        spread: standard deviation of the noise around 0.5.
+        random_state: seed.
+
+    Returns:
+        Images in 0..1, `[n, channels, H, W]`.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    drawn = []
+    for index in range(count):
+        generator = torch.Generator().manual_seed(random_state + index)
+        drawn.append(torch.randn(channels, height, width, generator=generator))
+    return (0.5 + spread * torch.stack(drawn)).clamp(0, 1)

@@ -1,0 +1,35 @@
+"""Numbers that go in a straight line from the first iteration to the last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """`start + (end - start) (t - 1) / (T - 1)` at iteration t of T.
+
+    Attributes:
+        start: at the first iteration.
+        end: at the last one; a single iteration has `start`.
+    """
+
+    start: float
+    end: float
+
+    def at(self, progress: float) -> float:
+        """Return the value at `progress = (t - 1) / (T - 1)`, 0 to 1."""
+        return self.start + (self.end - self.start) * progress
+
+
+Number = float | Ramp
+
+
+def value(number: Number, progress: float) -> float:
+    """Return what a number or ramp is at `progress`, 0 to 1."""
+    return number.at(progress) if isinstance(number, Ramp) else float(number)
+
+
+def ends(number: Number) -> tuple[float, float]:
+    """Return the first and the last value, which bound those between."""
+    return (number.start, number.end) if isinstance(number, Ramp) else (number, number)

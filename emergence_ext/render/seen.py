@@ -1,0 +1,154 @@
+"""What a network makes of images in 0..1, as objectives read it: layers and output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emergence_ext.recording import as_map, find_layers, recorder
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Images and what a network makes of them.
+
+    Attributes:
+        images: in 0..1, `[n, channels, H', W']`.
+        layers: dotted name -> maps, `[n, K, H, W]`.
+        output: logits, `[n, C]`; None where nobody asked for them.
+        progress: `(t - 1) / (T - 1)` of the iteration, 0 to 1.
+    """
+
+    images: Tensor
+    layers: Mapping[str, Tensor]
+    output: Tensor | None = None
+    progress: float = 0.0
+
+
+See = Callable[..., Seen]
+"""Images `[n, channels, H', W']` in 0..1, and a progress, to what is `Seen` of them."""
+
+
+class _Enough(Exception):
+    """Ends a forward pass when every layer that is read has run."""
+
+
+@contextmanager
+def seeing(
+    module: nn.Module,
+    layers: Iterable[str],
+    *,
+    output: bool = False,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[See]:
+    """Look at images through a network, in eval mode, for the length of the block.
+
+    What lies above the highest layer is not computed unless the output is read. Gradients flow from
+    everything `Seen` to the images. Afterwards the module is as it was: modes, hooks, gradients,
+    global random state.
+
+    Args:
+        module: the network.
+        layers: dotted names of layers that give maps `[n, K, H, W]` or tokens `[n, T, K]`.
+        output: whether the network's output is read.
+        preprocess: from images in 0..1 to the network's input; None for images as they are.
+
+    Raises:
+        ValueError: an unknown layer; when looking, a layer that does not run, that runs twice or
+            whose output is no map, an output that is no tensor `[n, C]`, or images on another
+            device than the network.
+    """
+    names = list(dict.fromkeys(layers))
+    with (
+        recorder(module, names, keep=_recorded) as record,
+        ExitStack() as undo,
+    ):
+        looking = False
+
+        def end(*_: Any) -> None:
+            # Somebody else may look through the same network meanwhile.
+            if looking and len(record.outputs) == len(names):
+                raise _Enough
+
+        if not output:
+            # Registered after the recorder's own, so that it finds the layer's output recorded.
+            for layer in find_layers(module, names).values():
+                undo.callback(layer.register_forward_hook(end).remove)
+
+        def see(images: Tensor, progress: float = 0.0) -> Seen:
+            nonlocal looking
+            _check_device(module, images)
+            z, looking = None, True
+            try:
+                with suppress(_Enough):
+                    z = module(images if preprocess is None else preprocess(images))
+            finally:
+                looking = False
+            missing = [name for name in names if name not in record.outputs]
+            if missing:
+                raise ValueError(f"layer: {missing[0]!r} never runs in the forward pass")
+            found = {name: record.outputs[name] for name in names}
+            return Seen(images, found, _logits(z) if output else None, progress)
+
+        yield see
+
+
+def maps_of(
+    module: nn.Module,
+    layers: Iterable[str],
+    images: Tensor,
+    *,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    keep: Callable[[Tensor], Tensor] = lambda maps: maps,
+    batch_size: int = 32,
+) -> dict[str, Tensor]:
+    """Compute the maps of layers for images in 0..1, batch by batch, without gradients.
+
+    Args:
+        module, layers, preprocess: see `seeing`.
+        images: `[n, channels, H', W']`.
+        keep: what to keep of maps `[b, K, H, W]`.
+        batch_size: images at a time.
+
+    Returns:
+        Dotted name -> what was kept, `[n, ...]`.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    names = list(dict.fromkeys(layers))
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    with torch.no_grad(), seeing(module, names, preprocess=preprocess) as see:
+        for batch in images.split(batch_size):
+            for name, maps in see(batch).layers.items():
+                parts[name].append(keep(maps))
+    return {name: torch.cat(kept) for name, kept in parts.items()}
+
+
+def _recorded(y: Tensor) -> Tensor:
+    """A copy of a layer's output as maps; what has few digits is summed up with more."""
+    maps = as_map(y).clone()
+    return maps.float() if maps.element_size() < 4 else maps
+
+
+def _logits(z: Any) -> Tensor:
+    if not isinstance(z, Tensor) or z.ndim != 2:
+        got = f"shape {list(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+        raise ValueError(
+            f"module: expected logits [n, C] as its output, got {got}. Wrap the network in a "
+            "module that returns the logits alone."
+        )
+    return z
+
+
+def _check_device(module: nn.Module, images: Tensor) -> None:
+    weight = next(module.parameters(), None)
+    if weight is not None and weight.device != images.device:
+        raise ValueError(
+            f"start: the image is on {images.device}, the network on {weight.device}; move one of "
+            "them"
+        )

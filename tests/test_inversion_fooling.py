@@ -1,0 +1,172 @@
+"""Inversion of codes, fooling images, their figures and sheets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_render import Net
+from tiny_networks import in_a_dict
+from torch import Tensor, nn
+
+from emergence_ext import figures
+from emergence_ext.lookinside.fooling import fool
+from emergence_ext.lookinside.inversion import invert
+from emergence_ext.models import load_model
+from emergence_ext.render import maps_of, noise
+from emergence_ext.sheets import Scene, Sheet, fooling, inversion
+from emergence_ext.studies.finished import FinishedRun
+
+
+class Colours(nn.Module):
+    """Says which colour an image has the most of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sharpness = nn.Parameter(torch.tensor(20.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.sharpness * images.mean(dim=(2, 3))
+
+
+@pytest.fixture
+def net() -> Net:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Net()
+
+
+@pytest.fixture
+def images(generator: torch.Generator) -> Tensor:
+    # Smooth, as the prior of the inversion expects it.
+    rough = torch.rand(3, 3, 4, 4, generator=generator)
+    return nn.functional.interpolate(rough, 12, mode="bilinear")
+
+
+def test_a_code_is_inverted_and_its_error_is_that_of_the_images(net: Net, images: Tensor) -> None:
+    before = {name: x.clone() for name, x in net.state_dict().items()}
+    found = invert(net, "conv1", images, steps=150, batch_size=2)
+    assert found.images.shape == images.shape and found.losses.shape == (150, 3)
+    assert (found.error < 0.1).all() and (found.start_error > 0.3).all()
+    F, F0 = (maps_of(net, ["conv1"], x)["conv1"].flatten(1) for x in (found.images, images))
+    torch.testing.assert_close(found.error, (F - F0).norm(dim=1) / F0.norm(dim=1))
+    # An early layer knows the pixels themselves.
+    assert (found.images - images).abs().mean() < 0.05
+    assert all(torch.equal(x, before[name]) for name, x in net.state_dict().items())
+    same = invert(net, "conv1", images[1:2], steps=150, random_state=1)
+    torch.testing.assert_close(same.images, found.images[1:2], atol=1e-3, rtol=0)
+
+
+def test_a_smoother_inversion_is_farther_from_the_code(net: Net, images: Tensor) -> None:
+    errors = [
+        float(invert(net, "conv2", images, steps=60, variation_weight=w).error.mean())
+        for w in (0.5, 50.0)
+    ]
+    assert errors[0] < errors[1]
+
+
+def test_a_dead_code_or_no_image_is_refused(net: Net, images: Tensor) -> None:
+    with torch.no_grad():
+        net.conv2.bias.fill_(-100)
+    with pytest.raises(ValueError, match="may be dead"):
+        invert(net, "relu2", images, steps=1)
+    with pytest.raises(ValueError, match=r"expected \[n, channels, H, W\]"):
+        invert(net, "conv1", images[0])
+    with pytest.raises(ValueError, match="Choose a layer before the pooling"):
+        invert(net, "head", images)
+
+
+def test_the_network_is_fooled_and_what_was_added_is_told(images: Tensor) -> None:
+    net = Colours()
+    target = torch.tensor([0, 1, 2])
+    found = fool(net, images, target, confidence=0.9, batch_size=2)
+    assert found.fooled.all() and (found.reached >= 0.9).all()
+    with torch.no_grad():
+        p = net(found.images).softmax(1)
+    torch.testing.assert_close(found.after, p)
+    assert torch.equal(found.start + found.perturbation, found.start + (found.images - images))
+    norms, flat = found.norms(), (found.images - images).flatten(1)
+    torch.testing.assert_close(norms["L2"], flat.square().sum(1).sqrt())
+    torch.testing.assert_close(norms["L-infinity"], flat.abs().max(1).values)
+    # An image that is sure already is left alone.
+    again = fool(net, found.images, target, confidence=0.9)
+    assert again.steps.tolist() == [0, 0, 0] and torch.equal(again.images, found.images)
+    less = fool(net, images, target, confidence=0.5)
+    assert (less.steps <= found.steps).all() and less.norms()["L2"].sum() < norms["L2"].sum()
+
+
+def test_noise_fools_too_and_few_steps_do_not() -> None:
+    start = noise(2, 3, 10)
+    assert not fool(Colours(), start, 1, steps=1).fooled.any()
+    found = fool(Colours(), start, 1)
+    assert found.fooled.all()
+    # The shortest way: only the colour that is aimed at rises, and others fall as they must.
+    added = found.perturbation.mean(dim=(2, 3))
+    assert (added[:, 1] > 0).all() and (added[:, [0, 2]] < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"target": 3}, "target: expected columns 0 to 2"),
+        ({"target": torch.tensor([0, 1])}, "one for each of 3 images"),
+        ({"confidence": 1.0}, "confidence"),
+    ],
+)
+def test_fooling_refuses(net: Net, images: Tensor, changes: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        fool(net, images, **{"target": 0, **changes})  # type: ignore[arg-type]
+
+
+def test_fooling_needs_logits(images: Tensor) -> None:
+    with pytest.raises(ValueError, match="expected logits"):
+        fool(in_a_dict(), images, 0)
+
+
+def test_figures_take_grey_images_and_refuse_more_channels_than_can_be_shown() -> None:
+    grey, p = torch.rand(2, 1, 6, 8), torch.eye(3)[:2]
+    drawn = figures.inversions(grey, [grey, grey], torch.rand(2, 2), ["a", "b"])
+    assert len(drawn.axes) == 6
+    assert len(figures.fooling(grey, grey, p, p, [0, 2], ["a", "b", "c"]).axes) == 6
+    with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
+        figures.inversions(torch.rand(2, 4, 6, 6), [], torch.rand(0, 2), ["a"])
+    with pytest.raises(ValueError, match="inverted must hold L=2"):
+        figures.inversions(grey, [grey], torch.rand(2, 2), ["a", "b"])
+
+
+@pytest.fixture
+def scene(finished_run: Path) -> Scene:
+    run = FinishedRun.open(finished_run)
+    return Scene(run.subject(), [0, 17, 33], ["conv1_1", "conv2_1"], run)
+
+
+def test_the_sheets_are_made_from_a_subject(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(sheet: Sheet, rows: int) -> None:
+        assert sheet.figures and sheet.notes
+        assert [len(table) for table in sheet.tables.values()] == [rows]
+
+    monkeypatch.setattr("emergence_ext.lookinside.inversion.invert.__kwdefaults__", {
+        **invert.__kwdefaults__, "steps": 5,  # type: ignore[dict-item]
+    })  # fmt: skip
+    check(inversion(scene), 6)
+    sheet = fooling(scene)
+    check(sheet, 6)
+    row = sheet.tables["fooling"][0]
+    assert row["from"] == "image" and row["target"] != row["network says before"]
+    assert row["p(target) after"] > row["p(target) before"]
+
+
+@pytest.mark.slow
+def test_the_code_of_conv3_3_of_vgg16_is_inverted_below_0_15(data_dir: Path) -> None:
+    from emergence_ext.data import ImageFolder
+    from emergence_ext.preprocessing import preprocess
+    from emergence_ext.weights import load_weights
+
+    net = load_model("vgg16_pooled")
+    weights = data_dir / "weights" / "vgg16_imagenet_conv.safetensors"
+    load_weights(net.module, weights, partial=True)
+    dataset = ImageFolder(data_dir / "tiny-imagenet-10", split="val", size=112, per_class=1)
+    images = torch.stack([dataset[i][0] for i in (1, 5)])
+    found = invert(net.module, net.layers["conv3_3"], images, preprocess=preprocess(net.preprocess))
+    assert (found.error < 0.15).all()
