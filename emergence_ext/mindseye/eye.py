@@ -161,6 +161,7 @@ def minds_eye(
         preprocess=preprocess,
         batch_size=batch_size,
     )
+    adaptive = objective.adaptive
     return MindsEye(
         layer=layer,
         previous=objective.previous,
@@ -170,8 +171,8 @@ def minds_eye(
         images=rendering.images,
         kept=rendering.kept,
         losses=rendering.losses,
-        shape=objective.adaptive.shape.detach().cpu(),
-        scale=objective.adaptive.scale.detach().cpu(),
+        shape=adaptive.shape.detach().cpu(),
+        scale=adaptive.scale.detach().cpu(),
         score=measured,
     )
 

@@ -32,6 +32,12 @@ EXPERIMENTS = (
             TableText("methods", "Table 1", "The figure's numbers, and the paper's range."),
             TableText("importance", "Table 2", "By layer, at the run's own settings."),
             TableText("ablation", "Table 2 under other choices", "The figure's numbers."),
+            TableText("paper", "The paper's own numbers", "As it prints them in Tables 1 and 2."),
+            TableText(
+                "configurations",
+                "Configurations that were searched",
+                "For Table 1, every method with the same number of them.",
+            ),
         ),
     ),
     SectionText(
@@ -100,6 +106,7 @@ EXPERIMENTS = (
             TableText("points", "Important regions before and after", ""),
             TableText("types", "Types of region", ""),
             TableText("utility", "Utility before the attack", ""),
+            TableText("images", "Attacked images", ""),
         ),
     ),
     SectionText(
@@ -117,7 +124,10 @@ EXPERIMENTS = (
                 "follow the layer, Grad-CAM is the Shapley value.",
             ),
         ),
-        (TableText("shapley", "Correlation with Shapley values", "Mean and 95 % interval."),),
+        (
+            TableText("shapley", "Correlation with Shapley values", "Mean and 95 % interval."),
+            TableText("shapley_images", "Correlation with Shapley values, by image", ""),
+        ),
     ),
     SectionText(
         "distill",

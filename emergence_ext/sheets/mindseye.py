@@ -17,7 +17,7 @@ from emergence_ext import figures, tables
 from emergence_ext.mindseye import Facets, MindsEye, Schedule, find_facets, minds_eye
 from emergence_ext.mindseye.eye import layer_rows
 from emergence_ext.mindseye.schedule import Preprocess
-from emergence_ext.render import direction, measure, noise
+from emergence_ext.render import Objective, direction, measure, noise
 from emergence_ext.sheets.sheet import Sheet
 from emergence_ext.studies.emergence import file_name
 from emergence_ext.studies.finished import FinishedRun
@@ -180,12 +180,7 @@ def direction_sheet(
         real = torch.stack(
             [subject.dataset[i][0] for i in (found.y == c).nonzero().flatten().tolist()]
         ).to(device)
-        component = [
-            measure(
-                module, x, objective, preprocess=subject.preprocess, batch_size=subject.batch_size
-            )
-            for x in (image, start, real)
-        ]
+        component = [_component(subject, objective, x) for x in (image, start, real)]
         said, p = _said(subject, image, found.categories)
         rows.append(
             {
@@ -200,25 +195,12 @@ def direction_sheet(
             }
         )
         pictures.append(image[0].cpu())
-        told.append(f"{said} {100 * p:.0f} %")
-    columns = min(5, len(pictures))
-    blocks = range(0, len(pictures), columns)
-    drawn = {
-        f"directions_{file_name(layer)}{'' if len(blocks) == 1 else f'_{b // columns + 1}'}": (
-            figures.picture_sheet(
-                [pictures[b : b + columns]],
-                [""],
-                [x.replace("_", " ") for x in categories[b : b + columns]],
-                [told[b : b + columns]],
-            )
-        )
-        for b in blocks
-    }
+        told.append(f"{said.replace('_', ' ')} {100 * p:.0f} %")
     return Sheet(
         "Along the directions of categories",
         f"From noise, optimised for the component of the regional features of {layer} along the "
         "direction of each category; below, what the network says of it.",
-        drawn,
+        _direction_figures(layer, categories, pictures, told),
         {"directions": rows},
         [
             f"{row['category']}: {row['image / best real']:.2f} times the best real image, network "
@@ -295,6 +277,28 @@ def _sheet_of(eyes: Mapping[str, MindsEye]) -> Figure:
         [f"facet {c + 1}" for c in range(count)],
         list(eyes),
     )
+
+
+def _component(subject: Subject, objective: Objective, images: Tensor) -> Tensor:
+    return measure(
+        subject.module,
+        images,
+        objective,
+        preprocess=subject.preprocess,
+        batch_size=subject.batch_size,
+    )
+
+
+def _direction_figures(
+    layer: str, categories: Sequence[str], pictures: Sequence[Tensor], told: Sequence[str]
+) -> dict[str, Figure]:
+    """Sheets of five pictures at most."""
+    drawn = {}
+    for b in range(0, len(pictures), 5):
+        name = f"directions_{file_name(layer)}{f'_{b // 5 + 1}' if len(pictures) > 5 else ''}"
+        heads = [x.replace("_", " ") for x in categories[b : b + 5]]
+        drawn[name] = figures.picture_sheet([pictures[b : b + 5]], [""], heads, [told[b : b + 5]])
+    return drawn
 
 
 def _said(subject: Subject, image: Tensor, categories: Sequence[str]) -> tuple[str, float]:
