@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import shutil
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from emergence_ext import tables
 from emergence_ext.cli import app
+from emergence_ext.models import load_model
 from emergence_ext.studies.controls import controls, random_features, randomise, shuffled
 from emergence_ext.studies.finished import FinishedRun
 
@@ -48,11 +50,29 @@ def test_weights_are_drawn_anew_and_the_networks_stay(run: FinishedRun) -> None:
     assert not torch.equal(random_features(subject, run.found.grid, 1).z, first.z)
 
 
-def test_a_parameter_that_nobody_initialises_is_an_error() -> None:
+def test_random_weights_are_not_those_that_the_seed_gives_a_new_network() -> None:
+    for seed in (0, 1):
+        built = load_model("small_vgg28", num_classes=10, random_state=seed).module
+        again = load_model("small_vgg28", num_classes=10, random_state=seed).module
+        randomise(again, seed)
+        for (name, x), y in zip(built.named_parameters(), again.parameters(), strict=True):
+            if x.ndim > 1:
+                r = torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1]
+                assert abs(r) < 5 / x.numel() ** 0.5, name
+
+
+def test_parameters_of_no_layer_are_drawn_with_their_own_size() -> None:
     module = nn.Module()
-    module.token = nn.Parameter(torch.zeros(3))
-    with pytest.raises(ValueError, match=r"^model: token belong to layers without reset_param"):
-        randomise(module, 0)
+    module.token = nn.Parameter(2 + 0.1 * torch.randn(500))
+    module.attention = nn.MultiheadAttention(8, 2)
+    before = copy.deepcopy(module)
+    randomise(module, 0)
+    for x, old in zip(module.parameters(), before.parameters(), strict=True):
+        assert x.ndim == 1 or not torch.equal(x, old)
+    assert not torch.allclose(module.token, before.token, atol=1e-3)
+    token = module.token.detach()
+    assert float(token.mean()) == pytest.approx(2, abs=0.02)
+    assert float(token.std()) == pytest.approx(0.1, abs=0.02)
 
 
 def test_controls_have_chance_and_the_network_has_more(run: FinishedRun) -> None:

@@ -39,7 +39,8 @@ def reproduce(
 ) -> None:
     """Do every experiment of the paper with finished runs, and put all of it into their reports.
 
-    One that cannot be done is told and the others go on.
+    One that cannot be done is told and the others go on. `emergence foreground` is not among them:
+    it needs boxes or masks. What is random in the controls has the seed of the run.
 
     Example: emergence reproduce runs/tiny runs/vgg16 --only tables,attack,shapley
     """
@@ -47,11 +48,9 @@ def reproduce(
         chosen = _chosen(only)
         started, failed = time.perf_counter(), []
         planned: list[tuple[str, Callable[[], None]]] = []
-        if "tables" in chosen:
-            made = partial(tables, run_dirs, with_ablation=True, device=device, seed=seed)
-            planned.append(("tables", made))
         for run_dir in run_dirs:
             single = {
+                "tables": partial(tables, [run_dir], with_ablation=True, device=device, seed=seed),
                 "controls": partial(controls, run_dir, device=device),
                 "attack": partial(attack, run_dir, device=device, seed=seed),
                 "shapley": partial(shapley, run_dir, device=device, seed=seed),

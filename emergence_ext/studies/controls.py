@@ -120,23 +120,27 @@ def random_features(subject: Subject, grid: tuple[int, int], random_state: int) 
 def randomise(module: nn.Module, random_state: int) -> None:
     """Initialise every layer of a network anew, as its class does, in place.
 
-    Raises:
-        ValueError: a parameter whose layer does not say how to initialise it.
+    Parameters whose layer does not say how are drawn from a normal of their own mean and deviation.
+
+    Args:
+        module: the network.
+        random_state: seed. The numbers are others than those that a network has which was built
+            with this seed: it would be its own control.
     """
+    own = torch.Generator().manual_seed(random_state)
+    seed = int(torch.randint(2**62, (), generator=own))
     drawn: set[int] = set()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(random_state)
+        torch.manual_seed(seed)
         for layer in module.modules():
-            reset: Any = getattr(layer, "reset_parameters", None)
-            if callable(reset):
-                reset()
-                drawn |= {id(x) for x in layer.parameters()}
-    left = [name for name, x in module.named_parameters() if id(x) not in drawn]
-    if left:
-        raise ValueError(
-            f"model: {', '.join(left[:3])} belong to layers without reset_parameters(), so that "
-            "there is no network with random weights to compare with"
-        )
+            for name in ("reset_parameters", "_reset_parameters"):  # the latter of attention
+                reset: Any = getattr(layer, name, None)
+                if callable(reset):
+                    reset()
+                    drawn |= {id(x) for x in layer.parameters(recurse=False)}
+        for x in module.parameters():
+            if id(x) not in drawn:
+                x.copy_(torch.randn(x.shape).to(x) * x.std(correction=0) + x.mean())
 
 
 def shuffled(features: FeatureSet, random_state: int) -> FeatureSet:

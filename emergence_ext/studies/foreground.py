@@ -13,10 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emergence_ext.images import EXTENSIONS, FORMATS
+from emergence_ext.images import FORMATS
 from emergence_ext.knowledge import Interval, KnowledgePoints, bootstrap_ratio
 
 COLUMNS: Final = ("name", "left", "top", "right", "bottom")
+LOSSLESS: Final = (".png", ".bmp", ".gif", ".tif", ".tiff")
+"""Suffixes of masks: what JPEG leaves around an edge is not 0."""
+
 Box = tuple[float, float, float, float]
 
 
@@ -84,8 +87,8 @@ def mask_on_grid(path: Path, grid: tuple[int, int]) -> Tensor:
     """Say which regions of a grid have their centre on the foreground of a mask.
 
     Args:
-        path: an image as large as the photograph; what is not 0 is foreground. Its largest centred
-            square is taken, as that of the photograph was.
+        path: an image as large as the photograph; what is not 0 is foreground, transparency is
+            ignored. Its largest centred square is taken, as that of the photograph was.
         grid: `(H, W)`.
 
     Returns:
@@ -110,7 +113,7 @@ def mask_on_grid(path: Path, grid: tuple[int, int]) -> Tensor:
 
 
 def find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Find the masks of images: at the image's name in a folder, with any suffix of an image.
+    """Find the masks of images: at the image's name in a folder, with the suffix of a lossless image.
 
     Raises:
         ValueError: no such folder.
@@ -120,7 +123,7 @@ def find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     there = {
         path.relative_to(folder).with_suffix("").as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in EXTENSIONS
+        if path.suffix.lower() in LOSSLESS
     }
     stems = {name: Path(name).with_suffix("").as_posix() for name in names}
     return {name: there[stem] for name, stem in stems.items() if stem in there}
