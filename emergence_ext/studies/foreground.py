@@ -113,7 +113,7 @@ def mask_on_grid(path: Path, grid: tuple[int, int]) -> Tensor:
 
 
 def find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Find the masks of images: at the image's name in a folder, with the suffix of a lossless image.
+    """Find the masks of images: lossless images of the same name in a folder, whatever the suffix.
 
     Raises:
         ValueError: no such folder.
