@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
+import matplotlib
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -134,9 +135,11 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as `path.png` (200 dots per inch) and `path.svg`."""
     for kind in ("png", "svg"):
         content = io.BytesIO()
-        figure.savefig(
-            content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
-        )
+        # Without a date and with a salt of their own, SVG files of equal figures are equal.
+        with matplotlib.rc_context({"svg.hashsalt": path.name}):
+            figure.savefig(
+                content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
+            )
         write_file(path.with_name(f"{path.name}.{kind}"), content.getvalue())
 
 

@@ -83,3 +83,14 @@ def test_a_figure_is_written_as_picture_and_drawing(tmp_path: Path) -> None:
         assert image.size == (400, 200)
     assert (tmp_path / "a.b.svg").read_text().startswith("<?xml")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.b.png", "a.b.svg"]
+
+
+def test_equal_figures_are_equal_files(tmp_path: Path) -> None:
+    for folder in ("first", "second"):
+        figure = Figure(figsize=(2, 1))
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], marker="o")  # markers and clipping have ids
+        drawing.save(figure, tmp_path / folder / "a")
+    for kind in ("png", "svg"):
+        one, other = ((tmp_path / f / f"a.{kind}").read_bytes() for f in ("first", "second"))
+        assert one == other, kind
