@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.recording import as_map, find_layers, preserved, recorder
+from emergence_ext.recording import as_map, find_layers, logits, preserved, recorder
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +98,7 @@ def above(module: nn.Module, layer: str, images: Tensor) -> Iterator[Above]:
                 handle.remove()
         if not outputs:
             raise ValueError(f"layer: {layer!r} never runs in the forward pass")
-        if not isinstance(z, Tensor) or z.ndim != 2:
-            got = list(z.shape) if isinstance(z, Tensor) else type(z).__name__
-            raise ValueError(f"module: expected logits [B, C] as its output, got {got}")
+        logits(z)
         output, maps = outputs[0], record.outputs[layer]
         ahead = None
         layout: Literal["map", "channels last", "tokens"] = "map"

@@ -20,6 +20,7 @@ __all__ = [
     "MapStyle",
     "Samples",
     "as_samples",
+    "balanced_order",
     "choose",
     "subset",
 ]
@@ -257,6 +258,26 @@ def choose(labels: Sequence[int], per_class: int, random_state: int) -> list[int
         for label in sorted(places)
         for place in generator.permutation(places[label])[:per_class]
     )
+
+
+def balanced_order(y: Tensor, random_state: int = 0) -> Tensor:
+    """Shuffle samples so that every beginning of the order has the categories in equal shares.
+
+    Args:
+        y: category of each sample, `[N]`, int64, at least 0.
+        random_state: seed of the order.
+
+    Returns:
+        Places in `[0, N)`, `[N]`. Of a category that has run out there are no more.
+    """
+    generator = torch.Generator().manual_seed(random_state)
+    shuffled = torch.randperm(len(y), generator=generator)
+    by_category = y[shuffled].argsort(stable=True)
+    count = y.bincount()
+    start = (count.cumsum(0) - count).repeat_interleave(count)
+    turn = torch.empty_like(shuffled)  # how many of its category come before it
+    turn[by_category] = torch.arange(len(y)) - start
+    return shuffled[turn.argsort(stable=True)]
 
 
 def _to_unit(image: Tensor) -> Tensor:

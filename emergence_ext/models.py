@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from emergence_ext.networks import small_vgg, small_vgg28, small_vgg64, vgg16_pooled, vgg_layers
 from emergence_ext.plugins import load_callable, nearest
 from emergence_ext.preprocessing import PREPROCESSING
+from emergence_ext.recording import check_open
 from emergence_ext.weights import check_and_load, load_weights, output_rows, read_weights
 
 __all__ = [
@@ -175,6 +176,7 @@ class _Output(NamedTuple):
 
 def _trace(module: nn.Module, example: Tensor) -> list[_Output]:
     """List the modules that give a map or tokens, in the order in which they finish."""
+    check_open(*module.modules())
     outputs: list[_Output] = []
 
     def record(name: str, submodule: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:

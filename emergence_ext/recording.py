@@ -74,8 +74,8 @@ def recorder(
             copy: a ReLU after the layer may work in place.
 
     Raises:
-        ValueError: an unknown layer; in a forward pass, a layer that runs twice or whose output is
-            no tensor of three or four dimensions.
+        ValueError: an unknown layer, or what `check_open` says; in a forward pass, a layer that
+            runs twice or whose output is no tensor of three or four dimensions.
     """
     record = Record()
     image_size: list[int] = []
@@ -107,12 +107,14 @@ def recorder(
 
         return hook
 
+    layers, takers = find_layers(module, names), find_layers(module, inputs)
+    check_open(module, *layers.values(), *takers.values())
     with ExitStack() as undo:
         undo.enter_context(preserved(module))
         undo.callback(module.register_forward_pre_hook(begin).remove)
-        for name, layer in find_layers(module, names).items():
+        for name, layer in layers.items():
             undo.callback(layer.register_forward_hook(store_output(name)).remove)
-        for name, layer in find_layers(module, inputs).items():
+        for name, layer in takers.items():
             undo.callback(layer.register_forward_pre_hook(store_input(name)).remove)
         yield record
 
@@ -127,8 +129,9 @@ def find_head(module: nn.Module, images: Tensor) -> tuple[str, bool]:
         images: a batch `[B, 3, H, W]`, already preprocessed.
 
     Raises:
-        ValueError: no `nn.Linear` runs.
+        ValueError: no `nn.Linear` runs, or what `check_open` says.
     """
+    check_open(*module.modules())
     ran: list[tuple[str, Tensor]] = []
 
     def note(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -154,6 +157,34 @@ def find_head(module: nn.Module, images: Tensor) -> tuple[str, bool]:
         and torch.equal(output, result)
     ]
     return (final[-1], True) if final else (ran[-1][0], False)
+
+
+def check_open(*parts: nn.Module) -> None:
+    """Refuse what cannot be looked into: modules that take no hooks.
+
+    Raises:
+        ValueError: one is compiled to TorchScript.
+    """
+    if any(isinstance(part, torch.jit.ScriptModule) for part in parts):
+        raise ValueError(
+            "module: it is compiled to TorchScript, or a part of it is, and takes no hooks. Give "
+            "the network as it is in Python; else, with layers named, only what goes by its output "
+            "works."
+        )
+
+
+def logits(output: Any) -> Tensor:
+    """Return the output of a network, `[n, C]`.
+
+    Raises:
+        ValueError: it is no such tensor.
+    """
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        raise ValueError(
+            f"module: expected logits [n, C] as its output, got {_shape(output)}. Wrap the network "
+            "in a module that returns the logits alone."
+        )
+    return output
 
 
 def token_grid(tokens: int) -> tuple[int, int, int]:

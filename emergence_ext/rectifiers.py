@@ -1,6 +1,9 @@
 """Which ReLUs a network runs: as modules, which hooks can see, and as functions, which none can.
 
-Both go through the same few functions of torch, so a `TorchFunctionMode` meets all of them, in the
+A ReLU is a call that is zero below zero and the identity above, up to a ceiling if it has one,
+whatever its arguments: `relu`, `clamp(x, 0)`, `maximum(x, 0)`. One that is put together from other
+operations, as `x * (x > 0)` or `where(x > 0, x, 0)`, is none here, nor is `leaky_relu(x, 0)`. Both
+go through the same few functions of torch, so a `TorchFunctionMode` meets all of them, in the
 order of the calls, whether a module is shared, works in place, or is not there at all.
 """
 
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from emergence_ext.recording import preserved
+from emergence_ext.recording import check_open, preserved
 
 RELU_MODULES: Final = (nn.ReLU, nn.ReLU6, nn.Threshold)
 
@@ -28,6 +31,7 @@ _BOUNDED: Final[Mapping[str, tuple[str, ...]]] = {
     "clip": ("min", "max"),
     "clamp_min": ("min",),
 }
+_LARGER: Final = frozenset({"max", "maximum"})
 
 
 class Watch(TorchFunctionMode):
@@ -53,11 +57,16 @@ class Watch(TorchFunctionMode):
         self._running: list[tuple[str, nn.Module]] = []
 
     def run(self, example: Tensor) -> None:
-        """Run the network once on images `[B, channels, H', W']`; it comes back as it was."""
+        """Run the network once on images `[B, channels, H', W']`; it comes back as it was.
+
+        Raises:
+            ValueError: what `check_open` says of a part of it.
+        """
         with ExitStack() as undo:
             undo.enter_context(preserved(self.module))
             for name, part in self.module.named_modules():
                 if name:
+                    check_open(part)
                     undo.callback(part.register_forward_pre_hook(self._enter(name)).remove)
                     undo.callback(part.register_forward_hook(self._leave(name)).remove)
             undo.callback(self._negative.clear)
@@ -85,7 +94,7 @@ class Watch(TorchFunctionMode):
         function = getattr(func, "__name__", "")
         if rectifies(function, args, kwargs):
             self.rectified += 1
-            x = args[0] if args else kwargs.get("input")
+            x = _operand(function, args, kwargs)
             if id(x) in self._negative:
                 self.before_relu.update(self._negative[id(x)][1])
             owner, part = self._running[-1] if self._running else ("", self.module)
@@ -113,7 +122,7 @@ class AsModules(TorchFunctionMode):
         function = getattr(func, "__name__", "")
         if not rectifies(function, args, kwargs):
             return func(*args, **kwargs)
-        x = args[0] if args else kwargs["input"]
+        x = _operand(function, args, kwargs)
         relu = next(self._relus, None)
         if relu is None:
             raise ValueError(
@@ -137,23 +146,53 @@ def rectifies(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     name = function.strip("_")
     if name in _ALWAYS:
         return True
+    if name in _LARGER:
+        one, other = _pair(args, kwargs)
+        return isinstance(other, Tensor) and (_is_zero(other, one) or _is_zero(one, other))
     if name not in _BOUNDED:
         return False
     given = _given(name, args, kwargs)
     if name == "threshold":
         return given.get("threshold") == 0 == given.get("value")
-    lower, upper = given.get("min", given.get("min_val")), given.get("max")
-    # A number, since a bound may be a tensor; both bounds of a clamp make a range of colours.
-    return isinstance(lower, int | float) and lower == 0 and upper is None
+    if not _is_zero(given.get("min", given.get("min_val")), _pair(args, kwargs)[0]):
+        return False
+    ceiling = _ceiling(function, args, kwargs)
+    return ceiling is None or bool((torch.as_tensor(ceiling) > 0).all())
 
 
-def _ceiling(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
-    """Above which value the function is constant."""
+def _operand(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What is rectified by a call that is a ReLU."""
+    one, other = _pair(args, kwargs)
+    swapped = function in _LARGER and not _is_zero(other, one)
+    return other if swapped else one
+
+
+def _ceiling(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Above which value the function is constant, a number or a tensor; None: nowhere."""
     name = function.strip("_")
     if name == "relu6":
         return 6.0
-    return _given(name, args, kwargs).get("max_val") if name in _BOUNDED else None
+    if name not in _BOUNDED:
+        return None
+    given = _given(name, args, kwargs)
+    return given.get("max_val", 1.0) if name == "hardtanh" else given.get("max")
 
 
 def _given(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {**dict(zip(_BOUNDED[name], args[1:], strict=False)), **kwargs}
+
+
+def _pair(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The first two tensors that a function takes."""
+    given = {**dict(zip(("input", "other"), args, strict=False)), **kwargs}
+    return given.get("input"), given.get("other")
+
+
+def _is_zero(bound: Any, x: Any) -> bool:
+    """Whether a bound of x is zero everywhere: a number, or a tensor that leaves its shape."""
+    if isinstance(bound, Tensor):
+        # From the right, as broadcasting goes.
+        sizes = zip(reversed(bound.shape), reversed(x.shape), strict=False)
+        fits = bound.ndim <= x.ndim and all(size in (1, whole) for size, whole in sizes)
+        return fits and not bound.any()
+    return isinstance(bound, int | float) and bound == 0

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from emergence_ext import figures, paper, paper_tables
 from emergence_ext.cli import app
 from emergence_ext.correlation import pearson
+from emergence_ext.datasets import balanced_order
 from emergence_ext.figures import Band
 from emergence_ext.importance import RegionImportance
 from emergence_ext.regional import RegionalProjection
@@ -29,7 +30,6 @@ from emergence_ext.studies.ablation import (
     AblationFit,
     Choices,
     ablation,
-    balanced_order,
     level_in_words,
     variants,
 )

@@ -93,16 +93,27 @@ def test_missing_labels_count_for_nothing() -> None:
     assert math.isnan(found.fleiss)
 
 
+def test_both_fleiss_kappas_are_of_the_same_images() -> None:
+    said = torch.tensor([[0, 0], [1, 1], [0, 1], [1, -1], [0, -1]])
+    p = torch.eye(2)[[0, 1, 0, 0, 1]]  # against the only label of the last two
+    y = torch.tensor([0, 1, 0, 1, 0])
+    found = compare(Labels(["A", "B"], torch.arange(5), said), p, y)
+    short = compare(Labels(["A", "B"], torch.arange(3), said[:3]), p[:3], y[:3])
+    assert found.fleiss == pytest.approx(short.fleiss)
+    assert found.fleiss_with_network == pytest.approx(short.fleiss_with_network)
+
+
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
 
 
 LONG = "name,annotator,label\nc,Ann,dog\na,Ann,cat\na,Bo,frog\nx,Bo,cat\na,Cy,\n"
+SPACED = " name , Ann ,Bo\n\nc ,dog , \n a,cat, frog\nx,,cat\n"
 WIDE = "name,Ann,Bo\nc,dog,\na,cat,frog\nx,,cat\n"
 
 
-@pytest.mark.parametrize("text", [LONG, WIDE, "\ufeff" + WIDE])
+@pytest.mark.parametrize("text", [LONG, WIDE, "\ufeff" + WIDE, SPACED])
 def test_long_and_wide_files_say_the_same(tmp_path, text) -> None:
     found = read_labels(write(tmp_path / "l.csv", text), NAMES, CATEGORIES)
     assert sorted(found.annotators) == ["Ann", "Bo"]
@@ -122,6 +133,8 @@ def test_long_and_wide_files_say_the_same(tmp_path, text) -> None:
         ("name,annotator,label\na,,cat\n", "a label without an annotator"),
         ("name,Ann\na,\n", "holds no label of any of the 3 images"),
         ("name,Ann\nx,cat\n", "names are as 'a'"),
+        ("name,network\na,cat\n", "line 2 of .*: an annotator is called 'network'"),
+        ("name,annotator,label\na,all people,cat\n", "an annotator is called 'all people'"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, text, message) -> None:

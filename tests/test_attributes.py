@@ -15,6 +15,7 @@ from emergence_ext.lookinside.attributes import (
     accuracy_by,
     image_attributes,
     object_attributes,
+    odd_word,
     read_attributes,
 )
 from emergence_ext.sheets.attributes import attributes as sheet
@@ -108,6 +109,20 @@ def test_columns_are_numbers_or_words(tmp_path) -> None:
     assert list(found) == ["age", "place"]  # nobody has the last
     assert found["age"].tolist()[1] == 3 and found["age"][[0, 2]].isnan().all()
     assert found["place"] == ["road", "sea", ""]
+
+
+def test_what_is_missing_does_not_make_words_of_numbers(tmp_path) -> None:
+    cells = ["NA", "n/a", "NaN", "-", "", "nan"]
+    lines = [f"{n},{cell},2{n}" for n, cell in enumerate(cells)] + ["6,7,20 years"]
+    path = write(tmp_path / "a.csv", "\n".join([" name ,age, years", *lines]))
+    names = [str(n) for n in range(7)]
+    found = read_attributes(path, names)
+    assert found["age"].isfinite().tolist() == [False] * 6 + [True]
+    assert found["years"][0] == "20" and odd_word(found["years"]) == 6
+    assert odd_word(["1", "x", "", "y"]) is None and odd_word(["1", "2"]) is None
+    data = ArraySamples(torch.rand(7, 1, 8, 8), [n % 2 for n in range(7)], ["dark", "light"])
+    made = sheet(Scene(Subject(Bright(), {}, data), [0], [], files={"attributes": path}))
+    assert "years is taken as words, since '20 years' of image '6'" in " ".join(made.notes)
 
 
 @pytest.mark.parametrize(

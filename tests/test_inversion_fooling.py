@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,14 @@ from tiny_networks import in_a_dict
 from torch import Tensor, nn
 
 from emergence_ext import figures
+from emergence_ext.datasets import ArraySamples
 from emergence_ext.lookinside.fooling import fool
 from emergence_ext.lookinside.inversion import invert
 from emergence_ext.models import load_model
 from emergence_ext.render import maps_of, noise
 from emergence_ext.sheets import Scene, Sheet, fooling, inversion
 from emergence_ext.studies.finished import FinishedRun
+from emergence_ext.subject import Subject
 
 
 class Colours(nn.Module):
@@ -71,8 +75,10 @@ def test_a_dead_code_or_no_image_is_refused(net: Net, images: Tensor) -> None:
         net.conv2.bias.fill_(-100)
     with pytest.raises(ValueError, match="may be dead"):
         invert(net, "relu2", images, steps=1)
-    with pytest.raises(ValueError, match=r"expected \[n, channels, H, W\]"):
+    with pytest.raises(ValueError, match=r"images: expected images \[n, channels, H, W\]"):
         invert(net, "conv1", images[0])
+    with pytest.raises(ValueError, match=r"images: .* divide by 255"):
+        invert(net, "conv1", images.byte())
     with pytest.raises(ValueError, match="Choose a layer before the pooling"):
         invert(net, "head", images)
 
@@ -85,7 +91,11 @@ def test_the_network_is_fooled_and_what_was_added_is_told(images: Tensor) -> Non
     with torch.no_grad():
         p = net(found.images).softmax(1)
     torch.testing.assert_close(found.after, p)
-    assert torch.equal(found.start + found.perturbation, found.start + (found.images - images))
+    # What is told as added is what fools, and no more than the steps can have added.
+    with torch.no_grad():
+        torch.testing.assert_close(net(images + found.perturbation).softmax(1), p)
+    rms = found.norms()["root mean square"]
+    assert (rms > 0).all() and (rms <= found.steps * 0.5 / 255 + 1e-6).all()
     norms, flat = found.norms(), (found.images - images).flatten(1)
     torch.testing.assert_close(norms["L2"], flat.square().sum(1).sqrt())
     torch.testing.assert_close(norms["L-infinity"], flat.abs().max(1).values)
@@ -109,14 +119,31 @@ def test_noise_fools_too_and_few_steps_do_not() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"target": 3}, "target: expected columns 0 to 2"),
-        ({"target": torch.tensor([0, 1])}, "one for each of 3 images"),
+        ({"target": 3}, r"target: .* 0\.\.2"),
+        ({"target": torch.tensor([0, 1])}, "target: .* one for each of the 3"),
         ({"confidence": 1.0}, "confidence"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"start": torch.zeros(3, 4, 4)}, r"start: expected images \[n, channels, H, W\]"),
+        ({"start": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}, "start: .* divide by 255"),
     ],
 )
 def test_fooling_refuses(net: Net, images: Tensor, changes: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        fool(net, images, **{"target": 0, **changes})  # type: ignore[arg-type]
+        fool(net, **{"start": images, "target": 0, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("target", [2.0, True, torch.tensor([0.0, 1.0, 2.0]), "a"])
+def test_fooling_refuses_a_target_that_is_no_integer(
+    net: Net, images: Tensor, target: object
+) -> None:
+    with pytest.raises(TypeError):
+        fool(net, images, target)  # type: ignore[arg-type]
+
+
+def test_fooling_needs_two_classes(net: Net, images: Tensor) -> None:
+    net.head = nn.Linear(5, 1)
+    with pytest.raises(ValueError, match="two classes at least, got C=1"):
+        fool(net, images, 0)
 
 
 def test_fooling_needs_logits(images: Tensor) -> None:
@@ -155,6 +182,73 @@ def test_the_sheets_are_made_from_a_subject(scene: Scene, monkeypatch: pytest.Mo
     row = sheet.tables["fooling"][0]
     assert row["from"] == "image" and row["target"] != row["network says before"]
     assert row["p(target) after"] > row["p(target) before"]
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for function in (invert, fool):
+        monkeypatch.setattr(
+            function, "__kwdefaults__", {**(function.__kwdefaults__ or {}), "steps": 20}
+        )
+
+
+def planted(net: nn.Module, images: Tensor) -> Scene:
+    samples = ArraySamples(images, [0, 1, 2], ["red", "green", "blue"])
+    return Scene(Subject(net, {"first": "conv1"}, samples), [0, 1], ["first"])
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+@pytest.mark.usefixtures("few_steps")
+def test_the_sheets_show_images_of_any_number_of_channels(channels: int) -> None:
+    scene = planted(Net(channels), noise(3, channels, 8))
+    assert inversion(scene).figures
+    assert f"mean of the {channels} channels" in fooling(scene).notes[-1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.usefixtures("few_steps")
+def test_the_sheets_take_networks_of_any_precision(
+    dtype: torch.dtype, net: Net, images: Tensor
+) -> None:
+    scene = planted(net.to(dtype), images)
+    (row, *_) = inversion(scene).tables["inversion"]
+    assert 0 < row["relative code error"] < row["of the noise it starts from"]
+    assert all(
+        row["p(target) after"] > row["p(target) before"] for row in fooling(scene).tables["fooling"]
+    )
+    assert {p.dtype for p in scene.subject.module.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("sheet", [inversion, fooling])
+def test_the_sheets_refuse_images_of_several_sizes(sheet: Callable[[Scene], Sheet]) -> None:
+    class Sizes(ArraySamples):
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            image, label = super().__getitem__(index)
+            return image[:, index:], label
+
+    scene = planted(Net(), torch.rand(3, 3, 8, 8))
+    several = Sizes(torch.rand(3, 3, 8, 8), [0, 1, 2], ["red", "green", "blue"])
+    with pytest.raises(ValueError, match="images: expected one size"):
+        sheet(replace(scene, subject=replace(scene.subject, dataset=several)))
+
+
+@pytest.mark.parametrize("sheet", [inversion, fooling])
+def test_the_sheets_leave_the_network_where_it_was(
+    sheet: Callable[[Scene], Sheet], images: Tensor
+) -> None:
+    moves: list[str] = []
+
+    class Still(Net):
+        def to(self, *arguments: object, **_: object) -> Still:
+            moves.append(str(arguments[0]))
+            return self
+
+    scene = planted(Still(), images)
+    scene = replace(scene, subject=replace(scene.subject, device="meta"))
+    # There is nothing to compute with on that device, so that the sheet ends in an error.
+    with pytest.raises((ValueError, RuntimeError), match="meta"):
+        sheet(scene)
+    assert moves == ["meta", "cpu"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The contact sheets, the page of all of them, and the command that makes them."""
 
 import html
+from importlib import import_module
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,12 +13,16 @@ from typer.testing import CliRunner
 
 from emergence_ext.cli import app
 from emergence_ext.datasets import ArraySamples
+from emergence_ext.lookinside.excite import Excited
 from emergence_ext.sheets import TECHNIQUES, Scene, Sheet
 from emergence_ext.sheets import look as looking
 from emergence_ext.sheets.look import look, some_images
 from emergence_ext.sheets.sheet import pictures
 from emergence_ext.store import write_file
 from emergence_ext.subject import Subject
+
+# The package names their functions alike.
+codes, excite = (import_module(f"emergence_ext.sheets.{name}") for name in ("codes", "excite"))
 
 MINE = "activations,filters,excite,codes,correspondence"
 
@@ -112,10 +117,49 @@ def test_what_cannot_be_applied_is_said_and_the_others_go_on(tmp_path, monkeypat
         look(scene(), tmp_path, ["refuses"])
 
 
-def test_a_defect_is_no_reason_to_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(looking, "TECHNIQUES", {"broken": lambda scene: scene.nothing})
-    with pytest.raises(AttributeError):
+def test_a_defect_is_no_reason_to_go_on_but_what_is_finished_is_on_the_page(
+    tmp_path, monkeypatch, unsaved
+):
+    works, broken = TECHNIQUES["filters"], lambda scene: scene.nothing
+    known = {"filters": works, "broken": broken, "later": works}
+    monkeypatch.setattr(looking, "TECHNIQUES", known)
+    with pytest.raises(AttributeError, match="nothing"):
         look(scene(), tmp_path)
+    page = html.unescape((tmp_path / "look.html").read_text())
+    assert "AttributeError: 'Scene' object has no attribute 'nothing'" in page
+    assert (tmp_path / "filters" / "first.png").is_file() and not (tmp_path / "later").exists()
+    with pytest.raises(AttributeError):
+        look(scene(), tmp_path / "none", ["broken"])
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("kind", [TypeError, RuntimeError])
+def test_what_may_be_a_defect_is_a_warning(kind, tmp_path, monkeypatch, caplog, unsaved):
+    def fails(_scene):
+        raise kind("1 + None")
+
+    known = {"filters": TECHNIQUES["filters"], "fails": fails}
+    monkeypatch.setattr(looking, "TECHNIQUES", known)
+    assert look(scene(), tmp_path).refused == {"fails": "1 + None"}
+    mine = [r for r in caplog.records if r.name == looking.__name__]
+    (warning,) = [r for r in mine if r.levelname == "WARNING"]
+    assert warning.getMessage() == f"fails is left out: {kind.__name__}: 1 + None"
+    assert not warning.exc_info  # the traceback is for those who ask for everything
+
+
+def test_a_compiled_network_is_refused_where_its_layers_are_looked_at(
+    image_folder: Path, tmp_path: Path
+):
+    given = ("--data", image_folder, "--model", "tiny_networks:compiled", "--size", 16, "--out")
+    told = "module: it is compiled to TorchScript"
+    result = call(*given, tmp_path / "all")
+    assert result.exit_code == 2 and told in result.stderr
+    only = ("--layers", "conv", "--only", "filters,activations,attributes")
+    result = call(*given, tmp_path / "some", *only)
+    assert result.exit_code == 0, result.output
+    for name in ("filters", "activations"):
+        assert f"{name} is left out: {told}" in result.stderr
+    assert (tmp_path / "some" / "attributes" / "accuracy.png").is_file()
 
 
 def test_nothing_but_its_own_files_is_touched(tmp_path):
@@ -132,6 +176,10 @@ def test_nothing_but_its_own_files_is_touched(tmp_path):
         ([], "--out DIR"),
         (["--out", "x"], "expected the folder of a run, or --data and --model"),
         (["nowhere", "--data", "x"], "not RUN and --data"),
+        (["nowhere", "--size", 64], "not RUN and --size"),
+        (["nowhere", "--size", 224], "not RUN and --size"),
+        (["nowhere", "--preprocess", "none"], "not RUN and --preprocess"),
+        (["nowhere", "--precision", "bfloat16"], "not RUN and --precision"),
         (["nowhere"], "holds no finished run"),
         (["--out", "x", "--keypoints", "no.csv"], "keypoints: no file no.csv"),
     ],
@@ -174,9 +222,48 @@ def test_a_network_without_convolutions_has_no_filters_but_the_rest(tmp_path):
     assert any("below zero" in note for note in found.sheets["activations"].notes)
 
 
+def test_codes_of_rare_categories_are_all_there(monkeypatch):
+    labels = [0] * 200 + [1] * 8 + [2] * 3
+    data = ArraySamples(torch.rand(211, 1, 4, 4), labels, ["a", "b", "c"])
+    seen = Scene(Subject(nn.Identity(), {}, data), [0], [])
+    monkeypatch.setattr(codes, "MOST", 30)
+    chosen = codes._chosen(seen)
+    assert len(set(chosen)) == 30
+    assert torch.tensor(labels)[chosen].bincount().tolist() == [19, 8, 3]
+    monkeypatch.setattr(codes, "MOST", 4000)
+    assert sorted(codes._chosen(seen)) == list(range(211))
+
+
+def test_only_some_of_many_categories_are_drawn(monkeypatch):
+    seen, drawn = scene(), {}
+
+    def draw(_pixels, _boxes, _values, names, _layer, **_):
+        drawn[names[-1]] = names
+
+    monkeypatch.setattr(excite.figures, "exciting_images", draw)
+    names = ["channel 0", "random 0", "Lambda row 1", *(f"mu {c}" for c in range(300))]
+    found = Excited(
+        torch.rand(303, 2),
+        torch.zeros(303, 2, dtype=torch.int64),
+        torch.zeros(303, 2, 2, dtype=torch.int64),
+        (8, 8),
+    )
+    monkeypatch.setattr(excite, "_boxes", lambda *_: (torch.zeros(64, 4), True))
+    excite._drawn(seen, "last", found, names)
+    assert drawn["mu 11"] == ["Lambda row 1", *(f"mu {c}" for c in range(12))]
+    shares = [
+        {"layer": "last", "directions": kind, "share of the commonest category": 0.5}
+        for kind in ("channel", "mu")
+    ]
+    assert "first 12 of 300 categories" in excite._notes(shares, 300)[1]
+    assert len(excite._notes(shares, 12)) == len(excite._notes(shares[:1], 300)) == 1
+
+
 def test_images_of_all_categories_are_shown_and_odd_channels_as_their_mean():
     data = scene().subject.dataset
     assert sorted(data.labels[i] for i in some_images(data, 6)) == [0, 0, 1, 1, 2, 2]
     assert len(some_images(data, 100)) == 24
+    rare = ArraySamples(torch.rand(1000, 1, 4, 4), [0] * 990 + [1] * 10, ["a", "b"])
+    assert [rare.labels[i] for i in some_images(rare, 10)] == [0] * 5 + [1] * 5
     wide = torch.rand(2, 5, 4, 4)
     assert torch.allclose(pictures(wide)[:, 0], wide.mean(1)) and pictures(wide[:, :3]) is not None

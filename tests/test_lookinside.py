@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from emergence_ext.data import ImageFolder
 from emergence_ext.datasets import ArraySamples
+from emergence_ext.lookinside import excite as module
 from emergence_ext.lookinside.activations import activations, sparsity
 from emergence_ext.lookinside.codes import codes
 from emergence_ext.lookinside.excite import excite, random_directions
@@ -281,6 +283,32 @@ def test_only_the_best_are_kept_in_memory():
         best.add(start, torch.rand(3, 50), torch.zeros(3, 50, dtype=torch.int64))
         assert best.values.shape == best.images.shape == best.places.shape == (3, 5)
         assert best.values.untyped_storage().nbytes() <= 3 * 55 * 4
+
+
+def test_products_of_many_directions_are_taken_in_blocks(monkeypatch):
+    """With all directions at once, a thousand categories would take gigabytes."""
+    net, data = made(channels=1, K=4), samples(N=30, channels=1)
+    directions = random_directions(4, 4).repeat(5, 1)
+    whole = excite(net, data, {"relu": directions}, k=7)["relu"]
+    for budget in (1, 200, 1000, 5000):  # less than a map, some directions, some images
+        monkeypatch.setattr(module, "_PRODUCTS", budget)
+        with Largest() as seen:
+            found = excite(net, data, {"relu": directions}, k=7)["relu"]
+        assert 0 < seen.size <= max(budget, 8 * 8)
+        assert torch.allclose(found.values, whole.values)
+        assert torch.equal(found.images, whole.images) and torch.equal(found.places, whole.places)
+
+
+class Largest(TorchFunctionMode):
+    """Notes the size of the largest product."""
+
+    size = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func.__name__ in ("matmul", "__matmul__"):
+            self.size = max(self.size, found.numel())
+        return found
 
 
 def test_random_directions_are_rows_of_a_rotation_and_spread_evenly():

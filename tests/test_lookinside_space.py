@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from emergence_ext.csv_files import read_csv
 from emergence_ext.lookinside.codes import embed, lay_out, rectangle
 from emergence_ext.lookinside.correspondence import (
     correspond,
@@ -15,6 +16,7 @@ from emergence_ext.lookinside.correspondence import (
     shared_keypoints,
     transfer,
 )
+from emergence_ext.studies.foreground import read_boxes
 
 # --- codes
 
@@ -158,6 +160,9 @@ def test_keypoints_are_read_and_paired_by_name(tmp_path):
         ("name,keypoint,x,y\na,eye,left,0\n", "line 2 of .* holds no numbers"),
         ("name,keypoint,x,y\na,eye,1,1\na,eye,0,0\n", "line 3 of .* names a keypoint twice"),
         ("name,keypoint,x,y\na,eye,112,30\n", "in shares of it, 0..1"),
+        ("name,keypoint,x,y\na,left eye,upper,1,1\n", "line 2 of .* has more cells than the 4"),
+        ("name,keypoint,x,x\n", "names the column 'x' twice"),
+        ("name,keypoint,x,y\n\na,eye,1,2\n", "line 3 of .* is not in the image"),
     ],
 )
 def test_a_file_that_holds_no_keypoints_is_refused(tmp_path, text, told):
@@ -165,3 +170,28 @@ def test_a_file_that_holds_no_keypoints_is_refused(tmp_path, text, told):
     path.write_text(text)
     with pytest.raises(ValueError, match=told):
         read_keypoints(path)
+
+
+@pytest.mark.parametrize("read", [read_keypoints, read_boxes])
+def test_files_as_other_programs_write_them(tmp_path, read):
+    path = tmp_path / "file.csv"
+    plain = "name,keypoint,x,y,left,top,right,bottom\na.png,eye,0.5,0.25,0,0,1,1\n"
+    path.write_text(plain)
+    expected = read(path)
+    path.write_bytes(b"\xef\xbb\xbf" + plain.replace(",", " , ").replace("\n", "\r\n").encode())
+    assert read(path) == expected and "a.png" in expected
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"name,a\nx,1\n\xe9,2\n", "what: line 3 of .* is not in UTF-8"),
+        (b"\xef\xbb\xbfname,a\n\xe9,2\n", "what: line 2 of .* is not in UTF-8"),
+        (b"name,a\nx," + 200_000 * b"y", r"what: line 2 of .* is no CSV \(field larger"),
+    ],
+)
+def test_what_is_no_csv_is_refused_with_its_line(tmp_path, content, told):
+    path = tmp_path / "file.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=told):
+        read_csv(path, "what")

@@ -235,15 +235,17 @@ def test_transforms_refuse_numbers_out_of_range(make: object, told: str) -> None
 def test_a_layer_is_seen_before_what_is_in_place_and_without_the_rest(
     net: Net, images: Tensor
 ) -> None:
-    ran: list[str] = []
-    net.head.register_forward_hook(lambda *_: ran.append("head"))
+    ran: list[int] = []
+    net.head.register_forward_hook(lambda _module, _inputs, z: ran.append(len(z)))
     with r.seeing(net, ["conv2"]) as see, torch.no_grad():
         maps = see(images).layers["conv2"]
-    assert not ran and (maps < 0).any()
+        see(images)
+    # Once, of one image: whether the layer runs again further up.
+    assert ran == [1] and (maps < 0).any()
     torch.testing.assert_close(maps, net.conv2(net.relu1(net.conv1(images))))
     with r.seeing(net, ["conv2"], output=True) as see, torch.no_grad():
         assert see(images).output.shape == (2, 3)  # type: ignore[union-attr]
-    assert ran == ["head"]
+    assert ran == [1, 2]
     parts = r.maps_of(net, ["conv1", "conv2"], images, batch_size=1)
     torch.testing.assert_close(parts["conv2"], maps)
 
@@ -274,6 +276,50 @@ def test_what_cannot_be_seen_is_refused(net: Net, images: Tensor) -> None:
         pytest.raises(ValueError, match=r"expected logits .* got dict"),
     ):
         see(images)
+
+
+class Twice(Net):
+    """Its first convolution runs before the second and, of other maps, after it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.conv2(self.relu1(self.conv1(images)))
+        return self.head(maps.mean(dim=(2, 3))) + self.conv1(1 - images).mean()
+
+
+def test_a_layer_that_runs_again_is_refused_where_the_output_is_not_read(images: Tensor) -> None:
+    net = Twice()
+    with pytest.raises(ValueError, match="'conv1' runs more than once"):
+        r.maps_of(net, ["conv1"], images)
+    with pytest.raises(ValueError, match="'conv1' runs more than once"):
+        go(net, images, objective=-r.channel("conv1", 0), steps=1)
+    with r.seeing(net, ["conv1"]) as see:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="'conv1' runs more than once"):
+                see(images)
+    assert r.maps_of(net, ["conv2"], images)["conv2"].shape == (2, 5, 4, 4)
+
+
+def test_a_head_that_wants_another_size_does_not_matter_below_it(images: Tensor) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 36, 4))
+    for side, size in ((8, 6), (10, 8)):
+        resized = nn.functional.interpolate(images, side)
+        assert r.maps_of(net, ["0"], resized)["0"].shape == (2, 2, size, size)
+    with pytest.raises(RuntimeError), r.seeing(net, ["0"], output=True) as see:
+        see(nn.functional.interpolate(images, 10))
+    broken = nn.Sequential(nn.Conv2d(4, 2, 3), nn.Flatten())
+    with pytest.raises(RuntimeError, match="channels"):
+        r.maps_of(broken, ["0"], images)
+
+
+def test_outputs_of_few_digits_are_read_with_more(net: Net, images: Tensor) -> None:
+    halved = deepcopy(net).bfloat16()
+    with (
+        torch.no_grad(),
+        r.seeing(halved, ["conv2"], output=True, preprocess=Tensor.bfloat16) as see,
+    ):
+        seen = see(images)
+    assert seen.output is not None
+    assert seen.output.dtype == seen.layers["conv2"].dtype == torch.float32
 
 
 OBJECTIVE = -r.channel("conv2", 1) + 0.1 * r.total_variation()
@@ -384,6 +430,10 @@ def test_images_of_any_number_of_channels(channels: int) -> None:
         ({"rule": "lbfgs"}, "rule: expected one of adam, normalised"),
         ({"octaves": (0.5, 0.7)}, "end with 1"),
         ({"octaves": (1.0, 1.0), "steps": 1}, "at most 1"),
+        (
+            {"octaves": (0.5, 1.0), "until": lambda seen: seen.output[:, 0] > 0},
+            "until: an image that has arrived stays as it is",
+        ),
         ({"preprocess": torch.round}, None),
         (
             {"preprocess": torch.detach, "objective": r.l1("conv1")},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,8 @@ class Odd(nn.Module):
             return torch.where(red[:, None], torch.nan, z)
         if self.what == "constant":
             return 0 * z + torch.arange(3.0)
+        if self.what == "logits":
+            return z
         return {"logits": z} if self.what == "dict" else self.conv(images)
 
 
@@ -62,3 +66,10 @@ def wider() -> nn.Module:
 
 def left_in_training_mode() -> nn.Module:
     return three().train()
+
+
+def compiled() -> nn.Module:
+    """A network in TorchScript, which takes no hooks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and still in use
+        return torch.jit.trace(Odd("logits").eval(), torch.rand(1, 3, 16, 16))

@@ -21,7 +21,9 @@ def foreground(
     ] = None,
     masks: Annotated[
         Path | None,
-        typer.Option(help="Folder of masks (PNG), named as the images; what is not 0 is the object."),
+        typer.Option(
+            help="Folder of masks (PNG), named as the images; what is not 0 is the object."
+        ),
     ] = None,
 ) -> None:
     """Count the knowledge points of held-out images that lie on the object, by layer.

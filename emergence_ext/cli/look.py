@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def look(
+    context: typer.Context,
     run_dir: Annotated[
         Path | None, typer.Argument(help="What `emergence run --out` wrote; else --data, --model.")
     ] = None,
@@ -105,6 +106,7 @@ def look(
             "checkpoints": checkpoints,
             "class_map": class_map,
         }
+        settings = {"size": size, "preprocess": preprocess, "precision": precision}
         if out is None and run_dir is None:
             raise ValueError("out: say where to write, --out DIR")
         files = _files(
@@ -115,11 +117,9 @@ def look(
         subject, run = _load(
             run_dir,
             device_name(device),
-            {name: str(value) for name, value in described.items() if value is not None},
+            {name: str(value) for name, value in described.items() if value is not None}
+            | {name: value for name, value in settings.items() if _is_given(context, name)},
             layers=layers,
-            size=size,
-            preprocess=preprocess,
-            precision=precision,
             random_state=seed,
         )
         # It was loaded for this command alone, so nobody misses it where it was.
@@ -159,6 +159,11 @@ def _load(
         )
     run = FinishedRun.open(run_dir)
     return run.subject(device, layers=settings["layers"]), run
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _files(**given: Path | None) -> dict[str, Path]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,10 +10,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from emergence_ext.csv_files import read_csv
 from emergence_ext.knowledge import Interval, proportion
 from emergence_ext.plugins import nearest
 
 NETWORK: Final = "network"
+PEOPLE: Final = "all people"
 COLUMNS: Final = ("name", "annotator", "label")
 
 
@@ -49,8 +50,9 @@ class Comparison:
         confusion: true against said by the network, and by all annotators together, `[2, C, C]`.
         cohen: Cohen's kappa of all pairs of raters on the images that both labelled,
             `[1 + A, 1 + A]`, NaN where it is undefined.
-        fleiss: Fleiss' kappa of the annotators, NaN where it is undefined.
-        fleiss_with_network: the same with the network as one more of them.
+        fleiss: Fleiss' kappa of the annotators, NaN where it is undefined; of the images with two
+            of their labels at least.
+        fleiss_with_network: the same with the network as one more of them, of the same images.
         distance: between the network's probabilities and the shares of the annotators' votes, half
             the sum of absolute differences (total variation), `[M]` in 0..1.
     """
@@ -96,45 +98,32 @@ def read_labels(path: Path, names: Sequence[str], categories: Sequence[str]) -> 
         categories: names, `[C]`.
 
     Raises:
-        ValueError: other columns; an unknown category; two labels of an annotator for an image; no
-            label of any image.
+        ValueError: other columns; an unknown category; two labels of an annotator for an image; an
+            annotator who is called like the network; no label of any image; or what `read_csv`
+            says.
         FileNotFoundError: no such file.
     """
     place = {name: n for n, name in enumerate(names)}
     category = {name: c for c, name in enumerate(categories)}
     found: dict[tuple[int, str], int] = {}
     unknown = 0
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restval="")
-        columns = [column for column in reader.fieldnames or () if column]
-        long = set(columns) == set(COLUMNS)
-        if "name" not in columns or len(columns) < 2 or ("label" in columns and not long):
+    for where, name, annotator, label in _given(path):
+        if not annotator:
+            raise ValueError(f"{where}: a label without an annotator")
+        if annotator in (NETWORK, PEOPLE):
             raise ValueError(
-                f"annotators: {path} must have the columns {', '.join(COLUMNS)}, or name and a "
-                f"column for each annotator; it has {', '.join(columns) or 'none'}"
+                f"{where}: an annotator is called {annotator!r}, which stands for others in the "
+                "results; give another name"
             )
-        for number, row in enumerate(reader, start=2):
-            where = f"annotators: line {number} of {path}"
-            name = row["name"]
-            if long:
-                given = {row["annotator"].strip(): row["label"]}
-            else:
-                given = {column: row[column] for column in columns if column != "name"}
-            for annotator, cell in given.items():
-                label = cell.strip()
-                if not label:
-                    continue
-                if not annotator:
-                    raise ValueError(f"{where}: a label without an annotator")
-                if label not in category:
-                    raise ValueError(f"{where}: no category {label!r}.{nearest(label, category)}")
-                if name not in place:
-                    unknown += 1
-                    continue
-                key = (place[name], annotator)
-                if key in found:
-                    raise ValueError(f"{where}: {annotator!r} labels {name!r} again")
-                found[key] = category[label]
+        if label not in category:
+            raise ValueError(f"{where}: no category {label!r}.{nearest(label, category)}")
+        if name not in place:
+            unknown += 1
+            continue
+        key = (place[name], annotator)
+        if key in found:
+            raise ValueError(f"{where}: {annotator!r} labels {name!r} again")
+        found[key] = category[label]
     if not found:
         raise ValueError(
             f"annotators: {path} holds no label of any of the {len(place)} images; names are as "
@@ -144,6 +133,23 @@ def read_labels(path: Path, names: Sequence[str], categories: Sequence[str]) -> 
     annotators = list(dict.fromkeys(annotator for _, annotator in found))
     said = [[found.get((n, annotator), -1) for annotator in annotators] for n in index]
     return Labels(annotators, torch.tensor(index), torch.tensor(said), unknown)
+
+
+def _given(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Where it stands, image, annotator and label of each label in a file."""
+    file = read_csv(path, "annotators")
+    columns = set(file.columns)
+    long = columns == set(COLUMNS)
+    if "name" not in columns or len(columns) < 2 or ("label" in columns and not long):
+        raise ValueError(
+            f"annotators: {path} must have the columns {', '.join(COLUMNS)}, or name and a "
+            f"column for each annotator; it has {', '.join(file.columns) or 'none'}"
+        )
+    for where, row in file.rows:
+        name = row.pop("name")
+        for annotator, label in [(row["annotator"], row["label"])] if long else row.items():
+            if label:
+                yield where, name, annotator, label
 
 
 def compare(labels: Labels, p: Tensor, y: Tensor) -> Comparison:
@@ -171,6 +177,8 @@ def compare(labels: Labels, p: Tensor, y: Tensor) -> Comparison:
     truth = torch.nn.functional.one_hot(y, C)
     network = truth.T @ counts(said[:, :1], C)
     shares = votes / votes.sum(1, keepdim=True)
+    # With the network there are two labels of every image, but of other images no comparison.
+    several = votes.sum(1) > 1
     return Comparison(
         raters=[NETWORK, *labels.annotators],
         index=labels.index,
@@ -181,7 +189,7 @@ def compare(labels: Labels, p: Tensor, y: Tensor) -> Comparison:
         confusion=torch.stack([network, truth.T @ votes]),
         cohen=_cohen(said, C),
         fleiss=fleiss_kappa(votes),
-        fleiss_with_network=fleiss_kappa(counts(said, C)),
+        fleiss_with_network=fleiss_kappa(counts(said[several], C)),
         distance=(p.double() - shares).abs().sum(1) / 2,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from emergence_ext.csv_files import read_csv
 from emergence_ext.knowledge import Interval, proportion
 from emergence_ext.studies.foreground import Box
 
 GROUPS: Final = 12
 """Values of a column of words that are shown, the most frequent ones."""
+
+MISSING: Final = frozenset({"", "na", "n/a", "nan", "-"})
+"""Cells that hold no value, in lower case."""
 
 # Luma of RGB (ITU-R BT.601).
 _LUMA: Final = (0.299, 0.587, 0.114)
@@ -113,7 +117,7 @@ def read_attributes(path: Path, names: Sequence[str]) -> dict[str, Tensor | list
     """Read a CSV file with a column `name` and a column for each attribute.
 
     Args:
-        path: the file; images may be missing, and so may cells.
+        path: the file; images may be missing, and so may cells: empty, NA, N/A, NaN or -.
         names: of the images, `[n]`.
 
     Returns:
@@ -121,36 +125,49 @@ def read_attributes(path: Path, names: Sequence[str]) -> dict[str, Tensor | list
         where there is none.
 
     Raises:
-        ValueError: no column `name` or no other one, an image that is listed twice, or none of the
-            images.
+        ValueError: no column `name` or no other one, an image that is listed twice, none of the
+            images, or what `read_csv` says.
         FileNotFoundError: no such file.
     """
     rows: dict[str, dict[str, str]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restval="")
-        columns = [column for column in reader.fieldnames or () if column and column != "name"]
-        if "name" not in (reader.fieldnames or ()) or not columns:
-            raise ValueError(
-                f"attributes: {path} must have a column name and one for each attribute, has "
-                f"{', '.join(reader.fieldnames or ()) or 'none'}"
-            )
-        for number, row in enumerate(reader, start=2):
-            if row["name"] in rows:
-                raise ValueError(f"attributes: line {number} of {path} lists {row['name']!r} again")
-            rows[row["name"]] = row
+    file = read_csv(path, "attributes")
+    columns = [column for column in file.columns if column != "name"]
+    if "name" not in file.columns or not columns:
+        raise ValueError(
+            f"attributes: {path} must have a column name and one for each attribute, has "
+            f"{', '.join(file.columns) or 'none'}"
+        )
+    for where, row in file.rows:
+        if row["name"] in rows:
+            raise ValueError(f"{where} lists {row['name']!r} again")
+        rows[row["name"]] = row
     if not rows.keys() & set(names):
         raise ValueError(
             f"attributes: {path} lists none of the {len(names)} images; names are as {names[0]!r}"
         )
     found: dict[str, Tensor | list[str]] = {}
     for column in columns:
-        cells = [rows[name][column].strip() if name in rows else "" for name in names]
-        try:
-            values = [float(cell) if cell else float("nan") for cell in cells]
+        given = (rows[name][column] if name in rows else "" for name in names)
+        cells = ["" if cell.casefold() in MISSING else cell for cell in given]
+        if all(_is_number(cell) for cell in cells if cell):
+            values = [float(cell or "nan") for cell in cells]
             found[column] = torch.tensor(values, dtype=torch.float64)
-        except ValueError:
+        else:
             found[column] = cells
     return {name: values for name, values in found.items() if _known(values)}
+
+
+def odd_word(words: Sequence[str]) -> int | None:
+    """Say which cell keeps a column from being one of numbers, where most of its cells are.
+
+    Args:
+        words: cells of a column, `[n]`, empty where unknown.
+
+    Returns:
+        The first that is no number; None where half of the cells or more are none.
+    """
+    odd = [n for n, word in enumerate(words) if word and not _is_number(word)]
+    return odd[0] if odd and 2 * len(odd) < sum(map(bool, words)) else None
 
 
 def accuracy_by(attribute: Tensor | Sequence[str], right: Tensor, bins: int = 5) -> list[Group]:
@@ -178,14 +195,14 @@ def accuracy_by(attribute: Tensor | Sequence[str], right: Tensor, bins: int = 5)
     if not _known(attribute):
         raise ValueError("attribute: no image has it")
     if not isinstance(attribute, Tensor):
-        words = list(attribute)
+        count = Counter(word for word in attribute if word)
         # In the order of the alphabet where they are equally frequent.
-        frequent = sorted(set(words) - {""}, key=lambda word: (-words.count(word), word))
-        members = [torch.tensor([w == word for w in words]) for word in frequent[:GROUPS]]
+        frequent = sorted(count, key=lambda word: (-count[word], word))[:GROUPS]
+        members = [torch.tensor([w == word for w in attribute]) for word in frequent]
         nan = float("nan")
         return [
-            Group(word, nan, nan, nan, int(some.sum()), _accuracy(right[some]))
-            for word, some in zip(frequent[:GROUPS], members, strict=True)
+            Group(word, nan, nan, nan, count[word], _accuracy(right[some]))
+            for word, some in zip(frequent, members, strict=True)
         ]
     known = attribute.isfinite()
     values, right = attribute[known].double(), right[known]
@@ -207,6 +224,14 @@ def accuracy_by(attribute: Tensor | Sequence[str], right: Tensor, bins: int = 5)
 def _known(attribute: Tensor | Sequence[str]) -> bool:
     """Whether any image has the attribute."""
     return bool(attribute.isfinite().any()) if isinstance(attribute, Tensor) else any(attribute)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _accuracy(right: Tensor) -> Interval:

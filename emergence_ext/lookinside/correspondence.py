@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from emergence_ext import ops
+from emergence_ext.csv_files import read_csv
 
 COLUMNS: Final = ("name", "keypoint", "x", "y")
 ALPHA: Final = 0.1
@@ -165,31 +165,30 @@ def read_keypoints(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
         Name of an image -> keypoint -> (x, y).
 
     Raises:
-        ValueError: other columns, a keypoint twice, or a place outside of 0..1.
+        ValueError: other columns, a keypoint twice, a place outside of 0..1, or what `read_csv`
+            says.
         FileNotFoundError: no such file.
     """
     found: dict[str, dict[str, tuple[float, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not set(COLUMNS) <= set(reader.fieldnames or ()):
+    file = read_csv(path, "keypoints")
+    if not set(COLUMNS) <= set(file.columns):
+        raise ValueError(
+            f"keypoints: {path} must have the columns {', '.join(COLUMNS)}, has "
+            f"{', '.join(file.columns) or 'none'}"
+        )
+    for where, row in file.rows:
+        try:
+            x, y = float(row["x"]), float(row["y"])
+        except ValueError:
+            raise ValueError(f"{where} holds no numbers") from None
+        of_image = found.setdefault(row["name"], {})
+        if row["keypoint"] in of_image:
+            raise ValueError(f"{where} names a keypoint twice")
+        if not (0 <= x <= 1 and 0 <= y <= 1):
             raise ValueError(
-                f"keypoints: {path} must have the columns {', '.join(COLUMNS)}, has "
-                f"{', '.join(reader.fieldnames or ()) or 'none'}"
+                f"{where} is not in the image: expected x and y in shares of it, 0..1, got {(x, y)}"
             )
-        for line, row in enumerate(reader, start=2):
-            try:
-                x, y = float(row["x"]), float(row["y"])
-            except (TypeError, ValueError):
-                raise ValueError(f"keypoints: line {line} of {path} holds no numbers") from None
-            of_image = found.setdefault(row["name"], {})
-            if row["keypoint"] in of_image:
-                raise ValueError(f"keypoints: line {line} of {path} names a keypoint twice")
-            if not (0 <= x <= 1 and 0 <= y <= 1):
-                raise ValueError(
-                    f"keypoints: line {line} of {path} is not in the image: expected x and y in "
-                    f"shares of it, 0..1, got {(x, y)}"
-                )
-            of_image[row["keypoint"]] = (x, y)
+        of_image[row["keypoint"]] = (x, y)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from emergence_ext.datasets import MapStyle
 from emergence_ext.features import Precision
 from emergence_ext.lookinside.stream import stream
+
+_PRODUCTS: Final = 2**24
+"""Values of directions at regions that are in memory at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +50,10 @@ def excite(
     """Find the images of a data set whose best region goes farthest along each direction.
 
     An image's value is `max_r <direction, F[r]>`, that of a unit of a layer the product at its one
-    position. The data set is streamed: beside a batch, only the k best of each direction are kept.
-    That single channels are nothing special among all directions is what Szegedy et al. (Intriguing
-    properties of neural networks, 2014) found, and CS231n points out.
+    position. The data set is streamed: beside a batch, and at most 2^24 products at a time, only
+    the k best of each direction are kept. That single channels are nothing special among all
+    directions is what Szegedy et al. (Intriguing properties of neural networks, 2014) found, and
+    CS231n points out.
 
     Args:
         module, dataset, preprocess, batch_size, precision, device: as `stream.stream` takes them.
@@ -84,8 +89,7 @@ def excite(
                 )
             best[layer].grid = (maps.shape[2], maps.shape[3])
             F = maps.flatten(2) if position is None else _at(maps, position)  # [B, K, R]
-            values, places = (given @ F).max(dim=2)  # [B, D], the first region of equals
-            best[layer].add(start, values.t().cpu(), places.t().cpu())
+            best[layer].add(start, *_highest(given, F))
 
     stream(
         module,
@@ -142,6 +146,25 @@ class _Best:
         else:
             places = torch.tensor(position).repeat(*self.images.shape, 1)
         return Excited(self.values, self.images, places, self.grid)
+
+
+def _highest(given: Tensor, F: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the best region goes along directions, and the first of equals, `[D, B]` on the CPU.
+
+    Args:
+        given: directions `[D, K]`.
+        F: regions of images, `[B, K, R]`.
+    """
+    D, R = len(given), F.shape[2]
+    at_once = max(1, min(D, _PRODUCTS // R))
+    images = max(1, _PRODUCTS // (at_once * R))
+    values, places = torch.empty(D, len(F)), torch.empty(D, len(F), dtype=torch.int64)
+    for d in range(0, D, at_once):
+        for b in range(0, len(F), images):
+            part = slice(d, d + at_once), slice(b, b + images)
+            found = (given[part[0]] @ F[part[1]]).max(dim=2)
+            values[part], places[part] = found.values.t(), found.indices.t()
+    return values, places
 
 
 def _at(maps: Tensor, position: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.recording import find_layers, preserved
+from emergence_ext.recording import check_open, find_layers, preserved
 
 DRAWS: Final = 9999
 """Filters of noise that the smoothness is held against."""
@@ -57,7 +57,8 @@ def filters(module: nn.Module, images: Tensor, layer: str | None = None) -> Filt
         layer: dotted name, such as that of a ReLU; None for the first convolution.
 
     Raises:
-        ValueError: an unknown layer, or no two-dimensional convolution runs there.
+        ValueError: an unknown layer, no two-dimensional convolution runs there, or what
+            `check_open` says.
     """
     if layer is not None:
         find_layers(module, [layer])
@@ -66,6 +67,7 @@ def filters(module: nn.Module, images: Tensor, layer: str | None = None) -> Filt
     with preserved(module), torch.no_grad():
         try:
             for name, part in module.named_modules():
+                check_open(part)
                 if isinstance(part, nn.Conv2d) or name == layer:
                     handles.append(part.register_forward_hook(_noting(order, name)))
             module(images)

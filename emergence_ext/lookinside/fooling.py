@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from emergence_ext.lookinside.targets import Target, target_columns
+from emergence_ext.render.image import check_images
 from emergence_ext.render.loop import render
 from emergence_ext.render.objectives import log_probability
 from emergence_ext.render.seen import Seen, seeing
@@ -64,7 +66,7 @@ class Fooling:
 def fool(
     module: nn.Module,
     start: Tensor,
-    target: Tensor | int,
+    target: Target,
     *,
     preprocess: Callable[[Tensor], Tensor] | None = None,
     confidence: float = 0.99,
@@ -78,7 +80,7 @@ def fool(
     change is small: Szegedy et al. (ICLR 2014) from an image, Nguyen et al. (CVPR 2015) from noise.
 
     Args:
-        module: the network; comes back as it was. It gives logits `[n, C]`.
+        module: the network; comes back as it was. It gives logits `[n, C]`, C >= 2.
         start: images of another class, or `render.noise`, in 0..1, `[n, channels, H', W']`.
         target: column of the output for all images, or one for each, `[n]`.
         preprocess: from images in 0..1 to the network's input.
@@ -88,24 +90,23 @@ def fool(
         batch_size: images at a time.
 
     Raises:
-        ValueError: a target out of range, a confidence that is no probability, or an output that is
-            not logits.
+        ValueError: images that are none, a target out of range, a confidence that is no
+            probability, or an output that is not logits of two classes at least.
+        TypeError: a target that is no integer.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a probability in (0, 1), got {confidence}")
-    aim = torch.as_tensor(target)
-    if aim.ndim > 1 or (aim.ndim == 1 and len(aim) != len(start)):
-        raise ValueError(
-            f"target: expected one column, or one for each of {len(start)} images, got "
-            f"{list(aim.shape)}"
-        )
-    aim = aim.expand(len(start))
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    check_images("start", start)
     before = _probabilities(module, start, preprocess, batch_size)
-    if len(aim) and not 0 <= int(aim.min()) <= int(aim.max()) < before.shape[1]:
+    if before.shape[1] < 2:
         raise ValueError(
-            f"target: expected columns 0 to {before.shape[1] - 1} of the output, got "
-            f"{sorted(set(aim.tolist()))}"
+            "module: expected logits [n, C] of two classes at least, got C=1. Wrap a network that "
+            "gives one logit z in a module that returns the two logits (0, z)."
         )
+    first = start[:1] if preprocess is None else preprocess(start[:1])
+    aim = target_columns(module, first.expand(len(start), *first.shape[1:]), target)
     found, taken = [], []
     for images, columns in zip(start.split(batch_size), aim.split(batch_size), strict=True):
         columns = columns.to(images.device)
@@ -128,9 +129,7 @@ def fool(
         taken.append(result.arrived)
     images = torch.cat(found)
     after = _probabilities(module, images, preprocess, batch_size)
-    return Fooling(
-        start.detach(), images, aim.to(after.device), before, after, torch.cat(taken), confidence
-    )
+    return Fooling(start.detach(), images, aim.cpu(), before, after, torch.cat(taken), confidence)
 
 
 def _probabilities(

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from emergence_ext.above import above
 from emergence_ext.correlation import spearman
-from emergence_ext.lookinside.targets import Target, target_columns
+from emergence_ext.lookinside.targets import Target, check_batch, target_columns
 from emergence_ext.recording import preserved
 from emergence_ext.rectifiers import AsModules, Watch
 from emergence_ext.studies import shapley
@@ -69,8 +69,9 @@ def smooth_grad(
 ) -> Tensor:
     """Mean of the signed gradient over noisy copies of the inputs.
 
-    Smilkov et al., SmoothGrad (2017), by captum's `NoiseTunnel`. Every input is taken alone and
-    sees the same noise, so that what it gets does not depend on the others.
+    Smilkov et al., SmoothGrad (2017); with the same noise it is what captum's `NoiseTunnel` gives,
+    which draws other noise for other sizes of a pass. Every input is taken alone and sees the same
+    noise, so that what it gets depends neither on the others nor on `perturbations_per_eval`.
 
     Args:
         module: the network; it comes back as it was.
@@ -93,21 +94,22 @@ def smooth_grad(
             "n_samples, noise_level: expected at least 1 copy and a share of at least 0, got "
             f"{n_samples} and {noise_level}"
         )
-    _check_batch("perturbations_per_eval", perturbations_per_eval)
-    method = _captum().NoiseTunnel(_captum().Saliency(module))
+    check_batch("perturbations_per_eval", perturbations_per_eval)
+    method = _captum().Saliency(module)
 
     def smoothed(x: Tensor, column: Tensor) -> Tensor:
-        # captum draws from the global random state, which `preserved` has put aside.
-        torch.manual_seed(random_state)
-        return method.attribute(
-            x,
-            nt_type="smoothgrad",
-            nt_samples=n_samples,
-            nt_samples_batch_size=min(n_samples, perturbations_per_eval),
-            stdevs=noise_level * float(x.detach().max() - x.detach().min()),
-            target=column,
-            abs=False,
-        )
+        x = x.detach()
+        deviation = noise_level * float(x.max() - x.min())
+        generator = torch.Generator().manual_seed(random_state)
+        total = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+        for start in range(0, n_samples, perturbations_per_eval):
+            count = min(perturbations_per_eval, n_samples - start)
+            # One copy after the other: several at once would be other numbers.
+            noise = [torch.randn(x.shape[1:], generator=generator) for _ in range(count)]
+            noisy = (x + deviation * torch.stack(noise).to(x)).requires_grad_()
+            found = method.attribute(noisy, target=column.expand(count), abs=False)
+            total += found.detach().sum(0)
+        return total / n_samples
 
     return _of_batches(module, inputs, target, 1, smoothed)
 
@@ -172,7 +174,7 @@ def grad_cam(
         ImportError: captum is absent.
     """
     columns = target_columns(module, inputs, target)
-    _check_batch("batch_size", batch_size)
+    check_batch("batch_size", batch_size)
     parts = []
     for x, column in zip(inputs.split(batch_size), columns.split(batch_size), strict=True):
         with above(module, layer, x) as part:
@@ -191,9 +193,6 @@ def randomised(module: nn.Module, random_state: int = 0) -> nn.Module:
 
     What a map shows should change with it: Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS
     2018), Sec. 3, all layers at once.
-
-    Raises:
-        ValueError: a layer that does not say how to initialise it.
     """
     module = copy.deepcopy(module)
     randomise(module, random_state)
@@ -243,18 +242,12 @@ class _Visible(nn.Module):
 def _with_rule(
     method: Any, module: nn.Module, inputs: Tensor, target: Target, batch_size: int
 ) -> Tensor:
-    closed = [n for n, p in module.named_modules() if isinstance(p, torch.jit.ScriptModule)]
-    if closed:
-        raise ValueError(
-            f"module: {closed[0] or 'it'} is compiled to TorchScript, and ReLUs in there cannot be "
-            "given another gradient. Give the network as it is in Python."
-        )
     watch = Watch(module)
     watch.run(inputs[:1])
     if not watch.rectified:
         raise ValueError(
-            "module: there is no ReLU in it, so that DeconvNet and guided backpropagation are "
-            "nothing else than its gradient; use saliency"
+            "module: there is no ReLU in it that can be recognised, so that DeconvNet and guided "
+            "backpropagation would be nothing else than its gradient; use saliency"
         )
     visible = method(_Visible(module, watch.rectified))
     return _of_batches(
@@ -274,7 +267,7 @@ def _of_batches(
     attribute: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
     columns = target_columns(module, inputs, target)
-    _check_batch("batch_size", batch_size)
+    check_batch("batch_size", batch_size)
     parts = []
     jobs = list(zip(inputs.split(batch_size), columns.split(batch_size), strict=True))
     with preserved(module), _quiet():
@@ -288,7 +281,8 @@ def _of_batches(
                         "a no_grad or a rounding in its forward pass?"
                     ) from error
                 raise
-            parts.append(found.detach().cpu())
+            found = found.detach().cpu()
+            parts.append(found.float() if found.dtype.itemsize < 4 else found)
     return torch.cat(parts)
 
 
@@ -298,11 +292,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Setting backward hooks", category=UserWarning)
         yield
-
-
-def _check_batch(name: str, size: int) -> None:
-    if size < 1:
-        raise ValueError(f"{name}: expected at least 1, got {size}")
 
 
 def _captum() -> ModuleType:

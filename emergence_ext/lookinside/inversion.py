@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.render.image import noise
+from emergence_ext.render.image import check_images, noise
 from emergence_ext.render.loop import render
 from emergence_ext.render.objectives import alpha_norm, code, total_variation
 from emergence_ext.render.ramps import Number, Ramp
@@ -68,8 +68,7 @@ def invert(
     Raises:
         ValueError: an unknown layer, one whose code is zero for an image, or images that are none.
     """
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"images: expected [n, channels, H, W], got {list(images.shape)}")
+    check_images("images", images)
     targets = maps_of(module, [layer], images, preprocess=preprocess, batch_size=batch_size)[layer]
     n, channels, height, width = images.shape
     starts = noise(n, channels, (height, width), random_state=random_state).to(images)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from emergence_ext.above import above
-from emergence_ext.lookinside.targets import Target, target_columns
+from emergence_ext.lookinside.targets import Target, check_batch, target_columns
 from emergence_ext.recording import preserved
 from emergence_ext.studies.shapley import region_cells
 
@@ -95,7 +95,7 @@ def occlusion(
     """
     columns = target_columns(module, inputs, target)
     boxes = _windows(inputs.shape[2:], sliding_window_shapes, strides)
-    _check_batch(perturbations_per_eval)
+    check_batch("perturbations_per_eval", perturbations_per_eval)
     try:
         fill = torch.as_tensor(baselines, dtype=inputs.dtype, device=inputs.device)
         fill = fill.expand_as(inputs)
@@ -146,7 +146,7 @@ def region_occlusion(
             logits that are not finite, or what `target_columns` says.
     """
     columns = target_columns(module, inputs, target)
-    _check_batch(perturbations_per_eval)
+    check_batch("perturbations_per_eval", perturbations_per_eval)
     logits, whole = [], []
     for i in tqdm(range(len(inputs)), desc="regions", unit="image", disable=None, leave=False):
         with above(module, layer, inputs[i : i + 1]) as part, torch.no_grad():
@@ -232,10 +232,3 @@ def _found(hidden: Tensor, whole: Tensor, shape: tuple[int, ...], boxes: Tensor)
     p, odds, z = (x.reshape(shape) for x in hidden.T)
     p_whole, odds_whole, z_whole = whole.T
     return Occlusion(p, odds, z, p_whole, odds_whole, z_whole, boxes)
-
-
-def _check_batch(perturbations_per_eval: int) -> None:
-    if perturbations_per_eval < 1:
-        raise ValueError(
-            f"perturbations_per_eval: expected at least 1, got {perturbations_per_eval}"
-        )

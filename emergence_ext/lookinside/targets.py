@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from emergence_ext.datasets import MapStyle, as_samples
 from emergence_ext.features import ForwardPass, Precision, check_finite, moved_to
-from emergence_ext.recording import preserved
+from emergence_ext.recording import logits, preserved
 
 Target = int | Sequence[int] | Tensor
 """A column of the output for all inputs, or one for each."""
@@ -35,13 +35,7 @@ def target_columns(module: nn.Module, inputs: Tensor, target: Target) -> Tensor:
             f"them, got {str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
         )
     with preserved(module), torch.no_grad():
-        z = module(inputs[:1].clone())
-    if not isinstance(z, Tensor) or z.ndim != 2:
-        got = f"shape {list(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
-        raise ValueError(
-            f"module: expected logits [n, C] as its output, got {got}. Wrap the network in a "
-            "module that returns the logits alone."
-        )
+        z = logits(module(inputs[:1].clone()))
     columns = torch.as_tensor(target, device=inputs.device)
     if columns.is_floating_point() or columns.dtype == torch.bool:
         raise TypeError(f"target: expected integers, got {columns.dtype}")
@@ -57,6 +51,16 @@ def target_columns(module: nn.Module, inputs: Tensor, target: Target) -> Tensor:
             f"{int(columns.max())}"
         )
     return columns
+
+
+def check_batch(argument: str, size: int) -> None:
+    """Refuse a batch of nothing.
+
+    Raises:
+        ValueError: `size` below 1, by the name of the argument.
+    """
+    if size < 1:
+        raise ValueError(f"{argument}: expected at least 1, got {size}")
 
 
 def dataset_logits(

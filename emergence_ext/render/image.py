@@ -22,15 +22,7 @@ class Pixels:
     """
 
     def __init__(self, start: Tensor) -> None:
-        if start.ndim != 4 or not start.numel():
-            raise ValueError(
-                f"start: expected images [n, channels, H, W], got {list(start.shape)}; "
-                "image[None] makes a batch of a single one"
-            )
-        if not start.is_floating_point():
-            raise ValueError(f"start: expected pixels in 0..1, got {start.dtype}; divide by 255")
-        if not bool(start.isfinite().all()):
-            raise ValueError("start: it has pixels that are NaN or infinite")
+        check_images("start", start)
         self.values = start.detach().clone().clamp_(0, 1).requires_grad_()
 
     @property
@@ -52,6 +44,27 @@ class Pixels:
                 image, size, mode="bilinear", align_corners=False, antialias=True
             )
         )
+
+
+def check_images(name: str, images: Tensor) -> None:
+    """Refuse what is no batch of images.
+
+    Args:
+        name: of the argument, for the error.
+        images: expected in 0..1, `[n, channels, H, W]`.
+
+    Raises:
+        ValueError: another number of axes, nothing in it, or a pixel that is not finite.
+    """
+    if images.ndim != 4 or not images.numel():
+        raise ValueError(
+            f"{name}: expected images [n, channels, H, W], got {list(images.shape)}; "
+            "image[None] makes a batch of a single one"
+        )
+    if not images.is_floating_point():
+        raise ValueError(f"{name}: expected pixels in 0..1, got {images.dtype}; divide by 255")
+    if not bool(images.isfinite().all()):
+        raise ValueError(f"{name}: it has pixels that are NaN or infinite")
 
 
 def noise(

@@ -77,7 +77,7 @@ def render(
         octaves: sides of the image, as shares of its own, that are gone through one after the other
             in equal parts of the iterations, such as (0.5, 0.7, 1); none: its own alone.
         until: which images have arrived, bool `[n]`, of what is seen before a step; these stay as
-            they are, and when all have arrived the loop ends.
+            they are, and when all have arrived the loop ends. Not together with `octaves`.
         keep: iterations of which the images are kept.
         parameter_rate: learning rate (Adam) of the objective's own parameters.
         random_state: seed of the views.
@@ -87,7 +87,7 @@ def render(
         ValueError: an argument out of its range, an objective that does not depend on the image or
             is not finite, or whatever the objective or `seeing` refuse.
     """
-    _check(steps, learning_rate, rule, octaves)
+    _check(steps, learning_rate, rule, octaves, until is not None)
     pixels, wanted = Pixels(start), set(keep)
     height, width = start.shape[2:]
     n, sides = len(start), tuple(octaves) or (1.0,)
@@ -227,7 +227,9 @@ def _settle(
     pixels.replace(torch.where(going[:, None, None, None], images, before))
 
 
-def _check(steps: int, learning_rate: Number, rule: Rule, octaves: Sequence[float]) -> None:
+def _check(
+    steps: int, learning_rate: Number, rule: Rule, octaves: Sequence[float], until: bool
+) -> None:
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")
     if not min(ends(learning_rate)) >= 0:
@@ -238,3 +240,8 @@ def _check(steps: int, learning_rate: Number, rule: Rule, octaves: Sequence[floa
         raise ValueError(f"octaves: expected shares in (0, 1] that end with 1, got {octaves}")
     if len(octaves) > steps:
         raise ValueError(f"octaves: expected at most {steps}, one a step, got {len(octaves)}")
+    if octaves and until:
+        raise ValueError(
+            "until: an image that has arrived stays as it is, but octaves change its size; give "
+            "one of the two"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.recording import as_map, find_layers, recorder
+from emergence_ext.recording import as_map, find_layers, logits, recorder
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +48,9 @@ def seeing(
 ) -> Iterator[See]:
     """Look at images through a network, in eval mode, for the length of the block.
 
-    What lies above the highest layer is not computed unless the output is read. Gradients flow from
-    everything `Seen` to the images. Afterwards the module is as it was: modes, hooks, gradients,
-    global random state.
+    What lies above the highest layer is not computed unless the output is read, but for one image
+    at the first look: a layer may run again further up. Gradients flow from everything `Seen` to
+    the images. Afterwards the module is as it was: modes, hooks, gradients, global random state.
 
     Args:
         module: the network.
@@ -68,7 +68,7 @@ def seeing(
         recorder(module, names, keep=_recorded) as record,
         ExitStack() as undo,
     ):
-        looking = False
+        looking, whole = False, output or not names
 
         def end(*_: Any) -> None:
             # Somebody else may look through the same network meanwhile.
@@ -80,20 +80,34 @@ def seeing(
             for layer in find_layers(module, names).values():
                 undo.callback(layer.register_forward_hook(end).remove)
 
+        def run_whole(inputs: Tensor) -> None:
+            """Have the recorder refuse a layer that would run again after the pass has ended."""
+            try:
+                with torch.no_grad():
+                    module(inputs.clone())
+            except RuntimeError:
+                # A head may want images of another size; it is not needed once all layers ran.
+                if len(record.outputs) < len(names):
+                    raise
+
         def see(images: Tensor, progress: float = 0.0) -> Seen:
-            nonlocal looking
+            nonlocal looking, whole
             _check_device(module, images)
+            inputs = images if preprocess is None else preprocess(images)
+            if not whole:
+                run_whole(inputs[:1])
+                whole = True
             z, looking = None, True
             try:
                 with suppress(_Enough):
-                    z = module(images if preprocess is None else preprocess(images))
+                    z = module(inputs)
             finally:
                 looking = False
             missing = [name for name in names if name not in record.outputs]
             if missing:
                 raise ValueError(f"layer: {missing[0]!r} never runs in the forward pass")
             found = {name: record.outputs[name] for name in names}
-            return Seen(images, found, _logits(z) if output else None, progress)
+            return Seen(images, found, _as_float(logits(z)) if output else None, progress)
 
         yield see
 
@@ -131,18 +145,11 @@ def maps_of(
 
 def _recorded(y: Tensor) -> Tensor:
     """A copy of a layer's output as maps; what has few digits is summed up with more."""
-    maps = as_map(y).clone()
-    return maps.float() if maps.element_size() < 4 else maps
+    return _as_float(as_map(y).clone())
 
 
-def _logits(z: Any) -> Tensor:
-    if not isinstance(z, Tensor) or z.ndim != 2:
-        got = f"shape {list(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
-        raise ValueError(
-            f"module: expected logits [n, C] as its output, got {got}. Wrap the network in a "
-            "module that returns the logits alone."
-        )
-    return z
+def _as_float(x: Tensor) -> Tensor:
+    return x.float() if x.element_size() < 4 else x
 
 
 def _check_device(module: nn.Module, images: Tensor) -> None:

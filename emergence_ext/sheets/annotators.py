@@ -7,8 +7,8 @@ from typing import Final
 import torch
 
 from emergence_ext import figures
-from emergence_ext.lookinside.annotators import Comparison, Labels, compare, read_labels
-from emergence_ext.sheets.attributes import network_logits
+from emergence_ext.lookinside.annotators import PEOPLE, Comparison, Labels, compare, read_labels
+from emergence_ext.sheets.attributes import AMONG, network_logits
 from emergence_ext.sheets.sheet import Scene, Sheet, pictures
 from emergence_ext.tables import Row, interval
 
@@ -38,7 +38,7 @@ def annotators(scene: Scene) -> Sheet:
         f"The network beside {len(labels.annotators)} annotators on the {len(labels.index)} images "
         "that they labelled. Kappa is agreement beyond chance: Cohen's of two, Fleiss' of all "
         "annotators together. Two see an image as far apart as the network's probabilities are "
-        "from the shares of the votes (total variation).",
+        f"from the shares of the votes (total variation). {AMONG}",
         {
             "confusion": figures.confusions(
                 found.confusion, ["network", "all labels of people"], dataset.categories
@@ -64,7 +64,7 @@ def _raters(found: Comparison) -> list[Row]:
         accuracy, images = found.accuracy(k)
         rows.append({"rater": name, "labels": images, **interval("accuracy", accuracy)})
     accuracy, labels = found.human()
-    return [*rows, {"rater": "all people", "labels": labels, **interval("accuracy", accuracy)}]
+    return [*rows, {"rater": PEOPLE, "labels": labels, **interval("accuracy", accuracy)}]
 
 
 def _kappas(found: Comparison) -> list[Row]:

@@ -15,6 +15,7 @@ from emergence_ext.lookinside.attributes import (
     accuracy_by,
     image_attributes,
     object_attributes,
+    odd_word,
     read_attributes,
 )
 from emergence_ext.lookinside.targets import dataset_logits
@@ -24,6 +25,12 @@ from emergence_ext.tables import Row, interval
 
 EXAMPLES: Final = 5
 """Images below a panel, from the least to the largest value."""
+
+
+AMONG: Final = (
+    "With a class map the network's probabilities are among the categories that are present: its "
+    "other outputs take no part."
+)
 
 
 def attributes(scene: Scene) -> Sheet:
@@ -43,7 +50,7 @@ def attributes(scene: Scene) -> Sheet:
         f"Accuracy on all {len(right)} images, in groups that are alike in one attribute, with "
         "95 % intervals (Wilson); groups of numbers hold about as many images each. Sharpness is "
         "the variance of the Laplacian, small where an image is blurred. An attribute may go with "
-        "the category, and then its groups differ by that alone.",
+        f"the category, and then its groups differ by that alone. {AMONG}",
         {
             "accuracy": figures.accuracy_by_attribute(
                 {name: _panel(subject.dataset, measured[name], g) for name, g in groups.items()},
@@ -51,7 +58,10 @@ def attributes(scene: Scene) -> Sheet:
             )
         },
         {"accuracy": _rows(groups)},
-        _notes(groups, overall),
+        [
+            *_notes(groups, overall),
+            *(told for name, values in measured.items() for told in _odd(scene, name, values)),
+        ],
     )
 
 
@@ -68,6 +78,18 @@ def network_logits(scene: Scene) -> Tensor:
         batch_size=subject.batch_size,
         precision=subject.precision,
     )
+
+
+def _odd(scene: Scene, name: str, values: Tensor | list[str]) -> list[str]:
+    """Name the cell that makes words of a column that is mostly numbers."""
+    odd = None if isinstance(values, Tensor) else odd_word(values)
+    if odd is None:
+        return []
+    image = scene.subject.dataset.names[odd]
+    return [
+        f"{name} is taken as words, since {values[odd]!r} of image {image!r} is no number; leave "
+        "the cell empty where there is none."
+    ]
 
 
 def _measured(scene: Scene) -> dict[str, Tensor | list[str]]:

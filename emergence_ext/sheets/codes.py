@@ -11,6 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
 from emergence_ext import figures
+from emergence_ext.datasets import balanced_order
 from emergence_ext.lookinside.codes import MOST, embed, lay_out, rectangle
 from emergence_ext.lookinside.codes import codes as codes_of
 from emergence_ext.sheets.sheet import Scene, Sheet, pictures
@@ -92,13 +93,9 @@ def _codes(scene: Scene) -> Tensor:
 def _chosen(scene: Scene) -> list[int]:
     """At most `MOST` images, of all categories alike, in a random order."""
     labels = torch.tensor(scene.subject.dataset.labels)
+    kept = balanced_order(labels, scene.random_state)[:MOST].sort().values
     generator = torch.Generator().manual_seed(scene.random_state)
-    shuffled = torch.randperm(len(labels), generator=generator)
-    if len(labels) <= MOST:
-        return shuffled.tolist()
-    by_category = shuffled[labels[shuffled].argsort(stable=True)]
-    kept = by_category[torch.arange(MOST) * len(labels) // MOST]
-    return kept[torch.randperm(MOST, generator=generator)].tolist()
+    return kept[torch.randperm(len(kept), generator=generator)].tolist()
 
 
 def _notes(f: Tensor, images: int, chosen: int, placed: int) -> Sequence[str]:

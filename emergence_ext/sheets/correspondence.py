@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from emergence_ext import figures
+from emergence_ext.datasets import balanced_order
 from emergence_ext.knowledge import bootstrap_ratio
 from emergence_ext.lookinside.correspondence import (
     ALPHA,
@@ -112,11 +113,9 @@ def _features(scene: Scene, pixels: Tensor) -> dict[str, tuple[Tensor, tuple[int
 
 def _enlarged(scene: Scene) -> dict[str, list[Transfer]]:
     """Regions of enlarged parts of images, looked for in the whole images, by layer."""
-    labels = torch.tensor(scene.subject.dataset.labels)
-    order = labels.argsort(stable=True)
-    count = min(SCORED, len(order))
     found = defaultdict(list)
-    chosen = order[torch.arange(count) * len(order) // count].tolist()
+    labels = torch.tensor(scene.subject.dataset.labels)
+    chosen = balanced_order(labels, scene.random_state)[:SCORED].tolist()
     for i in tqdm(chosen, desc="enlarged parts", leave=False, disable=None):
         image = scene.pixels([i])
         height, width = image.shape[2:]
@@ -139,8 +138,8 @@ def _transferred(scene: Scene, keypoints: Keypoints) -> dict[str, list[Transfer]
     ]
     if not pairs:
         raise ValueError("keypoints: no two images of a category share a keypoint")
-    generator = torch.Generator().manual_seed(scene.random_state)
-    chosen = torch.randperm(len(pairs), generator=generator)[:TRANSFERRED].tolist()
+    labels = torch.tensor([dataset.labels[a] for a, _ in pairs])
+    chosen = balanced_order(labels, scene.random_state)[:TRANSFERRED].tolist()
     found = defaultdict(list)
     for n in tqdm(chosen, desc="keypoints", leave=False, disable=None):
         points = shared_keypoints(keypoints, [dataset.names[i] for i in pairs[n]])

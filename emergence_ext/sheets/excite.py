@@ -32,6 +32,9 @@ COMPARED: Final = 64
 IMAGES: Final = 9
 """Images of each direction."""
 
+CATEGORIES: Final = 12
+"""Categories whose mu is drawn; tables have all."""
+
 WHOLE: Final = 0.8
 """Share of the image from which on a receptive field tells no place any more."""
 
@@ -78,7 +81,7 @@ def excite(scene: Scene) -> Sheet:
         "channels are nothing special. Directions have length 1, so that values compare.",
         drawn,
         {"exciting": rows, "alike": shares},
-        _notes(shares),
+        _notes(shares, len(subject.dataset.categories)),
     )
 
 
@@ -118,7 +121,7 @@ def _drawn(scene: Scene, layer: str, found: Excited, names: Sequence[str]) -> di
     for d, name in enumerate(names):
         of_kind.setdefault(name.split(" ")[0], []).append(d)
     some = of_kind["channel"][:SHOWN] + of_kind["random"][:SHOWN]
-    learned = of_kind.get("Lambda", []) + of_kind.get("mu", [])
+    learned = of_kind.get("Lambda", []) + of_kind.get("mu", [])[:CATEGORIES]
     boxes, whole = _boxes(scene, layer, found.grid)
     drawn = {}
     for what, chosen in (("channels", some), ("learned", learned)):
@@ -211,15 +214,21 @@ def _shares(scene: Scene, layer: str, found: Excited, kinds: Mapping[str, int]) 
     return rows
 
 
-def _notes(shares: Sequence[Row]) -> list[str]:
-    """What the last layer says on whether channels are special."""
+def _notes(shares: Sequence[Row], categories: int) -> list[str]:
+    """What the last layer says on whether channels are special, and what is not drawn."""
     share = {
         row["directions"]: row["share of the commonest category"]
         for row in shares
         if row["layer"] == shares[-1]["layer"]
     }
     told = ", ".join(f"{kind} {value:.0%}" for kind, value in share.items())
-    return [
+    notes = [
         f"{shares[-1]['layer']}: share of the commonest category among the {IMAGES} images, mean "
         f"over directions: {told}."
     ]
+    if categories > CATEGORIES and any(row["directions"] == "mu" for row in shares):
+        notes.append(
+            f"The mu of the first {CATEGORIES} of {categories} categories are drawn; all are in "
+            "exciting.csv."
+        )
+    return notes

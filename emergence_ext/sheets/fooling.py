@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from emergence_ext import figures
+from emergence_ext.features import moved_to
 from emergence_ext.lookinside.fooling import Fooling, fool
 from emergence_ext.render.image import noise
-from emergence_ext.sheets.sheet import Scene, Sheet
+from emergence_ext.sheets.sheet import Scene, Sheet, pictures
 from emergence_ext.tables import Row
 
 SHOWN: Final = 4
@@ -20,14 +21,13 @@ SHOWN: Final = 4
 def fooling(scene: Scene) -> Sheet:
     """Change images, and noise, until the network is sure of another category."""
     subject, shown = scene.subject, list(scene.images)[:SHOWN]
-    subject.module.to(subject.device)
-    images = torch.stack([subject.dataset[i][0] for i in shown])
+    images = scene.pixels(shown)
     names = subject.dataset.categories
     C = len(names)
     if C < 2:
         raise ValueError("categories: fooling needs another category, and there is only one")
     columns = torch.tensor(range(C) if subject.outputs is None else list(subject.outputs))
-    y = torch.tensor([subject.dataset.labels[i] for i in shown])
+    y = scene.labels(shown)
     # Half of the categories on, so that neighbours in the alphabet are not each other's aim.
     aims = {"image": (y + max(1, C // 2)) % C, "noise": torch.arange(len(shown)) * C // len(shown)}
     n, channels, height, width = images.shape
@@ -35,19 +35,22 @@ def fooling(scene: Scene) -> Sheet:
         "image": images,
         "noise": noise(n, channels, (height, width), random_state=scene.random_state),
     }
-    found = {
-        kind: fool(
-            subject.module,
-            start.to(subject.device),
-            columns[aims[kind]],
-            preprocess=subject.preprocess,
-            batch_size=subject.batch_size,
-        )
-        for kind, start in starts.items()
-    }
+    with moved_to(subject.module, subject.device) as device:
+        found = {
+            kind: fool(
+                subject.module,
+                start.to(device),
+                columns[aims[kind]],
+                preprocess=scene.inputs,
+                batch_size=subject.batch_size,
+            )
+            for kind, start in starts.items()
+        }
     labels = _output_names(found["image"].before, columns, names)
     drawn = {
-        f"fooling_{kind}": figures.fooling(x.start, x.images, x.before, x.after, x.target, labels)
+        f"fooling_{kind}": figures.fooling(
+            pictures(x.start), pictures(x.images), x.before, x.after, x.target, labels
+        )
         for kind, x in found.items()
     }
     told = {"image": [subject.dataset.names[i] for i in shown], "noise": ["noise"] * n}
@@ -57,6 +60,11 @@ def fooling(scene: Scene) -> Sheet:
         f"of what was added {float(x.norms()['root mean square'].mean()):.4f} on average."
         for kind, x in found.items()
     ]
+    if channels not in (1, 3):
+        notes.append(
+            f"Pictures show the mean of the {channels} channels, and so does what is written above "
+            "what was added; the table is of all channels."
+        )
     return Sheet(
         "Fooling images",
         "Start, what was added (around grey, scaled to its largest value), and result. The network "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from emergence_ext import figures
 from emergence_ext.lookinside import gradients as methods
-from emergence_ext.sheets.sheet import Scene, Sheet, pictures
+from emergence_ext.sheets.sheet import Scene, Sheet, pictures, sentence
 from emergence_ext.tables import Row
 
 IMAGES: Final = 8
@@ -39,7 +39,7 @@ def gradients(scene: Scene) -> Sheet:
             scene, methods.randomised(subject.module, scene.random_state), inputs, targets, []
         )
     except ValueError as error:
-        notes.append(f"There is no column of random weights: {error}.")
+        notes.append(sentence(f"There is no column of random weights: {error}"))
     similarity = torch.full((len(found), len(shown)), torch.nan)
     for k, name in enumerate(found):
         if random:
@@ -49,8 +49,7 @@ def gradients(scene: Scene) -> Sheet:
                 f"{name}: rank correlation with random weights, mean over images, "
                 f"{float(similarity[k].nanmean()):.2f}."
             )
-    hidden = methods.hidden_relus(subject.module, inputs)
-    if hidden:
+    if found.keys() & set(SIGNED) and (hidden := methods.hidden_relus(subject.module, inputs)):
         notes.append(
             f"ReLUs that hooks on ReLU modules miss or mix up: {_listed(hidden)}. Here they follow "
             "the rules of DeconvNet and guided backpropagation like the others."
@@ -103,14 +102,14 @@ def _attributions(
         try:
             found[name] = pictures(method(module, inputs, targets, batch_size=size))
         except ValueError as error:
-            notes.append(f"{name} is left out: {error}.")
+            notes.append(sentence(f"{name} is left out: {error}"))
     try:
         cam = methods.grad_cam(
             module, scene.subject.layers[layer], inputs, targets, batch_size=size
         )
         found[GRAD_CAM] = cam
     except ValueError as error:
-        notes.append(f"{GRAD_CAM} is left out: {error}.")
+        notes.append(sentence(f"{GRAD_CAM} is left out: {error}"))
     return found
 
 

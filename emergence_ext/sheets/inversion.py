@@ -7,8 +7,9 @@ from typing import Final
 import torch
 
 from emergence_ext import figures
+from emergence_ext.features import moved_to
 from emergence_ext.lookinside.inversion import invert
-from emergence_ext.sheets.sheet import Scene, Sheet
+from emergence_ext.sheets.sheet import Scene, Sheet, pictures
 
 SHOWN: Final = 3
 """Images that are inverted: every one takes hundreds of passes through every layer."""
@@ -17,19 +18,19 @@ SHOWN: Final = 3
 def inversion(scene: Scene) -> Sheet:
     """Invert the codes of the first images in every layer (Mahendran and Vedaldi, CVPR 2015)."""
     subject, shown = scene.subject, list(scene.images)[:SHOWN]
-    subject.module.to(subject.device)
-    images = torch.stack([subject.dataset[i][0] for i in shown]).to(subject.device)
-    found = [
-        invert(
-            subject.module,
-            subject.layers[name],
-            images,
-            preprocess=subject.preprocess,
-            batch_size=subject.batch_size,
-            random_state=scene.random_state,
-        )
-        for name in scene.layers
-    ]
+    images = scene.pixels(shown)
+    with moved_to(subject.module, subject.device) as device:
+        found = [
+            invert(
+                subject.module,
+                subject.layers[name],
+                images.to(device),
+                preprocess=scene.inputs,
+                batch_size=subject.batch_size,
+                random_state=scene.random_state,
+            )
+            for name in scene.layers
+        ]
     rows = [
         {
             "layer": name,
@@ -41,7 +42,10 @@ def inversion(scene: Scene) -> Sheet:
         for n, i in enumerate(shown)
     ]
     drawn = figures.inversions(
-        images, [x.images for x in found], torch.stack([x.error for x in found]), scene.layers
+        pictures(images),
+        [pictures(x.images) for x in found],
+        torch.stack([x.error for x in found]),
+        scene.layers,
     )
     means = ", ".join(
         f"{name} {float(x.error.mean()):.3f}" for name, x in zip(scene.layers, found, strict=True)

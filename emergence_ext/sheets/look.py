@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from emergence_ext import tables
-from emergence_ext.datasets import Samples
+from emergence_ext.datasets import Samples, balanced_order
 from emergence_ext.drawing import save
 from emergence_ext.plugins import nearest
 from emergence_ext.sheets import TECHNIQUES
@@ -48,7 +48,8 @@ def look(
 ) -> Looked:
     """Make contact sheets and write `OUT/TECHNIQUE/*.png|svg|csv` and `OUT/look.html`.
 
-    A technique that the network or its images do not allow is left out, with its reason.
+    A technique that the network or its images do not allow is left out, with its reason. Where one
+    fails in any other way, the page of what was finished is written first.
 
     Args:
         scene: the network, its images, and which of both to look at.
@@ -65,17 +66,18 @@ def look(
     _check(scene, names)
     sheets: dict[str, Shown] = {}
     refused: dict[str, str] = {}
-    with tqdm(total=len(names), desc="look", unit="sheet", disable=None) as bar:
-        for name in names:
+    with tqdm(names, desc="look", unit="sheet", disable=None) as bar:
+        for name in bar:
             bar.set_postfix_str(name)
             try:
-                sheet = TECHNIQUES[name](scene)
-            except _REFUSALS as error:
-                refused[name] = str(error) or type(error).__name__
-                logger.debug("%s is left out", name, exc_info=True)
-            else:
-                sheets[name] = _written(sheet, out / name)
-            bar.update()
+                sheet = _made(name, scene, refused)
+                if sheet is not None:
+                    sheets[name] = _written(sheet, out / name)
+            except Exception as error:
+                if sheets:
+                    refused[name] = f"{type(error).__name__}: {error}; nothing was made after it"
+                    write_page(out, scene, sheets, refused, command)
+                raise
     if not sheets:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise ValueError(f"look: none of the techniques can be applied ({reasons})")
@@ -84,10 +86,12 @@ def look(
 
 
 def some_images(dataset: Samples, count: int = SHOWN) -> list[int]:
-    """Choose images to show: the first ones of all categories alike, by index."""
-    order = torch.argsort(torch.tensor(dataset.labels), stable=True)
-    count = min(count, len(order))
-    return order[torch.arange(count) * len(order) // count].tolist()
+    """Choose images to show, by index: as many of each category, at random, category by category.
+
+    Where there are more categories than images to show, these are of some of them.
+    """
+    chosen = balanced_order(torch.tensor(dataset.labels))[:count].tolist()
+    return sorted(chosen, key=lambda i: (dataset.labels[i], i))
 
 
 def _check(scene: Scene, names: Sequence[str]) -> None:
@@ -106,6 +110,19 @@ def _check(scene: Scene, names: Sequence[str]) -> None:
     outside = next((i for i in scene.images if not 0 <= i < count), None)
     if outside is not None or not scene.images:
         raise ValueError(f"images: expected indices in 0..{count - 1}, got {outside}")
+
+
+def _made(name: str, scene: Scene, refused: dict[str, str]) -> Sheet | None:
+    """The sheet of a technique; None, and the reason in `refused`, where it cannot be applied."""
+    try:
+        return TECHNIQUES[name](scene)
+    except _REFUSALS as error:
+        refused[name] = str(error) or type(error).__name__
+        # These may as well be a defect, of the network or in here.
+        if isinstance(error, TypeError | RuntimeError):
+            logger.warning("%s is left out: %s: %s", name, type(error).__name__, error)
+        logger.debug("%s is left out", name, exc_info=True)
+        return None
 
 
 def _written(sheet: Sheet, folder: Path) -> Shown:

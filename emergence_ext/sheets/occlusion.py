@@ -11,11 +11,11 @@ from torch import Tensor
 
 from emergence_ext import figures
 from emergence_ext.correlation import spearman
-from emergence_ext.datasets import Samples
+from emergence_ext.datasets import Samples, balanced_order
 from emergence_ext.knowledge import mean_interval
 from emergence_ext.lookinside import occlusion as hide
 from emergence_ext.lookinside.stream import layer_maps
-from emergence_ext.sheets.sheet import Scene, Sheet, pictures
+from emergence_ext.sheets.sheet import Scene, Sheet, pictures, sentence
 from emergence_ext.studies.emergence import file_name
 from emergence_ext.studies.finished import FinishedRun
 from emergence_ext.studies.shapley import Shapley
@@ -133,7 +133,7 @@ def _regions(scene: Scene) -> tuple[dict[str, Figure], list[Row], list[str]]:
         try:
             own = layer_maps(subject.module, inputs[:1], dotted).shape[2:]
         except ValueError as error:
-            notes.append(f"{layer} has no regions: {error}")
+            notes.append(sentence(f"{layer} has no regions: {error}"))
             continue
         grid = (min(own[0], SIDE), min(own[1], SIDE)) if run is None else run.found.grid
         if own[0] < grid[0] or own[1] < grid[1]:
@@ -215,9 +215,10 @@ def _weighed(scene: Scene, run: FinishedRun, values: Shapley | None) -> list[int
     """As many images that w, and Shapley values, are known of; those asked for come first."""
     known = (run.found.region_images if values is None else values.index).tolist()
     asked = [i for i in scene.images if i in known]
-    order = sorted((i for i in known if i not in asked), key=lambda i: (int(run.found.y[i]), i))
-    count = min(len(scene.images) - len(asked), len(order))
-    return asked + [order[k * len(order) // count] for k in range(count)]
+    others = sorted(set(known) - set(asked))
+    chosen = balanced_order(run.found.y[others], scene.random_state)
+    more = [others[k] for k in chosen[: len(scene.images) - len(asked)].tolist()]
+    return asked + sorted(more, key=lambda i: (int(run.found.y[i]), i))
 
 
 def _shapley(run: FinishedRun | None) -> Shapley | None:

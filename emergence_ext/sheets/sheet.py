@@ -84,6 +84,12 @@ def pictures(pixels: Tensor) -> Tensor:
     return pixels.mean(dim=1, keepdim=True)
 
 
+def sentence(text: object) -> str:
+    """Return text, such as that of an error, with one mark at its end."""
+    told = str(text).rstrip()
+    return told if told.endswith((".", "!", "?")) else f"{told}."
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A contact sheet.

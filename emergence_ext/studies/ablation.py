@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emergence_ext.correlation import pearson
+from emergence_ext.datasets import balanced_order
 from emergence_ext.frame import Frame
 from emergence_ext.importance import RegionImportance
 from emergence_ext.regional import RegionalProjection
@@ -191,16 +192,6 @@ def level_in_words(name: str, choices: Choices) -> str:
     if name == "kappa_p":
         return f"× {value:g}"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def balanced_order(y: Tensor, random_state: int = 0) -> Tensor:
-    """An order of samples `[N]` in which every beginning has the categories in equal shares."""
-    generator = torch.Generator().manual_seed(random_state)
-    shuffled = torch.randperm(len(y), generator=generator)
-    labels = y[shuffled]
-    same = labels[:, None] == labels
-    turn = same.tril(-1).sum(1)  # how many of its category come before it
-    return shuffled[torch.argsort(turn, stable=True)]
 
 
 def _file(choices: Choices, random_state: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from emergence_ext.csv_files import read_csv
 from emergence_ext.images import FORMATS
 from emergence_ext.knowledge import Interval, KnowledgePoints, bootstrap_ratio
 
@@ -139,27 +139,25 @@ def read_boxes(path: Path) -> Mapping[str, list[Box]]:
         Name of an image -> its boxes.
 
     Raises:
-        ValueError: other columns, or a box that is none.
+        ValueError: other columns, a box that is none, or what `read_csv` says.
         FileNotFoundError: no such file.
     """
     found: dict[str, list[Box]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not set(COLUMNS) <= set(reader.fieldnames or ()):
+    file = read_csv(path, "boxes")
+    if not set(COLUMNS) <= set(file.columns):
+        raise ValueError(
+            f"boxes: {path} must have the columns {', '.join(COLUMNS)}, "
+            f"has {', '.join(file.columns) or 'none'}"
+        )
+    for where, row in file.rows:
+        try:
+            left, top, right, bottom = (float(row[name]) for name in COLUMNS[1:])
+        except ValueError:
+            raise ValueError(f"{where} holds no numbers") from None
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise ValueError(
-                f"boxes: {path} must have the columns {', '.join(COLUMNS)}, "
-                f"has {', '.join(reader.fieldnames or ()) or 'none'}"
+                f"{where} is no box in shares of the image: expected 0 <= left < right <= 1 and "
+                f"0 <= top < bottom <= 1, got {(left, top, right, bottom)}"
             )
-        for number, row in enumerate(reader, start=2):
-            try:
-                left, top, right, bottom = (float(row[name]) for name in COLUMNS[1:])
-            except (TypeError, ValueError):
-                raise ValueError(f"boxes: line {number} of {path} holds no numbers") from None
-            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-                raise ValueError(
-                    f"boxes: line {number} of {path} is no box in shares of the image: expected "
-                    f"0 <= left < right <= 1 and 0 <= top < bottom <= 1, got "
-                    f"{(left, top, right, bottom)}"
-                )
-            found.setdefault(row["name"], []).append((left, top, right, bottom))
+        found.setdefault(row["name"], []).append((left, top, right, bottom))
     return found

@@ -1,0 +1,74 @@
+"""CSV files that users bring: keypoints, boxes, attributes, labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["CsvFile", "read_csv"]
+
+
+@dataclass(frozen=True)
+class CsvFile:
+    """What a CSV file holds, without white space around its cells.
+
+    Attributes:
+        columns: names in the first line, but for empty ones.
+        rows: where a line is, for errors, and its cells by column, empty where it is too short.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, dict[str, str]]]
+
+
+def read_csv(path: Path, argument: str) -> CsvFile:
+    """Read a CSV file whose first line names its columns, in UTF-8, with or without a BOM.
+
+    Args:
+        path: the file; empty lines are skipped.
+        argument: what to call it in an error.
+
+    Raises:
+        ValueError: what is no CSV or no UTF-8, a column that is named twice, or a line with more
+            cells than columns.
+        FileNotFoundError: no such file.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{argument}: line {number} of {path} is not in UTF-8; save the file as UTF-8"
+        ) from None
+    reader = csv.reader(io.StringIO(text, newline=""))
+    lines: list[tuple[str, list[str]]] = []
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                lines.append((f"{argument}: line {reader.line_num} of {path}", cells))
+    except csv.Error as error:
+        raise ValueError(
+            f"{argument}: line {reader.line_num} of {path} is no CSV ({error})"
+        ) from None
+    if not lines:
+        return CsvFile([], [])
+    (first, header), *rest = lines
+    columns = [column for column in header if column]
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{first} names the column {twice!r} twice")
+    rows = []
+    for where, cells in rest:
+        if any(cells[len(header) :]):
+            raise ValueError(
+                f"{where} has more cells than the {len(header)} columns; put quotation marks "
+                "around a cell that holds a comma"
+            )
+        filled = cells + [""] * (len(header) - len(cells))
+        named = zip(header, filled, strict=False)
+        rows.append((where, {column: cell for column, cell in named if column}))
+    return CsvFile(columns, rows)
