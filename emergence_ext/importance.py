@@ -25,8 +25,8 @@ class RegionImportance(Saved):
     Args:
         kappa_tilde: concentration of the matches.
         include_self: whether the pair i = j takes part; as in the P that is given.
-        max_evals: evaluations of loss and gradient at most. Few: taken to the end, w follows single
-            images and leaves what the network goes by (docs/method.md).
+        max_evals: evaluations of loss and gradient at most. Few: taken to the end, w may follow
+            single images and leave what the network goes by (docs/method.md).
         tol: stop when ten evaluations lower the loss by less than this share of it.
         precision: of the matching, see `ops.maxsim`. "medium" takes half the time of "highest"
             where the machine has bfloat16 products, and moves w less than one evaluation more
@@ -48,7 +48,7 @@ class RegionImportance(Saved):
         self,
         kappa_tilde: float = 1000.0,
         include_self: bool = True,
-        max_evals: int = 10,
+        max_evals: int = 30,
         tol: float = 1e-3,
         precision: str = "medium",
         backend: str = "auto",

@@ -57,7 +57,7 @@ class Choices:
     alpha: float = 0.1
     images: int = 100
     kappa_p: float = 1.0
-    importance_evals: int = 10
+    importance_evals: int = 30
     include_self: bool = True
     normaliser: bool = True
     centring: Centring = "none"
@@ -79,7 +79,7 @@ def variants(default: Choices, available: int) -> list[tuple[str, Choices]]:
         "alpha": sorted({0.0, 0.1, 1.0, 10.0, default.alpha}),
         "images": sorted({n, *(m for m in (n // 4, n // 2, 2 * n) if 8 <= m <= available)}),
         "kappa_p": (0.25, 0.5, 1.0, 2.0, 4.0),
-        "importance_evals": (evals, 2 * evals, 4 * evals, 8 * evals),
+        "importance_evals": sorted({max(evals // 3, 1), evals, 2 * evals, 4 * evals}),
         "include_self": (True, False),
         "normaliser": (True, False),
         "centring": ("none", "for w and v", "for Lambda too"),

@@ -50,7 +50,7 @@ class Settings:
     tau: float = 0.4
     held_out: float = 0.4
     region_images: int = 300
-    importance_evals: int = 10
+    importance_evals: int = 30
     regional_evals: int = 60
     include_self: bool = True
     random_state: int = 0
