@@ -1,306 +1,36 @@
-"""The Mind's Eye: robust loss, facets, objective, the layer before, images and scores."""
+"""The Mind's Eye: images, schedule and scores."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from test_render import Net
-from tiny_networks import in_a_dict, three
+from tiny_networks import in_a_dict, not_finite, one_output
+from tiny_networks import maps as maps_alone
 from torch import Tensor, nn
 
 from emergence_ext.data import image_set
 from emergence_ext.mindseye import (
     AdaptiveRobust,
+    Facet,
     Facets,
     Schedule,
-    alignment,
     distance,
+    facet_objective,
     find_facets,
-    log_normaliser,
+    logits_of,
     minds_eye,
-    previous_layer,
-    robust,
-    top_channels,
 )
-from emergence_ext.mindseye.facets import facet_weights, pooled
 from emergence_ext.models import load_model, load_weights
 from emergence_ext.preprocessing import preprocess
-from emergence_ext.render import Ramp, l1, maps_of
-from emergence_ext.render.seen import Seen
+from emergence_ext.render import GaussianBlur, Ramp, l1, maps_of
 
-X = torch.tensor([-300.0, -7.5, -1.0, -0.03, 0.0, 1e-4, 0.4, 2.0, 90.0], dtype=torch.float64)
-
-# The losses that kornia publishes for fixed shapes (kornia.losses: charbonnier, cauchy,
-# geman_mcclure, welsch), as their formulas say.
-KORNIA = {
-    1.0: lambda x: (x.square() + 1).sqrt() - 1,
-    0.0: lambda x: (x.square() / 2 + 1).log(),
-    -2.0: lambda x: 2 * x.square() / (x.square() + 4),
-    -math.inf: lambda x: 1 - (-x.square() / 2).exp(),
-    2.0: lambda x: x.square() / 2,
-}
-
-
-@pytest.mark.parametrize("shape", KORNIA)
-def test_the_robust_loss_is_the_known_one_at_fixed_shapes(shape: float) -> None:
-    # rtol: the closed forms themselves cancel for small residuals.
-    expected = KORNIA[shape](X)
-    torch.testing.assert_close(robust(X, shape), expected, rtol=1e-9, atol=1e-15)
-    torch.testing.assert_close(robust(X, shape, 2.5), KORNIA[shape](X / 2.5), rtol=1e-9, atol=1e-15)
-    single = robust(X.float(), shape)
-    torch.testing.assert_close(single, expected.float(), rtol=2e-5, atol=1e-9)
-
-
-@pytest.mark.parametrize(("limit", "near"), [(2.0, (2 - 1e-9, 2 + 1e-9)), (0.0, (-1e-9, 1e-9))])
-def test_the_robust_loss_is_continuous_where_its_formula_is_not(
-    limit: float, near: tuple[float, float]
-) -> None:
-    for shape in near:
-        torch.testing.assert_close(robust(X, shape), robust(X, limit), rtol=1e-6, atol=1e-12)
-
-
-def test_the_robust_loss_goes_to_welschs_for_ever_more_negative_shapes() -> None:
-    x = X[X.abs() < 10]
-    apart = [(robust(x, b) - robust(x, -math.inf)).abs().max() for b in (-1e2, -1e4, -1e6)]
-    assert apart[0] > 50 * apart[1] > 50 * 50 * apart[2] and apart[2] < 1e-5
-
-
-@pytest.mark.parametrize("shape", [-3.0, -1e-3, 1e-3, 0.7, 1.9, 2.5])
-def test_gradients_of_the_robust_loss(shape: float) -> None:
-    x = torch.tensor([-4.0, -0.2, 0.7, 30.0], dtype=torch.float64, requires_grad=True)
-    b = torch.full((4,), shape, dtype=torch.float64, requires_grad=True)
-    r = torch.tensor([0.3, 1.0, 2.0, 5.0], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(robust, (x, b, r), eps=1e-7, atol=1e-6, rtol=1e-5)
-
-
-def test_gradients_are_finite_at_the_special_shapes() -> None:
-    x = torch.tensor([0.0, 3.0], requires_grad=True)
-    for shape in KORNIA:
-        (gradient,) = torch.autograd.grad(robust(x, shape).sum(), x)
-        assert gradient.isfinite().all() and gradient[0] == 0 and gradient[1] > 0
-
-
-def test_the_normaliser_is_the_known_one() -> None:
-    # Z(0) = pi sqrt 2; Z(1) = 2 e K_1(1), K_1(1) = 0.60190723019723457473...; Z(2) = sqrt(2 pi).
-    known = [math.pi * math.sqrt(2), 2 * math.e * 0.6019072301972346, math.sqrt(2 * math.pi)]
-    found = log_normaliser(torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)).exp()
-    torch.testing.assert_close(found, torch.tensor(known, dtype=torch.float64), rtol=1e-12, atol=0)
-    between = log_normaliser(torch.linspace(0, 2, 41, dtype=torch.float64))
-    assert (between.diff() < 0).all()
-    b = torch.tensor([0.02, 0.4, 1.3, 1.95], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(log_normaliser, (b,), eps=1e-7, atol=1e-6)
-    for wrong in (-0.1, 2.1):
-        with pytest.raises(ValueError, match="expected in"):
-            log_normaliser(torch.tensor(wrong))
-
-
-def test_a_density_integrates_to_one() -> None:
-    x = torch.sinh(torch.arange(-30, 30, 0.01, dtype=torch.float64))
-    for b in (0.3, 1.0, 1.7):
-        shape = torch.tensor(b, dtype=torch.float64)
-        density = (-robust(x, shape, 2.0) - math.log(2.0) - log_normaliser(shape)).exp()
-        assert abs(float(torch.trapezoid(density, x)) - 1) < 1e-4
-
-
-def fitted(x: Tensor) -> AdaptiveRobust:
-    adaptive = AdaptiveRobust(1).double()
-    optimiser = torch.optim.LBFGS(
-        adaptive.parameters(), max_iter=200, line_search_fn="strong_wolfe"
-    )
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        r, b = adaptive.scale, adaptive.shape
-        value = (robust(x, b, r) + r.log() + log_normaliser(b)).mean()
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    return adaptive
-
-
-def test_the_scale_does_not_run_away_and_the_shape_follows_the_tails() -> None:
-    # Quantiles and no samples: these may have heavier tails than what they were drawn from.
-    share = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    normal, cauchy = 3 * torch.special.ndtri(share), 3 * (math.pi * (share - 0.5)).tan()
-    thin, heavy = fitted(normal), fitted(cauchy)
-    thin_r, thin_b, heavy_r, heavy_b = (
-        float(x.detach()) for eye in (thin, heavy) for x in (eye.scale, eye.shape)
-    )
-    assert abs(thin_r - 3) < 0.2 and thin_b > 1.9
-    # A Cauchy distribution of width 3 is b = 0 with r = 3 / sqrt 2.
-    assert abs(heavy_r - 3 / math.sqrt(2)) < 0.2 and heavy_b < 0.1
-    with pytest.raises(ValueError, match="scale"):
-        AdaptiveRobust(1, scale=0.0)
-    for wrong in (0.0, -1.0):
-        with pytest.raises(ValueError, match="scale: expected above 0"):
-            robust(X, 1.0, wrong)
-    with pytest.raises(ValueError, match="shape"):
-        robust(X, math.nan)
-
-
-def test_planted_facets_are_found_and_their_members_are_their_own() -> None:
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(70, 30, generator=generator)
-    rows[:40] += 12 * torch.eye(30)[0]
-    rows[40:] += 12 * torch.eye(30)[1]
-    before = torch.get_rng_state()
-    found = find_facets(rows, 2, random_state=1)
-    assert torch.equal(found.labels, torch.arange(70).ge(40).long())  # the larger one first
-    for c, facet in enumerate(found.facets):
-        assert len(facet.members) == 10 and (found.labels[facet.members] == c).all()
-        away = (found.points[facet.members] - found.centres[c]).norm(dim=1)
-        torch.testing.assert_close(facet.distances, away)
-        assert (facet.distances.diff() >= 0).all() and (facet.weights.diff() <= 0).all()
-        assert abs(float(facet.weights.sum()) - 1) < 1e-6
-        others = (found.points[found.labels == c] - found.centres[c]).norm(dim=1)
-        torch.testing.assert_close(facet.distances, others.sort().values[:10])
-    again = find_facets(rows, 2, random_state=1)
-    assert torch.equal(found.points, again.points)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_weights_are_nearly_even_and_never_one_hot() -> None:
-    even = facet_weights(torch.linspace(3, 9, 10))
-    assert even.max() / even.min() < 1.3
-    one = facet_weights(torch.tensor([1e-12, 4.0, 4.0, 5.0], dtype=torch.float64))
-    expected = torch.tensor([2, 0.25, 0.25, 0.2], dtype=torch.float64).softmax(0)
-    torch.testing.assert_close(one, expected)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 12])
-def test_few_images_make_facets_of_what_there_is(count: int) -> None:
-    rows = torch.randn(count, 7, generator=torch.Generator().manual_seed(count))
-    found = find_facets(rows, 1)
-    assert len(found.facets[0].members) == min(count, 10) and found.points.isfinite().all()
-    each = find_facets(rows, count)
-    assert sorted(int(f.members[0]) for f in each.facets) == list(range(count))
-    with pytest.raises(ValueError, match=rf"at most {count}, .* got {count + 1}"):
-        find_facets(rows, count + 1)
-
-
-def test_constant_activations_are_one_facet_and_no_more() -> None:
-    rows = torch.ones(12, 5)
-    found = find_facets(rows, 1)
-    assert (found.points == 0).all()
-    torch.testing.assert_close(found.facets[0].weights, torch.full((10,), 0.1, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"at most 1, .* \(12 are given\), got 2"):
-        find_facets(rows, 2)
-    for wrong in (torch.full((3, 2), torch.nan), torch.ones(3)):
-        with pytest.raises(ValueError, match="activations"):
-            find_facets(wrong, 1)
-
-
-def test_large_maps_are_pooled_before_they_are_grouped() -> None:
-    maps = torch.arange(2 * 28 * 28.0).view(1, 2, 28, 28)
-    assert pooled(maps).shape == (1, 2 * 14 * 14)
-    assert pooled(maps)[0, 0] == maps[0, 0, :2, :2].mean()
-    assert torch.equal(pooled(maps[..., :3, :5]), maps[..., :3, :5].flatten(1))
-
-
-@pytest.fixture
-def target() -> Tensor:
-    return torch.rand(2, 6, 3, 4, generator=torch.Generator().manual_seed(0))
-
-
-def test_terms_of_the_objective_are_what_they_say(target: Tensor) -> None:
-    channels = top_channels(target, 2)
-    means = target.mean(dim=(2, 3))
-    assert torch.equal(means.gather(1, channels), means.sort(dim=1, descending=True).values[:, :2])
-    adaptive = AdaptiveRobust(2)
-    align, apart = alignment("a", target, channels), distance("a", target, channels, adaptive)
-    assert apart.parameters == tuple(adaptive.parameters()) and align.parameters == ()
-
-    def at(share: float) -> Seen:
-        return Seen(target, {"a": share * target})
-
-    torch.testing.assert_close(align(at(1.0)), torch.ones(2))
-    torch.testing.assert_close(align(at(-0.5)), torch.full((2,), -0.5))
-    # Distances of 0, 1 and 3 targets' lengths.
-    for share, x in ((1.0, 0.0), (0.0, 1.0), (4.0, 3.0)):
-        expected = adaptive(torch.full((2,), x)).detach()
-        torch.testing.assert_close(apart(at(share)).detach(), expected, atol=1e-4, rtol=1e-4)
-    # Channels that do not count do not count.
-    other = target.clone()
-    rest = top_channels(target, 6)[:, 2:]
-    other.scatter_(1, rest[:, :, None, None].expand(-1, -1, 3, 4), 9.0)
-    torch.testing.assert_close(align(Seen(other, {"a": other})), torch.ones(2))
-
-
-def test_the_objective_refuses(target: Tensor) -> None:
-    for k in (0, 7):
-        with pytest.raises(ValueError, match="top_k: expected 1 to 6"):
-            top_channels(target, k)
-    dead = target.clone()
-    dead[1] = 0
-    with pytest.raises(ValueError, match="may be dead"):
-        alignment("a", dead, top_channels(dead, 2))
-
-
-class Blocks(nn.Module):
-    """A residual block between two layers, defined in another order than they run in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(4, 3)
-        self.relu = nn.ReLU()
-        self.last = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
-        self.inner = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
-        self.pool = nn.MaxPool2d(2)
-        self.first = nn.Conv2d(3, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.unused = nn.Conv2d(4, 4, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.pool(self.relu(self.norm(self.first(images))))
-        return self.head(self.last(x + self.inner(x)).mean(dim=(2, 3)))
-
-
-@pytest.mark.parametrize(
-    ("layer", "before"),
-    [
-        ("first", None),
-        ("norm", None),
-        ("relu", None),
-        ("pool", None),
-        ("inner", "pool"),
-        ("inner.0", "pool"),
-        ("inner.1", "pool"),
-        ("last", "inner"),
-        ("last.0", "inner"),
-        ("last.1", "inner"),
-        ("last.2", "inner"),
-    ],
-)
-def test_the_layer_before_is_found_from_the_order_in_which_they_run(
-    layer: str, before: str | None
-) -> None:
-    module = Blocks().train()
-    assert previous_layer(module, layer, torch.rand(1, 3, 8, 8)) == before
-    assert module.training and not any(m._forward_hooks for m in module.modules())
-    assert (module.norm.running_mean == 0).all()
-
-
-def test_the_layer_before_in_networks_of_the_package() -> None:
-    images = torch.rand(1, 3, 32, 32)
-    assert previous_layer(three(), "conv2_1", images) == "pool"
-    from emergence_ext.networks import vgg16_pooled
-
-    vgg = vgg16_pooled()
-    assert previous_layer(vgg, "features.29", images) == "features.27"  # conv5_3, conv5_2
-    assert previous_layer(vgg, "features.28", images) == "features.27"
-    assert previous_layer(vgg, "features.25", images) == "features.23"  # conv5_1, pooling
-    with pytest.raises(ValueError, match="never runs"):
-        previous_layer(Blocks(), "unused", images)
-    with pytest.raises(ValueError, match="no layer"):
-        previous_layer(Blocks(), "absent", images)
-
-
-QUICK = Schedule(steps=30, learning_rate=Ramp(0.05, 0.01), blur=Ramp(0.4, 0.2), denoising=None)
+QUICK = Schedule(steps=30, learning_rate=Ramp(0.05, 0.01), blur=Ramp(0.04, 0.02), denoising=None)
 
 
 @pytest.fixture
@@ -313,6 +43,135 @@ def net() -> Net:
 @pytest.fixture
 def images(generator: torch.Generator) -> Tensor:
     return torch.rand(14, 3, 10, 10, generator=generator)
+
+
+def by_hooks(net: Net, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps of relu1 and relu2, without anything of the package."""
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        net.get_submodule(name).register_forward_hook(
+            lambda _m, _i, output, name=name: seen.update({name: output.clone()})
+        )
+        for name in ("relu1", "relu2")
+    ]
+    with torch.no_grad():
+        net.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    return seen["relu1"], seen["relu2"]
+
+
+def two_facets() -> Facets:
+    """Of 14 images; weights far from even."""
+    place = torch.zeros(14, 2, dtype=torch.float64)
+    facets = [
+        Facet(torch.tensor([3, 5]), torch.tensor([0.85, 0.15]), torch.tensor([0.0, 1.0])),
+        Facet(torch.tensor([0, 8, 9]), torch.tensor([0.1, 0.6, 0.3]), torch.tensor([0.0, 1, 2])),
+    ]
+    return Facets(place, torch.arange(14) % 2, place[:2], facets)
+
+
+def test_the_first_loss_is_the_formula_and_scores_are_means(net: Net, images: Tensor) -> None:
+    facets, bright = two_facets(), images.clone()
+    bright[facets.facets[1].members] **= 0.2  # so that the units of the facets differ
+    eye = minds_eye(
+        net, bright, "relu2", facets=facets, top_k=2, schedule=replace(QUICK, sparsity=0.4)
+    )
+    for c, facet in enumerate(facets.facets):
+        before, maps = by_hooks(net, bright[facet.members])
+        target = torch.einsum("m,mkhw->khw", facet.weights, maps)
+        channels = target.mean(dim=(1, 2)).argsort(descending=True)[:2]
+        assert torch.equal(eye.channels[c], channels)
+        wanted = target[channels]
+        (now,), (maps,) = by_hooks(net, eye.initial[c : c + 1])
+        a = maps[channels]
+        apart = (a - wanted).flatten(1).norm(dim=1).sum() / wanted.flatten(1).norm(dim=1).sum()
+        # Shape 1 and scale 1 at the start: Charbonnier's loss, Z(1) = 2 e K_1(1).
+        ad = (apart.square() + 1).sqrt() - 1 + math.log(2 * math.e * 0.6019072301972346)
+        dm = (a * wanted).sum() / wanted.square().sum()
+        sparse = now.abs().sum(0).mean() / before.square().mean().sqrt()
+        torch.testing.assert_close(eye.losses[0, c], ad - dm + 0.4 * sparse)
+        torch.testing.assert_close(eye.score.initial[c], a.mean())
+        after = by_hooks(net, eye.images[c : c + 1])[1][0, channels]
+        torch.testing.assert_close(eye.score.rendered[c], after.mean())
+        share = after.mean(dim=(1, 2)) / wanted.mean(dim=(1, 2))
+        torch.testing.assert_close(eye.score.share[c], share)
+
+
+def test_the_target_weighs_images_as_their_facet_does(net: Net, images: Tensor) -> None:
+    made = facet_objective(net, images, "relu2", two_facets(), top_k=2, sparsity=0.0)
+    maps = by_hooks(net, images)[1]
+    torch.testing.assert_close(made.target[0], 0.85 * maps[3] + 0.15 * maps[5])
+    torch.testing.assert_close(made.target[1], 0.1 * maps[0] + 0.6 * maps[8] + 0.3 * maps[9])
+
+
+def test_a_facet_does_not_depend_on_its_neighbours(net: Net, images: Tensor) -> None:
+    both, bright = two_facets(), images.clone()
+    bright[both.facets[1].members] **= 0.2
+    schedule = replace(QUICK, sparsity=1.0, steps=10)
+
+    def go(facets: Facets) -> Tensor:
+        return minds_eye(net, bright, "relu2", facets=facets, top_k=2, schedule=schedule).images
+
+    together = go(both)
+    for c, facet in enumerate(both.facets):
+        torch.testing.assert_close(go(replace(both, facets=[facet]))[0], together[c])
+
+
+STILL = Schedule(steps=4, learning_rate=0.05, blur=0.0, denoising=None, mask=None, sparsity=0.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mask": 0.3},
+        {"blur": 0.1},
+        {"octaves": (0.5, 1.0)},
+        {"jitter": 2},
+        {"crop": 0.7},
+        {"sparsity": 1.0},
+        {"denoising": 5.0},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_each_part_of_the_schedule_alone_changes_the_image(
+    net: Net, images: Tensor, change: dict[str, Any]
+) -> None:
+    if "denoising" in change:
+        pytest.importorskip("skimage")
+    facets = two_facets()
+
+    def go(schedule: Schedule) -> Tensor:
+        return minds_eye(net, images, "relu2", facets=facets, top_k=2, schedule=schedule).images
+
+    assert (go(replace(STILL, **change)) - go(STILL)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("side", [10, 30])
+def test_blur_is_a_share_of_the_shorter_side(side: int) -> None:
+    image = torch.rand(1, 3, side, 2 * side, generator=torch.Generator().manual_seed(0))
+    (blurred,) = replace(STILL, blur=Ramp(0.2, 0.1)).smoothing()
+    torch.testing.assert_close(blurred(image, 1.0), GaussianBlur(0.1 * side)(image, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"blur": -1}, "blur: expected 0 or more"),
+        ({"blur": Ramp(0.1, -0.1)}, "blur: expected 0 or more"),
+        ({"crop": 1.5}, r"crop: expected in \(0, 1\]"),
+        ({"crop": 0.0}, "crop: expected above 0"),
+        ({"mask": 0.0}, "mask: expected above 0"),
+        ({"denoising": -1.0}, "denoising: expected above 0"),
+        ({"steps": 0}, "steps: expected above 0"),
+        ({"jitter": -1}, "jitter: expected 0 or more"),
+        ({"sparsity": math.nan}, "sparsity: expected 0 or more"),
+        ({"learning_rate": -0.1}, "learning_rate: expected 0 or more"),
+    ],
+)
+def test_a_schedule_out_of_range_is_refused(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Schedule(**wrong)
 
 
 def test_images_of_facets_reach_their_channels(net: Net, images: Tensor) -> None:
@@ -377,8 +236,98 @@ def test_the_first_layer_has_none_before_it_and_goes_without_the_term(
     net: Net, images: Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
     eye = minds_eye(net, images, "relu1", top_k=2, schedule=QUICK)
-    assert eye.previous is None and "conv" not in str(eye.previous)
-    assert "is the first layer" in caplog.text and (eye.losses[-1] < eye.losses[0]).all()
+    assert eye.previous is None
+    assert "no layer before it" in caplog.text and (eye.losses[-1] < eye.losses[0]).all()
+
+
+def test_scores_are_means_over_the_regions_that_count(net: Net, images: Tensor) -> None:
+    regions = torch.rand(14, 5, 5, generator=torch.Generator().manual_seed(1)) < 0.15
+    regions[:, 2, 2] = True
+    facets = two_facets()
+    same = images[3:4].repeat(14, 1, 1, 1)
+    still = replace(STILL, steps=1, learning_rate=0.0)
+    alike = minds_eye(
+        net,
+        same,
+        "relu2",
+        facets=facets,
+        top_k=3,
+        schedule=still,
+        regions=regions[:1].repeat(14, 1, 1),
+    ).score
+    # The image is every real one, so that nothing may differ.
+    torch.testing.assert_close(alike.share, torch.ones(2, 3))
+    torch.testing.assert_close(alike.rendered, alike.initial)
+    torch.testing.assert_close(alike.rendered[:, None].expand(-1, 14), alike.real)
+
+    eye = minds_eye(
+        net, images, "relu2", facets=facets, top_k=3, schedule=still, regions=regions, batch_size=4
+    )
+    maps = by_hooks(net, images)[1]
+    for c, facet in enumerate(facets.facets):
+        k = eye.channels[c]
+        for n in (0, 3, 13):
+            own = maps[n, k][:, regions[n]].mean()
+            torch.testing.assert_close(eye.score.real[c, n], own)
+        mask = torch.einsum("m,mhw->hw", facet.weights, regions[facet.members].float())
+        a = by_hooks(net, eye.initial[c : c + 1])[1][0, k]
+        reached = (a * mask).sum(dim=(1, 2)) / mask.sum()
+        torch.testing.assert_close(eye.score.initial[c], reached.mean())
+        counted = maps[facet.members][:, k] * regions[facet.members][:, None]
+        wanted = torch.einsum("m,mkhw->k", facet.weights, counted) / mask.sum()
+        torch.testing.assert_close(eye.score.share[c], reached / wanted)
+    fine = torch.zeros(14, 50, 50, dtype=torch.bool)
+    fine[:, 0, 0] = True
+    with pytest.raises(ValueError, match="none falls on the layer's 5 x 5 maps"):
+        minds_eye(net, images, "relu2", top_k=2, regions=fine)
+
+
+def test_channels_whose_target_is_not_above_zero_have_no_share(net: Net, images: Tensor) -> None:
+    eye = minds_eye(net, images, "conv2", top_k=5, schedule=replace(STILL, steps=1))
+    target = facet_objective(net, images, "conv2", eye.facets, top_k=5, sparsity=0.0).target
+    negative = target.mean(dim=(2, 3)).gather(1, eye.channels) <= 0
+    assert negative.any() and torch.equal(eye.score.share.isnan(), negative)
+    score = replace(eye.score, share=torch.tensor([[torch.nan, 0.5, 2.0, 3.0], 4 * [torch.nan]]))
+    assert score.median_share == [2.0, None] and score.reached == [pytest.approx(2 / 3), None]
+    assert score.undefined[1] == "the target's mean is not above 0 in 4 of 4 channels"
+    assert replace(score, share=torch.ones(1, 3)).undefined == [None]
+
+
+def test_only_two_or_more_finite_logits_name_a_class(net: Net, images: Tensor) -> None:
+    found = logits_of(net.train(), images, preprocess=lambda x: 2 * x, batch_size=5)
+    assert net.training
+    with torch.no_grad():
+        torch.testing.assert_close(found, net.eval()(2 * images))
+    red = torch.zeros(3, 3, 16, 16)
+    red[:, 0] = 1
+    for odd in (one_output, not_finite, in_a_dict, maps_alone):
+        with torch.random.fork_rng():
+            assert logits_of(odd(), red) is None
+
+    class Pairs(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("takes pairs")
+
+    with pytest.raises(ValueError, match="takes pairs"):
+        logits_of(Pairs(), images)
+
+
+def test_the_sheet_shows_the_nearest_real_member(net: Net, images: Tensor) -> None:
+    from emergence_ext.sheets.mindseye import ImageSet, facet_sheet
+
+    given = ImageSet(net, {"late": "relu2"}, images, [f"{n}" for n in range(14)])
+    sheet, found = facet_sheet(given, 2, (2,), replace(STILL, steps=1))
+    eye = found["late"]
+    shown = [a.images[0].get_array() for a in sheet.figures["facets_late"].axes if a.images]
+
+    def drawn(index: int) -> bool:
+        picture = images[index].permute(1, 2, 0).numpy()
+        return any(x.shape == picture.shape and abs(x - picture).max() < 1e-6 for x in shown)
+
+    best = eye.score.real.argmax(1).tolist()
+    for facet in eye.facets.facets:
+        assert drawn(int(facet.members[0]))
+        assert drawn(int(facet.members[-1])) == (int(facet.members[-1]) in best)
 
 
 @pytest.mark.parametrize(
@@ -388,8 +337,14 @@ def test_the_first_layer_has_none_before_it_and_goes_without_the_term(
         ({"facets": 15}, "at most 14"),
         ({"layer": "relu3"}, "no layer 'relu3'"),
         ({"layer": "head"}, "Choose a layer before the pooling"),
-        ({"images": torch.rand(3, 10, 10)}, "all of one size"),
-        ({"images": torch.rand(0, 3, 10, 10)}, "all of one size"),
+        ({"images": torch.rand(3, 10, 10)}, r"images: expected images \[n, channels, H, W\]"),
+        ({"images": torch.rand(0, 3, 10, 10)}, r"images: expected images \[n, channels, H, W\]"),
+        ({"images": [torch.rand(3, 10, 10)]}, "images: expected a tensor .* got list"),
+        ({"images": torch.zeros(2, 3, 10, 10, dtype=torch.uint8)}, "images: .* divide by 255"),
+        ({"images": 255 * torch.ones(2, 3, 10, 10)}, "in 0..1, got 255 to 255"),
+        ({"images": torch.full((2, 3, 10, 10), torch.nan)}, "NaN"),
+        ({"facets": find_facets(torch.eye(4))}, "of 4 images, but 14 are given"),
+        ({"facets": replace(find_facets(torch.eye(14)), facets=[])}, "facets: expected some"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(

@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .images import as_pixels, show_image
-from .inputs import Sizes, plain
+from .inputs import Array, Sizes, plain
 from .style import INK, MUTED, PAGE, category_style, inch_axes, literal_name, new_figure, styled
 
 _GAP, _EDGE, _HEAD, _LINE = 0.06, 0.06, 0.24, 0.125  # inches
+_SMALL, _LEFT, _NAME = 0.62, 2.8, 0.3  # inches, of what stands beside the plane
+_ROOM = PAGE - 2.85
+_ABREAST = int(_ROOM / (_SMALL + _GAP))  # images on a line
+_SHOWN = 8  # facets with their images; half as many with all of them
 
 
 @styled
@@ -27,7 +32,7 @@ def facet_embedding(
     """Draw images in the plane by their activations, with what stands for each facet (Fig. 2).
 
     A cross is the centre of a facet; lines lead from it to the images that stand for it, which are
-    shown beside, nearest first, with their weights.
+    shown beside, nearest first, with their weights: all of four facets, the first line of eight.
 
     Args:
         points: of all images, `[N, 2]`.
@@ -50,46 +55,64 @@ def facet_embedding(
     shown = [as_pixels(Sizes("facet_embedding"), x) for x in images]
     if not len(chosen) == len(share) == len(shown) == len(middle):
         raise ValueError(f"facet_embedding: members, weights, images must be of C={len(middle)}")
-    side = 0.62
-    room = PAGE - 2.85
-    columns = int(room / (side + _GAP))
-    lines = [-(-len(x) // columns) for x in shown]
-    heights = [0.3 + n * (side + _GAP + _LINE) for n in lines]
-    height = max(2.8, sum(heights) + 0.1)
-    figure = new_figure(PAGE, height, constrained=False)
+    beside = min(len(names), _SHOWN)
+    # Of many facets only one line of images each, so that the page stays a page.
+    lines = [min(-(-len(x) // _ABREAST), 2 if len(names) <= _SHOWN // 2 else 1) for x in shown]
+    heights = [_NAME + n * (_SMALL + _GAP + _LINE) for n in lines[:beside]]
+    rest = _NAME if beside < len(names) else 0.0
+    figure = new_figure(PAGE, max(2.8, sum(heights) + rest + 0.1), constrained=False)
+    _draw_plane(figure, place, y, middle, chosen)
+    top = 0.05
+    for c, name in enumerate(names[:beside]):
+        told = f"{name}: {int((y == c).sum())} images, weights of the nearest below"
+        count = lines[c] * _ABREAST
+        _draw_facet(figure, top, c, told, shown[c][:count], share[c][:count])
+        top += heights[c]
+    if rest:
+        head = _heading(figure, top)
+        head.text(0.05, 0.1, f"and {len(names) - beside} more facets", va="center", fontsize=7.5)
+    return figure
+
+
+def _draw_plane(figure: Figure, place: Array, y: Array, middle: Array, chosen: list[Array]) -> None:
     axes = inch_axes(figure, 0.08, 0.28, 2.5, 2.4)
     axes.set_title("Images by activations")
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
-    for c, name in enumerate(names):
+    for c, members in enumerate(chosen):
         look = category_style(c)
-        own = place[y == c]
-        axes.plot(*own.T, look.marker, color=look.color, ms=3, mec="none", alpha=0.45, label=name)
-        near = place[chosen[c]]
+        axes.plot(*place[y == c].T, look.marker, color=look.color, ms=3, mec="none", alpha=0.45)
+        near = place[members]
         for point in near:
             axes.plot(*np.stack([middle[c], point]).T, color=look.edge, lw=0.6, zorder=3)
         axes.plot(*near.T, look.marker, color=look.color, ms=4.5, mec=INK, mew=0.6, zorder=4)
         axes.plot(*middle[c], "x", color=INK, ms=7, mew=1.6, zorder=5)
-    top = 0.05
-    for c, name in enumerate(names):
-        look = category_style(c)
-        head = inch_axes(figure, 2.8, top, room, 0.22)
-        head.set(xlim=(0, room), ylim=(0, 0.22))
-        head.axis("off")
-        head.plot(0.05, 0.1, look.marker, color=look.color, mec=look.edge, ms=4.5, mew=0.4)
-        told = f"{name}: {int((y == c).sum())} images, weights of the nearest below"
-        head.text(0.14, 0.1, told, va="center", fontsize=7.5)
-        for k, image in enumerate(shown[c]):
-            row, column = divmod(k, columns)
-            down = top + 0.25 + row * (side + _GAP + _LINE)
-            small = inch_axes(figure, 2.8 + column * (side + _GAP), down, side, side)
-            show_image(small, image)
-            small.text(
-                0.5, -0.04, f"{share[c][k]:.3f}", transform=small.transAxes, ha="center", va="top",
-                fontsize=6, color=MUTED,
-            )  # fmt: skip
-        top += heights[c]
-    return figure
+
+
+def _heading(figure: Figure, top: float) -> Axes:
+    head = inch_axes(figure, _LEFT, top, _ROOM, 0.22)
+    head.set(xlim=(0, _ROOM), ylim=(0, 0.22))
+    head.axis("off")
+    return head
+
+
+def _draw_facet(
+    figure: Figure, top: float, c: int, told: str, images: Array, weights: Array
+) -> None:
+    """Draw the images of facet c, `[m, H', W', 3]`, with their weights, below what is told."""
+    look = category_style(c)
+    head = _heading(figure, top)
+    head.plot(0.05, 0.1, look.marker, color=look.color, mec=look.edge, ms=4.5, mew=0.4)
+    head.text(0.14, 0.1, told, va="center", fontsize=7.5)
+    for k, image in enumerate(images):
+        row, column = divmod(k, _ABREAST)
+        down = top + 0.25 + row * (_SMALL + _GAP + _LINE)
+        small = inch_axes(figure, _LEFT + column * (_SMALL + _GAP), down, _SMALL, _SMALL)
+        show_image(small, image)
+        small.text(
+            0.5, -0.04, f"{weights[k]:.3f}", transform=small.transAxes, ha="center", va="top",
+            fontsize=6, color=MUTED,
+        )  # fmt: skip
 
 
 @styled
@@ -111,17 +134,13 @@ def picture_sheet(
         ValueError: another number of rows, or of pictures in a row, than names.
     """
     sizes = Sizes("picture_sheet")
-    left_names, heads = (
-        sizes.names("rows", rows, "rows"),
-        sizes.names("columns", columns, "columns"),
-    )
+    left_names = sizes.names("rows", rows, "rows")
+    heads = sizes.names("columns", columns, "columns")
     if len(images) != len(left_names) or any(len(row) != len(heads) for row in images):
         raise ValueError(
             f"picture_sheet: images must be {len(left_names)} rows of {len(heads)} pictures"
         )
-    margin = (
-        min(1.1, 0.12 + 0.062 * max(len(name) for name in left_names)) if any(left_names) else 0
-    )
+    margin = min(1.1, 0.12 + 0.062 * max(map(len, left_names))) if any(left_names) else 0
     side = min(1.5, (PAGE - margin - 2 * _EDGE) / len(heads) - _GAP)
     lines = max((text.count("\n") + 1 for row in told for text in row), default=0) if told else 0
     step = side + _GAP + (lines * _LINE + 0.03 if lines else 0)
@@ -136,15 +155,18 @@ def picture_sheet(
             named.text(0, 0.5, literal_name(left_names[r], 18), va="center", fontsize=7.5)
         for c, picture in enumerate(row):
             axes = inch_axes(figure, margin + _EDGE + c * (side + _GAP), top, side, side)
-            if picture is None:
-                axes.axis("off")
-                continue
-            show_image(axes, as_pixels(Sizes("picture_sheet"), plain(picture)[None])[0])
-            if r == 0 and heads[c]:
-                axes.set_title(literal_name(heads[c], limit), fontsize=7.5, pad=3)
-            if told:
-                axes.text(
-                    0, -0.03, told[r][c], transform=axes.transAxes, va="top", fontsize=6.3,
-                    color=MUTED,
-                )  # fmt: skip
+            head = literal_name(heads[c], limit) if r == 0 and heads[c] else ""
+            _draw_picture(axes, picture, head, told[r][c] if told else "")
     return figure
+
+
+def _draw_picture(axes: Axes, picture: Any, head: str, told: str) -> None:
+    """Draw a picture `[channels, H', W']`, or nothing, with what is above and below it."""
+    if picture is None:
+        axes.axis("off")
+        return
+    show_image(axes, as_pixels(Sizes("picture_sheet"), plain(picture)[None])[0])
+    if head:
+        axes.set_title(head, fontsize=7.5, pad=3)
+    if told:
+        axes.text(0, -0.03, told, transform=axes.transAxes, va="top", fontsize=6.3, color=MUTED)

@@ -8,21 +8,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from emergence_ext.mindseye.facets import Facets, find_facets, pooled
-from emergence_ext.mindseye.objective import alignment, distance, previous_layer, top_channels
+from emergence_ext.mindseye.facets import Facets, check_number, find_facets, pooled
+from emergence_ext.mindseye.objective import (
+    alignment,
+    distance,
+    laid_over,
+    previous_layer,
+    top_channels,
+)
 from emergence_ext.mindseye.robust import AdaptiveRobust
 from emergence_ext.mindseye.schedule import Preprocess, Schedule
 from emergence_ext.mindseye.score import Score, score
+from emergence_ext.render.image import check_images
+from emergence_ext.render.loop import Rendering
 from emergence_ext.render.objectives import Objective, l1
 from emergence_ext.render.ramps import Number
-from emergence_ext.render.seen import maps_of
+from emergence_ext.render.seen import maps_of, seeing
 
 logger = logging.getLogger(__name__)
+
+_ROUNDING = 1e-3  # of pixels that were resized
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +84,14 @@ class FacetObjective:
     previous: str | None
 
 
+class _Options(TypedDict):
+    """How the layer is looked at, the same throughout a call."""
+
+    regions: Tensor | None
+    preprocess: Preprocess
+    batch_size: int
+
+
 def minds_eye(
     module: nn.Module,
     images: Tensor,
@@ -99,47 +117,27 @@ def minds_eye(
         schedule: of the optimisation.
         regions: which regions count in each image, bool `[N, H, W]`, such as its knowledge points;
             activations elsewhere are taken for zero in embedding and target. Laid over the layer's
-            maps (nearest neighbour).
+            maps (nearest neighbour). The scores are means over these regions.
         preprocess: from images in 0..1 to the network's input.
         keep: iterations of which images are kept.
         batch_size: images at a time.
         random_state: seed of the embedding, the groups and the views.
 
     Raises:
-        ValueError: fewer different images than facets, an unknown layer, top_k above the layer's
-            channels, a layer that is dead for the images, or an image without a region.
+        ValueError: what is no image in 0..1, fewer different images than facets, facets of other
+            images, an unknown layer, top_k above the layer's channels, a layer that is dead for the
+            images, or an image without a region.
         ImportError: scikit-learn or scikit-image is absent.
     """
     schedule = schedule or Schedule()
-    if images.ndim != 4 or not len(images):
-        raise ValueError(
-            f"images: expected [N, channels, H, W], all of one size, got {list(images.shape)}"
-        )
-    if regions is not None:
-        _check_regions(regions, len(images))
+    _check(images, facets, regions)
+    options = _Options(regions=regions, preprocess=preprocess, batch_size=batch_size)
     if not isinstance(facets, Facets):
-        rows = layer_rows(
-            module,
-            layer,
-            images,
-            regions=regions,
-            preprocess=preprocess,
-            batch_size=batch_size,
-        )
+        rows = layer_rows(module, layer, images, **options)
         facets = find_facets(rows, facets, random_state=random_state)
-    initial = torch.stack(
-        [_weighted(images[f.members], f.weights.to(images)) for f in facets.facets]
-    )
+    initial = torch.stack([f.mean(images[f.members]) for f in facets.facets])
     objective = facet_objective(
-        module,
-        images,
-        layer,
-        facets,
-        top_k=top_k,
-        sparsity=schedule.sparsity,
-        regions=regions,
-        preprocess=preprocess,
-        batch_size=batch_size,
+        module, images, layer, facets, top_k=top_k, sparsity=schedule.sparsity, **options
     )
     rendering = schedule.run(
         module,
@@ -150,31 +148,7 @@ def minds_eye(
         random_state=random_state,
         describe=f"mind's eye, {layer}",
     )
-    measured = score(
-        module,
-        layer,
-        objective.target,
-        objective.channels,
-        rendering.images,
-        initial,
-        images,
-        preprocess=preprocess,
-        batch_size=batch_size,
-    )
-    adaptive = objective.adaptive
-    return MindsEye(
-        layer=layer,
-        previous=objective.previous,
-        facets=facets,
-        channels=objective.channels.cpu(),
-        initial=initial,
-        images=rendering.images,
-        kept=rendering.kept,
-        losses=rendering.losses,
-        shape=adaptive.shape.detach().cpu(),
-        scale=adaptive.scale.detach().cpu(),
-        score=measured,
-    )
+    return _measured(module, images, layer, facets, objective, initial, rendering, options)
 
 
 def facet_objective(
@@ -202,25 +176,23 @@ def facet_objective(
     first = images[:1]
     previous = previous_layer(module, layer, first if preprocess is None else preprocess(first))
     names = [layer] if previous is None else [layer, previous]
-    targets, sizes = [], []
+    targets, units = [], []
     for facet in facets.facets:
         maps = maps_of(
             module, names, images[facet.members], preprocess=preprocess, batch_size=batch_size
         )
         own = None if regions is None else regions[facet.members.to(regions.device)]
-        targets.append(_weighted(_within(maps[layer], own), facet.weights.to(images)))
+        targets.append(facet.mean(_within(maps[layer], own)))
         if previous is not None:
-            sizes.append(maps[previous].square().mean().sqrt())
+            units.append(maps[previous].square().mean().sqrt())
     target = torch.stack(targets)
     channels = top_channels(target, top_k)
     adaptive = AdaptiveRobust(len(target), device=target.device)
     total = distance(layer, target, channels, adaptive) - alignment(layer, target, channels)
     if previous is None:
-        logger.warning("%s is the first layer: there is no previous one to keep sparse", layer)
+        logger.warning("%s has no layer before it that runs once: none is kept sparse", layer)
     else:
-        # In units of the previous layer's activations for the same images.
-        unit = float(torch.stack(sizes).mean())
-        total = total + sparsity * l1(previous) * (1 / unit if unit > 0 else 1.0)
+        total = total + sparsity * _in_units(previous, torch.stack(units))
     return FacetObjective(total, adaptive, target, channels, previous)
 
 
@@ -238,29 +210,77 @@ def layer_rows(
     Args:
         module, layer, images, regions, preprocess, batch_size: as in `minds_eye`.
     """
-    parts = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        maps = maps_of(module, [layer], batch, preprocess=preprocess, batch_size=batch_size)[layer]
-        own = None if regions is None else regions[start : start + batch_size]
-        parts.append(pooled(_within(maps, own)).cpu())
-    return torch.cat(parts)
+    check_number(len(images))
+    rows: Tensor | None = None
+    with torch.no_grad(), seeing(module, [layer], preprocess=preprocess) as see:
+        for start in range(0, len(images), batch_size):
+            batch = slice(start, start + batch_size)
+            maps = see(images[batch]).layers[layer]
+            found = pooled(_within(maps, None if regions is None else regions[batch])).cpu()
+            if rows is None:  # at once, since parts and their whole would be twice as much
+                rows = found.new_empty(len(images), found.shape[1])
+            rows[batch] = found
+    assert rows is not None
+    return rows
+
+
+def _measured(
+    module: nn.Module,
+    images: Tensor,
+    layer: str,
+    facets: Facets,
+    objective: FacetObjective,
+    initial: Tensor,
+    rendering: Rendering,
+    options: _Options,
+) -> MindsEye:
+    adaptive, target, channels = objective.adaptive, objective.target, objective.channels
+    found = rendering.images
+    return MindsEye(
+        layer=layer,
+        previous=objective.previous,
+        facets=facets,
+        channels=channels.cpu(),
+        initial=initial,
+        images=found,
+        kept=rendering.kept,
+        losses=rendering.losses,
+        shape=adaptive.shape.detach().cpu(),
+        scale=adaptive.scale.detach().cpu(),
+        score=score(module, layer, facets, target, channels, found, initial, images, **options),
+    )
+
+
+def _in_units(layer: str, units: Tensor) -> Objective:
+    """The L1 norm of a layer, for each image in its own unit, `[n]`; 0 of a dead layer is 1."""
+    size, units = l1(layer), torch.where(units > 0, units, 1.0)
+    return Objective(lambda seen: size(seen) / units, f"{size} / unit", [layer])
 
 
 def _within(maps: Tensor, regions: Tensor | None) -> Tensor:
     """Maps `[n, K, H, W]`, zero outside of regions `[n, H', W']`."""
-    if regions is None:
-        return maps
-    mask = regions[:, None].to(maps)
-    if mask.shape[2:] != maps.shape[2:]:
-        size = (maps.shape[2], maps.shape[3])
-        mask = functional.interpolate(mask, size, mode="nearest-exact")
-    return maps * mask
+    return maps if regions is None else maps * laid_over(regions, maps)[:, None]
 
 
-def _weighted(x: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean of `[m, ...]`."""
-    return torch.tensordot(weights.to(x), x, dims=1)
+def _check(images: Tensor, facets: int | Facets, regions: Tensor | None) -> None:
+    if not isinstance(images, Tensor):
+        raise ValueError(
+            f"images: expected a tensor [N, channels, H, W], got {type(images).__name__}; "
+            "torch.stack makes one of images of one size"
+        )
+    check_images("images", images)
+    low, high = images.min().item(), images.max().item()
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise ValueError(f"images: expected pixels in 0..1, got {low:g} to {high:g}")
+    if isinstance(facets, Facets):
+        if len(facets.labels) != len(images):
+            raise ValueError(
+                f"facets: they are of {len(facets.labels)} images, but {len(images)} are given"
+            )
+        if not facets.facets or any(not len(facet.members) for facet in facets.facets):
+            raise ValueError("facets: expected some, each with an image that stands for it")
+    if regions is not None:
+        _check_regions(regions, len(images))
 
 
 def _check_regions(regions: Tensor, images: int) -> None:

@@ -5,6 +5,8 @@ Stergiou, "The Mind's Eye: Visualizing Class-Agnostic Features of CNNs" (ICIP 20
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +27,12 @@ The softmax of 1/distance gives all to a point that happens to lie on its centre
 point weighs more than exp(2) = 7.4 times another.
 """
 
+MOST: Final = 5000
+"""Images that are grouped, at most.
+
+Their pooled maps are held at once, and once more by PCA: 4 GB at 512 channels of 14 x 14 regions.
+"""
+
 _GRID: Final = 14  # larger maps are pooled for the embedding, so that memory stays bounded
 
 
@@ -41,6 +49,10 @@ class Facet:
     members: Tensor
     weights: Tensor
     distances: Tensor
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Return the weighted mean of what its members have, `[m, ...]` to `[...]`."""
+        return torch.tensordot(self.weights.to(x), x, dims=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,24 +77,29 @@ def find_facets(
 ) -> Facets:
     """Group images by a layer's activations: PCA, t-SNE to the plane, k-means.
 
+    Needs the memory of the activations in float32 once more, up to 500 images some four times more.
+    As many images as facets are each a facet of its own.
+
     Args:
-        activations: of every image, `[N, D]`, such as `pooled` maps.
+        activations: of every image, `[N, D]`, such as `pooled` maps, `N` at most `MOST`.
         count: facets `C`.
         members: images that stand for a facet, at most; of a smaller facet all of them do.
         random_state: seed of PCA, t-SNE and k-means.
 
     Raises:
-        ValueError: fewer different images than facets, or activations that are not finite.
+        ValueError: fewer different images than facets, a facet that no image falls to, too many
+            images, or activations that are not finite.
         ImportError: scikit-learn is absent.
     """
     if activations.ndim != 2 or not len(activations):
         raise ValueError(f"activations: expected [N, D], got {list(activations.shape)}")
     if count < 1 or members < 1:
         raise ValueError(f"count, members: expected at least 1, got {count} and {members}")
-    x = activations.detach().cpu().double().numpy()
+    check_number(len(activations))
+    x = activations.detach().cpu().float().numpy()
     if not np.isfinite(x).all():
         raise ValueError("activations: some are NaN or infinite. Check weights and preprocessing.")
-    different = len(np.unique(x, axis=0))
+    different = _different(x, count)
     if different < count:
         raise ValueError(
             f"facets: expected at most {different}, the number of images that the layer tells "
@@ -102,6 +119,19 @@ def find_facets(
     )
 
 
+def check_number(images: int) -> None:
+    """Refuse more images than `find_facets` groups.
+
+    Raises:
+        ValueError: more than `MOST`.
+    """
+    if images > MOST:
+        raise ValueError(
+            f"images: expected at most {MOST}, since their activations are held at once, got "
+            f"{images}; take some of them"
+        )
+
+
 def facet_weights(distances: Tensor) -> Tensor:
     """Return the weights of points at distances `[m]` from their centre, `[m]`, of sum 1.
 
@@ -116,6 +146,17 @@ def pooled(maps: Tensor) -> Tensor:
     if grid != tuple(maps.shape[2:]):
         maps = functional.adaptive_avg_pool2d(maps, grid)
     return maps.flatten(1).float()
+
+
+def _different(x: Any, enough: int) -> int:
+    """Count different rows of `[N, D]`, up to `enough` of them, without a copy of all."""
+    seen: set[bytes] = set()
+    for row in x:
+        # Adding 0 makes minus zero plain zero, which has other bytes.
+        seen.add(hashlib.blake2b((row + 0).tobytes(), digest_size=16).digest())
+        if len(seen) == enough:
+            break
+    return len(seen)
 
 
 def _embedded(x: Any, random_state: int) -> Any:
@@ -139,10 +180,19 @@ def _embedded(x: Any, random_state: int) -> Any:
 def _clusters(points: Any, count: int, random_state: int) -> tuple[Any, Any]:
     if count == 1:
         return np.zeros(len(points), dtype=np.int64), points.mean(axis=0, keepdims=True)
+    if count == len(points):
+        return np.arange(count), points.copy()
     *_, cluster = _scikit_learn()
-    fit = cluster.KMeans(count, n_init=10, random_state=random_state).fit(points)
-    # The largest facet first, so that their order says something.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of fewer clusters than asked for: refused below
+        fit = cluster.KMeans(count, n_init=10, random_state=random_state).fit(points)
     sizes = np.bincount(fit.labels_, minlength=count)
+    if not sizes.all():
+        raise ValueError(
+            f"facets: expected at most {np.count_nonzero(sizes)}, the number of groups that the "
+            f"embedding of the {len(points)} images tells apart, got {count}"
+        )
+    # The largest facet first, so that their order says something.
     order = np.argsort(-sizes, kind="stable")
     place = np.empty(count, dtype=np.int64)
     place[order] = np.arange(count)

@@ -6,11 +6,14 @@ the terms weigh the same in any layer of any network and at any size of the imag
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from emergence_ext.mindseye.robust import AdaptiveRobust
 from emergence_ext.recording import as_map, find_layers, preserved
@@ -76,11 +79,12 @@ def distance(layer: str, target: Tensor, channels: Tensor, adaptive: AdaptiveRob
 
 
 def previous_layer(module: nn.Module, layer: str, images: Tensor) -> str | None:
-    """Name the layer whose activations a layer is computed from; None where it is the first.
+    """Name what finished last before a layer's own weights; None where there is nothing.
 
-    Modules are traced in the order in which they run. From the layer itself, or for an activation,
-    normalisation or pooling from the last module with a weight matrix before it, the one that
-    finished last before its start: of nested modules the outermost.
+    Modules are traced in the order in which they run. An activation, normalisation or pooling has
+    the weights of the last module with a weight matrix before it. Of nested modules it is the
+    outermost; of branches the one that ran last, whether or not the layer reads it. What runs more
+    than once is passed over, since its activations are ambiguous.
 
     Args:
         module: the network; comes back as it was.
@@ -119,17 +123,18 @@ def previous_layer(module: nn.Module, layer: str, images: Tensor) -> str | None:
     if (layer, False) not in events:
         raise ValueError(f"layer: {layer!r} never runs in the forward pass")
     start = events.index((layer, False))
-    if not _weighs(module.get_submodule(layer)):
+    if not _weighs(module.get_submodule(layer).parameters()):
         weighed = [
             place
             for place, (name, ended) in enumerate(events[:start])
-            if not ended and _is_leaf(module, name) and _weighs(module.get_submodule(name))
+            if not ended and _weighs(_own_parameters(module.get_submodule(name)))
         ]
         if not weighed:
             return None
         start = weighed[-1]
+    runs = Counter(name for name, ended in events if ended)
     before = [name for name, ended in events[:start] if ended and name in is_map]
-    return before[-1] if before else None
+    return next((name for name in reversed(before) if runs[name] == 1), None)
 
 
 def _gives_map(output: Any) -> bool:
@@ -142,13 +147,34 @@ def _gives_map(output: Any) -> bool:
     return True
 
 
-def _is_leaf(module: nn.Module, name: str) -> bool:
-    return next(module.get_submodule(name).children(), None) is None
+def _own_parameters(part: nn.Module) -> list[nn.Parameter]:
+    """Those of the module itself and not of modules in it, parametrised ones included."""
+    own = list(part.parameters(recurse=False))
+    if parametrize.is_parametrized(part):
+        own += part.parametrizations.parameters()  # type: ignore[union-attr]
+    return own
 
 
-def _weighs(part: nn.Module) -> bool:
-    """Whether it, or something in it, mixes channels: has a weight of more than one axis."""
-    return any(p.ndim > 1 for p in part.parameters())
+def _weighs(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether they mix channels: have a weight of more than one axis."""
+    return any(p.ndim > 1 for p in parameters)
+
+
+def laid_over(regions: Tensor, maps: Tensor) -> Tensor:
+    """Return regions bool `[n, H, W]` as a mask of maps `[n, K, H', W']`, `[n, H', W']`.
+
+    Raises:
+        ValueError: no region of an image falls on the maps.
+    """
+    mask = regions[:, None].to(maps)
+    if mask.shape[2:] != maps.shape[2:]:
+        mask = functional.interpolate(mask, (maps.shape[2], maps.shape[3]), mode="nearest-exact")
+    if not bool(mask.flatten(1).any(1).all()):
+        raise ValueError(
+            f"regions: of an image none falls on the layer's {maps.shape[2]} x {maps.shape[3]} "
+            "maps; give them on that grid"
+        )
+    return mask[:, 0]
 
 
 def _check_alive(target: Tensor, channels: Tensor, layer: str) -> None:

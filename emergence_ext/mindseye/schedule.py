@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from emergence_ext.render.loop import Rendering, render
 from emergence_ext.render.objectives import Objective
-from emergence_ext.render.ramps import Number, Ramp, ends
+from emergence_ext.render.ramps import Number, Ramp, ends, value
 from emergence_ext.render.transforms import (
     CentreMask,
     Crop,
@@ -27,10 +27,15 @@ Preprocess = Callable[[Tensor], Tensor] | None
 class Schedule:
     """How images are optimised; ramps go from the first iteration to the last.
 
+    Mask, blur and crop are shares of the image's side, so that they mean the same at any size;
+    their defaults are those that were found at 112 pixels. Denoising and jitter know of pixels
+    alone.
+
     Attributes:
         steps: iterations.
         learning_rate: root mean square of a step over the pixels of an image in 0..1.
-        blur: sigma of the Gaussian blur after every step, in pixels; 0 is none.
+        blur: sigma of the Gaussian blur after every step, as a share of the image's shorter side,
+            of the octave's in octaves; 0 is none.
         denoising: weight of the split-Bregman denoising after it, a larger one denoises less; None
             is none.
         mask: sigma of the centre-biased mask of the gradient, as a share of the image's side; None
@@ -39,17 +44,31 @@ class Schedule:
         jitter: pixels, at most, by which the network sees the image rolled.
         crop: share of the image's side that the network sees.
         octaves: see `render.render`.
+
+    Raises:
+        ValueError: a number out of its range.
     """
 
     steps: int = 200
     learning_rate: Number = field(default=Ramp(0.03, 0.01))
-    blur: Number = field(default=Ramp(0.5, 0.2))
+    blur: Number = field(default=Ramp(0.5 / 112, 0.2 / 112))
     denoising: Number | None = field(default=Ramp(100.0, 800.0))
     mask: Number | None = field(default=Ramp(0.82, 0.66))
     sparsity: Number = field(default=Ramp(1e-3, 1e-4))
     jitter: int = 0
     crop: Number = 1.0
     octaves: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "blur", "sparsity", "jitter"):
+            if not min(ends(getattr(self, name))) >= 0:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        for name in ("steps", "denoising", "mask", "crop"):
+            number = getattr(self, name)
+            if number is not None and not min(ends(number)) > 0:
+                raise ValueError(f"{name}: expected above 0, got {number}")
+        if max(ends(self.crop)) > 1:
+            raise ValueError(f"crop: expected in (0, 1], got {self.crop}")
 
     def views(self) -> list[View]:
         """What the network is shown of the image."""
@@ -58,7 +77,7 @@ class Schedule:
 
     def smoothing(self) -> list[Smoothing]:
         """What is done to the image after each step."""
-        found: list[Smoothing] = [GaussianBlur(self.blur)] if max(ends(self.blur)) > 0 else []
+        found: list[Smoothing] = [self._blurred] if max(ends(self.blur)) > 0 else []
         return found if self.denoising is None else [*found, SplitBregman(self.denoising)]
 
     def run(
@@ -88,3 +107,7 @@ class Schedule:
             random_state=random_state,
             describe=describe,
         )
+
+    def _blurred(self, images: Tensor, progress: float) -> Tensor:
+        side = min(images.shape[2:])
+        return GaussianBlur(value(self.blur, progress) * side)(images, progress)

@@ -7,20 +7,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from emergence_ext.mindseye.facets import Facets
+from emergence_ext.mindseye.objective import laid_over
 from emergence_ext.mindseye.schedule import Preprocess
-from emergence_ext.render.seen import maps_of, seeing
+from emergence_ext.recording import preserved
+from emergence_ext.render.seen import seeing
 
 
 @dataclass(frozen=True, eq=False)
 class Score:
     """What the network makes of the images of `C` facets, beside real ones.
 
+    All are means over the regions that count: of a real image its own; of target, image and initial
+    image those of the images that stand for the facet, weighed as these are.
+
     Attributes:
         rendered: mean activation of the target channels, `[C]`.
         initial: that of the initial images, `[C]`.
         real: that of every real image, `[C, N]`.
-        share: spatial mean of each target channel as a share of the target's, `[C, k]`.
-        logits: what the network says of the images, `[C, outputs]`; None where it gives no logits.
+        share: mean of each target channel as a share of the target's, `[C, k]`; NaN where the
+            target's is not above 0.
+        logits: what the network says of the images, `[C, outputs]`; None where it names no class.
     """
 
     rendered: Tensor
@@ -34,16 +41,41 @@ class Score:
         """The largest of the real images, `[C]`."""
         return self.real.amax(1)
 
+    @property
+    def median_share(self) -> list[float | None]:
+        """Of each facet, the median over the channels that have a share; None where none has."""
+        return [float(x.median()) if len(x) else None for x in self._defined()]
+
+    @property
+    def reached(self) -> list[float | None]:
+        """Of each facet, which part of the channels that have a share reach the target's mean."""
+        return [float((x >= 1).float().mean()) if len(x) else None for x in self._defined()]
+
+    @property
+    def undefined(self) -> list[str | None]:
+        """Of each facet, why channels have no share; None where all have one."""
+        found = []
+        for row in self.share:
+            count = int(row.isnan().sum())
+            told = f"the target's mean is not above 0 in {count} of {len(row)} channels"
+            found.append(told if count else None)
+        return found
+
+    def _defined(self) -> list[Tensor]:
+        return [row[~row.isnan()] for row in self.share]
+
 
 def score(
     module: nn.Module,
     layer: str,
+    facets: Facets,
     target: Tensor,
     channels: Tensor,
     images: Tensor,
     initial: Tensor,
     real: Tensor,
     *,
+    regions: Tensor | None = None,
     preprocess: Preprocess = None,
     batch_size: int = 16,
 ) -> Score:
@@ -52,45 +84,69 @@ def score(
     Args:
         module: the network; comes back as it was.
         layer: dotted name.
-        target: activations that were to be reached, `[C, K, H, W]`.
+        facets: of the real images.
+        target: activations that were to be reached, zero outside of the regions, `[C, K, H, W]`.
         channels: that count, `[C, k]`.
         images: that were optimised, in 0..1, `[C, channels, H', W']`.
         initial: from which, likewise.
         real: images to compare with, `[N, channels, H', W']`.
+        regions: which count in each real image, bool `[N, H, W]`; all where left out.
         preprocess: from images in 0..1 to the network's input.
         batch_size: images at a time.
     """
     channels = channels.cpu()
+    own = target.new_ones(len(real), *target.shape[2:])
+    if regions is not None:
+        own = laid_over(regions, target)
+    shared = torch.stack([facet.mean(own[facet.members]) for facet in facets.facets])
 
-    def means(x: Tensor) -> Tensor:
-        found = maps_of(
-            module,
-            [layer],
-            x,
-            preprocess=preprocess,
-            keep=lambda maps: maps.mean(dim=(2, 3)),
-            batch_size=batch_size,
-        )
-        return found[layer].float().cpu()
+    def means(x: Tensor, masks: Tensor) -> Tensor:
+        """Mean activations of images `[n, ...]` within masks `[n, H, W]`, `[n, K]`."""
+        parts = []
+        with torch.no_grad(), seeing(module, [layer], preprocess=preprocess) as see:
+            for batch, mask in zip(x.split(batch_size), masks.split(batch_size), strict=True):
+                maps = see(batch).layers[layer]
+                parts.append((maps * mask[:, None]).sum(dim=(2, 3)).float().cpu())
+        return torch.cat(parts) / _sizes(masks)
 
-    rendered, wanted = means(images).gather(1, channels), target.mean(dim=(2, 3)).cpu()
-    wanted = wanted.gather(1, channels)
+    wanted = (target.sum(dim=(2, 3)).float().cpu() / _sizes(shared)).gather(1, channels)
+    rendered = means(images, shared).gather(1, channels)
     return Score(
         rendered=rendered.mean(1),
-        initial=means(initial).gather(1, channels).mean(1),
-        real=means(real)[:, channels].mean(-1).t().contiguous(),
+        initial=means(initial, shared).gather(1, channels).mean(1),
+        real=means(real, own)[:, channels].mean(-1).t().contiguous(),
         share=torch.where(wanted > 0, rendered / wanted, torch.nan),
-        logits=_logits(module, images, preprocess, batch_size),
+        logits=logits_of(module, images, preprocess=preprocess, batch_size=batch_size),
     )
 
 
-def _logits(
-    module: nn.Module, images: Tensor, preprocess: Preprocess, batch_size: int
+def logits_of(
+    module: nn.Module, images: Tensor, *, preprocess: Preprocess = None, batch_size: int = 16
 ) -> Tensor | None:
-    """What the network says, `[C, outputs]`; None where it gives something else than logits."""
-    with torch.no_grad(), seeing(module, (), output=True, preprocess=preprocess) as see:
-        try:
-            outputs = [see(batch).output for batch in images.split(batch_size)]
-        except ValueError:
-            return None
-    return torch.cat([z for z in outputs if z is not None]).float().cpu()
+    """Return what the network says of images, `[n, outputs]`, on the CPU.
+
+    Args:
+        module: the network; comes back as it was.
+        images: in 0..1, `[n, channels, H, W]`.
+        preprocess: from images in 0..1 to the network's input.
+        batch_size: images at a time.
+
+    Returns:
+        None where that names no class: no tensor `[n, outputs]`, fewer than two outputs, or numbers
+        that are not finite.
+    """
+    found = []
+    with torch.no_grad(), preserved(module):
+        for batch in images.split(batch_size):
+            z = module(batch if preprocess is None else preprocess(batch))
+            if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(batch) or z.shape[1] < 2:
+                return None
+            if not bool(z.isfinite().all()):
+                return None
+            found.append(z.float().cpu())
+    return torch.cat(found)
+
+
+def _sizes(masks: Tensor) -> Tensor:
+    """How many regions count, `[n, 1]`."""
+    return masks.sum(dim=(1, 2)).float().cpu()[:, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -14,15 +14,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emergence_ext import figures, tables
-from emergence_ext.mindseye import Facets, MindsEye, Schedule, find_facets, minds_eye
-from emergence_ext.mindseye.eye import layer_rows
+from emergence_ext.mindseye import (
+    Facets,
+    MindsEye,
+    Schedule,
+    find_facets,
+    layer_rows,
+    logits_of,
+    minds_eye,
+)
 from emergence_ext.mindseye.schedule import Preprocess
-from emergence_ext.render import Objective, direction, measure, noise
-from emergence_ext.sheets.sheet import Sheet
+from emergence_ext.regional import RegionalProjection
+from emergence_ext.render import direction, maps_of, measure, noise
+from emergence_ext.sheets.sheet import Sheet, pictures
 from emergence_ext.studies.emergence import file_name
 from emergence_ext.studies.finished import FinishedRun
 from emergence_ext.subject import Subject
 from emergence_ext.tables import Row
+from emergence_ext.tables.mindseye import direction_note, facet_note
+
+TOP_K: Final = 64
+"""Channels that are optimised where nobody says how many, at most."""
 
 STRIP: Final = 8
 """Iterations on the strip of a sequence."""
@@ -30,7 +42,13 @@ STRIP: Final = 8
 FRAMES: Final = 60
 """Iterations of a film."""
 
+_TEXT: Final = (
+    "What a set of images has in common in a layer: the images are grouped by the layer's "
+    "activations; each facet's image is optimised from the mean of the images that stand for it "
+    "until the layer's strongest channels answer as to these."
+)
 _PIXELS: Final = 224  # least side of a picture in a film
+_FILM: Final = 1920  # largest side of a film
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +79,7 @@ class ImageSet:
 def facet_sheet(
     given: ImageSet,
     facets: int = 1,
-    top_k: Sequence[int] = (64,),
+    top_k: Sequence[int] | None = None,
     schedule: Schedule | None = None,
     random_state: int = 0,
 ) -> tuple[Sheet, dict[str, MindsEye]]:
@@ -70,160 +88,145 @@ def facet_sheet(
     Args:
         given: images and network.
         facets: number of facets.
-        top_k: numbers of channels that are optimised; the first is shown in full.
+        top_k: numbers of channels that are optimised; the first is shown in full. Left out: 64, or
+            all of a layer that has fewer.
         schedule: of the optimisation.
         random_state: seed.
 
     Returns:
         The sheet, and what was found, by layer, of the first number of channels.
+
+    Raises:
+        ValueError: before anything is optimised: an unknown layer, a number of channels that a
+            layer does not have, or more facets than a layer tells images apart.
     """
     schedule = schedule or Schedule()
+    counts = _channel_counts(given, top_k)
+    groups = {name: _groups(given, name, facets, random_state) for name in given.layers}
     keep = sorted({round(x) for x in np.linspace(0, schedule.steps, FRAMES + 1)})
-    found: dict[tuple[str, int], MindsEye] = {}
-    for name, layer in given.layers.items():
-        shared = _facets(given, name, facets, random_state)
-        for k in top_k:
-            found[name, k] = minds_eye(
-                given.module,
-                given.images,
-                layer,
-                facets=shared,
-                top_k=k,
-                schedule=schedule,
-                regions=given.regions.get(name),
-                preprocess=given.preprocess,
-                keep=keep if k == top_k[0] else (),
-                batch_size=given.batch_size,
-                random_state=random_state,
-            )
-    main = {name: found[name, top_k[0]] for name in given.layers}
-    several = len(top_k) > 1
+    found = {
+        (name, k): minds_eye(
+            given.module,
+            given.images,
+            layer,
+            facets=groups[name],
+            top_k=k,
+            schedule=schedule,
+            regions=given.regions.get(name),
+            preprocess=given.preprocess,
+            keep=keep if k == counts[name][0] else (),
+            batch_size=given.batch_size,
+            random_state=random_state,
+        )
+        for name, layer in given.layers.items()
+        for k in counts[name]
+    }
+    several = any(len(x) > 1 for x in counts.values())
     named = [(f"{name} k={k}" if several else name, eye) for (name, k), eye in found.items()]
-    drawn: dict[str, Figure] = {}
-    for name, eye in main.items():
-        drawn |= _layer_figures(given, name, eye)
-        if several:
-            drawn[f"channels_{file_name(name)}"] = _sheet_of(
-                {f"k = {k}": found[name, k] for k in top_k}
-            )
-    if len(main) > 1:
-        drawn["layers"] = _sheet_of(main)
-    drawn["losses"] = figures.losses(
-        {
-            f"facet {c + 1}/{of}/": eye.losses[:, c].tolist()
-            for of, eye in named
-            for c in range(len(eye.images))
-        }
-    )
-    columns = max(
-        (len(e.score.logits[0]) for _, e in named if e.score.logits is not None), default=0
-    )
-    outputs = [given.outputs.get(i, f"output {i}") for i in range(columns)]
-    scores = tables.facet_scores(named, given.names, outputs)
-    return Sheet(
+    scores = tables.facet_scores(named, given.names, _output_columns(given, named))
+    sheet = Sheet(
         "The Mind's Eye",
-        "What a set of images has in common in a layer: the images are grouped by the layer's "
-        "activations; each facet's image is optimised from the mean of the images that stand for "
-        "it until the layer's strongest channels answer as to these.",
-        drawn,
+        _TEXT,
+        _facet_figures(given, counts, found, named),
         {
             "scores": scores,
             "members": tables.facet_members(named, given.names),
             "channels": tables.facet_channels(named),
         },
-        [_told(row) for row in scores],
-    ), main
+        [*map(facet_note, scores), *_hidden_channels(given.images)],
+    )
+    return sheet, {name: found[name, counts[name][0]] for name in given.layers}
 
 
 def direction_sheet(
     run: FinishedRun,
     subject: Subject,
     categories: Sequence[str],
-    layer: str,
+    layers: Sequence[str],
     schedule: Schedule | None = None,
     random_state: int = 0,
 ) -> Sheet:
-    """Show what the network sees along the directions of categories in a layer, from noise.
+    """Show what the network sees along the directions of categories in layers, from noise.
 
-    The component of `h = Lambda F` along `mu` is that of `F` along `Lambda^T mu`, so an image is
-    optimised for the latter, averaged over regions.
+    The component of `h = scale Lambda F` along `mu` is `scale |Lambda^T mu|` times that of `F`
+    along `Lambda^T mu`, so an image is optimised for the latter, averaged over regions.
 
     Args:
         run: what was learned of the network.
         subject: the run's network and images.
         categories: names.
-        layer: name as in the run.
+        layers: names as in the run.
         schedule: of the optimisation; its lambda has no part in this.
         random_state: seed of the noise and the views.
     """
-    schedule = schedule or Schedule()
-    found, learned, module = run.found, run.learned(), subject.module
-    projection = learned.regional[layer]
-    device = next(module.parameters()).device
-    first = subject.dataset[0][0]
-    channels, height, width = first.shape
+    regional = run.learned().regional
+    device = next(subject.module.parameters()).device
+    channels, height, width = subject.dataset[0][0].shape
     start = noise(1, channels, (height, width), random_state=random_state).to(device)
+    schedule = schedule or Schedule()
     rows: list[Row] = []
-    pictures, told = [], []
-    for name in categories:
-        c = found.categories.index(name)
-        mu = found.frame.directions[c]
-        objective = direction(subject.layers[layer], (projection.Lambda_.t() @ mu).to(device))
-        image = schedule.run(
-            module,
-            start,
-            -objective,
-            preprocess=subject.preprocess,
-            random_state=random_state,
-            describe=f"mu of {name}",
-        ).images
-        real = torch.stack(
-            [subject.dataset[i][0] for i in (found.y == c).nonzero().flatten().tolist()]
-        ).to(device)
-        component = [_component(subject, objective, x) for x in (image, start, real)]
-        said, p = _said(subject, image, found.categories)
-        rows.append(
-            {
-                "category": name,
-                "layer": layer,
-                "component along mu, image": float(component[0]),
-                "noise": float(component[1]),
-                "best real": float(component[2].max()),
-                "image / best real": float(component[0] / component[2].max()),
-                "network says": said,
-                "probability": p,
-            }
-        )
-        pictures.append(image[0].cpu())
-        told.append(f"{said.replace('_', ' ')} {100 * p:.0f} %")
+    drawn: dict[str, Figure] = {}
+    for layer in layers:
+        made = [
+            _along(run, subject, regional[layer], layer, name, start, schedule, random_state)
+            for name in categories
+        ]
+        rows += [row for row, _ in made]
+        drawn |= _direction_figures(layer, [row for row, _ in made], [image for _, image in made])
     return Sheet(
         "Along the directions of categories",
-        f"From noise, optimised for the component of the regional features of {layer} along the "
+        "From noise, optimised for the component of the regional features of a layer along the "
         "direction of each category; below, what the network says of it.",
-        _direction_figures(layer, categories, pictures, told),
+        drawn,
         {"directions": rows},
-        [
-            f"{row['category']}: {row['image / best real']:.2f} times the best real image, network "
-            f"says {row['network says']} ({row['probability']:.1%})"
-            for row in rows
-        ],
+        [*map(direction_note, rows), *_hidden_channels(start)],
     )
 
 
 def film_frames(eye: MindsEye) -> Iterator[NDArray[np.uint8]]:
-    """Yield the facets of a result side by side after each kept iteration, `[height, width, 3]`."""
-    last = eye.images
-    scale = max(1, -(-_PIXELS // last.shape[2]))
-    height, width = (2 * (-(-scale * x // 2)) for x in last.shape[2:])
+    """Yield the facets of a result in a grid after each kept iteration, `[height, width, 3]`.
+
+    Height and width are even, as films need it, and stay below 1,920.
+    """
+    count, _, height, width = eye.images.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    scale = max(1.0, float(np.ceil(_PIXELS / height)))
+    scale = min(scale, _FILM / (columns * width), _FILM / (rows * height))
+    side = (2 * max(1, int(scale * height / 2)), 2 * max(1, int(scale * width / 2)))
     for _, images in sorted(eye.kept.items()):
-        large = functional.interpolate(images.cpu(), (height, width), mode="nearest")
-        if large.shape[1] not in (1, 3):
-            raise ValueError(f"film: images must have 1 or 3 channels, got {large.shape[1]}")
-        row = torch.cat(list(large.expand(-1, 3, -1, -1)), dim=2)
-        yield (255 * row.permute(1, 2, 0)).round().byte().numpy()
+        shown = pictures(images).cpu()
+        mode = "nearest" if scale >= 1 else "area"
+        cells = functional.interpolate(shown, side, mode=mode).expand(-1, 3, -1, -1)
+        page = torch.cat([cells, cells.new_ones(rows * columns - count, 3, *side)])
+        grid = page.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2)
+        yield (255 * grid.flatten(0, 1).flatten(1, 2)).round().byte().numpy()
 
 
-def _facets(given: ImageSet, name: str, count: int, random_state: int) -> Facets:
+def output_names(subject: Subject, categories: Sequence[str]) -> dict[int, str]:
+    """Name the columns of a network's output that stand for categories."""
+    columns = range(len(categories)) if subject.outputs is None else subject.outputs
+    return dict(zip(columns, categories, strict=True))
+
+
+def _channel_counts(given: ImageSet, top_k: Sequence[int] | None) -> dict[str, list[int]]:
+    """Numbers of channels by layer, of which each layer has so many."""
+    if top_k is not None and not top_k:
+        raise ValueError("top_k: expected a number of channels at least")
+    maps = maps_of(
+        given.module, given.layers.values(), given.images[:1], preprocess=given.preprocess
+    )
+    counts = {}
+    for name, layer in given.layers.items():
+        K = maps[layer].shape[1]
+        counts[name] = [min(TOP_K, K)] if top_k is None else list(dict.fromkeys(top_k))
+        wrong = next((k for k in counts[name] if not 1 <= k <= K), None)
+        if wrong is not None:
+            raise ValueError(f"top_k: expected 1 to {K}, the channels of {name}, got {wrong}")
+    return counts
+
+
+def _groups(given: ImageSet, name: str, count: int, random_state: int) -> Facets:
     rows = layer_rows(
         given.module,
         given.layers[name],
@@ -235,19 +238,57 @@ def _facets(given: ImageSet, name: str, count: int, random_state: int) -> Facets
     return find_facets(rows, count, random_state=random_state)
 
 
+def _output_columns(given: ImageSet, named: Sequence[tuple[str, MindsEye]]) -> list[str]:
+    """Names of all columns of the network's output, those of none by their number."""
+    logits = [eye.score.logits for _, eye in named if eye.score.logits is not None]
+    columns = range(max((z.shape[1] for z in logits), default=0))
+    return [given.outputs.get(i, f"output {i}") for i in columns]
+
+
+def _facet_figures(
+    given: ImageSet,
+    counts: Mapping[str, Sequence[int]],
+    found: Mapping[tuple[str, int], MindsEye],
+    named: Sequence[tuple[str, MindsEye]],
+) -> dict[str, Figure]:
+    drawn: dict[str, Figure] = {}
+    for name, chosen in counts.items():
+        drawn |= _layer_figures(given, name, found[name, chosen[0]])
+        if len(chosen) > 1:
+            drawn[f"channels_{file_name(name)}"] = _sheet_of(
+                {f"k = {k}": found[name, k] for k in chosen}
+            )
+    main = {name: found[name, chosen[0]] for name, chosen in counts.items()}
+    # Layers group the images each in its own way: facet 2 of one is not facet 2 of another.
+    if len(main) > 1 and all(len(eye.images) == 1 for eye in main.values()):
+        drawn["layers"] = _sheet_of(main)
+    losses = figures.losses(
+        {
+            f"facet/{of}/facet {c + 1}": eye.losses[:, c].tolist()
+            for of, eye in named
+            for c in range(len(eye.images))
+        }
+    )
+    for axes in losses.axes:
+        axes.set_xlabel("iteration")
+    return {**drawn, "losses": losses}
+
+
 def _layer_figures(given: ImageSet, name: str, eye: MindsEye) -> dict[str, Figure]:
     chosen = eye.facets.facets
     rows = [f"facet {c + 1}" for c in range(len(chosen))]
     s = eye.score
-    pictures, told = [], []
+    initial, images, real = (pictures(x) for x in (eye.initial, eye.images, given.images))
+    shown, told = [], []
     for c, facet in enumerate(chosen):
         best = int(s.real[c].argmax())
         near = int(facet.members[0])
-        pictures.append([eye.initial[c], eye.images[c], given.images[near], given.images[best]])
+        shown.append([initial[c], images[c], real[near], real[best]])
         values = (s.initial[c], s.rendered[c], s.real[c, near], s.real[c, best])
         told.append([f"activation {float(x):.3g}" for x in values])
     steps = sorted(eye.kept)
     strip = [steps[round(x)] for x in np.linspace(0, len(steps) - 1, min(STRIP, len(steps)))]
+    after = [pictures(eye.kept[t]) for t in strip]
     file = file_name(name)
     return {
         f"embedding_{file}": figures.facet_embedding(
@@ -256,13 +297,13 @@ def _layer_figures(given: ImageSet, name: str, eye: MindsEye) -> dict[str, Figur
             eye.facets.centres,
             [f.members for f in chosen],
             [f.weights for f in chosen],
-            [given.images[f.members] for f in chosen],
+            [real[f.members] for f in chosen],
         ),
         f"facets_{file}": figures.picture_sheet(
-            pictures, rows, ["initial", "image", "nearest real", "best real"], told
+            shown, rows, ["initial", "image", "nearest real", "best real"], told
         ),
         f"iterations_{file}": figures.picture_sheet(
-            [[eye.kept[t][c] for t in strip] for c in range(len(chosen))],
+            [[x[c] for x in after] for c in range(len(chosen))],
             rows,
             [f"{t}" if t else "start" for t in strip],
         ),
@@ -271,55 +312,89 @@ def _layer_figures(given: ImageSet, name: str, eye: MindsEye) -> dict[str, Figur
 
 def _sheet_of(eyes: Mapping[str, MindsEye]) -> Figure:
     """The images of all facets, a column for each named result."""
-    count = len(next(iter(eyes.values())).images)
-    return figures.picture_sheet(
-        [[eye.images[c] for eye in eyes.values()] for c in range(count)],
-        [f"facet {c + 1}" for c in range(count)],
-        list(eyes),
-    )
+    shown = list(zip(*(pictures(eye.images) for eye in eyes.values()), strict=True))
+    return figures.picture_sheet(shown, [f"facet {c + 1}" for c in range(len(shown))], list(eyes))
 
 
-def _component(subject: Subject, objective: Objective, images: Tensor) -> Tensor:
-    return measure(
+def _along(
+    run: FinishedRun,
+    subject: Subject,
+    projection: RegionalProjection,
+    layer: str,
+    category: str,
+    start: Tensor,
+    schedule: Schedule,
+    random_state: int,
+) -> tuple[Row, Tensor]:
+    """What came of noise `[1, channels, H', W']` along a category's direction, and the image."""
+    found, c = run.found, run.found.categories.index(category)
+    vector = projection.Lambda_.t() @ found.frame.directions[c]
+    objective = direction(subject.layers[layer], vector.to(start.device))
+    image = schedule.run(
         subject.module,
-        images,
+        start,
+        -objective,
+        preprocess=subject.preprocess,
+        random_state=random_state,
+        describe=f"mu of {category}, {layer}",
+    ).images
+    real = [subject.dataset[i][0] for i in (found.y == c).nonzero().flatten().tolist()]
+    # The objective's vector is brought to length 1.
+    unit = projection.scale_ * float(vector.norm())
+    everything = torch.cat([image, start, torch.stack(real).to(start.device)])
+    h = unit * measure(
+        subject.module,
+        everything,
         objective,
         preprocess=subject.preprocess,
         batch_size=subject.batch_size,
     )
+    made, before, best = float(h[0]), float(h[1]), float(h[2:].max())
+    said, p = _said(subject, image, found.categories)
+    row = {
+        "category": category,
+        "layer": layer,
+        "component along mu, image": made,
+        "noise": before,
+        "best real": best,
+        "image / best real": made / best if best > 0 else None,
+        "network says": said,
+        "probability": p,
+    }
+    return row, pictures(image)[0].cpu()
 
 
 def _direction_figures(
-    layer: str, categories: Sequence[str], pictures: Sequence[Tensor], told: Sequence[str]
+    layer: str, rows: Sequence[Row], images: Sequence[Tensor]
 ) -> dict[str, Figure]:
     """Sheets of five pictures at most."""
     drawn = {}
-    for b in range(0, len(pictures), 5):
-        name = f"directions_{file_name(layer)}{f'_{b // 5 + 1}' if len(pictures) > 5 else ''}"
-        heads = [x.replace("_", " ") for x in categories[b : b + 5]]
-        drawn[name] = figures.picture_sheet([pictures[b : b + 5]], [""], heads, [told[b : b + 5]])
+    heads = [row["category"].replace("_", " ") for row in rows]
+    told = [
+        f"{row['network says'].replace('_', ' ')} {100 * row['probability']:.0f} %"
+        if row["network says"]
+        else ""
+        for row in rows
+    ]
+    for b in range(0, len(images), 5):
+        name = f"directions_{file_name(layer)}{f'_{b // 5 + 1}' if len(images) > 5 else ''}"
+        shown, told_here = [images[b : b + 5]], [told[b : b + 5]]
+        drawn[name] = figures.picture_sheet(shown, [""], heads[b : b + 5], told_here)
     return drawn
 
 
-def _said(subject: Subject, image: Tensor, categories: Sequence[str]) -> tuple[str, float]:
-    with torch.no_grad():
-        z = subject.module(subject.preprocess(image))[0]
-    columns = range(len(categories)) if subject.outputs is None else subject.outputs
-    best = int(z.argmax())
-    names = dict(zip(columns, categories, strict=True))
-    return names.get(best, f"output {best}"), float(z.softmax(0)[best])
+def _said(
+    subject: Subject, image: Tensor, categories: Sequence[str]
+) -> tuple[str | None, float | None]:
+    """What the network takes an image `[1, channels, H', W']` for, and how probable that is."""
+    z = logits_of(subject.module, image, preprocess=subject.preprocess)
+    if z is None:
+        return None, None
+    best = int(z[0].argmax())
+    name = output_names(subject, categories).get(best, f"output {best}")
+    return name, float(z[0].softmax(0)[best])
 
 
-def _told(row: Mapping[str, Any]) -> str:
-    def number(name: str) -> str:
-        return "undefined" if row[name] is None else f"{row[name]:.2f}"
-
-    said = (
-        ""
-        if row["network says"] is None
-        else (f"; network says {row['network says']} ({row['probability']:.1%})")
-    )
-    return (
-        f"{row['of']}, facet {row['facet']}: target channels {number('image / initial')} times the "
-        f"initial image's activation, {number('image / best real')} times the best real one's{said}"
-    )
+def _hidden_channels(images: Tensor) -> list[str]:
+    channels = images.shape[1]
+    return [] if channels in (1, 3) else [f"Pictures show the mean of the {channels} channels."]

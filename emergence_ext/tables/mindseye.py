@@ -52,8 +52,9 @@ def facet_scores(
                     "best real image": names[int(s.real[c].argmax())],
                     "image / initial": rendered / initial if initial > 0 else None,
                     "image / best real": rendered / best if best > 0 else None,
-                    "share of target, median channel": float(s.share[c].nanmedian()),
-                    "channels that reach it": float((s.share[c] >= 1).float().mean()),
+                    "share of target, median channel": s.median_share[c],
+                    "channels that reach it": s.reached[c],
+                    "share undefined since": s.undefined[c],
                     "network says": None if p is None else outputs[int(p.argmax())],
                     "probability": None if p is None else float(p.max()),
                     "first loss": float(eye.losses[0, c]),
@@ -73,3 +74,30 @@ def facet_channels(eyes: Iterable[tuple[str, MindsEye]]) -> list[Row]:
         for c in range(len(eye.images))
         for k, share in zip(eye.channels[c], eye.score.share[c], strict=True)
     ]
+
+
+def facet_note(row: Row) -> str:
+    """Say in a sentence what a row of `facet_scores` tells."""
+    return (
+        f"{row['of']}, facet {row['facet']}: target channels {_times(row['image / initial'])} the "
+        f"initial image's activation, {_times(row['image / best real'])} the best real one's"
+        f"{_seen_as(row)}"
+    )
+
+
+def direction_note(row: Row) -> str:
+    """Say in a sentence how far an image came along the direction of a category in a layer."""
+    times = _times(row["image / best real"])
+    return (
+        f"{row['category']}, {row['layer']}: component along mu {times} the best real image's"
+        f"{_seen_as(row)}"
+    )
+
+
+def _times(number: float | None) -> str:
+    return "an undefined number of times" if number is None else f"{number:.2f} times"
+
+
+def _seen_as(row: Row) -> str:
+    name = row["network says"]
+    return "" if name is None else f"; network says {name} ({row['probability']:.1%})"
