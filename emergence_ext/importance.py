@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from emergence_ext.backend import choose
 from emergence_ext.fit import FitStats, minimise
 from emergence_ext.frame import unit_rows
 from emergence_ext.store import Saved
+
+KAPPA_TILDE: Final = 1.5  # of each channel: v spreads the concentration over all K of them
 
 
 class RegionImportance(Saved):
@@ -23,10 +25,11 @@ class RegionImportance(Saved):
     of which is non-negative and sums to 1 (`w = |x| / |x|_1` of a free x).
 
     Args:
-        kappa_tilde: concentration of the matches.
+        kappa_tilde: concentration of the matches; 1.5 K when left out (the paper has 1000 for every
+            layer; docs/method.md).
         include_self: whether the pair i = j takes part; as in the P that is given.
         max_evals: evaluations of loss and gradient at most. Few: taken to the end, w may follow
-            single images and leave what the network goes by (docs/method.md).
+            single images and leave what the network goes by.
         tol: stop when ten evaluations lower the loss by less than this share of it.
         precision: of the matching, see `ops.maxsim`. "medium" takes half the time of "highest"
             where the machine has bfloat16 products, and moves w less than one evaluation more
@@ -46,9 +49,9 @@ class RegionImportance(Saved):
 
     def __init__(
         self,
-        kappa_tilde: float = 1000.0,
+        kappa_tilde: float | None = None,
         include_self: bool = True,
-        max_evals: int = 30,
+        max_evals: int = 40,
         tol: float = 1e-3,
         precision: str = "medium",
         backend: str = "auto",
@@ -90,9 +93,10 @@ class RegionImportance(Saved):
         bias = Fn.new_zeros(N)
         exclude = None if self.include_self else torch.arange(N, device=F.device)
         start = [Fn.new_ones(N, R), Fn.new_ones(N, K)]
+        kappa_tilde = KAPPA_TILDE * K if self.kappa_tilde is None else self.kappa_tilde
 
         def objective(x: Tensor, y: Tensor) -> Tensor:
-            a = self.kappa_tilde * on_simplex(x)
+            a = kappa_tilde * on_simplex(x)
             v = on_simplex(y)
             return matching.ops.match_kl_scaled(
                 Fn, v, Fn, a, bias, P, exclude, precision=self.precision

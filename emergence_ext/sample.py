@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Self
 import torch
 from torch import Tensor
 
-from emergence_ext.fit import FitStats, best_start, least_squares, minimise
+from emergence_ext.fit import FitStats, least_squares, minimise
 from emergence_ext.frame import Frame, polar, unit_rows
 from emergence_ext.store import Saved
 from emergence_ext.vmf import ExactKappa, Kappa, log_mode_density
@@ -129,14 +129,15 @@ class SampleProjection(Saved):
         )
         return self
 
-    def refit(self, f: Tensor, z: Tensor, init: SampleProjection | None = None) -> SampleProjection:
+    def refit(self, f: Tensor, z: Tensor) -> SampleProjection:
         """Learn only another checkpoint's M, in this one's frame.
+
+        It starts from the least-squares map to the directions and takes as many evaluations as this
+        fit did: on with it M over-fits, and the two could not be compared (docs/method.md).
 
         Args:
             f: that checkpoint's sample features, `[N, E]`.
             z: its logits, `[N, C]`.
-            init: where to start, a neighbouring checkpoint's projection, this one when left out;
-                the least-squares map to the directions is taken where it is better.
 
         Returns:
             A new projection; `self` is unchanged.
@@ -145,16 +146,13 @@ class SampleProjection(Saved):
         C = len(self.priors_)
         if P.shape[1] != C:
             raise ValueError(f"z: {P.shape[1]} categories, but the frame has {C}")
-        starts = [[least_squares(f, START_STRENGTH * (P @ self.directions_))]]
-        if (init or self).M_.shape[1] == f.shape[1]:
-            starts.append([(init or self).M_])
-        (start,) = best_start(lambda M: self._objective(f @ M.t(), P, self.frame_), starts)
+        start = least_squares(f, START_STRENGTH * (P @ self.directions_))
+        rounds = len(self.stats_.losses)
+        evals = self.stats_.terms.get("evaluations", rounds * EVALS_PER_ROUND)
         new = type(self)(**self._parameters())
         new.frame_ = self.frame_
-        new.M_, new.stats_ = self._descend(
-            f, P, start, self.frame_, self.max_rounds * EVALS_PER_ROUND
-        )
-        new.stats_.terms["kl"] = new._kl(f, P)
+        new.M_, new.stats_ = self._descend(f, P, start, self.frame_, int(evals))
+        new.stats_.terms.update(kl=new._kl(f, P), evaluations=evals)  # also of its refits
         return new
 
     def transform(self, f: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def _loss(fit: RegionImportance, F: Tensor, P: Tensor) -> float:
     """Eq. 11 and 12 by loops in float64, for few images."""
     Fn = torch.nn.functional.normalize(F.double(), dim=-1)
     exclude = None if fit.include_self else torch.arange(len(F))
-    a = fit.kappa_tilde * fit.w_.double()
+    a = (fit.kappa_tilde or 1.5 * F.shape[-1]) * fit.w_.double()
     return oracle.match_kl_scaled(Fn, fit.v_, Fn, a, torch.zeros(len(F)), P, exclude)
 
 
@@ -50,6 +50,12 @@ def test_the_fit_starts_from_equal_importance() -> None:
     even = RegionImportance()
     even.w_, even.v_ = torch.full((8, 6), 1 / 6), torch.full((8, 10), 1 / 10)
     assert fit.stats_.losses[0] == pytest.approx(_loss(even, few.F, target), rel=1e-4)
+
+
+def test_the_concentration_is_that_of_a_channel_times_the_channels() -> None:
+    usual = RegionImportance(max_evals=10).fit(DATA.F, P)
+    assert DATA.F.shape[-1] == 10
+    assert torch.equal(usual.w_, RegionImportance(15.0, max_evals=10).fit(DATA.F, P).w_)
 
 
 def test_rows_are_distributions(fitted: RegionImportance) -> None:

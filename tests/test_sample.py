@@ -181,6 +181,13 @@ def test_a_refit_of_the_same_features_stays_where_it_is(fitted: SampleProjection
     assert cosine.min() > 0.95
 
 
+def test_a_refit_goes_as_far_as_the_fit(fitted: SampleProjection) -> None:
+    few = SampleProjection(max_rounds=1).fit(DATA.f, DATA.z)
+    again = few.refit(DATA.f, DATA.z)
+    assert len(few.stats_.losses) == 1 and 20 <= len(again.stats_.losses) < 20 + 25
+    assert len(again.refit(DATA.f, DATA.z).stats_.losses) == len(again.stats_.losses)
+
+
 def test_a_refit_of_other_widths_starts_anew_and_of_other_categories_is_refused(
     fitted: SampleProjection,
 ) -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from emergence_ext.correlation import pearson
 from emergence_ext.datasets import balanced_order
 from emergence_ext.frame import Frame
-from emergence_ext.importance import RegionImportance
+from emergence_ext.importance import KAPPA_TILDE, RegionImportance
 from emergence_ext.regional import RegionalProjection
 from emergence_ext.similarity import image_similarity, solve_kappa_p
 from emergence_ext.store import Saved, once
@@ -29,6 +29,7 @@ FACTORS: Final = {
     "alpha": "alpha",
     "images": "images",
     "kappa_p": "kappa_p, multiple of the solved one",
+    "kappa_tilde": "kappa_tilde, multiple of K",
     "importance_evals": "evaluations for w and v",
     "include_self": "pair i = j",
     "normaliser": "log C in T",
@@ -46,6 +47,7 @@ class Choices:
         alpha: weight of the alignment of regions with their image.
         images: on which w, v and Lambda are learned.
         kappa_p: concentration of P, as a multiple of the one that is solved for.
+        kappa_tilde: concentration of matches for w and v, as a multiple of the K channels.
         importance_evals: evaluations for w and v.
         include_self: whether the pair i = j takes part.
         normaliser: whether log C takes part in T.
@@ -57,7 +59,8 @@ class Choices:
     alpha: float = 0.1
     images: int = 100
     kappa_p: float = 1.0
-    importance_evals: int = 30
+    kappa_tilde: float = KAPPA_TILDE
+    importance_evals: int = 40
     include_self: bool = True
     normaliser: bool = True
     centring: Centring = "none"
@@ -79,7 +82,8 @@ def variants(default: Choices, available: int) -> list[tuple[str, Choices]]:
         "alpha": sorted({0.0, 0.1, 1.0, 10.0, default.alpha}),
         "images": sorted({n, *(m for m in (n // 4, n // 2, 2 * n) if 8 <= m <= available)}),
         "kappa_p": (0.25, 0.5, 1.0, 2.0, 4.0),
-        "importance_evals": sorted({max(evals // 3, 1), evals, 2 * evals, 4 * evals}),
+        "kappa_tilde": tuple(KAPPA_TILDE * m for m in (0.25, 0.5, 1.0, 2.0, 4.0)),
+        "importance_evals": sorted({max(evals // 4, 1), evals, 2 * evals, 4 * evals}),
         "include_self": (True, False),
         "normaliser": (True, False),
         "centring": ("none", "for w and v", "for Lambda too"),
@@ -189,7 +193,7 @@ def level_in_words(name: str, choices: Choices) -> str:
         return "in" if value else "left out"
     if name == "normaliser":
         return "in" if value else "left out"
-    if name == "kappa_p":
+    if name in ("kappa_p", "kappa_tilde"):
         return f"× {value:g}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -218,7 +222,8 @@ def _fit(
         kappa_p = choices.kappa_p * solve_kappa_p(seen, include_self=choices.include_self)
         P = image_similarity(seen[:n], kappa_p, include_self=choices.include_self).to(F)
         importance = RegionImportance(
-            include_self=choices.include_self,
+            choices.kappa_tilde * F.shape[-1],
+            choices.include_self,
             max_evals=choices.importance_evals,
             backend=backend,
         ).fit(raw if choices.centring == "none" else centred, P)

@@ -142,7 +142,7 @@ def distillation(
 ) -> Distillation:
     """Fit every student in the frame of its teacher: M, w, v and Lambda are its own (Fig. 9).
 
-    Nothing starts from the teacher's fits but M, which is tried as one start beside least squares.
+    Nothing starts from the teacher's fits, and all stop as early as those.
 
     Args:
         teacher: what was found of it; its last checkpoint is meant.
@@ -173,7 +173,7 @@ def distillation(
             if folder is not None:
                 claim_folder(folder, settings, teacher.layers, teacher.names, first="samples")
                 path = folder / "samples"
-            own = fixed.refit(features, path=path)
+            own = fixed.refit(features, path)
             what = f"student {student.label!r}"
             states.append(fixed.fit_regions(what, features, own, folder=folder, bar=bar))
     found = stacked(labels, states)

@@ -139,7 +139,8 @@ def emergence(
 ) -> Emergence:
     """Learn the frame on the last checkpoint, hold it, and follow samples and regions through all.
 
-    From the last checkpoint to the first, every fit starts from its neighbour's.
+    M, w and v begin anew in every checkpoint and stop equally early; Lambda may start from that of
+    the checkpoint after it.
 
     Args:
         checkpoints: in the order of training; the last is the finished network.
@@ -180,7 +181,7 @@ def emergence(
                 samples = fixed.samples
             else:
                 path = None if place is None else place / "samples"
-                samples = fixed.refit(features, neighbour.samples, path)
+                samples = fixed.refit(features, path)
             state = fixed.fit_regions(
                 f"checkpoint {checkpoint.label!r}",
                 features,

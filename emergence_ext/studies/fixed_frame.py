@@ -50,7 +50,7 @@ class Settings:
     tau: float = 0.4
     held_out: float = 0.4
     region_images: int = 300
-    importance_evals: int = 30
+    importance_evals: int = 40
     regional_evals: int = 60
     include_self: bool = True
     random_state: int = 0
@@ -117,18 +117,15 @@ class FixedFrame:
     region_images: Tensor
     backend: str = "auto"
 
-    def refit(
-        self, features: FeatureSet, init: SampleProjection | None = None, path: Path | None = None
-    ) -> SampleProjection:
+    def refit(self, features: FeatureSet, path: Path | None = None) -> SampleProjection:
         """Learn M alone, for the sample features of another state of the network.
 
         Args:
             features: of that state.
-            init: where to start, see `SampleProjection.refit`.
             path: where the finished fit is kept and looked for.
         """
         f, z = features.f[self.fitted], features.z[self.fitted]
-        return once(path, SampleProjection, lambda: self.samples.refit(f, z, init))
+        return once(path, SampleProjection, lambda: self.samples.refit(f, z))
 
     def fit_regions(
         self,
