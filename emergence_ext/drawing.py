@@ -16,7 +16,7 @@ from torch import Tensor
 from emergence_ext import figures
 from emergence_ext.correlation import pearson
 from emergence_ext.datasets import Samples
-from emergence_ext.figures.style import display_name
+from emergence_ext.figures.style import display_name, signed_text
 from emergence_ext.knowledge import shared_categories
 from emergence_ext.receptive import receptive_field, region_boxes
 from emergence_ext.store import write_file
@@ -241,7 +241,7 @@ def _shared_regions(e: Emergence, shared: Tensor, images: Callable[[Tensor], Ten
         mask = (shared == pairs[k]).all(-1)
         most = mask.sum(1).argsort(descending=True, stable=True)[:IMAGES_OF_PAIR]
         titles.append(f"{display_name(e.categories[a])} and {display_name(e.categories[b])}")
-        cosine = f"{float(mu[a] @ mu[b]):+.2f}".replace("-", "\u2212")
+        cosine = signed_text(float(mu[a] @ mu[b]))
         remarks.append(f"{int(counts[k])} shared regions, cosine of the directions {cosine}")
         masks.append(mask[most])
         places.append(e.held_out.nonzero().flatten()[most])
@@ -289,7 +289,7 @@ def _differences(c: Comparison, rows: Sequence[Difference]) -> Figure:
     at = {(d.layer, d.category): d for d in rows}
     measures = {}
     for title, name in (
-        ("Turned: 1 - cos of h in A and B", "turned"),
+        ("Turned: 1 − cos of h in A and B", "turned"),
         ("Strength |h|, B less A", "stronger"),
         ("Share of regions that say something else", "changed"),
         ("Reliable points of an image, B less A", "reliable"),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def pgd(
@@ -21,7 +20,8 @@ def pgd(
     """Attack images, untargeted and without a random start, and yield every step.
 
     `x_(t+1) = clip(x_t + step sign(d/dx CE(network(x_t), y)))`, where clip keeps every pixel within
-    eps of the clean image and in 0..1 (Madry et al., ICLR 2018; the paper's defaults).
+    eps of the clean image and in 0..1 (Madry et al., ICLR 2018; the paper's defaults). CE is the
+    cross-entropy, which counts by the signs of its gradient alone.
 
     Args:
         network: images in 0..1 to logits `[B, C]`; differentiable.
@@ -46,9 +46,8 @@ def pgd(
         yield x.detach(), z.detach()
         if t == steps:
             return
-        # For a sure network 1 - p(y) is lost in float32, and with it the direction of the gradient.
         with torch.enable_grad():
-            loss = functional.cross_entropy(z.double(), labels, reduction="sum")
+            loss = _log_odds(z.double(), labels).sum()
         gradient = None
         if loss.requires_grad:
             (gradient,) = torch.autograd.grad(loss, x, allow_unused=True)
@@ -60,6 +59,16 @@ def pgd(
         _check_finite(gradient, "gradients", t)
         change = (x.detach() + step * gradient.sign() - images).clamp(-eps, eps)
         x = (images + change).clamp(0, 1)
+
+
+def _log_odds(z: Tensor, labels: Tensor) -> Tensor:
+    """`log((1 - p(y)) / p(y))` of logits `[B, C]`, `[B]`: the cross-entropy is its softplus.
+
+    So both have gradients of the same signs. But that of the cross-entropy shrinks with 1 - p(y),
+    of which a sure network leaves nothing, in float64 neither, and with it goes its direction.
+    """
+    own = labels[:, None]
+    return z.scatter(1, own, -torch.inf).logsumexp(1) - z.gather(1, own)[:, 0]
 
 
 def require_differentiable(preprocess: Callable[[Tensor], Tensor], images: Tensor) -> None:

@@ -76,6 +76,34 @@ def test_samples_are_held_out_and_of_different_categories(found: Emergence) -> N
     assert len(set(many.tolist())) == 6
 
 
+def test_what_is_drawn_are_the_held_out_regions_at_their_step(
+    found: Emergence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Moment | None, Moment | None]] = []
+    stages: list[dict[str, Any]] = []
+
+    class Recorder:
+        def __init__(self, *_: Any, **given: Any) -> None:
+            stages.append(given)
+
+        def draw(self, above: Moment | None, below: Moment | None) -> None:
+            drawn.append((above, below))
+
+    monkeypatch.setattr(animation, "Stage", Recorder)
+    frames(found, 2)
+    assert torch.equal(stages[0]["training_labels"], found.y[found.held_out])
+    chosen = animation.shown_samples(found)
+    assert torch.equal(stages[0]["sample_labels"], found.y[chosen])
+    for at, (above, below) in zip((0, -1), drawn, strict=True):
+        assert above is not None and below is not None
+        # The last layer through training; the layers of the finished network.
+        assert np.allclose(above.h, found.h[at, -1, found.held_out], atol=1e-5)
+        h = found.h[-1, at, chosen]
+        assert np.allclose(below.h, h, atol=1e-5)
+        p = found.frame.posterior(h)[torch.arange(len(chosen)), :, found.y[chosen]]
+        assert np.allclose(below.p, p, atol=1e-5)
+
+
 def test_only_what_moves_changes(found: Emergence) -> None:
     first, second, last = frames(found)
     assert first.shape[0] % 16 == first.shape[1] % 16 == 0 and first.dtype == np.uint8

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from emergence_ext import features, tables
 from emergence_ext.cli import app
-from emergence_ext.studies.attack import AttackSettings, attack
+from emergence_ext.studies.attack import AttackSettings, _Steps, _Taken, attack
 from emergence_ext.studies.attacked import TYPES, Attack, region_types
 from emergence_ext.studies.finished import FinishedRun
 
@@ -83,6 +83,7 @@ def test_what_is_attacked_was_right_and_held_out(run: FinishedRun) -> None:
     assert len(result.predicted) == 21 and result.eps == 1 / 255
     assert result.step == pytest.approx(0.1 / 255)
     assert len(set(result.y[:3].tolist())) == 3  # in turn
+    assert tables.attack_success(result)[0]["images"] == "held out"
 
 
 def test_regions_of_the_clean_images_are_those_of_the_run(
@@ -105,6 +106,17 @@ def test_only_images_that_are_wrong_after_are_followed(attacked: Attack) -> None
     success = attacked.success()
     assert success.value == len(attacked.astray) / len(attacked.y)
     assert success.low < success.value < success.high
+
+
+def test_an_image_that_is_right_again_at_the_end_was_not_led_astray(run: FinishedRun) -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted = torch.tensor([[0, 0, 1], [1, 1, 0], [0, 2, 0]])  # of three steps
+    h, g = (torch.randn(3, *shape, 3, generator=generator) for shape in ((2, 3, 4), (3,)))
+    taken = _Taken(run.found.frame)
+    taken.add(_Steps(predicted, h, g, torch.rand(2, 3, 3, 4, 4)), torch.tensor([0, 0, 0]))
+    arrays = taken.arrays()
+    assert arrays["astray"].tolist() == [1]  # and the last was wrong before
+    assert torch.equal(arrays["g"], g[[0, -1], 1:2])
 
 
 def test_what_is_kept_of_every_step_begins_and_ends_as_the_rest(attacked: Attack) -> None:
@@ -166,7 +178,15 @@ def test_tables_hold_every_layer_and_every_region(attacked: Attack) -> None:
         assert sum(row["share"] for row in rows) == pytest.approx(1)
         utility = tables.attack_utility(attacked)[10 * k : 10 * k + 10]
         assert sum(row["regions"] for row in utility) == len(attacked.utility(k))
-    assert len(tables.attack_points(attacked)) == 4 * layers
+        for row in utility[:-1]:
+            values, low = attacked.utility(k), row["p(c_ori | h_ori) from"]
+            assert row["regions"] == int(((values >= low) & (values < row["to"])).sum())
+    points = {(x["layer"], x["category"], x["state"]): x for x in tables.attack_points(attacked)}
+    assert len(points) == 4 * layers
+    for (layer, category, state), row in points.items():
+        c, s, k = category == "adversarial", state == "after", attacked.layers.index(layer)
+        assert row["regions"] == int((attacked.p[int(c), int(s), k] > attacked.tau).sum())
+    assert tables.attack_success(attacked)[0]["images"] == "held out and fitted"
     assert len(tables.attack_changes(attacked)) == layers + 1  # and one of the samples
     images = tables.attack_images(attacked)
     for i, row in enumerate(images):

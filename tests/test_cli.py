@@ -7,9 +7,12 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import typer
 from click.testing import Result
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -17,10 +20,11 @@ from typer.testing import CliRunner
 
 from emergence_ext import __version__, drawing, recipes, run
 from emergence_ext import data as datasets
-from emergence_ext.cli import app
+from emergence_ext.cli import app, common, tables
 from emergence_ext.features import FeatureSet
 from emergence_ext.recipes import Recipe
 from emergence_ext.studies.emergence import Settings
+from emergence_ext.studies.finished import FinishedRun
 
 LIMITS = ["--size", "16", "--region-images", "12"]
 
@@ -395,3 +399,68 @@ def test_a_shortened_demo_learns_digits_and_writes_its_report(
     assert config["checkpoints"][-1]["accuracy"] > 0.7 > 0.3 > config["checkpoints"][0]["accuracy"]
     with Image.open(tmp_path / "demo" / "figures" / "samples.png") as figure:
         assert min(figure.size) > 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tables", "--images", "20"], ["images", "only with --ablation"]),
+        (["tables", "--temperatures", "1,nan"], ["temperatures", "'1,nan'"]),
+        (["foreground", "--boxes", "none.csv"], ["boxes", "no file none.csv"]),
+        (["foreground"], ["either --boxes FILE or --masks DIR"]),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_the_work(
+    arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = SimpleNamespace(found=None, folder=tmp_path)
+    monkeypatch.setattr(FinishedRun, "open", lambda folder: opened)
+    command, *options = arguments
+    _assert_refused(_call(command, tmp_path, *options), *words)
+
+
+def test_a_checkpoint_is_not_compared_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = SimpleNamespace(labels=["epoch 0", "epoch 3"], epochs=[0, 3])
+    monkeypatch.setattr(FinishedRun, "open", lambda folder: SimpleNamespace(found=found))
+    refused = _call("compare", tmp_path, f"{tmp_path}@epoch3")
+    _assert_refused(refused, "A and B are both 'epoch 3'", "nothing moved")
+
+
+def test_an_ablation_takes_no_more_images_than_the_frame_was_fitted_to() -> None:
+    found = SimpleNamespace(held_out=torch.arange(50) < 20)
+    opened: Any = SimpleNamespace(found=found, config={"settings": {"alpha": 1.0}})
+    choices = tables._default(opened, None)
+    assert (choices.images, choices.alpha) == (30, 1.0)
+    assert tables._default(opened, 12).images == 12
+    for images in (7, 31):
+        with pytest.raises(ValueError, match=f"images: expected 8 to 30, .* got {images}"):
+            tables._default(opened, images)
+
+
+def test_an_interval_that_is_unknown_is_not_written() -> None:
+    assert common.with_interval(0.5, 0.25, 0.75, ".0%") == "50% (25% to 75%)"
+    nan = float("nan")
+    assert common.with_interval(-0.5, nan, nan, "+.2f") == "-0.50"
+    assert common.with_interval(-0.5, None, None, "+.2f") == "-0.50"
+
+
+def test_results_of_an_earlier_call_do_not_stay_beside_new_ones(tmp_path: Path) -> None:
+    old = [tmp_path / "tables" / "types.csv", tmp_path / "figures" / "maps_conv4.png"]
+    kept = tmp_path / "shapley.safetensors"
+    for path in (*old, kept):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert common.without_old(tmp_path) == tmp_path
+    assert kept.exists() and not any(path.exists() for path in old)
+
+
+def test_options_of_network_and_images_are_the_same_for_run_and_look() -> None:
+    shared = ("--weights", "--checkpoints", "--layers", "--size", "--preprocess", "--class-map")
+    told = [
+        {name: parameter.help for parameter in command.params for name in parameter.opts}
+        for command in (typer.main.get_command(app).commands[name] for name in ("run", "look"))
+    ]
+    for name in ("--data", "--model", "--precision", *shared):
+        assert told[0][name] == told[1][name]

@@ -142,7 +142,7 @@ def test_points_and_importance_are_counted_by_image(found: Emergence) -> None:
     # A region without strength has no direction that could have turned.
     assert c.turned[-1].isnan().all() and np.isnan(row.turned.value)
     cells = tables.differences([row])[0]
-    assert np.isnan(cells["1 - cos"]) and cells["category"] == "all"
+    assert cells["1 - cos"] == "no direction" and cells["category"] == "all"
 
 
 def test_intervals_are_the_same_every_time_and_absent_for_a_single_image(found: Emergence) -> None:
@@ -178,6 +178,7 @@ def test_a_comparison_is_kept_and_read_again(found: Emergence, tmp_path: Path) -
     ("change", "message"),
     [
         ({"layers": ["conv1", "other"]}, "differ in their layers"),
+        ({"tau": 0.6}, r"differ in their threshold of knowledge points \(0.4 and 0.6\)"),
         ({"grid": (3, 2)}, r"differ in their grid of regions \(\[2, 3\] and \[3, 2\]\)"),
         ({"categories": list("abcd")}, "differ in their categories"),
         ({"names": [f"photo {i}" for i in range(N)]}, "'image 0', 'image 1' and 30 more only in"),
@@ -210,6 +211,26 @@ def test_checkpoints_are_found_by_label_and_epoch(found: Emergence, tmp_path: Pa
     assert split_name(str(tmp_path / "a@b")) == (tmp_path / "a@b", None)
     with pytest.raises(ValueError, match=r"expected RUN_DIR or RUN_DIR@CHECKPOINT"):
         split_name("runs/x@")
+
+
+def test_tables_say_where_a_region_lies_and_what_it_was_in_either(found: Emergence) -> None:
+    c = compare(found, found, 0, 1)
+    rows = tables.moved_regions(c, most=3)
+    assert [(row["layer"], row["rank"]) for row in rows] == [
+        (layer, rank) for layer in found.layers for rank in (1, 2, 3)
+    ]
+    for row in rows:
+        k, i = found.layers.index(row["layer"]), found.names.index(row["image"])
+        h = found.h[:, k, i, 3 * row["row"] + row["column"]]  # the grid is 2 x 3
+        p = found.frame.posterior(h)[:, found.y[i]].tolist()
+        assert [row["p(true) in A"], row["p(true) in B"]] == pytest.approx(p)
+        assert [row["|h| in A"], row["|h| in B"]] == pytest.approx(h.norm(dim=1).tolist())
+        assert row["moved |h B - h A|"] == pytest.approx(float((h[1] - h[0]).norm()))
+        assert row["category"] == found.categories[int(found.y[i])] and found.held_out[i]
+    for row in tables.moved_images(c):
+        i = found.names.index(row["image"])
+        counts = [int(found.points(t).reliable[i].sum()) for t in (0, 1)]
+        assert [row["reliable points in A"], row["reliable points in B"]] == counts
 
 
 def test_figures_show_each_image_once_and_few_of_a_category(

@@ -16,7 +16,13 @@ from typer.testing import CliRunner
 from emergence_ext import tables
 from emergence_ext.cli import app
 from emergence_ext.models import load_model
-from emergence_ext.studies.controls import controls, random_features, randomise, shuffled
+from emergence_ext.studies.controls import (
+    Control,
+    controls,
+    random_features,
+    randomise,
+    shuffled,
+)
 from emergence_ext.studies.finished import FinishedRun
 
 
@@ -94,6 +100,35 @@ def test_controls_have_chance_and_the_network_has_more(run: FinishedRun) -> None
     assert last["network"]["ratio"] > last["shuffled outputs"]["ratio"] + 0.2
     assert last["shuffled outputs"]["ratio"] < 0.6
     assert network.strength_entropy() < other.strength_entropy()
+
+
+def test_numbers_are_of_the_held_out_images_of_the_control_that_they_name(
+    run: FinishedRun,
+) -> None:
+    found = run.found
+    rows = tables.controls([Control("first", found, 0), Control("last", found, -1)])
+    for row, (t, k) in zip(rows, ((0, 0), (0, 1), (-1, 0), (-1, 1)), strict=True):
+        points = found.points(t, k).subset(found.held_out)
+        total = int(points.point.sum())
+        assert row["points per image"] == pytest.approx(total / len(points.y))
+        if total:
+            assert row["ratio"] == pytest.approx(int(points.reliable.sum()) / total)
+        z, g = (x[t, found.held_out].double() for x in (found.z, found.g))
+        p = z.softmax(1)
+        uncertainty = -(p * p.log()).sum(1)
+        assert row["mean entropy (nats)"] == pytest.approx(float(uncertainty.mean()), rel=1e-4)
+        r = torch.corrcoef(torch.stack([g.norm(dim=1), uncertainty]))[0, 1]
+        assert row["Pearson of |g| with entropy"] == pytest.approx(float(r), abs=2e-3)
+        w, strength = found.w[t, k], found.h[t, k, found.region_images].norm(dim=-1)
+        each = [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(w, strength, strict=True)]
+        mean = float(torch.stack(each).nanmean())
+        assert row["Pearson of |h| with w, mean"] == pytest.approx(mean, abs=1e-4)
+
+
+def test_a_control_whose_outputs_are_all_alike_has_no_correlation(run: FinishedRun) -> None:
+    alike = replace(run.found, z=torch.zeros_like(run.found.z))
+    rows = tables.controls([Control("random weights", alike)])
+    assert {row["Pearson of |g| with entropy"] for row in rows} == {"undefined"}
 
 
 def test_the_command_writes_and_takes_up_what_is_there(finished_run: Path, tmp_path: Path) -> None:

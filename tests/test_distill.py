@@ -37,11 +37,10 @@ from emergence_ext.studies.distill import (
     Student,
     distillation,
     find_places,
-    settings_of,
     training_images,
 )
 from emergence_ext.studies.emergence import Checkpoint, Emergence, Settings, emergence
-from emergence_ext.studies.finished import FinishedRun
+from emergence_ext.studies.finished import FinishedRun, settings_of
 from emergence_ext.subject import DIGITS, Subject, SubjectSpec
 
 RECIPE = Recipe(epochs=3, batch_size=12, lr=0.02, weight_decay=0)
@@ -204,7 +203,11 @@ class _Dropping(nn.Module):
 def test_dropout_is_off_and_frozen_statistics_stay(images: ImageFolder, tmp_path: Path) -> None:
     teacher, student = (_net(seed, _Dropping) for seed in (0, 1))
     teacher.norm.running_mean.fill_(3)
+    teacher.conv[1].running_mean.fill_(-0.5)
     place = Place("conv", "conv")
+    take_upper_layers(student, teacher, place, torch.rand(1, 3, 16, 16))
+    assert not student.conv[1].running_mean.any()  # below the place nothing is the teacher's
+    student.modes.clear()
     distil(teacher, student, place, images, images, replace(RECIPE, epochs=1), out=tmp_path)
     assert student.modes == {(False, False, False), (True, False, False)}
     assert torch.equal(student.norm.running_mean, torch.full((4,), 3.0))
@@ -297,6 +300,7 @@ def test_differences_are_exact_and_only_of_held_out_images(found: Distillation) 
     cosine = torch.nn.functional.cosine_similarity(mine, theirs, dim=-1)
     torch.testing.assert_close(x.orientation, 1 - cosine, rtol=0, atol=1e-5)
     torch.testing.assert_close(x.strength, mine.norm(dim=-1) - theirs.norm(dim=-1))
+    assert x.teacher_strength == pytest.approx(float(theirs.norm(dim=-1).mean()))
     for of in ("orientation", "strength"):
         interval = x.mean(of)
         assert interval.value == pytest.approx(float(getattr(x, of).mean()), rel=1e-5)
@@ -379,6 +383,12 @@ def test_tables_have_a_row_for_every_network_layer_and_kind_of_images(
     assert regions[1]["mean of 1 - cos"] == x.value
     tables.write(tmp_path / "t.csv", regions)
     assert "nan" not in (tmp_path / "t.csv").read_text().lower()
+    mean = found.difference(1).mean("strength").value / found.difference(1).teacher_strength
+    assert regions[3]["the mean over the teacher's mean strength"] == pytest.approx(mean)
+    nowhere = replace(found, networks=replace(found.networks, h=0 * found.networks.h))
+    row = tables.distilled_regions(nowhere)[0]
+    assert row["mean of 1 - cos"] == "no direction" and row["regions"] == 0
+    assert row["the mean over the teacher's mean strength"] is None
 
 
 def test_the_figure_tells_every_student_and_what_was_left_out() -> None:
@@ -391,7 +401,7 @@ def test_the_figure_tells_every_student_and_what_was_left_out() -> None:
     told = [t.get_text() for t in figure.legends[0].get_texts()]
     assert [text.split(":")[0] for text in told] == ["student_1", "fc"]
     mean = float(turned[1].mean()), float(longer[1].mean())
-    assert told[1].endswith(f"mean {mean[0]:.2f}, {mean[1]:.2f}".replace("-", "−"))
+    assert told[1].endswith(f"{mean[0]:.2f}, {mean[1]:.2f}".replace("-", "−"))
     assert "without direction, left out: 1" in " ".join(left.texts[0].get_text().split())
     assert "conv5_3" in right.get_title("left")
     with pytest.raises(ValueError, match="orientation must be"):
@@ -476,6 +486,34 @@ def test_first_weights_are_not_those_of_the_teacher_with_the_same_seed(
     weights.append(_net(0).state_dict())
     first = [state["conv1_1.0.weight"] for state in weights]
     assert not any(torch.equal(first[a], first[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_a_network_that_comes_with_its_weights_does_not_start_as_its_own_teacher(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = FinishedRun.open(finished).config["subject"]["weights"]
+
+    def pretrained(num_classes: int = 3) -> nn.Module:
+        module = tiny_networks.three(num_classes)
+        load_weights(module, Path(weights))
+        return module
+
+    monkeypatch.setattr(tiny_networks, "pretrained", pretrained, raising=False)
+    here = shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((here / "config.json").read_text())
+    config["subject"] |= {"model": "tiny_networks:pretrained", "weights": None}
+    (here / "config.json").write_text(json.dumps(config))
+    asked: list[str | Path] = [here, "--epochs", "1", "--keep", "0", "--at", "conv1_1,conv"]
+    result = _call(*asked)
+    assert result.exit_code == 0, result.output
+    first = [
+        load_file(here / "distill" / "students" / name / "epoch_0000.safetensors")
+        for name in ("conv1_1", "conv2_1")
+    ]
+    theirs = load_file(weights)
+    assert not torch.equal(first[0]["conv1_1.0.weight"], theirs["conv1_1.0.weight"])
+    assert not torch.equal(first[0]["conv1_1.0.weight"], first[1]["conv1_1.0.weight"])
+    assert torch.equal(first[0]["fc2.weight"], theirs["fc2.weight"])  # above, the teacher's
 
 
 @pytest.mark.parametrize(

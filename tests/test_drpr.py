@@ -64,6 +64,13 @@ def test_the_points_reproduce_what_the_network_says(fitted: DRPR) -> None:
     assert all(b <= a for a, b in pairwise(fitted.stats_.losses))
 
 
+def test_the_best_points_are_kept_where_the_steps_lead_uphill() -> None:
+    fit = DRPR(softening=1.0, hidden=0, learning_rate=50.0, max_evals=12).fit(DATA.f, DATA.z)
+    assert fit.stats_.losses[-1] == fit.stats_.losses[-2]  # the last steps were worse
+    reached = drpr_loss(fit.transform(DATA.f), torch.softmax(DATA.z, dim=1))
+    assert float(reached) == pytest.approx(fit.stats_.losses[-1], rel=1e-5)
+
+
 def test_a_softer_network_is_reproduced_as_softer() -> None:
     soft = DRPR(softening=4.0, hidden=0, max_evals=80).fit(DATA.f, DATA.z)
     assert [tuple(x.shape) for x in soft.weights_] == [(3, 12)]

@@ -402,6 +402,15 @@ def test_no_points_is_a_gap_with_a_mark() -> None:
     assert pixels(all_gone)
 
 
+def test_counts_of_no_points_at_all_have_whole_ticks() -> None:
+    none = figures.Band(*[np.zeros((2, 3))] * 3)
+    gap = figures.Band(*[np.full((2, 3), np.nan)] * 3)
+    drawn = figures.knowledge_curves(none, none, gap, [0, 1], ["a", "b", "c"])
+    for axes in drawn.axes[:2]:
+        low, high = axes.get_ylim()
+        assert [t for t in axes.get_yticks() if low <= t <= high] == [0, 1]
+
+
 def test_knowledge_curves_refuse_an_unknown_axis() -> None:
     with pytest.raises(ValueError, match="along must be 'epochs' or 'layers', got 'depth'"):
         figures.knowledge_curves(band([[1]]), band([[1]]), band([[1]]), ["0"], ["a"], along="depth")  # type: ignore[arg-type]
@@ -471,3 +480,44 @@ def test_samples_without_a_correlation_are_counted() -> None:
     )
     pixels(figure)
     assert "projected |h|: r undefined in 2 samples" in texts(figure)
+
+
+def test_a_cosine_that_rounds_to_zero_has_no_sign_and_every_number_can_be_read() -> None:
+    steps = np.linspace(-1, 1, 121)
+    assert style.signed_text(-0.001) == "0.00" and style.signed_text(0.004) == "0.00"
+    assert style.signed_text(-0.25) == "\u22120.25" and style.signed_text(0.25) == "+0.25"
+    assert style.signed_text(-0.25, plus=False) == "\u22120.25"
+    values = np.eye(16)
+    values[np.tril_indices(16, -1)] = steps[:120]
+    drawn = figures.category_similarity(values, [f"{c}" for c in range(16)])
+    axes = drawn.axes[0]
+    image = axes.images[0]
+    for text in axes.texts:
+        value = float(text.get_text().replace("\u2212", "-"))
+        light, dark = (
+            style._luminance(c) for c in (text.get_color(), image.cmap(image.norm(value)))
+        )
+        light, dark = max(light, dark), min(light, dark)
+        assert (light + 0.05) / (dark + 0.05) > 3.7, text.get_text()
+    assert "\u22120.00" not in {text.get_text() for text in axes.texts}
+
+
+def test_two_names_are_shortened_only_where_they_do_not_fit() -> None:
+    assert style.way_name("golden_retriever", "lifeboat", 28) == "golden retriever → lifeboat"
+    assert style.way_name("ipod", "steel_arch_bridge", 24) == "ipod → steel arch bridge"
+    long = style.way_name("golden_retriever", "steel_arch_bridge", 28)
+    assert [len(name) for name in long.split(" → ")] == [14, 14]
+
+
+def test_a_share_is_not_said_to_be_none_where_something_lies_beyond() -> None:
+    points = np.full((5000, 3), 0.5)
+    points[0] = 9
+    assert "under 0.1% lie beyond" in drawable(points, 1.0, 10, 0)[1]
+
+
+def test_both_columns_of_the_ablation_have_the_same_ticks() -> None:
+    r = np.array([0.6, -0.35, 0.5, 0.61, 0.59, 0.4])
+    factors = ["alpha", "alpha", "kappa_p", "kappa_p", "log C in T, a longer name", "P is of"]
+    levels = ["0", "a long level", "x 1", "x 2", "a much longer level", "b"]
+    drawn = figures.ablation(figures.Band(r, r - 0.1, r + 0.1), r, factors, levels, [True] * 6)
+    assert len({tuple(axes.get_xticks()) for axes in drawn.get_axes()}) == 1

@@ -52,4 +52,22 @@ def test_an_addition_of_eps_is_white_and_a_layer_without_regions_says_so() -> No
     np.testing.assert_allclose(np.asarray(shown)[..., 0], [[1, 0], [0.5, 0.75]], atol=1e-6)
     histogram = figures.attack_utility([[0.1, 0.9], []], ["a", "b"])
     texts = [t.get_text() for axes in histogram.axes for t in axes.texts]
-    assert "no such region" in texts and any("2 regions, 50%" in t for t in texts)
+    assert "no such region" in texts and "2 regions, 50% above 0.4" in texts
+    told = next(t for t in histogram.axes[0].texts if "2 regions" in t.get_text())
+    assert told.get_bbox_patch() is not None  # the line at tau passes behind it
+    assert drawn.axes[1].texts[0].get_text() == "added, ±25.5/255"
+
+
+def test_the_counts_of_both_categories_are_within_their_panels_and_no_type_is_said() -> None:
+    few, many = np.full((2, 3), 5.0), np.full((2, 3), 80.0)
+    change, none = np.full((3, 3), 0.5), np.zeros((4, 3))
+    drawn = figures.attack_curves(
+        *(figures.Band(x, x, 1.1 * x) for x in (few, many, change, none)), ["a", "b", "c"]
+    )
+    first, second, *_, types = drawn.axes
+    assert first.get_ylim() == second.get_ylim()
+    assert first.get_ylim()[0] == 0 and second.get_ylim()[1] > 88
+    assert [t.get_text() for t in types.texts] == ["every region is unchanged"]
+    low, high = types.get_ylim()
+    shown = [t for t in types.get_yticks() if low <= t <= high]
+    assert all(t == int(t) for t in shown)

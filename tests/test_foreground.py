@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from emergence_ext import tables
 from emergence_ext.cli import app
 from emergence_ext.knowledge import KnowledgePoints, bootstrap_ratio
 from emergence_ext.studies.finished import FinishedRun
@@ -119,6 +120,24 @@ def test_the_command_counts_the_points_of_held_out_images(
     assert done.exit_code == 2 and "for none of the" in done.output
 
 
+def test_the_table_is_of_held_out_images_in_the_last_checkpoint(finished_run: Path) -> None:
+    found = FinishedRun.open(finished_run).found
+    generator = torch.Generator().manual_seed(0)
+    inside = torch.rand(found.h.shape[2:4], generator=generator) < 0.3
+    given = {name: inside[n] for n, name in enumerate(found.names) if n % 5}  # not of all images
+    known = [n for n in found.held_out.nonzero().flatten().tolist() if n % 5]
+    rows = tables.foreground(found, given)
+    assert [row["layer"] for row in rows] == found.layers
+    for k, row in enumerate(rows):
+        points = found.points(-1, k)
+        assert row["images"] == len(known)
+        assert row["area"] == pytest.approx(float(inside[known].double().mean()))
+        for name, mask in (("points", points.point), ("reliable", points.reliable)):
+            share = (mask & inside)[known].sum() / mask[known].sum()
+            assert row[name] == pytest.approx(float(share))
+            assert row[f"{name}, low"] <= row[name] <= row[f"{name}, high"]
+
+
 def write_mask(path: Path, mask: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(mask).save(path)
@@ -127,9 +146,9 @@ def write_mask(path: Path, mask: np.ndarray) -> Path:
 
 def test_a_mask_says_what_boxes_of_the_same_place_say(tmp_path: Path) -> None:
     mask = np.zeros((40, 50), np.uint8)
-    mask[:20, :25] = 1  # of the centred square of 40 pixels the left 20
+    mask[:20, :20] = 1  # of the centred square of 40 pixels the left 15
     path = write_mask(tmp_path / "mask.png", mask)
-    box = boxes_on_grid([[(0.0, 0.0, 0.5, 0.5)]], (4, 4))[0]
+    box = boxes_on_grid([[(0.0, 0.0, 0.375, 0.5)]], (4, 4))[0]
     assert torch.equal(mask_on_grid(path, (4, 4)), box)
     coloured = np.stack([0 * mask, 0 * mask, 255 * mask, 0 * mask + 255], axis=-1)
     assert torch.equal(mask_on_grid(write_mask(path, coloured), (4, 4)), box)

@@ -68,11 +68,11 @@ def test_rows_are_distributions(fitted: RegionImportance) -> None:
 def test_regions_that_show_the_category_weigh_more() -> None:
     data = planted(60, C=2)
     P = image_similarity(data.z, 8.0)
-    for evals, least in ((10, 0.52), (40, 0.55)):
+    for evals, least in ((10, 0.8), (40, 0.95)):
         fit = RegionImportance(max_evals=evals).fit(data.F, P)
         share = fit.w_[:, data.telling].sum(1)
         assert share.mean() > least  # half of the regions show it: equal weights give 0.5
-        assert (share > 0.5).float().mean() > 0.8
+        assert (share > 0.5).float().mean() > 0.95
 
 
 def test_regions_without_features_are_harmless() -> None:

@@ -17,8 +17,9 @@ from scipy import stats
 from torch import Tensor
 
 from emergence_ext import figures, paper, paper_tables
-from emergence_ext.baselines import PCA
+from emergence_ext.baselines import PCA, Manifold
 from emergence_ext.correlation import entropy, pearson, stratified_folds
+from emergence_ext.drpr import DRPR
 from emergence_ext.figures import Band
 from emergence_ext.sample import SampleProjection
 from emergence_ext.studies import methods as study
@@ -85,6 +86,23 @@ def test_every_strength_is_of_an_image_that_was_not_fitted() -> None:
         assert outcome.left_out and outcome.fitted_r[0] == outcome.fitted_r[0]
 
 
+@pytest.mark.parametrize("name", ["DRPR", "PCA", "Isomap", "LLE"])
+def test_a_baselines_strength_is_the_distance_from_the_mean_of_its_fitted_points(name: str) -> None:
+    pytest.importorskip("sklearn")
+    method = next(m for m in METHODS if m.name == name)
+    given = next(iter(method.configurations.values()))
+    f, new = DATA.f[:30], 1 + 2 * DATA.f[30:]  # far from the mean
+    made = method.fit(f, DATA.z[:30], 2, 4.0, 3, **given)
+    maker: Any = {"DRPR": DRPR, "PCA": PCA}.get(name, Manifold)
+    seed = {} if name == "PCA" else {"random_state": 3}
+    fit = maker(dim=2, **seed, **given).fit(*((f, DATA.z[:30]) if name == "DRPR" else (f,)))
+    points = fit.points_ if name in ("Isomap", "LLE") else fit.transform(f)
+    torch.testing.assert_close(made.fitted, (points - points.mean(0)).norm(dim=1))
+    torch.testing.assert_close(
+        made.strength(new), (fit.transform(new) - points.mean(0)).norm(dim=1)
+    )
+
+
 def test_a_method_that_maps_no_new_images_is_fitted_to_all_and_says_so() -> None:
     seen = []
 
@@ -141,6 +159,15 @@ def test_a_method_whose_fits_all_fail_has_no_correlation() -> None:
     assert row["Pearson"] == row["Spearman"] == "no fit" and row["Pearson, low"] is None
 
 
+def test_strengths_that_are_no_numbers_are_a_fit_that_failed() -> None:
+    def fit(f: Tensor, *rest: Any, **given: Any) -> Projected:
+        own = _oracle(f, *rest)
+        return Projected(own.fitted, lambda x: own.strength(x) / torch.zeros(len(x)))
+
+    (outcome,) = _compare(_method(fit, configurations={"one": {}}))
+    assert outcome.failed == 12 and outcome.failures == ["one: strengths that are not finite"]
+
+
 @pytest.mark.parametrize(("crowd", "crowded", "finite"), [(1e-4, 8, True), (0.0, 8, False)])
 def test_points_in_one_place_are_told(crowd: float, crowded: int, finite: bool) -> None:
     def fit(f: Tensor, *rest: Any, **given: Any) -> Projected:
@@ -155,7 +182,9 @@ def test_points_in_one_place_are_told(crowd: float, crowded: int, finite: bool) 
 
 def test_every_method_searches_as_many_configurations() -> None:
     assert [m.name for m in METHODS] == list(paper.STRENGTH_ENTROPY)
-    assert {len(m.configurations) for m in METHODS} == {4}
+    for m in METHODS:
+        different = {json.dumps(x, sort_keys=True) for x in m.configurations.values()}
+        assert len(different) == len(m.configurations) == 4, m.name
     assert [m.name for m in METHODS if not m.maps_new] == ["t-SNE"]
 
 
@@ -246,7 +275,7 @@ def _draw(**changed: Any) -> Figure:
 def test_the_figure_shows_every_method_and_says_where_there_is_no_fit() -> None:
     figure = _draw(published=paper.STRENGTH_ENTROPY)
     first, second = figure.axes
-    assert first.get_title("left") == "temperature 2: 0.50 nats"
+    assert first.get_title("left") == "temperature 2\nmean entropy 0.50 nats"
     marks = [[x for x in a.lines if x.get_marker() == "o"] for a in (first, second)]
     assert [[float(x.get_xdata()[0]) for x in row] for row in marks] == [
         pytest.approx([-0.9, -0.5]),

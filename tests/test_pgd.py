@@ -61,10 +61,11 @@ def test_of_a_linear_network_every_step_is_known() -> None:
         torch.testing.assert_close(z, network(x))
 
 
-def test_a_network_that_is_sure_is_still_led_uphill() -> None:
-    """In float32 its p is 1, and what is left of the gradient may point elsewhere."""
-    away = torch.tensor([[3.0, 1.0], [-1.0, 2.0], [0.5, -4.0]])
-    base = torch.tensor([40.0, 0.0, -1.0])
+@pytest.mark.parametrize("sure", [25.0, 60.0, 200.0])  # p(y) is 1 in float32, float64, and ever
+def test_a_network_that_is_sure_is_still_led_uphill(sure: float) -> None:
+    """Where p(y) rounds to 1, the gradient of the cross-entropy points elsewhere."""
+    away = torch.tensor([[3.0, 1.0], [1.0, 2.0], [0.5, -4.0]])
+    base = torch.tensor([sure, 0.0, -1.0])
     clean = torch.full((1, 1, 1, 2), 0.5)
     *_, (end, _) = pgd(
         lambda x: base + x.flatten(1) @ away.t(), clean, torch.tensor([0]), eps=0.1, step=0.1,

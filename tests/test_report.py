@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from emergence_ext.report import pictures, write_report
+from emergence_ext.report.experiments import EXPERIMENTS
 from emergence_ext.report.run import read_table, shown
 from emergence_ext.report.sections import SECTIONS
 
@@ -210,11 +211,19 @@ def test_ends_of_intervals_are_shown_with_their_value(tmp_path: Path) -> None:
     assert table is not None
     assert table.header == ["layer", "points", "ratio", "a, low"]
     assert [[c.text for c in row] for row in table.rows] == [
-        ["conv", "12345 (12000–13000)", "0.815 (0.8–0.83)", "1"],
-        ["fc", "0 (0–0)", "no points", ""],
+        ["conv", "12345 (12000 to 13000)", "0.815 (0.8 to 0.83)", "1"],
+        ["fc", "0 (0 to 0)", "no points", ""],
     ]
     assert table.rows[0][1].number == 12345
     assert table.numeric == [False, True, True, True]
+
+
+@pytest.mark.parametrize("word", ["no points", "no fit", "undefined", "nan", ""])
+def test_a_word_for_what_is_not_there_leaves_a_column_of_numbers(word: str, tmp_path: Path) -> None:
+    path = tmp_path / "controls.csv"
+    path.write_text(f"r,name\n0.5,a\n{word},b\n")
+    table = read_table(path)
+    assert table is not None and table.numeric == [True, False]
 
 
 def test_results_that_the_report_does_not_know_come_last(tmp_path: Path) -> None:
@@ -253,6 +262,22 @@ def test_experiments_have_sections_of_their_own_behind_those_of_the_run(tmp_path
     assert "Further results" not in page.text
     assert "unasked" not in page.text
     assert "Not in this run" not in page.text  # no experiment is missing that nobody asked for
+
+
+def test_a_figure_of_each_layer_has_its_words_and_every_experiment_says_what_it_shows(
+    tmp_path: Path,
+) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / "shapley" / "figures").mkdir(parents=True)
+    for name in ("maps_conv4", "correlations", "maps_conv5"):
+        (folder / "shapley" / "figures" / f"{name}.png").write_bytes(png())
+    page = page_of(folder)
+    for layer in ("conv4", "conv5"):
+        assert f"Shapley values and importance on images, {layer}" in page.text
+    assert page.text.count("Each map is scaled by its own largest value") == 2
+    assert "maps conv" not in page.text
+    for section in EXPERIMENTS:
+        assert all(x.caption for x in (*section.figures, *section.tables)), section.anchor
 
 
 def test_damaged_figures_and_tables_are_left_out(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from emergence_ext.studies.shapley import (
     BATCH,
     RegionValues,
     Shapley,
+    _errors,
     grad_cam,
     region_cells,
     region_values,
@@ -299,14 +300,17 @@ def test_a_layer_that_cannot_be_taken_apart_is_refused(game: nn.Module, images: 
         pass
 
 
-def _found(names: list[str], y: Tensor, w: Tensor, strength: Tensor) -> Emergence:
+def _found(names: list[str], y: Tensor, z: Tensor, w: Tensor, strength: Tensor) -> Emergence:
+    """Of two checkpoints and two layers; w and strength are those of the last of each."""
     n = len(names)
+    others = torch.rand(2, 2, 2, n, 9, generator=torch.Generator().manual_seed(2))
+    others[:, -1, -1] = torch.stack([w, strength])
     frame = Frame(torch.full((3,), 1 / 3), torch.eye(3), 10.0, 1.0)
     return Emergence(
         frame=frame,
-        labels=["network"],
-        epochs=[0],
-        layers=["relu"],
+        labels=["before", "network"],
+        epochs=[0, 1],
+        layers=["first", "relu"],
         categories=["a", "b", "c"],
         names=names,
         grid=GRID,
@@ -314,12 +318,12 @@ def _found(names: list[str], y: Tensor, w: Tensor, strength: Tensor) -> Emergenc
         y=y,
         held_out=torch.zeros(n, dtype=torch.bool),
         region_images=torch.arange(1, n),
-        g=torch.zeros(1, n, 3),
-        z=torch.zeros(1, n, 3),
-        h=torch.zeros(1, 1, n, 9, 3),
-        w=w[None, None, 1:],
-        scale=torch.ones(1, 1),
-        raw_strength=strength[None, None, 1:],
+        g=torch.zeros(2, n, 3),
+        z=torch.stack([torch.zeros_like(z), z]),
+        h=torch.zeros(2, 2, n, 9, 3),
+        w=others[0, :, :, 1:],
+        scale=torch.ones(2, 2),
+        raw_strength=others[1, :, :, 1:],
     )
 
 
@@ -335,10 +339,11 @@ def study() -> tuple[Subject, Emergence, Shapley]:
     module, outputs = seeded(Game), (2, 0, 1)
     with above(module, "relu", images) as part:
         truth = exact(part, torch.tensor(outputs)[y])
+        z = part(part.maps).detach()[:, outputs]
     w = torch.softmax(truth, dim=1).float()
     samples = ArraySamples(images, y.tolist(), ["a", "b", "c"])
     subject = Subject(module, {"relu": "relu"}, samples, outputs=outputs)
-    found = _found(samples.names, y, w, torch.ones(N, 9))
+    found = _found(samples.names, y, z, w, torch.ones(N, 9))
     return subject, found, shapley(subject, found, error=0.05, samples=2000)
 
 
@@ -393,6 +398,12 @@ def test_tables_say_what_was_found(
     assert low <= mean <= high
     assert mean == pytest.approx(float(result.spearman()["w"].mean()))
     assert rows["w"]["images"] == N - 1 and rows["|F|"]["images"] == 0
+    for name in ("w", "Grad-CAM", "random w"):
+        r = float(result.pearson()[name].mean())
+        assert rows[name]["Pearson, mean"] == pytest.approx(r)
+    share = (result.error[0] / result.values[0].std(dim=1)).median()
+    assert rows["w"]["standard error, share of spread"] == pytest.approx(float(share))
+    assert rows["w"]["permutations, mean"] == float(result.permutations.double().mean())
     assert rows["|F|"]["Pearson, mean"] == "undefined"
     tables.write(tmp_path / "images.csv", tables.shapley_images(result))
     text = (tmp_path / "images.csv").read_text()
@@ -412,8 +423,8 @@ def test_an_interval_holds_the_mean_and_narrows_with_images() -> None:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"layers": ["conv"]}, "layer: expected some of relu"),
-        ({"layers": ["relu", "relu"]}, "layer: expected some of relu"),
+        ({"layers": ["conv"]}, "layer: expected some of first, relu"),
+        ({"layers": ["relu", "relu"]}, "layer: expected some of first, relu"),
         ({"images": 0}, "images: expected at least 1"),
         ({"samples": 31}, "samples: expected at least 32"),
         ({"error": 0.0}, "error: expected a share above 0"),
@@ -431,9 +442,32 @@ def test_a_layer_whose_regions_change_nothing_is_refused(
 ) -> None:
     # The head reads the class token alone.
     samples = ArraySamples(torch.rand(N, 3, 12, 12, generator=generator), [0] * N, ["a", "b", "c"])
-    blind = Subject(seeded(Tokens), {"relu": "block"}, samples)
+    module = seeded(Tokens)
+    with torch.no_grad():
+        z = module(torch.stack([samples[i][0] for i in range(N)]))[None]
+    found = replace(study[1], z=z, y=torch.zeros(N, dtype=torch.int64))
+    blind = Subject(module, {"relu": "block"}, samples)
     with pytest.raises(ValueError, match=r"no region of it changes the logit.*earlier layer"):
-        shapley(blind, study[1], images=3)
+        shapley(blind, found, images=3)
+
+
+def test_another_network_than_the_runs_is_refused(
+    study: tuple[Subject, Emergence, Shapley],
+) -> None:
+    subject, found, _ = study
+    other = seeded(Game)
+    with torch.no_grad():
+        other.head.weight.mul_(1.5)
+    with pytest.raises(ValueError, match="weights: the network gives other logits"):
+        shapley(replace(subject, module=other), found, images=3)
+
+
+def test_the_standard_error_is_that_of_the_mean_of_the_batches() -> None:
+    means = torch.rand(5, 3, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    means[:, :, 0] *= 10  # so that a mean over regions is no root of a mean square
+    error, spread = _errors(means.sum(0), means.square().sum(0), torch.full((3,), 5))
+    torch.testing.assert_close(error, (means.std(0) / 5**0.5).mean(1))
+    torch.testing.assert_close(spread, means.mean(0).std(1))
 
 
 def test_logits_that_are_not_finite_are_refused(
@@ -471,7 +505,7 @@ def test_the_command_writes_tables_figures_and_values(
     assert Shapley.load(folder / "shapley").values.shape == (1, 3, 9)
     refused = CliRunner().invoke(app, [*asked, "--layer", "conv9"])
     assert refused.exit_code == 2
-    assert refused.stderr.strip().endswith("layer: expected some of relu, got ['conv9']")
+    assert refused.stderr.strip().endswith("layer: expected some of first, relu, got ['conv9']")
 
 
 def test_figures_are_drawn_of_any_number_of_layers_and_images() -> None:

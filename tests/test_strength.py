@@ -33,7 +33,7 @@ def test_longer_features_are_surer_and_the_projection_is_ahead_of_pca(
 
 
 def test_every_strength_is_that_of_an_image_that_was_left_out(result: StrengthEntropy) -> None:
-    fold = stratified_folds(DATA.y, 3, 0)
+    fold, fitted = stratified_folds(DATA.y, 3, 0), []
     for k in range(3):
         out, kept = fold == k, fold != k
         fit = SampleProjection(temperature=2.0).fit(F_SAMPLES[kept], DATA.z[kept])
@@ -41,6 +41,8 @@ def test_every_strength_is_that_of_an_image_that_was_left_out(result: StrengthEn
         torch.testing.assert_close(result.strength[out], expected)
         pca = PCA(3).fit(F_SAMPLES[kept]).transform(F_SAMPLES[out]).norm(dim=1)
         torch.testing.assert_close(result.pca_strength[out], pca)
+        fitted.append(pearson(fit.transform(F_SAMPLES[kept]).norm(dim=1), result.entropy[kept]))
+    assert result.fitted_r == pytest.approx(float(torch.stack(fitted).mean()), abs=1e-5)
 
 
 def test_what_is_told_is_what_is_kept(result: StrengthEntropy) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import app, reported, subject_of
+from emergence_ext.cli.common import RunDir, app, reported, subject_of
 
 
 @app.command()
 def animate(
-    run_dir: Annotated[Path, typer.Argument(help="What `emergence run --out` wrote.")],
+    run_dir: RunDir,
     fps: Annotated[int, typer.Option(help="Frames a second.")] = 24,
     seconds: Annotated[float, typer.Option(help="Length of the film.")] = 12.0,
 ) -> None:
     """Make a film of the regions, through training and through the layers.
+
+    It is written to animate/ of the run: MP4, or GIF where imageio-ffmpeg is absent.
 
     Example: emergence animate runs/demo --seconds 8
     """

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emergence_ext.cli.common import Device, Seed, app, device_name, reported, update_report
+from emergence_ext.cli.common import (
+    Device,
+    RunDir,
+    Seed,
+    app,
+    device_name,
+    reported,
+    update_report,
+    without_old,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,26 +24,35 @@ if TYPE_CHECKING:
     from emergence_ext.figures import Band
     from emergence_ext.knowledge import Interval
     from emergence_ext.studies.attacked import Attack
+    from emergence_ext.tables import Row
 
 
 @app.command()
 def attack(
-    run_dir: Annotated[Path, typer.Argument(help="What `emergence run --out` wrote.")],
-    eps: Annotated[float, typer.Option(help="Most that a pixel in 0..1 may change.")] = 1 / 255,
+    run_dir: RunDir,
+    eps: Annotated[
+        float,
+        typer.Option(
+            help="Most that a pixel in 0..1 may change; default: 1/255.", show_default=False
+        ),
+    ] = 1 / 255,
     step: Annotated[
-        float | None, typer.Option(help="Change of a pixel in a step; a tenth of eps.")
+        float | None, typer.Option(help="Change of a pixel in a step; default: a tenth of eps.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Number of steps.")] = 20,
     images: Annotated[
         str, typer.Option(help="held-out, all, or a number: so many of the held-out ones.")
     ] = "held-out",
     tau: Annotated[
-        float | None, typer.Option(help="Threshold of important regions; the run's.")
+        float | None, typer.Option(help="Threshold of important regions; default: the run's.")
     ] = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Attack a run's network by PGD and follow its regions: what changes, in which layer.
+
+    Images that are right before and wrong after are followed (the paper's Fig. 7, 8, 15). Tables
+    and figures go into attack/ of the run, in place of an earlier attack's, and into its report.
 
     Example: emergence attack runs/demo --eps 0.1
     """
@@ -48,27 +65,14 @@ def attack(
         settings = AttackSettings(eps, step, steps, tau, images, seed)
         run = FinishedRun.open(run_dir)
         result = run_attack(run.subject(device_name(device)), run.found, run.learned(), settings)
-        out = run_dir / "attack"
-        for folder in ("tables", "figures"):  # those of another attack would stay beside these
-            for old in (out / folder).glob("*.*"):
-                old.unlink()
+        out = without_old(run_dir / "attack")
         result.save(out / "attack")
-        rows = {
-            "success": tables.attack_success(result),
-            "images": tables.attack_images(result),
-        }
         rate = result.success()
         typer.echo(
             f"{len(result.astray)} of {len(result.names)} images that were right are wrong after "
             f"the attack: {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
         )
         if len(result.astray):
-            rows |= {
-                "points": tables.attack_points(result),
-                "changes": tables.attack_changes(result),
-                "types": tables.attack_types(result),
-                "utility": tables.attack_utility(result),
-            }
             for name, draw in _figures(result).items():
                 drawing.save(draw(), out / "figures" / name)
         else:
@@ -78,10 +82,25 @@ def attack(
                 "--eps or more --steps.",
                 err=True,
             )
-        for name, table in rows.items():
+        for name, table in _tables(result).items():
             tables.write(out / "tables" / f"{name}.csv", table)
         update_report(run_dir)
         typer.echo(out)
+
+
+def _tables(a: Attack) -> dict[str, list[Row]]:
+    """Tables of what was attacked and, where an image was led astray, of its regions."""
+    from emergence_ext import tables
+
+    rows = {"success": tables.attack_success(a), "images": tables.attack_images(a)}
+    if len(a.astray):
+        rows |= {
+            "points": tables.attack_points(a),
+            "changes": tables.attack_changes(a),
+            "types": tables.attack_types(a),
+            "utility": tables.attack_utility(a),
+        }
+    return rows
 
 
 def _figures(a: Attack) -> dict[str, Callable[[], Figure]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -29,24 +30,37 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+RunDir = Annotated[
+    Path, typer.Argument(metavar="RUN_DIR", help="What `emergence run --out` wrote.")
+]
+RunDirs = Annotated[
+    list[Path], typer.Argument(metavar="RUN_DIR", help="What `emergence run --out` wrote.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Directory for everything that is written.")]
-Data = Annotated[
-    Path,
-    typer.Option(
-        "--data", help="A folder of images: one folder per category, or train/ and val/ of them."
-    ),
-]
-ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        help="small_vgg28, small_vgg64, vgg16_pooled, torchvision:NAME, timm:NAME or "
-        "module:callable.",
-    ),
-]
+
+_data = typer.Option(
+    "--data", help="A folder of images: one folder per category, or train/ and val/ of them."
+)
+Data = Annotated[Path, _data]
+DataOrRun = Annotated[Path | None, _data]
+_model_name = typer.Option(
+    "--model",
+    help="small_vgg28, small_vgg64, vgg16_pooled, torchvision:NAME, timm:NAME or module:callable.",
+)
+ModelName = Annotated[str, _model_name]
+ModelOrRun = Annotated[str | None, _model_name]
+"""None where a run stands for images and network."""
 Weights = Annotated[
     Path | None,
     typer.Option("--weights", help="Weights: .safetensors, or tensors saved by torch.save."),
+]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option("--checkpoints", help="Pattern of files, as 'runs/x/epoch_*.safetensors'."),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option("--layers", help="Layers by dotted or the paper's names, comma between."),
 ]
 Size = Annotated[int, typer.Option("--size", help="Side of the images in pixels.")]
 Preprocess = Annotated[
@@ -54,6 +68,10 @@ Preprocess = Annotated[
     typer.Option(
         "--preprocess", help="auto, none, imagenet, caffe, inception, clip, or module:callable."
     ),
+]
+ClassMap = Annotated[
+    Path | None,
+    typer.Option("--class-map", help="JSON file: folder name -> column of the output."),
 ]
 Precision = Annotated[
     str, typer.Option("--precision", help="float32 or bfloat16, of the network's forward pass.")
@@ -90,11 +108,28 @@ def main(
 
 
 def numbers(text: str, kind: Callable[[str], Any], name: str) -> list[Any]:
-    """Read numbers with commas between; an error names the option."""
+    """Read finite numbers with commas between; an error names the option."""
     try:
-        return [kind(part) for part in text.split(",")]
+        found = [kind(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"{name}: expected numbers with commas between, got {text!r}") from None
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"{name}: expected numbers with commas between, got {text!r}")
+    return found
+
+
+def as_text(path: Path | None) -> str | None:
+    """Give a path as settings hold it."""
+    return None if path is None else str(path)
+
+
+def existing(**given: Path | None) -> dict[str, Path]:
+    """Return the files that are given, all there; an error names the option."""
+    files = {name: path for name, path in given.items() if path is not None}
+    for name, path in files.items():
+        if not path.is_file():
+            raise FileNotFoundError(f"{name}: no file {path}")
+    return files
 
 
 def device_name(name: str) -> str:
@@ -110,6 +145,14 @@ def device_name(name: str) -> str:
     return str(device)
 
 
+def with_interval(value: float, low: Any, high: Any, form: str) -> str:
+    """Write a number with the ends of its interval; one of a single image has none."""
+    told = f"{value:{form}}"
+    if isinstance(low, float) and isinstance(high, float) and low == low and high == high:
+        told += f" ({low:{form}} to {high:{form}})"
+    return told
+
+
 def command_line() -> str:
     """Give the command as it was called."""
     return shlex.join(["emergence", *sys.argv[1:]])
@@ -122,6 +165,14 @@ def subject_of(run: FinishedRun) -> Subject | None:
     except (ValueError, ImportError, OSError) as error:
         logger.warning("images are left out: %s", error)
         return None
+
+
+def without_old(folder: Path) -> Path:
+    """Remove the tables and figures of an earlier call, which would stay beside those of this."""
+    for kind in ("tables", "figures"):
+        for old in (folder / kind).glob("*.*"):
+            old.unlink()
+    return folder
 
 
 def update_report(run_dir: Path) -> None:

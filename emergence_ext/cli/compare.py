@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emergence_ext.cli.common import app, reported, subject_of
+from emergence_ext.cli.common import app, reported, subject_of, with_interval
 
 if TYPE_CHECKING:
     from emergence_ext.knowledge import Interval
@@ -20,6 +20,8 @@ _Name = Annotated[str, typer.Argument(help="A run directory, or RUN_DIR@CHECKPOI
 @app.command()
 def compare(a: _Name, b: _Name) -> None:
     """Say what moved from A to B: two runs of the same regions, or two checkpoints of one.
+
+    Tables and figures go into compare/ of A.
 
     Example: emergence compare runs/demo@epoch1 runs/demo@epoch8
     """
@@ -34,6 +36,12 @@ def compare(a: _Name, b: _Name) -> None:
         places = [
             find_checkpoint(run.found, label) for run, label in zip(runs, labels, strict=True)
         ]
+        if places[0] == places[1] and folders[0].resolve() == folders[1].resolve():
+            label = runs[0].found.labels[places[0]]
+            raise ValueError(
+                f"compare: A and B are both {label!r} of {folders[0]}, so nothing moved; give two "
+                "runs, or RUN_DIR@CHECKPOINT twice"
+            )
         names = _names(folders, [r.found.labels[t] for r, t in zip(runs, places, strict=True)])
         found = study.compare(runs[0].found, runs[1].found, *places, names=names)
         rows = study.differences(found)
@@ -47,7 +55,8 @@ def compare(a: _Name, b: _Name) -> None:
         ):
             tables.write(out / "tables" / f"{name}.csv", table)
         drawn = drawing.draw_comparison(out / "figures", found, rows, subject_of(runs[0]))
-        typer.echo(f"from {names[0]} to {names[1]}, {int(found.held_out.sum())} held-out images")
+        images = int(found.held_out.sum())
+        typer.echo(f"from {names[0]} to {names[1]}, {images} held-out images, 95 % intervals")
         for line in study.comparable(found):
             typer.echo(line)
         for row in rows:
@@ -119,4 +128,6 @@ def _names(folders: tuple[Path, ...], labels: list[str]) -> tuple[str, str]:
 
 
 def _told(x: Interval) -> str:
-    return f"{x.value:+.2f} [{x.low:+.2f}, {x.high:+.2f}]"
+    if x.value != x.value:
+        return "undefined"
+    return with_interval(x.value, x.low, x.high, "+.2f")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from emergence_ext.cli.common import Device, app, device_name, reported, update_report
+from emergence_ext.cli.common import Device, RunDir, app, device_name, reported, update_report
 
 
 @app.command()
 def controls(
-    run_dir: Annotated[Path, typer.Argument(help="What `emergence run --out` wrote.")],
+    run_dir: RunDir,
     device: Device = "auto",
 ) -> None:
     """Repeat a run's fits for random weights and for outputs of other images.
+
+    What finishes is kept. A table and a figure go into controls/ of the run, and into its report.
 
     Example: emergence controls runs/demo
     """

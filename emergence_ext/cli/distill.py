@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from emergence_ext.cli.common import (
     Device,
+    RunDir,
     Seed,
     app,
     device_name,
@@ -18,10 +19,13 @@ from emergence_ext.cli.common import (
     update_report,
 )
 
+if TYPE_CHECKING:
+    from emergence_ext.studies.distill import Distillation
+
 
 @app.command()
 def distill(
-    run_dir: Annotated[Path, typer.Argument(help="What `emergence run --out` wrote.")],
+    run_dir: RunDir,
     at: Annotated[
         str,
         typer.Option(
@@ -30,32 +34,34 @@ def distill(
         ),
     ] = "conv,fc",
     layer: Annotated[
-        str | None, typer.Option(help="Whose regions are drawn; the last analysed one.")
+        str | None, typer.Option(help="Whose regions are drawn; default: the last analysed one.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training images; the network's own default.")
+        int | None, typer.Option(help="Passes over the training images; default: the network's.")
     ] = None,
     keep: Annotated[
-        str | None, typer.Option(help="Epochs to keep, as 0,1,4,16; the last when left out.")
+        str | None, typer.Option(help="Epochs to keep, as 0,1,4,16; default: the last.")
     ] = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
     """Distil students from a run's network by feature regression and analyse them in its frame.
 
+    Their training goes on where it was. Tables and figures go into distill/ of the run, and into
+    its report (the paper's Fig. 9).
+
     Example: emergence distill runs/demo --at conv,fc --epochs 4
     """
     with reported():
-        from emergence_ext import drawing, tables
         from emergence_ext.recipes import RECIPES, Recipe
         from emergence_ext.studies import distill as study
-        from emergence_ext.studies.finished import FinishedRun
+        from emergence_ext.studies.finished import FinishedRun, settings_of
 
         run = FinishedRun.open(run_dir)
         shown = run.found.layers[-1] if layer is None else layer
-        settings = study.settings_of(run.config)
+        settings = settings_of(run.config)
         subject = run.subject(device_name(device))
-        places = study.find_places(subject, at.split(","), shown)
+        places = study.find_places(subject, [name.strip() for name in at.split(",")], shown)
         train_set = study.training_images(subject)
         recipe = RECIPES.get(run.config["subject"]["model"], Recipe())
         recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
@@ -74,15 +80,21 @@ def distill(
         ]
         students.append(study.fitted_again(run))
         found = study.distillation(run.found, run.learned().samples, students, settings)
-        out = run_dir / "distill"
-        found.save(out / "distill")
-        rows = {
-            "networks": tables.distilled_networks(found),
-            "knowledge": tables.distilled_knowledge(found),
-            "regions": tables.distilled_regions(found),
-        }
-        for name, table in rows.items():
-            tables.write(out / "tables" / f"{name}.csv", table)
-        drawing.draw_distillation(out / "figures", found, shown)
+        _write(found, run_dir / "distill", shown)
         update_report(run_dir)
-        typer.echo(out)
+        typer.echo(run_dir / "distill")
+
+
+def _write(found: Distillation, out: Path, layer: str) -> None:
+    """Write the result with its tables and figures."""
+    from emergence_ext import drawing, tables
+
+    found.save(out / "distill")
+    rows = {
+        "networks": tables.distilled_networks(found),
+        "knowledge": tables.distilled_knowledge(found),
+        "regions": tables.distilled_regions(found),
+    }
+    for name, table in rows.items():
+        tables.write(out / "tables" / f"{name}.csv", table)
+    drawing.draw_distillation(out / "figures", found, layer)

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import app, reported, update_report
+from emergence_ext.cli.common import RunDir, app, existing, reported, update_report, with_interval
 
 
 @app.command()
 def foreground(
-    run_dir: Annotated[Path, typer.Argument(help="What `emergence run --out` wrote.")],
+    run_dir: RunDir,
     boxes: Annotated[
         Path | None,
         typer.Option(
@@ -28,6 +28,9 @@ def foreground(
 ) -> None:
     """Count the knowledge points of held-out images that lie on the object, by layer.
 
+    Beside their share stands that of the image's area, which is chance. The table goes into
+    foreground/ of the run, and into its report (the paper's Fig. 6, 14).
+
     Example: emergence foreground runs/demo --boxes boxes.csv
     """
     with reported():
@@ -35,23 +38,26 @@ def foreground(
         from emergence_ext.studies import foreground as study
         from emergence_ext.studies.finished import FinishedRun
 
+        if (boxes is None) == (masks is None):
+            raise ValueError("foreground: give either --boxes FILE or --masks DIR")
+        existing(boxes=boxes)
         found = FinishedRun.open(run_dir).found
-        if boxes is not None and masks is None:
+        inside = {}
+        if boxes is not None:
             given = study.read_boxes(boxes)
             on_grid = study.boxes_on_grid(list(given.values()), found.grid)
             inside = dict(zip(given, on_grid, strict=True))
-        elif masks is not None and boxes is None:
+        if masks is not None:
             files = study.find_masks(masks, found.names)
             inside = {name: study.mask_on_grid(path, found.grid) for name, path in files.items()}
-        else:
-            raise ValueError("foreground: give either --boxes FILE or --masks DIR")
         rows = tables.foreground(found, inside)
         table = run_dir / "foreground" / "tables" / "foreground.csv"
         tables.write(table, rows)
         last = rows[-1]
         if isinstance(last["points"], float):
+            share = with_interval(last["points"], last["points, low"], last["points, high"], ".0%")
             typer.echo(
-                f"{last['layer']}: {last['points']:.0%} of the points and "
+                f"{last['layer']}: {share} of the points and "
                 f"{last['area']:.0%} of the area of {last['images']} images lie on the object"
             )
         update_report(run_dir)

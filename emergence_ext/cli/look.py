@@ -9,80 +9,91 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emergence_ext.cli.common import (
+    Checkpoints,
+    ClassMap,
+    DataOrRun,
     Device,
+    Layers,
+    ModelOrRun,
     Precision,
     Preprocess,
     Seed,
     Size,
     Weights,
     app,
+    as_text,
     command_line,
     device_name,
+    existing,
     numbers,
     reported,
 )
 
 if TYPE_CHECKING:
+    from emergence_ext.sheets.look import Looked
     from emergence_ext.studies.finished import FinishedRun
     from emergence_ext.subject import Subject
+
+RunOrNone = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="RUN_DIR", help="What `emergence run --out` wrote; else --data, --model."
+    ),
+]
+Only = Annotated[str | None, typer.Option(help="Techniques, comma between; default: all.")]
+Images = Annotated[
+    str | None, typer.Option(help="Images to show, by index, as 3,17; default: of each kind.")
+]
+Keypoints = Annotated[
+    Path | None, typer.Option(help="CSV file for correspondence: name, keypoint, x, y.")
+]
+Window = Annotated[
+    int | None, typer.Option(help="Pixels of occlusion's window; default: an eighth.")
+]
+Stride = Annotated[
+    int | None, typer.Option(help="Pixels between its windows; default: half a window.")
+]
+Fill = Annotated[float | None, typer.Option(help="Its grey, 0 to 1; default: 0.5.")]
+Boxes = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV file for attributes: name, left, top, right, bottom, in shares of the image."
+    ),
+]
+Attributes = Annotated[
+    Path | None, typer.Option(help="CSV file for attributes: name and a column for each.")
+]
+Annotators = Annotated[
+    Path | None,
+    typer.Option(help="CSV file for annotators: name, annotator, label, or a column for each."),
+]
+LookOut = Annotated[
+    Path | None, typer.Option("--out", help="Directory; default: look/ in the run.")
+]
 
 
 @app.command()
 def look(
     context: typer.Context,
-    run_dir: Annotated[
-        Path | None, typer.Argument(help="What `emergence run --out` wrote; else --data, --model.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="A folder of images, as `emergence run` takes it.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="A network, as `emergence run` takes it.")
-    ] = None,
+    run_dir: RunOrNone = None,
+    data: DataOrRun = None,
+    model: ModelOrRun = None,
     weights: Weights = None,
-    checkpoints: Annotated[
-        str | None, typer.Option(help="Pattern of files, as 'runs/x/epoch_*.safetensors'.")
-    ] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="Layers by dotted or the paper's names, comma between.")
-    ] = None,
+    checkpoints: Checkpoints = None,
+    layers: Layers = None,
     size: Size = 224,
     preprocess: Preprocess = "auto",
-    class_map: Annotated[
-        Path | None, typer.Option(help="JSON file: folder name -> column of the output.")
-    ] = None,
-    only: Annotated[
-        str | None, typer.Option(help="Techniques, comma between; default: all.")
-    ] = None,
-    images: Annotated[
-        str | None, typer.Option(help="Images to show, by index, as 3,17; default: of each kind.")
-    ] = None,
-    keypoints: Annotated[
-        Path | None, typer.Option(help="CSV file for correspondence: name, keypoint, x, y.")
-    ] = None,
-    window: Annotated[
-        int | None, typer.Option(help="Pixels of occlusion's window; default: an eighth.")
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(help="Pixels between its windows; default: half a window.")
-    ] = None,
-    fill: Annotated[float | None, typer.Option(help="Its grey, 0 to 1; default: 0.5.")] = None,
-    boxes: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file for attributes: name, left, top, right, bottom, in shares of the image."
-        ),
-    ] = None,
-    attributes: Annotated[
-        Path | None, typer.Option(help="CSV file for attributes: name and a column for each.")
-    ] = None,
-    annotators: Annotated[
-        Path | None,
-        typer.Option(help="CSV file for annotators: name, annotator, label, or a column for each."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Directory; default: look/ in the run.")
-    ] = None,
+    class_map: ClassMap = None,
+    only: Only = None,
+    images: Images = None,
+    keypoints: Keypoints = None,
+    window: Window = None,
+    stride: Stride = None,
+    fill: Fill = None,
+    boxes: Boxes = None,
+    attributes: Attributes = None,
+    annotators: Annotators = None,
+    out: LookOut = None,
     precision: Precision = "float32",
     device: Device = "auto",
     seed: Seed = 0,
@@ -95,50 +106,56 @@ def look(
     Example: emergence look runs/demo --only activations,occlusion --images 3,17
     """
     with reported():
-        from emergence_ext.sheets import Scene
-        from emergence_ext.sheets.look import look as make
-        from emergence_ext.sheets.look import some_images
-
-        described = {
-            "data": data,
-            "model": model,
-            "weights": weights,
-            "checkpoints": checkpoints,
-            "class_map": class_map,
-        }
-        settings = {"size": size, "preprocess": preprocess, "precision": precision}
         if out is None and run_dir is None:
             raise ValueError("out: say where to write, --out DIR")
-        files = _files(
+        files = existing(
             keypoints=keypoints, boxes=boxes, attributes=attributes, annotators=annotators
         )
-        given = {"window": window, "stride": stride, "fill": fill}
-        choices = {name: value for name, value in given.items() if value is not None}
-        subject, run = _load(
-            run_dir,
-            device_name(device),
-            {name: str(value) for name, value in described.items() if value is not None}
-            | {name: value for name, value in settings.items() if _is_given(context, name)},
-            layers=layers,
-            random_state=seed,
-        )
-        # It was loaded for this command alone, so nobody misses it where it was.
-        subject.module.to(subject.device)
-        shown = some_images(subject.dataset)
-        if images is not None:
-            shown = numbers(images, int, "images")
-        found = make(
-            Scene(subject, shown, list(subject.layers), run, seed, files, choices),
-            out if out is not None else Path(run_dir or "") / "look",
-            None if only is None else [name.strip() for name in only.split(",")],
-            command=command_line(),
-        )
+        described = {
+            "data": as_text(data), "model": model, "weights": as_text(weights),
+            "checkpoints": checkpoints, "class_map": as_text(class_map), "size": size,
+            "preprocess": preprocess, "precision": precision,
+        }  # fmt: skip
+        described = {name: value for name, value in described.items() if _is_given(context, name)}
+        where = device_name(device)
+        subject, run = _load(run_dir, where, described, layers=layers, random_state=seed)
+        found = _look(
+            subject, run, out if out is not None else Path(run_dir or "") / "look", images, only,
+            files, {"window": window, "stride": stride, "fill": fill}, seed,
+        )  # fmt: skip
         for name, sheet in found.sheets.items():
             for note in sheet.notes:
                 typer.echo(f"{name}: {note}")
         for name, reason in found.refused.items():
             typer.echo(f"{name} is left out: {reason}", err=True)
         typer.echo(found.page)
+
+
+def _look(
+    subject: Subject,
+    run: FinishedRun | None,
+    out: Path,
+    images: str | None,
+    only: str | None,
+    files: Mapping[str, Path],
+    choices: Mapping[str, float | None],
+    seed: int,
+) -> Looked:
+    """Look at what was loaded, in the way that was asked for."""
+    from emergence_ext.sheets import Scene
+    from emergence_ext.sheets.look import look as make
+    from emergence_ext.sheets.look import some_images
+
+    # It was loaded for this command alone, so nobody misses it where it was.
+    subject.module.to(subject.device)
+    shown = some_images(subject.dataset) if images is None else numbers(images, int, "images")
+    given = {name: value for name, value in choices.items() if value is not None}
+    return make(
+        Scene(subject, shown, list(subject.layers), run, seed, files, given),
+        out,
+        None if only is None else [name.strip() for name in only.split(",")],
+        command=command_line(),
+    )
 
 
 def _load(
@@ -164,12 +181,3 @@ def _load(
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _files(**given: Path | None) -> dict[str, Path]:
-    """The files that are given, all there."""
-    files = {name: path for name, path in given.items() if path is not None}
-    for name, path in files.items():
-        if not path.is_file():
-            raise FileNotFoundError(f"{name}: no file {path}")
-    return files

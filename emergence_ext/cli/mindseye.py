@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from emergence_ext.cli.common import (
     Device,
+    ModelOrRun,
     Out,
     Seed,
     Weights,
@@ -87,9 +88,7 @@ def mindseye(
     images: Annotated[
         Path | None, typer.Option("--images", help="A folder of images, of one category or any.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="A network, as `emergence run` takes it.")
-    ] = None,
+    model: ModelOrRun = None,
     weights: Weights = None,
     run_dir: Annotated[
         Path | None,

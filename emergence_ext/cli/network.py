@@ -11,16 +11,21 @@ import torch
 import typer
 
 from emergence_ext.cli.common import (
+    Checkpoints,
+    ClassMap,
     Data,
     Device,
+    Layers,
     ModelName,
     Out,
     Precision,
     Preprocess,
+    RunDir,
     Seed,
     Size,
     Weights,
     app,
+    as_text,
     command_line,
     device_name,
     numbers,
@@ -70,7 +75,7 @@ def train(
     size: Size = 64,
     preprocess: Preprocess = "auto",
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the images; the network's own default.")
+        int | None, typer.Option(help="Passes over the images; default: the network's own.")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     freeze: Annotated[
@@ -124,17 +129,11 @@ def run(
     out: Out,
     model: ModelName,
     weights: Weights = None,
-    checkpoints: Annotated[
-        str | None, typer.Option(help="Pattern of files, as 'runs/x/epoch_*.safetensors'.")
-    ] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="Layers by dotted or the paper's names, comma between.")
-    ] = None,
+    checkpoints: Checkpoints = None,
+    layers: Layers = None,
     size: Size = 224,
     preprocess: Preprocess = "auto",
-    class_map: Annotated[
-        Path | None, typer.Option(help="JSON file: folder name -> column of the output.")
-    ] = None,
+    class_map: ClassMap = None,
     per_class: Annotated[int | None, typer.Option(help="Images of a category, at most.")] = None,
     region_images: Annotated[int, typer.Option(help="Images on which regions are learned.")] = 300,
     alpha: Annotated[
@@ -164,26 +163,14 @@ def run(
         from emergence_ext.subject import SubjectSpec
 
         spec = SubjectSpec(
-            data=str(data),
-            model=model,
-            weights=None if weights is None else str(weights),
-            checkpoints=checkpoints,
-            layers=layers,
-            size=size,
-            preprocess=preprocess,
-            class_map=None if class_map is None else str(class_map),
-            per_class=per_class,
-            precision=precision,
-            random_state=seed,
-        )
+            data=str(data), model=model, weights=as_text(weights), checkpoints=checkpoints,
+            layers=layers, size=size, preprocess=preprocess, class_map=as_text(class_map),
+            per_class=per_class, precision=precision, random_state=seed,
+        )  # fmt: skip
         settings = Settings(
-            dim=dim,
-            alpha=alpha,
-            temperature=temperature,
-            tau=tau,
-            region_images=region_images,
+            dim=dim, alpha=alpha, temperature=temperature, tau=tau, region_images=region_images,
             random_state=seed,
-        )
+        )  # fmt: skip
         report = analyse(
             spec.load(device_name(device)),
             out,
@@ -197,7 +184,7 @@ def run(
 
 @app.command()
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="What `emergence run --out` wrote.")],
+    run_dir: RunDir,
 ) -> None:
     """Write the report of a finished run again.
 

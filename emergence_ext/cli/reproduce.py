@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from emergence_ext.cli.animate import animate
 from emergence_ext.cli.attack import attack
-from emergence_ext.cli.common import Device, Seed, app, reported
+from emergence_ext.cli.common import Device, RunDirs, Seed, app, reported
 from emergence_ext.cli.controls import controls
 from emergence_ext.cli.distill import distill
 from emergence_ext.cli.shapley import shapley
@@ -23,10 +22,7 @@ EXPERIMENTS = ("tables", "controls", "attack", "shapley", "distill", "animate")
 
 @app.command()
 def reproduce(
-    run_dirs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN_DIR...", help="What `emergence run --out` wrote."),
-    ],
+    run_dirs: RunDirs,
     only: Annotated[
         str, typer.Option(help="Experiments, comma between; default: all of them.")
     ] = ",".join(EXPERIMENTS),
@@ -37,10 +33,11 @@ def reproduce(
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Do every experiment of the paper with finished runs, and put all of it into their reports.
+    """Do every experiment of the paper with finished runs, and put them into their reports.
 
-    One that cannot be done is told and the others go on. `emergence foreground` is not among them:
-    it needs boxes or masks. What is random in the controls has the seed of the run.
+    The film stays beside the report, in animate/. An experiment that cannot be done is told and the
+    others go on. `emergence foreground` is not among them: it needs boxes or masks. What is random
+    in the controls has the seed of the run.
 
     Example: emergence reproduce runs/tiny runs/vgg16 --only tables,attack,shapley
     """

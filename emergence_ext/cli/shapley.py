@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import typer
 
-from emergence_ext.cli.common import Device, Seed, app, device_name, reported, update_report
+from emergence_ext.cli.common import (
+    Device,
+    RunDir,
+    Seed,
+    app,
+    device_name,
+    reported,
+    update_report,
+    with_interval,
+    without_old,
+)
 
 if TYPE_CHECKING:
     from emergence_ext.datasets import Samples
@@ -22,7 +32,7 @@ SHOWN = 18
 
 @app.command()
 def shapley(
-    run_dir: Annotated[Path, typer.Argument(help="What `emergence run --out` wrote.")],
+    run_dir: RunDir,
     layer: Annotated[
         str | None,
         typer.Option(help="Layers by the names of the run, comma between; default: its last."),
@@ -42,7 +52,7 @@ def shapley(
     """Shapley values of regions beside their importance w (the paper's Fig. 5, 16).
 
     How w, raw strength |F|, Grad-CAM and a random w go with them, as a table and a figure; maps of
-    Shapley values and w on images.
+    Shapley values and w on images. All of it goes into shapley/ of the run, and into its report.
 
     Example: emergence shapley runs/demo --layer conv4_3,conv5_3 --images 50
     """
@@ -59,7 +69,7 @@ def shapley(
         result = study(
             subject, run.found, layers, images, samples=samples, error=error, random_state=seed
         )
-        folder = run_dir / "shapley"
+        folder = without_old(run_dir / "shapley")
         rows = tables.shapley(result)
         tables.write(folder / "tables" / "shapley.csv", rows)
         tables.write(folder / "tables" / "shapley_images.csv", tables.shapley_images(result))
@@ -82,7 +92,7 @@ def _told(row: Row) -> str:
     mean, low, high = (row[f"Spearman, mean{end}"] for end in ("", ", low", ", high"))
     if isinstance(mean, str):
         return mean
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+    return with_interval(mean, low, high, ".2f")
 
 
 def _draw(result: Shapley, dataset: Samples, folder: Path) -> None:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from .inputs import Array, Sizes
 from .knowledge import Band
@@ -63,6 +64,8 @@ def ablation(
     everything = np.concatenate([x[np.isfinite(x)] for x in (low, high, value, raw)])
     ends = [*everything.tolist(), *published, 0.0]
     limits = (min(ends) - 0.03, max(ends) + 0.03)
+    # The panels of both columns are as wide only nearly: ticks of their own would differ.
+    ticks = [t for t in MaxNLocator(5).tick_values(*limits) if limits[0] <= t <= limits[1]]
     for place, column in zip(
         figure.subfigures(1, len(columns), squeeze=False)[0], columns, strict=True
     ):
@@ -74,6 +77,7 @@ def ablation(
             _draw_factor(axes, np.stack([value, low, high, raw])[:, row], usual[row], published)
             axes.set_yticks(range(len(row)), [told[i] for i in row])
             axes.set_ylim(len(row) - 0.4, -0.6)
+            axes.set_xticks(ticks)
             axes.set_xlim(*limits)
             for label, i in zip(axes.get_yticklabels(), row, strict=True):
                 label.set_fontweight("bold" if usual[i] else "normal")

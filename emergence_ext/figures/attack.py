@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from .images import as_pixels, cell_size, outline, pale, region_maps, show_image
 from .inputs import Array, Sizes
-from .knowledge import Band, name_steps
+from .knowledge import Band, count_axis, name_steps
 from .style import (
     ACCENT,
     CONTRAST,
@@ -23,12 +22,12 @@ from .style import (
     MUTED,
     PAGE,
     category_style,
-    display_name,
     inch_axes,
     literal_name,
     new_figure,
     note,
     styled,
+    way_name,
 )
 
 TYPE_MEANINGS = (
@@ -72,22 +71,15 @@ def attack_curves(
     figure = new_figure(PAGE, 6.4)
     grid = figure.add_gridspec(3, 6, height_ratios=(1, 1, 0.95))
     both = {"Important for the original": original, "Important for the adversarial": adversarial}
-    shared = None
-    for column, (title, band) in enumerate(both.items()):
-        axes = figure.add_subplot(grid[0, 3 * column : 3 * column + 3], sharey=shared)
-        shared = axes
-        states = _rows(sizes, title, band, "2 L")
-        _draw_line(axes, [x[0] for x in states], MUTED, "o", "--", "before the attack")
-        _draw_line(axes, [x[1] for x in states], ACCENT, "s", "-", "after it")
-        _counts(axes, f"{title} category")
-        name_steps(axes, names, PAGE / 2 - 0.5)
-        if column == 0:
-            axes.set_ylabel(f"regions with p > {tau:g}")
-            axes.legend(loc="upper left")
+    states = {title: _rows(sizes, title, band, "2 L") for title, band in both.items()}
+    left = figure.add_subplot(grid[0, :3])
+    _draw_important([left, figure.add_subplot(grid[0, 3:], sharey=left)], states, names)
+    left.set_ylabel(f"regions with p > {tau:g}")
+    left.legend(loc="upper left")
     value, low, high = _rows(sizes, "changes", changes, "3 L")
     shown = (
         ("Change of orientation", "1 − cos(h before, h after)"),
-        ("Change of strength", "mean | |h| before − |h| after |"),
+        ("Change of strength", "mean | |h| before − after |"),
         ("The same, relative", "over the mean |h| before"),
     )
     for column, (title, label) in enumerate(shown):
@@ -112,6 +104,21 @@ def _rows(sizes: Sizes, name: str, band: Band, letters: str) -> tuple[Array, Arr
     return value, low, high
 
 
+def _draw_important(
+    panels: Sequence[Axes],
+    states: Mapping[str, tuple[Array, Array, Array]],
+    layers: Sequence[str],
+) -> None:
+    """Draw counts before and after `[2, L]` of each category, on one scale."""
+    for axes, rows in zip(panels, states.values(), strict=True):
+        _draw_line(axes, [x[0] for x in rows], MUTED, "o", "--", "before the attack")
+        _draw_line(axes, [x[1] for x in rows], ACCENT, "s", "-", "after it")
+    # Only now: a limit that is set holds the scale, and the second panel may reach higher.
+    for axes, title in zip(panels, states, strict=True):
+        _counts(axes, f"{title} category")
+        name_steps(axes, layers, PAGE / 2 - 0.5)
+
+
 def _draw_line(
     axes: Axes, rows: Sequence[Array], color: str, marker: str, line: str, label: str
 ) -> None:
@@ -134,9 +141,7 @@ def _draw_line(
 
 def _counts(axes: Axes, title: str) -> None:
     axes.set_title(title)
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    count_axis(axes)
 
 
 def _draw_types(axes: Axes, rows: tuple[Array, Array, Array], layers: Sequence[str]) -> None:
@@ -158,6 +163,11 @@ def _draw_types(axes: Axes, rows: tuple[Array, Array, Array], layers: Sequence[s
                 label=meaning,
             )
     _counts(axes, "Types of regions")
+    if not value.any():
+        axes.text(
+            0.5, 0.5, "every region is unchanged", transform=axes.transAxes, ha="center",
+            fontsize=7, color=MUTED,
+        )  # fmt: skip
     axes.set_ylabel("regions")
     axes.set_xticks(np.arange(len(layers)), layers)
     axes.set_xlim(-0.6, len(layers) - 0.4)
@@ -202,7 +212,7 @@ def attack_utility(utility: Sequence[Any], layers: Sequence[str], *, tau: float 
             continue
         color = category_style(0)
         axes.hist(x, _BINS, range=(0, 1), color=color.color, edgecolor=color.edge, lw=0.4)
-        note(axes, f"{x.size:,} regions, {(x > tau).mean():.0%} above the line", inside=True)
+        note(axes, f"{x.size:,} regions, {(x > tau).mean():.0%} above {tau:g}", inside=True)
         _counts(axes, name)
         axes.set_ylim(top=1.18 * axes.get_ylim()[1])  # room for the note
     for axes in panels[len(names) :]:
@@ -266,12 +276,13 @@ def attack_images(
         for axes, state, image in zip(shown[2:], (0, 1), (clean, attacked), strict=True):
             show_image(axes, pale(image[index]))
             _mark(axes, maps[0][state][index], maps[1][state][index])
-        for axes, title in zip(shown, ("image", "added", "before", "after"), strict=True):
+        added = f"added, ±{255 * eps:.3g}/255"
+        for axes, title in zip(shown, ("image", added, "before", "after"), strict=True):
             axes.text(0, 1.03, title, transform=axes.transAxes, fontsize=6.5, color=MUTED)
         shown[0].text(
             0,
             1.17,
-            " → ".join(display_name(names[y[index]], 22) for y in (before, after)),
+            way_name(names[before[index]], names[after[index]], 44),
             transform=shown[0].transAxes,
             fontsize=7.5,
             va="bottom",

@@ -31,7 +31,6 @@ from .style import (
     PAGE,
     PAPER,
     category_legend,
-    display_name,
     figure_note,
     inch_axes,
     legend_height,
@@ -39,6 +38,7 @@ from .style import (
     note,
     ordered_colors,
     styled,
+    way_name,
 )
 
 # Mark, line and sign in the text of the examples of a type.
@@ -82,10 +82,7 @@ def attack_paths(
     before, after = (sizes.labels(x, names, "n") for x in (original, adversarial))
     reach = strength_reach(steps[:, drawn])
     camera = best_cameras(mu)[0]
-    titles = [
-        f"{display_name(names[a], 15)} → {display_name(names[b], 15)}"
-        for a, b in zip(before, after, strict=True)
-    ]
+    titles = [way_name(names[a], names[b], 28) for a, b in zip(before, after, strict=True)]
     figure, panels = panel_grid(titles, names, f"{_TOLD} The sphere marks |h| = {reach:g}.")
     for index, axes in enumerate(panels):
         members = np.flatnonzero(drawn[index])
@@ -171,7 +168,7 @@ def attack_types(
         else:
             below.tick_params(labelleft=False)
         ways = [
-            f"{sign} {display_name(names[before[i]], 14)} → {display_name(names[after[i]], 14)}"
+            f"{sign} {way_name(names[before[i]], names[after[i]], 28)}"
             for i, (*_, sign) in zip(members, _LINES, strict=False)
         ]
         axes.text(

@@ -62,9 +62,10 @@ def layer_differences(
     names = sizes.names("categories", categories, "C")
     sizes.known["columns"] = 1 + len(names)
     rows, key = -(-len(measures) // 2), legend_height(names, PAGE)
-    figure = new_figure(PAGE, 1.95 * rows + key + 0.25)
+    figure = new_figure(PAGE, 1.95 * rows + key + 0.38)
     a, b = (literal_name(name, 48) for name in between)
-    figure.suptitle(f"A: {a}, B: {b}", x=0.01, ha="left", fontsize=8, color=MUTED)
+    told = "Line: all images. Marks: by category. Band and bars: 95 % intervals over images."
+    figure.suptitle(f"A: {a}, B: {b}\n{told}", x=0.01, ha="left", fontsize=7, color=MUTED)
     panels = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes, (title, band) in zip(panels, measures.items(), strict=False):
         value, low, high = (

@@ -21,6 +21,7 @@ from .style import (
     category_style,
     new_figure,
     note,
+    signed_text,
     styled,
 )
 
@@ -69,8 +70,8 @@ def strength_entropy(
     for axes, (label, method, x, correlation) in zip(panels, shown, strict=True):
         good = np.isfinite(x) & np.isfinite(h)
         _draw_categories(axes, x[good], np.maximum(h[good], floor), y[good])
-        told = f"r = {correlation:+.2f}" if np.isfinite(correlation) else "r undefined"
-        axes.set_title(f"{method}: {told}".replace("-", "\u2212"))
+        told = f"r = {signed_text(correlation)}" if np.isfinite(correlation) else "r undefined"
+        axes.set_title(f"{method}: {told}")
         axes.set_xlabel(label)
         axes.set_xlim(left=0)
         if not good.all():
@@ -153,7 +154,7 @@ def importance_strength(w: Any, strength: Any, r: Any, *, baseline_r: Any | None
             color=color,
             ls=style,
             lw=1.2,
-            label=f"{name}: {mean:.2f} ± {spread:.2f}".replace("-", "\u2212"),
+            label=f"{name}: {signed_text(mean, plus=False)} ± {spread:.2f}",
         )
         if good.size:
             right.axvline(mean, color=color, lw=0.8, ls=style)

@@ -11,7 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .inputs import Array, Sizes
-from .style import INK, LEGEND_ROW, PAGE, category_style, literal_name, new_figure, note, styled
+from .style import (
+    INK,
+    LEGEND_ROW,
+    PAGE,
+    category_style,
+    literal_name,
+    new_figure,
+    note,
+    signed_text,
+    styled,
+)
 
 _BINS = 48
 _SHARE = 0.995  # of the regions lie within the axes; the rest goes to the outermost bins
@@ -39,7 +49,7 @@ def student_regions(orientation: Any, strength: Any, students: Sequence[str], la
     for name, values in (("orientation", turned), ("strength", longer)):
         if not np.isfinite(values).any():
             raise ValueError(f"student_regions: {name} holds no finite value: nothing to draw")
-    figure = new_figure(PAGE, 2.8 + LEGEND_ROW * (len(names) // 2))
+    figure = new_figure(PAGE, 2.8 + LEGEND_ROW * (len(names) // 2 + 1))
     left, right = figure.subplots(1, 2)
     depth = literal_name(layer, 20)
     left.set_title(f"Direction of regions, {depth}")
@@ -55,9 +65,11 @@ def student_regions(orientation: Any, strength: Any, students: Sequence[str], la
     means = [[_mean(row) for row in values] for values in (turned, longer)]
     figure.legend(
         left.patches[1::2],
-        [f"{name}: mean {a}, {b}" for name, a, b in zip(names, *means, strict=True)],
+        [f"{name}: {a}, {b}" for name, a, b in zip(names, *means, strict=True)],
         loc="outside lower center",
         ncols=2,
+        title="mean of 1 − cos, and of the difference in strength",
+        title_fontsize=7,
     )
     return figure
 
@@ -65,7 +77,7 @@ def student_regions(orientation: Any, strength: Any, students: Sequence[str], la
 def _mean(values: Array) -> str:
     """The mean of the finite values as it is written."""
     good = values[np.isfinite(values)]
-    return f"{good.mean():.2f}".replace("-", "−") if good.size else "of none"
+    return signed_text(float(good.mean()), plus=False) if good.size else "of none"
 
 
 def _draw_histograms(axes: Axes, values: Array, edges: Array) -> None:

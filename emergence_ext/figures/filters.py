@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .inputs import Array, Sizes
-from .style import CONTRAST, MUTED, PAGE, figure_note, literal_name, styled
+from .style import CONTRAST, MUTED, PAGE, figure_note, literal_name, signed_text, styled
 from .tiles import open_page, put_image
 
 _EDGE, _GAP, _UNDER = 0.08, 0.06, 0.2  # inches
@@ -51,7 +51,7 @@ def first_filters(weight: Any, smoothness: Any, noisy: Any, layer: str) -> Figur
             page.add_patch(
                 Rectangle((left, top), side, side, fill=False, ls="--", color=CONTRAST, lw=1.2)
             )
-        told = "" if np.isnan(score[k]) else f"{score[k]:.2f}".replace("-", "\u2212")
+        told = "" if np.isnan(score[k]) else signed_text(score[k], plus=False)
         under: dict[str, Any] = {"y": top + side + 0.03, "va": "top", "fontsize": 5.5}
         page.text(left, s=f"{k}", **under)
         color = CONTRAST if flagged[k] else MUTED

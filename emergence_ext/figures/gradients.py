@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 
 from .images import as_pixels, heat, pale, show_image
 from .inputs import Array, Sizes
-from .style import MUTED, PAGE, display_name, inch_axes, literal_name, new_figure, styled
+from .style import (
+    MUTED,
+    PAGE,
+    display_name,
+    inch_axes,
+    literal_name,
+    new_figure,
+    signed_text,
+    styled,
+)
 
 _EDGE, _GAP, _BETWEEN = 0.05, 0.025, 0.08  # inches: page, map to map, method to method
 _TOP = 0.36  # inches above the first row, for the names of the columns
@@ -89,7 +98,7 @@ def attributions(
                     _draw_map(axes, values[index], pixels[index], name in laid_over)
             if beside > 1:
                 r = rho[k, index]
-                told = f"ρ {r:+.2f}".replace("-", "\u2212")
+                told = f"ρ {signed_text(r)}"
                 _above(axes, told if np.isfinite(r) else "ρ none")
     return figure
 

@@ -135,12 +135,17 @@ def _draw_bands(axes: Axes, value: Array, low: Array, high: Array, *, counts: bo
                 gid="gap",
             )
     if counts:
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        count_axis(axes)
     else:
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def count_axis(axes: Axes) -> None:
+    """Let the upright axis of what was drawn count from 0, to 1 at least, in whole numbers."""
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def name_steps(axes: Axes, names: Sequence[str], width: float) -> None:
@@ -206,9 +211,7 @@ def tau_curve(
         axes.axvline(tau, color=MUTED, lw=0.7, ls="--")
         axes.set_title(title)
         axes.set_xlabel(f"tau (dashed: {tau:g})")
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        count_axis(axes)
     panels[2].set_ylim(0, 1)
     panels[2].yaxis.set_major_locator(MaxNLocator(5))
     panels[2].yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -59,12 +59,14 @@ def methods(
     ends += [np.asarray(band, float) for band in bands if band is not None]
     limits = _limits(np.concatenate(ends))
     # Titles, axis and legend take as much as they take; a row of a method is 0.2 inches high.
-    figure = new_figure(PAGE, len(rows) * (0.2 * len(shown) + 0.42) + 0.75)
+    figure = new_figure(PAGE, len(rows) * (0.2 * len(shown) + 0.56) + 0.75)
     grid = figure.subplots(len(rows), len(at), squeeze=False, sharex=True, sharey=True)
     for s, network in enumerate(rows):
         for t, temperature in enumerate(at):
             axes = grid[s, t]
-            axes.set_title(f"temperature {temperature:g}: {uncertainty[s, t]:.2f} nats")
+            axes.set_title(
+                f"temperature {temperature:g}\nmean entropy {uncertainty[s, t]:.2f} nats"
+            )
             ranges = np.stack([value[s, t], low[s, t], high[s, t]])
             _draw_methods(axes, ranges, filled, bands)
         grid[s, 0].set_yticks(range(len(shown)), shown)

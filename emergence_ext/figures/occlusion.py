@@ -12,7 +12,17 @@ from matplotlib.patches import Rectangle
 
 from .images import as_pixels, region_maps, show_image
 from .inputs import Array, Sizes
-from .style import INK, MUTED, PAGE, display_name, inch_axes, literal_name, new_figure, styled
+from .style import (
+    INK,
+    MUTED,
+    PAGE,
+    display_name,
+    inch_axes,
+    literal_name,
+    new_figure,
+    signed_text,
+    styled,
+)
 
 _EDGE, _GAP, _BETWEEN = 0.05, 0.04, 0.16  # inches: page, image to map, block to block
 _HEAD = 0.19  # inches above the images, for what is written there
@@ -180,7 +190,7 @@ def _scaled(values: Array) -> Array:
 
 
 def _rho(r: float) -> str:
-    return f"ρ = {r:+.2f}".replace("-", "\u2212") if np.isfinite(r) else "ρ undefined"
+    return f"ρ = {signed_text(r)}" if np.isfinite(r) else "ρ undefined"
 
 
 def _borders(starts: Array, ends: Array, side: int) -> Array:

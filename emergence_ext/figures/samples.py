@@ -225,7 +225,8 @@ def drawable(points: Array, reach: float, max_points: int, random_state: int) ->
         remarks.append(f"{int((~good).sum()):,} not finite")
     outside = int((strength[good] > reach * (1 + 1e-9)).sum())
     if outside:
-        remarks.append(f"{outside / total:.1%} lie beyond, drawn on the sphere")
+        share = f"{outside / total:.1%}" if outside >= total / 1000 else "under 0.1%"
+        remarks.append(f"{share} lie beyond, drawn on the sphere")
     elif good.any() and strength[good].max() < _HEAP * reach:
         remarks.append(f"all in one heap at the centre, within {strength[good].max():.2g} of it")
     return chosen[good[chosen]], ", ".join(remarks)

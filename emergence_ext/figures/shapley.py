@@ -23,11 +23,16 @@ from .style import (
     literal_name,
     new_figure,
     ordered_colors,
+    signed_text,
     styled,
 )
 
 _EDGE, _GAP, _BETWEEN = 0.05, 0.04, 0.16  # inches: page, image to map, block to block
 _HEAD = 0.19  # inches above the images, for names
+_SCALES = (
+    "Shapley value, in shares of the image's largest",
+    "w less a uniform one, in shares of the % above the map",
+)
 _TOP = 0.2  # inches above the first row, for what stands in the columns
 
 
@@ -104,7 +109,7 @@ def _coefficients(
     axes.plot([low, high], [y, y], color=color, lw=2.2)
     axes.plot(mean, y, "o", color=color, ms=5, mec="white", mew=0.6, zorder=3)
     axes.annotate(
-        f"{mean:.2f}".replace("-", "\u2212"),
+        signed_text(mean, plus=False),
         (mean, y),
         xytext=(0, 4.5),
         textcoords="offset points",
@@ -170,12 +175,9 @@ def shapley_maps(
         top = _TOP + row * (side + _HEAD) + _HEAD
         axes = inch_axes(figure, left, top, side, side)
         show_image(axes, pixels[index])
-        told = f"ρ = {rho[index]:+.2f}" if np.isfinite(rho[index]) else "ρ undefined"
-        title = f"{display_name(names[y[index]], 16)}: {told}".replace("-", "\u2212")
-        _title(axes, title)
-        for k, (map_, colors, told) in enumerate(
-            ((phi, "RdBu_r", "Shapley value"), (share, "PuOr_r", "w from uniform")), start=1
-        ):
+        told = f"ρ = {signed_text(rho[index])}" if np.isfinite(rho[index]) else "ρ undefined"
+        _title(axes, f"{display_name(names[y[index]], 16)}: {told}")
+        for k, (map_, colors) in enumerate(((phi, "RdBu_r"), (share, "PuOr_r")), start=1):
             axes = inch_axes(figure, left + k * (side + _GAP), top, side, side)
             drawn = axes.imshow(map_[index], cmap=colors, vmin=-1, vmax=1, aspect="auto")
             axes.axis("off")
@@ -183,9 +185,10 @@ def shapley_maps(
                 lower = _TOP + rows * (side + _HEAD) + 0.14
                 bar = inch_axes(figure, PAGE * (2 * k - 1) / 4 - 1.25, lower, 2.5, 0.09)
                 figure.colorbar(drawn, cax=bar, orientation="horizontal")
-                bar.set_xlabel(f"{told}, in shares of the image's largest")
+                bar.set_xlabel(_SCALES[k - 1])
                 bar.grid(False)
-        _title(axes, f"± {100 * most[index]:.3g} %")
+        percent = 100 * most[index]
+        _title(axes, f"± {percent:.0f} %" if percent >= 10 else f"± {percent:.2g} %")
     return figure
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .inputs import Sizes
-from .style import INK, MUTED, PAGE, display_name, new_figure, styled
+from .style import INK, MUTED, PAGE, display_name, new_figure, readable_on, signed_text, styled
 
 _VALUES_UP_TO = 16  # categories; beyond that the numbers would be too small to read
 
@@ -55,11 +55,11 @@ def category_similarity(cosines: Any, categories: Sequence[str], *, pairs: int =
             axes.text(
                 column,
                 row,
-                f"{value:+.2f}".replace("-", "\u2212"),
+                signed_text(value),
                 ha="center",
                 va="center",
                 fontsize=6,
-                color="white" if abs(value) > 0.55 else INK,
+                color=readable_on(image.cmap(image.norm(value))),
             )
     bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=25, pad=0.02)
     bar.outline.set_visible(False)
@@ -78,7 +78,7 @@ def _list_pairs(
     short = all(len(names[a]) + len(names[b]) <= 16 for _, a, b in found)
     step = 0.2 if short else 0.38
     for line, (value, first, second) in enumerate(found):
-        words = (f"{value:+.2f}".replace("-", "\u2212"), names[first], names[second])
+        words = (signed_text(value), names[first], names[second])
         for x, text, color in (
             (0, words[0], MUTED),
             (0.2, f"{words[1]}, {words[2]}" if short else f"{words[1]},\n{words[2]}", INK),

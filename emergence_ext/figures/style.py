@@ -100,6 +100,25 @@ def display_name(name: str, limit: int = 18) -> str:
     return literal_name(str(name).replace("_", " "), limit)
 
 
+def way_name(before: str, after: str, room: int) -> str:
+    """Return "cat → dog", a name shortened only where the two do not fit in `room` characters."""
+    first, second = (len(display_name(name, room)) for name in (before, after))
+    left, right = (max(room // 2, room - other) for other in (second, first))
+    return f"{display_name(before, left)} → {display_name(after, right)}"
+
+
+def readable_on(background: Any) -> str:
+    """Return the colour of text that stands out more from a background (WCAG 2.1, contrast)."""
+    here, ink = _luminance(background), _luminance(INK)
+    return PAPER if 1.05 / (here + 0.05) > (here + 0.05) / (ink + 0.05) else INK
+
+
+def _luminance(color: Any) -> float:
+    rgb = np.asarray(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
 def literal_name(name: str, limit: int = 24) -> str:
     """Return a name as it is drawn: shortened, on one line, and never read as a formula.
 
@@ -238,7 +257,15 @@ def note(axes: Axes, text: str, *, inside: bool = False) -> None:
         va="top",
         fontsize=6.5,
         color=MUTED,
+        # Inside, lines of the axes pass behind the words.
+        bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6} if inside else None,
     )
+
+
+def signed_text(value: float, *, plus: bool = True) -> str:
+    """Return a number of two decimals as it is drawn; what rounds to zero has no sign."""
+    text = f"{value:{'+' if plus else ''}.2f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")
 
 
 def figure_note(figure: Figure, text: str, bottom: float) -> None:

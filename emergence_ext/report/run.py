@@ -14,7 +14,7 @@ from typing import Any
 FORMAT_VERSION = 1
 ROWS_SHOWN = 500
 NOTHING = "\u2013"
-_NO_NUMBER = ("", NOTHING, "no points")
+_NO_NUMBER = ("", NOTHING, "no points", "no fit", "undefined")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -236,7 +236,7 @@ def _with_intervals(
         value, low, high = (row[end].number for end in (k, *ends.get(k, (k, k))))
         if k not in ends or value is None or low is None or high is None:
             return row[k]
-        return Cell(f"{_short(value)} ({_short(low)}\u2013{_short(high)})", value)
+        return Cell(f"{_short(value)} ({_short(low)} to {_short(high)})", value)
 
     return [header[k] for k in kept], [[cell(row, k) for k in kept] for row in rows]
 

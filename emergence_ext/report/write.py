@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,12 +105,23 @@ def _experiment(
     prefix = f"{text.anchor}/"
     named = replace(
         text,
-        figures=tuple(replace(f, name=prefix + f.name) for f in text.figures),
+        figures=tuple(each for f in text.figures for each in _of_layers(f, prefix, pictures)),
         tables=tuple(replace(t, name=prefix + t.name) for t in text.tables),
     )
     said = _section(named, pictures, tables)
     rest = _further(text, (named,), prefix, pictures, tables)
     return Section(text, said.figures + rest.figures, said.tables + rest.tables, [])
+
+
+def _of_layers(text: FigureText, prefix: str, pictures: dict[str, Picture]) -> Iterator[FigureText]:
+    """Yield the words for a figure, those of `name_*` for every picture that begins so."""
+    if not text.name.endswith("*"):
+        yield replace(text, name=prefix + text.name)
+        return
+    start = prefix + text.name.removesuffix("*")
+    for name in pictures:
+        if name.startswith(start):
+            yield replace(text, name=name, title=f"{text.title}, {name.removeprefix(start)}")
 
 
 def _further(

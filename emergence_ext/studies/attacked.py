@@ -44,6 +44,7 @@ class Attack(Saved):
         typed: type, place in `astray` and region of `m` examples in the last layer, `[m, 3]`.
         typed_path: these at every step, `[T, m, dim]`.
         typed_p: their `p(c_ori | h)` and `p(c_adv | h)` at every step, `[2, T, m]`.
+        chosen: which images of the run were attacked, "held out" or "held out and fitted".
     """
 
     frame: Frame
@@ -68,6 +69,7 @@ class Attack(Saved):
     typed: Tensor
     typed_path: Tensor
     typed_p: Tensor
+    chosen: str = "held out"
 
     @property
     def original(self) -> Tensor:

@@ -172,8 +172,8 @@ def compare(
         names: what to call the two.
 
     Raises:
-        ValueError: other layers, another grid, images, categories, labels or projected width, or
-            fewer than two images that are held out in both.
+        ValueError: other layers, another grid, images, categories, labels, projected width or
+            threshold of knowledge points, or fewer than two images that are held out in both.
     """
     order = _paired(a, b, names)
     held_out = a.held_out & b.held_out[order]
@@ -327,11 +327,12 @@ def _paired(a: Emergence, b: Emergence, names: tuple[str, str]) -> Tensor:
         ("grid of regions", list(a.grid), list(b.grid)),
         ("categories", a.categories, b.categories),
         ("projected width", a.frame.dim, b.frame.dim),
+        ("threshold of knowledge points", a.tau, b.tau),
     ):
         if here != there:
             raise ValueError(
                 f"compare: {names[0]} and {names[1]} differ in their {what} ({here} and {there}); "
-                "only the same regions compare. Analyse both with the same options."
+                "only what was found alike compares. Analyse both with the same options."
             )
     for name, e in zip(names, (a, b), strict=True):
         if len(set(e.names)) < len(e.names):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +19,8 @@ from torch import nn
 from emergence_ext.correlation import entropy, pearson
 from emergence_ext.features import FeatureSet, extract
 from emergence_ext.store import once
-from emergence_ext.studies.emergence import Checkpoint, Emergence, Settings, emergence
-from emergence_ext.studies.finished import FinishedRun
+from emergence_ext.studies.emergence import Checkpoint, Emergence, emergence
+from emergence_ext.studies.finished import FinishedRun, settings_of
 from emergence_ext.subject import Subject
 
 RANDOM_WEIGHTS: Final = "random weights"
@@ -73,10 +73,9 @@ def controls(
 
     Raises:
         ValueError: a control that cannot be fitted.
+        StoreError: the run does not note its settings.
     """
-    known = {entry.name for entry in fields(Settings)}
-    asked = run.config["settings"]
-    settings = Settings(**{name: value for name, value in asked.items() if name in known})
+    settings = settings_of(run.config)
     seed = settings.random_state
 
     def fitted(name: str, make: Callable[[], FeatureSet], *after: Checkpoint) -> Emergence:

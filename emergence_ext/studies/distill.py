@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from emergence_ext import data, models
@@ -23,7 +23,8 @@ from emergence_ext.plugins import nearest
 from emergence_ext.recipes import Recipe
 from emergence_ext.recording import find_head
 from emergence_ext.sample import SampleProjection
-from emergence_ext.store import Saved, StoreError, once
+from emergence_ext.store import Saved, once
+from emergence_ext.studies.controls import randomise
 from emergence_ext.studies.emergence import Emergence, stacked
 from emergence_ext.studies.finished import FinishedRun
 from emergence_ext.studies.fixed_frame import FixedFrame, Settings, claim_folder, file_name
@@ -275,7 +276,8 @@ def train_student(
     """Train a new network of the teacher's architecture on its features, or find it trained.
 
     Its first weights depend on the seed and the place, and are not those that the teacher would
-    have with that seed: else a student could start where its teacher did.
+    have with that seed: else a student could start where its teacher did. They are drawn anew where
+    whoever builds the network loads weights that the teacher has still.
 
     Args:
         subject: the teacher and the images that it was analysed on.
@@ -303,6 +305,8 @@ def train_student(
         image_size=spec.size,
         random_state=seed,
     ).module
+    if _shares_weights(module, subject.module):
+        randomise(module, seed)
     log = distil(
         subject.module,
         module,
@@ -348,22 +352,19 @@ def fitted_again(run: FinishedRun) -> Student:
     return Student(FITTED_AGAIN, run.found.epochs[-1], run.features, folder=folder)
 
 
-def settings_of(config: Mapping[str, Any]) -> Settings:
-    """Return the settings of the fits that a run's `config.json` notes.
-
-    Raises:
-        StoreError: it does not note them.
-    """
-    try:
-        there = config["settings"]
-        return Settings(**{name: there[name] for name in Settings.__dataclass_fields__})
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"run: config.json notes no setting {error}; make the run again") from None
-
-
 def student_folder(run: FinishedRun, place: Place) -> Path:
     """Where everything of one student of a run lies."""
     return run.folder / "distill" / "students" / file_name(place.label)
+
+
+def _shares_weights(module: nn.Module, teacher: nn.Module) -> bool:
+    """Say whether a network was built with weights that its teacher has, by loading the same."""
+    theirs = dict(teacher.named_parameters())
+    return any(
+        x.requires_grad and x.ndim > 1 and bool(x.any()) and torch.equal(x, theirs[name].to(x))
+        for name, x in module.named_parameters()
+        if name in theirs
+    )
 
 
 def _require_like_teacher(label: str, features: FeatureSet, teacher: Emergence) -> None:

@@ -9,13 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from emergence_ext.features import FeatureSet
 from emergence_ext.frame import Frame
 from emergence_ext.importance import RegionImportance
 from emergence_ext.regional import RegionalProjection
 from emergence_ext.sample import SampleProjection
 from emergence_ext.store import StoreError
-from emergence_ext.studies.emergence import Emergence, file_name
+from emergence_ext.studies.emergence import Emergence, Settings, file_name
 from emergence_ext.subject import Subject, SubjectSpec
 
 
@@ -123,3 +126,35 @@ class FinishedRun:
                 f"in {self.folder} looked at"
             )
         return subject
+
+
+def settings_of(config: Mapping[str, Any]) -> Settings:
+    """Return the settings of the fits that a run's `config.json` notes.
+
+    Raises:
+        StoreError: it does not note them.
+    """
+    try:
+        there = config["settings"]
+        return Settings(**{name: there[name] for name in Settings.__dataclass_fields__})
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"run: config.json notes no setting {error}; make the run again") from None
+
+
+def require_same_network(z: Tensor, before: Tensor) -> None:
+    """Refuse a network that says something else of images than it did in the run.
+
+    What the run learned, its projections and w, says nothing of another network.
+
+    Args:
+        z: logits, now, of any shape.
+        before: the same logits in the run; they may have been computed at another precision.
+
+    Raises:
+        ValueError: they differ by more than a twentieth of the largest.
+    """
+    if not torch.allclose(z, before, rtol=0, atol=0.05 * float(before.abs().max())):
+        raise ValueError(
+            "weights: the network gives other logits for the clean images than in the run, what "
+            "was learned there does not fit it. Give the weights and images of the run."
+        )

@@ -99,12 +99,12 @@ METHODS: Final = (
         "ours",
         _ours,
         {
-            f"{source} responsibilities, prior {prior:g}": {
+            f"{source} responsibilities, {words}": {
                 "responsibilities": source,
-                "strength_prior": prior,
+                "max_rounds": rounds,
             }
             for source in ("network", "posterior")
-            for prior in (1e-3, 1e-2)
+            for words, rounds in (("one round", 1), ("to the end", 100))
         },
         tempered=True,
     ),
@@ -331,6 +331,8 @@ class _Comparison:
                 )
                 wanted = ~kept if method.maps_new else kept
                 here = fit.strength(self.f[wanted]) if method.maps_new else fit.fitted
+                if not (here.isfinite().all() and fit.fitted.isfinite().all()):
+                    raise ValueError("strengths that are not finite")
             except (ValueError, ArithmeticError, torch.linalg.LinAlgError) as error:
                 logger.warning("%s, %s: %s", method.name, name, error)
                 failures.append(f"{name}: {error}")

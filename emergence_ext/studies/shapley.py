@@ -16,6 +16,7 @@ from emergence_ext.correlation import pearson, spearman
 from emergence_ext.recording import regions
 from emergence_ext.store import Saved
 from emergence_ext.studies.emergence import Emergence
+from emergence_ext.studies.finished import require_same_network
 from emergence_ext.subject import Subject
 
 BATCH: Final = 8
@@ -143,7 +144,7 @@ def shapley(
 
     Raises:
         ValueError: an unknown layer, a number out of its range, a layer whose regions do not change
-            the logit, or values that are not finite.
+            the logit, values that are not finite, or another network than the run's.
         ImportError: captum is absent.
     """
     names = list(layers) if layers is not None else found.layers[-1:]
@@ -153,6 +154,7 @@ def shapley(
     batch = torch.stack([subject.dataset[int(i)][0] for i in index])
     outputs = range(len(found.categories)) if subject.outputs is None else subject.outputs
     columns = torch.tensor(outputs)[found.y[index]]
+    z = found.z[-1, index, found.y[index]]
     parts: list[tuple[RegionValues, Tensor]] = []
     with tqdm(
         total=len(names) * len(index), desc="Shapley values", unit="image", disable=None
@@ -160,7 +162,7 @@ def shapley(
         for name in names:
             bar.set_postfix_str(name)
             part = _of_layer(
-                subject, name, batch, columns, found.grid, samples, error, random_state, bar
+                subject, name, batch, columns, z, found.grid, samples, error, random_state, bar
             )
             parts.append(part)
     rows = [found.layers.index(name) for name in names]
@@ -306,13 +308,17 @@ def _of_layer(
     name: str,
     images: Tensor,
     columns: Tensor,
+    z: Tensor,
     grid: tuple[int, int],
     samples: int,
     error: float,
     random_state: int,
     bar: tqdm,
 ) -> tuple[RegionValues, Tensor]:
-    """Shapley values and Grad-CAM of a layer, block by block of images `[n, 3, H', W']`."""
+    """Shapley values and Grad-CAM of a layer, block by block of images `[n, 3, H', W']`.
+
+    `z` `[n]` are the logits that the run had in these columns.
+    """
     module, R = subject.module, grid[0] * grid[1]
     weight = next(module.parameters())
     blocks: list[tuple[RegionValues, Tensor]] = []
@@ -324,6 +330,7 @@ def _of_layer(
             values = region_values(
                 part, here, grid, samples=samples, error=error, random_state=random_state
             )
+            require_same_network(values.full, z[start : start + size])
             blocks.append((values, grad_cam(part, here, grid)))
             start += len(batch)
             size = min(_BLOCK, max(1, _BUDGET // (R * part.maps[0].numel())))

@@ -20,7 +20,11 @@ from emergence_ext.tables.run import knowledge
 
 
 def controls(found: Iterable[Control]) -> list[Row]:
-    """Numbers of a network and its controls on held-out images, a row a layer of each."""
+    """Numbers of a network and its controls on held-out images, a row a layer of each.
+
+    But for two: the accuracy, which no fit has a part in, is of all images, and the correlation of
+    `|h|` with w of those that have a w.
+    """
     rows: list[Row] = []
     for control in found:
         e, t = control.found, control.checkpoint
@@ -31,14 +35,19 @@ def controls(found: Iterable[Control]) -> list[Row]:
                     "network": control.name,
                     "layer": layer,
                     "accuracy": e.accuracy(t),
-                    "mean entropy (nats)": float(e.entropy(t).mean()),
-                    "Pearson of |g| with entropy": control.strength_entropy(),
+                    "mean entropy (nats)": float(e.entropy(t)[e.held_out].mean()),
+                    "Pearson of |g| with entropy": _correlation(control.strength_entropy()),
                     "points per image": count.total.value / count.images,
                     **interval("ratio", count.ratio),
-                    "Pearson of |h| with w, mean": control.importance_strength(k),
+                    "Pearson of |h| with w, mean": _correlation(control.importance_strength(k)),
                 }
             )
     return rows
+
+
+def _correlation(r: float) -> float | str:
+    """A cell: outputs that are all alike, as those of random weights, have no correlation."""
+    return r if r == r else "undefined"
 
 
 def foreground(e: Emergence, inside: Mapping[str, Tensor]) -> list[Row]:
@@ -122,6 +131,7 @@ def attack_success(a: Attack) -> list[Row]:
             "step, in 1/255": 255 * a.step,
             "steps": a.steps,
             "tau": a.tau,
+            "images": a.chosen,
             "images right before": len(a.names),
             "wrong after": len(a.astray),
             **interval("success rate", a.success()),
@@ -249,11 +259,13 @@ def distilled_regions(d: Distillation) -> list[Row]:
                 {
                     "student": student,
                     "layer": layer,
-                    **interval("mean of 1 - cos", turned),
+                    **interval("mean of 1 - cos", turned, "no direction"),
                     "median of 1 - cos": float(x.orientation.nanmedian()),
                     **interval("mean of |h student| - |h teacher|", longer),
                     "standard deviation": float(x.strength.std()),
-                    "the mean over the teacher's mean strength": longer.value / x.teacher_strength,
+                    "the mean over the teacher's mean strength": (
+                        longer.value / x.teacher_strength if x.teacher_strength else None
+                    ),
                     "regions": int(x.orientation.isfinite().sum()),
                 }
             )
@@ -267,7 +279,7 @@ def differences(found: Iterable[Difference]) -> list[Row]:
             "layer": d.layer,
             "category": d.category or "all",
             "images": d.images,
-            **interval("1 - cos", d.turned),
+            **interval("1 - cos", d.turned, "no direction"),
             **interval("|h| of B - A", d.stronger),
             **interval("share of regions that say something else", d.changed),
             **interval("knowledge points of an image, B - A", d.points),

@@ -27,7 +27,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
 def interval(name: str, x: Interval | None, none: str = "no points") -> Row:
     """Columns of a value and the ends of its interval; a value that is not there is named."""
-    if x is None:
+    if x is None or x.value != x.value:
         return {name: none, f"{name}, low": None, f"{name}, high": None}
     return {name: x.value, f"{name}, low": x.low, f"{name}, high": x.high}
 
