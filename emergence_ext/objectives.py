@@ -78,6 +78,7 @@ class FeatureRegression:
         self.teacher = teacher
         self.student_feature = student_feature
         self.teacher_feature = teacher_feature
+        self.place = place
         state = {name: x.cpu().contiguous() for name, x in teacher.state_dict().items()}
         self.identity = f"{place} of {hashlib.sha256(save(state)).hexdigest()}"
 
@@ -98,11 +99,21 @@ class FeatureRegression:
     def step(
         self, module: nn.Module, inputs: Tensor, labels: Tensor, autocast: torch.autocast
     ) -> tuple[Tensor, Tensor]:
-        """Return the share of the teacher's features that is missed, and the student's logits."""
+        """Return the share of the teacher's features that is missed, and the student's logits.
+
+        Raises:
+            ValueError: the teacher has no features for these images.
+        """
         with torch.no_grad(), autocast:
             self.teacher(inputs)
         with autocast:
             logits = module(inputs)
         target = self.teacher_feature().float()
+        size = target.square().sum()
+        if not size:
+            raise ValueError(
+                f"at: the teacher's features at the {self.place} are all zero for {len(inputs)} "
+                "images, so there is nothing to regress; choose another layer"
+            )
         missed = (self.student_feature().float() - target).square().sum()
-        return missed / target.square().sum().clamp_min(torch.finfo(torch.float32).tiny), logits
+        return missed / size, logits

@@ -113,6 +113,14 @@ def test_a_student_of_enough_epochs_sees_what_its_teacher_sees(
     assert log.loss[-1] < 0.25 and log.val_accuracy[-1] > 0.9 > log.val_accuracy[0]
 
 
+def test_a_teacher_without_features_is_refused(
+    teacher: nn.Module, images: ImageFolder, tmp_path: Path
+) -> None:
+    teacher.conv2_1.register_forward_hook(lambda module, given, features: 0 * features)
+    with pytest.raises(ValueError, match="conv2_1 are all zero for 12 images"):
+        _distil(teacher, CONV, images, tmp_path)
+
+
 def test_the_teacher_comes_back_as_it_was(
     teacher: nn.Module, images: ImageFolder, tmp_path: Path
 ) -> None:
