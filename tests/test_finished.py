@@ -12,7 +12,7 @@ import torch
 
 from emergence_ext.datasets import Samples
 from emergence_ext.store import StoreError
-from emergence_ext.studies.finished import FinishedRun
+from emergence_ext.studies.finished import FinishedRun, require_same_network
 from emergence_ext.subject import DIGITS, Subject, SubjectSpec
 
 
@@ -89,3 +89,10 @@ def test_a_subject_from_python_needs_no_description(run: FinishedRun) -> None:
     subject = run.subject()
     dataset: Samples = subject.dataset
     assert Subject(subject.module, subject.layers, dataset).spec is None
+
+
+def test_logits_are_the_runs_if_they_are_near_by_the_size_of_all_of_them() -> None:
+    before = torch.tensor([0.5, -0.2])  # of a few images; others have logits of up to 10
+    require_same_network(before + 0.1, before, 10.0)
+    with pytest.raises(ValueError, match="gives other logits"):
+        require_same_network(before + 0.6, before, 10.0)

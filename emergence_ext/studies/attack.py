@@ -201,7 +201,8 @@ class _Watch:
             )
         ):
             if t == 0:
-                require_same_network(z.cpu(), self.found.z[-1, batch])
+                before = self.found.z[-1]
+                require_same_network(z.cpu(), before[batch], float(before.abs().max()))
             maps = [
                 self.learned.regional[name].transform(self.record.outputs[dotted])
                 for name, dotted in self.named.items()

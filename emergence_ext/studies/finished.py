@@ -141,7 +141,7 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
         raise StoreError(f"run: config.json notes no setting {error}; make the run again") from None
 
 
-def require_same_network(z: Tensor, before: Tensor) -> None:
+def require_same_network(z: Tensor, before: Tensor, largest: float) -> None:
     """Refuse a network that says something else of images than it did in the run.
 
     What the run learned, its projections and w, says nothing of another network.
@@ -149,11 +149,12 @@ def require_same_network(z: Tensor, before: Tensor) -> None:
     Args:
         z: logits, now, of any shape.
         before: the same logits in the run; they may have been computed at another precision.
+        largest: the largest logit of any image and category in the run, by size.
 
     Raises:
-        ValueError: they differ by more than a twentieth of the largest.
+        ValueError: they differ by more than a twentieth of that.
     """
-    if not torch.allclose(z, before, rtol=0, atol=0.05 * float(before.abs().max())):
+    if not torch.allclose(z, before, rtol=0, atol=0.05 * largest):
         raise ValueError(
             "weights: the network gives other logits for the clean images than in the run, what "
             "was learned there does not fit it. Give the weights and images of the run."

@@ -154,7 +154,6 @@ def shapley(
     batch = torch.stack([subject.dataset[int(i)][0] for i in index])
     outputs = range(len(found.categories)) if subject.outputs is None else subject.outputs
     columns = torch.tensor(outputs)[found.y[index]]
-    z = found.z[-1, index, found.y[index]]
     parts: list[tuple[RegionValues, Tensor]] = []
     with tqdm(
         total=len(names) * len(index), desc="Shapley values", unit="image", disable=None
@@ -162,7 +161,7 @@ def shapley(
         for name in names:
             bar.set_postfix_str(name)
             part = _of_layer(
-                subject, name, batch, columns, z, found.grid, samples, error, random_state, bar
+                subject, found, name, index, batch, columns, samples, error, random_state, bar
             )
             parts.append(part)
     rows = [found.layers.index(name) for name in names]
@@ -305,11 +304,11 @@ def grad_cam(part: Above, columns: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def _of_layer(
     subject: Subject,
+    found: Emergence,
     name: str,
+    index: Tensor,
     images: Tensor,
     columns: Tensor,
-    z: Tensor,
-    grid: tuple[int, int],
     samples: int,
     error: float,
     random_state: int,
@@ -317,9 +316,11 @@ def _of_layer(
 ) -> tuple[RegionValues, Tensor]:
     """Shapley values and Grad-CAM of a layer, block by block of images `[n, 3, H', W']`.
 
-    `z` `[n]` are the logits that the run had in these columns.
+    `index` `[n]` says which of the run's they are.
     """
-    module, R = subject.module, grid[0] * grid[1]
+    module, grid = subject.module, found.grid
+    R, largest = grid[0] * grid[1], float(found.z[-1].abs().max())
+    before = found.z[-1, index, found.y[index]]
     weight = next(module.parameters())
     blocks: list[tuple[RegionValues, Tensor]] = []
     start, size = 0, 1  # the first image tells how large the maps are
@@ -330,7 +331,7 @@ def _of_layer(
             values = region_values(
                 part, here, grid, samples=samples, error=error, random_state=random_state
             )
-            require_same_network(values.full, z[start : start + size])
+            require_same_network(values.full, before[start : start + size], largest)
             blocks.append((values, grad_cam(part, here, grid)))
             start += len(batch)
             size = min(_BLOCK, max(1, _BUDGET // (R * part.maps[0].numel())))
