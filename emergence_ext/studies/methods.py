@@ -99,12 +99,9 @@ METHODS: Final = (
         "ours",
         _ours,
         {
-            f"{source} responsibilities, {words}": {
-                "responsibilities": source,
-                "max_rounds": rounds,
-            }
-            for source in ("network", "posterior")
+            f"{words}, prior {prior:g}": {"max_rounds": rounds, "strength_prior": prior}
             for words, rounds in (("one round", 1), ("to the end", 100))
+            for prior in (1e-3, 1e-2)
         },
         tempered=True,
     ),
