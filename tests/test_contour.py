@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import QuadMesh
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -114,3 +115,14 @@ def test_wrong_use_is_named() -> None:
         figures.confidence_map(grid, p, mu, NAMES, g=torch.zeros(2, 2))
     with pytest.raises(ValueError, match=r"p must be \[rows=5, columns=5, C=6\]"):
         figures.confidence_map(grid, p[:3], mu, NAMES)
+
+
+@pytest.mark.parametrize("frame", [plane(), space(), space(3)])
+def test_every_long_contour_has_its_level_written_on_it(frame: Frame) -> None:
+    axes = draw(frame, steps=121).axes[0]
+    (lines,) = (x for x in axes.collections if isinstance(x, ContourSet))
+    for level, path in zip(lines.levels, lines.get_paths(), strict=True):
+        here = [np.array(t.get_position()) for t in axes.texts if t.get_text() == f"{level:.2g}"]
+        for line in map(np.asarray, path.to_polygons(closed_only=False)):
+            if np.ptp(axes.transData.transform(line), axis=0).max() > 60:
+                assert min(np.abs(line - place).sum(1).min() for place in here) < 1e-9

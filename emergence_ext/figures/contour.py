@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -34,6 +35,7 @@ LEVELS = (0.2, 0.4, 0.6, 0.8, 0.95)
 _FILLED = (0.06, 0.15, 0.24, 0.33, 0.42, 0.52)  # share of a category's colour between the levels
 _AROUND = 1.25  # half the side of the plane in units of the strength that is marked
 _NAMED = 16  # categories; more names would cover the map
+_NUMBERED = 40  # pixels of the page: extent of a contour, at least, that has its level on it
 
 
 def contour_grid(directions: Any, strength: float, *, steps: int = 301) -> Array:
@@ -230,7 +232,25 @@ def _fill(axes: Axes, x: Array, y: Array, p: Array) -> None:
     present = [level for level in LEVELS if sure.min() < level < sure.max()]
     if present:
         lines = axes.contour(x, y, sure, levels=present, colors=INK, linewidths=0.5, zorder=1)
-        axes.clabel(lines, fmt="%.2g", fontsize=6, inline_spacing=2)
+        _number(axes, lines)
+
+
+def _number(axes: Axes, lines: ContourSet) -> None:
+    """Write the level on every contour that is longer than its number is wide.
+
+    matplotlib's `clabel` fails on a contour whose label it puts at the first vertex, which depends
+    on the data, and with it a whole run would fail.
+    """
+    halo = [withStroke(linewidth=1.5, foreground=PAPER)]
+    for level, path in zip(lines.levels, lines.get_paths(), strict=True):
+        for line in map(np.asarray, path.to_polygons(closed_only=False)):
+            if np.ptp(axes.transData.transform(line), axis=0).max() < _NUMBERED:
+                continue
+            x, y = line[len(line) // 2]
+            axes.text(
+                x, y, f"{level:.2g}", fontsize=6, color=INK, ha="center", va="center",
+                path_effects=halo, zorder=1.5, clip_on=True,
+            )  # fmt: skip
 
 
 def _angles(camera: Array, points: Array) -> tuple[Array, Array]:
