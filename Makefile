@@ -42,8 +42,8 @@ sanitize: .venv/.installed ## run the tests of the CPU ops under AddressSanitize
 	EMERGENCE_SANITIZE=1 OMP_NUM_THREADS=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=268435456 \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	$(BIN)/pytest -o pythonpath='build/sanitize/lib .' tests/test_maxsim*.py tests/test_match_kl*.py \
-		tests/test_ops_*.py $(ARGS)
+	$(BIN)/pytest -o pythonpath='build/sanitize/lib .' tests/ops/test_maxsim*.py tests/ops/test_match_kl*.py \
+		tests/ops/test_ops_*.py $(ARGS)
 
 bench: .venv/.bench ## time the ops beside what else there is; ARGS=--quick for a look in a minute
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -19,7 +19,7 @@ from benchmarks.gpu.peak import measure_gpu_peak
 from benchmarks.peak import measure_peak
 from benchmarks.peers import use_threads
 from benchmarks.suite import Effort
-from emergence_ext._library import build_info, why_not
+from emergence_ext.ops.library import build_info, why_not
 
 BUSY: Final = 0.4
 """Load per core above which a run is not to be trusted."""

@@ -34,7 +34,7 @@ from benchmarks.results import ROOT, Results
 
 LOGS: Final = ROOT / "build" / "gpu-check"
 BENCHMARK: Final = LOGS / "benchmark"
-TESTS: Final = ("tests/test_ops_gpu.py", "tests/test_ops_gpu_device.py")
+TESTS: Final = ("tests/ops/test_ops_gpu.py", "tests/ops/test_ops_gpu_device.py")
 BUILD_SECONDS: Final = 300
 TEST_SECONDS: Final = 150
 SANITIZER_SECONDS: Final = 100

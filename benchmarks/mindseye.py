@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext import mindseye, render
-from emergence_ext.studies.finished import FinishedRun
-from emergence_ext.subject import Subject
+from emergence_ext.run.finished import FinishedRun
+from emergence_ext.run.subject import Subject
 
 WINDOWS: Final = 10
 SPARSITY: Final = 1e-3  # a ramp of lambda would lower the objective by itself

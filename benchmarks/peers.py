@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from benchmarks.cases import Problem
-from emergence_ext import ops, reference
+from emergence_ext.ops import fused as ops
+from emergence_ext.ops import reference
 
 Body = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Loss = tuple[Tensor, tuple[Tensor, ...]]

@@ -34,7 +34,7 @@ from emergence_ext.figures.style import (
     new_figure,
     styled,
 )
-from emergence_ext.reference import PRECISIONS
+from emergence_ext.ops.reference import PRECISIONS
 
 # What the fastest peer of a group is called, and the colour it has everywhere.
 _GROUPS: Final = {

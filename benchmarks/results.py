@@ -24,7 +24,7 @@ from benchmarks.peak import Peak
 from benchmarks.suite import Row
 from benchmarks.targets import Target
 from benchmarks.timing import Timing
-from emergence_ext._library import build_info
+from emergence_ext.ops.library import build_info
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,7 +16,7 @@ from benchmarks.budget import Budget
 from benchmarks.cases import Bench, Problem
 from benchmarks.peers import ByMode, Call, Peer
 from benchmarks.timing import Timing, measure
-from emergence_ext import ops
+from emergence_ext.ops import fused as ops
 
 CHECKED_IMAGES: Final = 8
 """Conditioning images on which a peer must agree with the op before it is timed."""

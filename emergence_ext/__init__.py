@@ -1,7 +1,7 @@
 """See what a trained network has learned: where in the image, in which layer, and when in training.
 
-The names below are loaded when they are first used, so that `emergence_ext.ops` and
-`emergence_ext.reference` need nothing but torch.
+The names below, and the rooms of the package among them, are loaded when they are first used, so
+that `emergence_ext.ops` and `emergence_ext.reference` need nothing but torch.
 """
 
 from __future__ import annotations
@@ -12,63 +12,93 @@ from typing import TYPE_CHECKING, Any
 from emergence_ext._version import __version__
 
 if TYPE_CHECKING:
+    from emergence_ext import data as data
     from emergence_ext import figures as figures
-    from emergence_ext._library import build_info as build_info
+    from emergence_ext import lookinside as lookinside
+    from emergence_ext import method as method
+    from emergence_ext import mindseye as mindseye
+    from emergence_ext import network as network
+    from emergence_ext import ops as ops
+    from emergence_ext import reference as reference
+    from emergence_ext import render as render
+    from emergence_ext import report as report
+    from emergence_ext import run as run
+    from emergence_ext import store as store
+    from emergence_ext import studies as studies
+    from emergence_ext import training as training
     from emergence_ext.data import ImageFolder as ImageFolder
     from emergence_ext.data import digits as digits
-    from emergence_ext.features import FeatureSet as FeatureSet
-    from emergence_ext.features import extract as extract
-    from emergence_ext.frame import Frame as Frame
-    from emergence_ext.importance import RegionImportance as RegionImportance
-    from emergence_ext.knowledge import KnowledgePoints as KnowledgePoints
-    from emergence_ext.knowledge import knowledge_points as knowledge_points
-    from emergence_ext.models import load_model as load_model
-    from emergence_ext.models import suggest_layers as suggest_layers
+    from emergence_ext.method import ExactKappa as ExactKappa
+    from emergence_ext.method import Frame as Frame
+    from emergence_ext.method import KnowledgePoints as KnowledgePoints
+    from emergence_ext.method import MonteCarloKappa as MonteCarloKappa
+    from emergence_ext.method import RegionalProjection as RegionalProjection
+    from emergence_ext.method import RegionImportance as RegionImportance
+    from emergence_ext.method import SampleProjection as SampleProjection
+    from emergence_ext.method import image_similarity as image_similarity
+    from emergence_ext.method import knowledge_points as knowledge_points
+    from emergence_ext.method import solve_kappa_p as solve_kappa_p
+    from emergence_ext.network import FeatureSet as FeatureSet
+    from emergence_ext.network import extract as extract
+    from emergence_ext.network import load_model as load_model
+    from emergence_ext.network import preprocess as preprocess
+    from emergence_ext.network import suggest_layers as suggest_layers
+    from emergence_ext.ops import build_info as build_info
     from emergence_ext.ops import maxsim as maxsim
     from emergence_ext.ops import maxsim_indices as maxsim_indices
-    from emergence_ext.preprocessing import preprocess as preprocess
-    from emergence_ext.regional import RegionalProjection as RegionalProjection
-    from emergence_ext.sample import SampleProjection as SampleProjection
-    from emergence_ext.similarity import image_similarity as image_similarity
-    from emergence_ext.similarity import solve_kappa_p as solve_kappa_p
-    from emergence_ext.studies.emergence import emergence as emergence
-    from emergence_ext.vmf import ExactKappa as ExactKappa
-    from emergence_ext.vmf import MonteCarloKappa as MonteCarloKappa
+    from emergence_ext.run import FinishedRun as FinishedRun
+    from emergence_ext.run import emergence as emergence
 
-_HOME = {
-    "ExactKappa": "vmf",
-    "FeatureSet": "features",
-    "Frame": "frame",
+_ROOMS = (
+    "data",
+    "figures",
+    "lookinside",
+    "method",
+    "mindseye",
+    "network",
+    "ops",
+    "reference",
+    "render",
+    "report",
+    "run",
+    "store",
+    "studies",
+    "training",
+)
+_ROOM_OF = {
+    "ExactKappa": "method",
+    "FeatureSet": "network",
+    "FinishedRun": "run",
+    "Frame": "method",
     "ImageFolder": "data",
-    "KnowledgePoints": "knowledge",
-    "MonteCarloKappa": "vmf",
-    "RegionImportance": "importance",
-    "RegionalProjection": "regional",
-    "SampleProjection": "sample",
-    "build_info": "_library",
+    "KnowledgePoints": "method",
+    "MonteCarloKappa": "method",
+    "RegionImportance": "method",
+    "RegionalProjection": "method",
+    "SampleProjection": "method",
+    "build_info": "ops",
     "digits": "data",
-    "emergence": "studies.emergence",
-    "extract": "features",
-    "figures": "",
-    "image_similarity": "similarity",
-    "knowledge_points": "knowledge",
-    "load_model": "models",
+    "emergence": "run",
+    "extract": "network",
+    "image_similarity": "method",
+    "knowledge_points": "method",
+    "load_model": "network",
     "maxsim": "ops",
     "maxsim_indices": "ops",
-    "preprocess": "preprocessing",
-    "solve_kappa_p": "similarity",
-    "suggest_layers": "models",
+    "preprocess": "network",
+    "solve_kappa_p": "method",
+    "suggest_layers": "network",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = ["__version__", *_ROOMS, *sorted(_ROOM_OF)]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'emergence_ext' has no attribute {name!r}")
-    if not _HOME[name]:
+    if name in _ROOMS:
         return importlib.import_module(f"emergence_ext.{name}")
-    return getattr(importlib.import_module(f"emergence_ext.{_HOME[name]}"), name)
+    if name in _ROOM_OF:
+        return getattr(importlib.import_module(f"emergence_ext.{_ROOM_OF[name]}"), name)
+    raise AttributeError(f"module 'emergence_ext' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from build_support import find_compiler
-from emergence_ext import _library, ops
+from emergence_ext.ops import fused as ops
+from emergence_ext.ops import library as _library
 from tests import emulated
 from tests.emulated import EmulatedGPU
 
@@ -151,11 +152,10 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def training(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints of `tiny_networks.three`, trained on `image_folder`: epochs 0, 2 and 12."""
-    import tiny_networks
-
-    from emergence_ext.data import ImageFolder
-    from emergence_ext.recipes import Recipe
-    from emergence_ext.training import train
+    from emergence_ext.data.folders import ImageFolder
+    from emergence_ext.training.loop import train
+    from emergence_ext.training.recipes import Recipe
+    from tests import tiny_networks
 
     folder = tmp_path_factory.mktemp("training")
     with torch.random.fork_rng():
@@ -173,12 +173,13 @@ def finished_run(
     image_folder: Path, training: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """What `emergence run` leaves of three checkpoints and two layers; copy it to write into it."""
-    from emergence_ext import drawing, run
-    from emergence_ext.subject import SubjectSpec
+    from emergence_ext.report import drawing
+    from emergence_ext.run import analyse as run
+    from emergence_ext.run.subject import SubjectSpec
 
     spec = SubjectSpec(
         data=str(image_folder),
-        model="tiny_networks:three",
+        model="tests.tiny_networks:three",
         checkpoints=str(training / "epoch_*.safetensors"),
         size=16,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from emergence_ext import ops
+from emergence_ext.ops import fused as ops
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["-std=c++20", "-fPIC", "-DEMERGENCE_EMULATED", "-O2", "-ffp-contract=off", "-Wall"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from emergence_ext.features import FeatureSet
+from emergence_ext.network.features import FeatureSet
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from planted import feature_set
+
+from tests.planted import feature_set
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -71,7 +72,7 @@ def test_the_lines_of_the_readme_run(
     code = found[1]
     assert len(_statements(code)) <= 10
     for theirs, ours in {
-        "torchvision:resnet34": "tiny_networks:three",
+        "torchvision:resnet34": "tests.tiny_networks:three",
         "resnet34.safetensors": str(training / "epoch_0012.safetensors"),
         "photos": str(image_folder),
         "size=224": "size=16",

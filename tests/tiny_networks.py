@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.networks import SmallVGG, small_vgg
+from emergence_ext.network.builtin import SmallVGG, small_vgg
 
 
 def three(num_classes: int = 3) -> SmallVGG:

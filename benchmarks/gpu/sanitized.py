@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.bounds import NARROW
 from benchmarks.gpu import paths
-from emergence_ext import ops
+from emergence_ext.ops import fused as ops
 from tests.cases import DIFFERENTIABLE, Case, LossInputs, build, build_loss, run_loss
 
 # More rows than a warp and none of its multiples; images in more than one group of a block.

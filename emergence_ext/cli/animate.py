@@ -24,8 +24,8 @@ def animate(
     with reported():
         import torch
 
-        from emergence_ext import animation
-        from emergence_ext.studies.finished import FinishedRun
+        from emergence_ext.report import film as animation
+        from emergence_ext.run import FinishedRun
 
         run = FinishedRun.open(run_dir)
         subject = subject_of(run)

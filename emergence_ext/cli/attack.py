@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from emergence_ext.figures import Band
-    from emergence_ext.knowledge import Interval
+    from emergence_ext.method import Interval
+    from emergence_ext.report.tables import Row
     from emergence_ext.studies.attacked import Attack
-    from emergence_ext.tables import Row
 
 
 @app.command()
@@ -57,10 +57,10 @@ def attack(
     Example: emergence attack runs/demo --eps 0.1
     """
     with reported():
-        from emergence_ext import drawing, tables
+        from emergence_ext.report import drawing, tables
+        from emergence_ext.run import FinishedRun
         from emergence_ext.studies.attack import AttackSettings
         from emergence_ext.studies.attack import attack as run_attack
-        from emergence_ext.studies.finished import FinishedRun
 
         settings = AttackSettings(eps, step, steps, tau, images, seed)
         run = FinishedRun.open(run_dir)
@@ -90,7 +90,7 @@ def attack(
 
 def _tables(a: Attack) -> dict[str, list[Row]]:
     """Tables of what was attacked and, where an image was led astray, of its regions."""
-    from emergence_ext import tables
+    from emergence_ext.report import tables
 
     rows = {"success": tables.attack_success(a), "images": tables.attack_images(a)}
     if len(a.astray):

@@ -18,8 +18,7 @@ from emergence_ext import __version__
 from emergence_ext.store import StoreError
 
 if TYPE_CHECKING:
-    from emergence_ext.studies.finished import FinishedRun
-    from emergence_ext.subject import Subject
+    from emergence_ext.run import FinishedRun, Subject
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ def without_old(folder: Path) -> Path:
 
 def update_report(run_dir: Path) -> None:
     """Put what was written beside a run into its report; where that cannot be, say why."""
-    from emergence_ext.report import write_report
+    from emergence_ext.report.html import write_report
 
     try:
         typer.echo(write_report(run_dir))

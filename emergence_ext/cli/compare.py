@@ -11,8 +11,8 @@ import typer
 from emergence_ext.cli.common import app, reported, subject_of, with_interval
 
 if TYPE_CHECKING:
-    from emergence_ext.knowledge import Interval
-    from emergence_ext.studies.emergence import Emergence
+    from emergence_ext.method import Interval
+    from emergence_ext.run import Emergence
 
 _Name = Annotated[str, typer.Argument(help="A run directory, or RUN_DIR@CHECKPOINT.")]
 
@@ -26,10 +26,9 @@ def compare(a: _Name, b: _Name) -> None:
     Example: emergence compare runs/demo@epoch1 runs/demo@epoch8
     """
     with reported():
-        from emergence_ext import drawing, tables
+        from emergence_ext.report import drawing, tables
+        from emergence_ext.run import FinishedRun, file_name
         from emergence_ext.studies import compare as study
-        from emergence_ext.studies.emergence import file_name
-        from emergence_ext.studies.finished import FinishedRun
 
         folders, labels = zip(*map(split_name, (a, b)), strict=True)
         runs = [FinishedRun.open(folder) for folder in folders]

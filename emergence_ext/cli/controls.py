@@ -19,9 +19,9 @@ def controls(
     Example: emergence controls runs/demo
     """
     with reported():
-        from emergence_ext import drawing, tables
+        from emergence_ext.report import drawing, tables
+        from emergence_ext.run import FinishedRun
         from emergence_ext.studies.controls import controls as compare
-        from emergence_ext.studies.finished import FinishedRun
 
         run, out = FinishedRun.open(run_dir), run_dir / "controls"
         found = compare(run, run.subject(device_name(device)), folder=out)

@@ -53,9 +53,9 @@ def distill(
     Example: emergence distill runs/demo --at conv,fc --epochs 4
     """
     with reported():
-        from emergence_ext.recipes import RECIPES, Recipe
+        from emergence_ext.run import FinishedRun, settings_of
         from emergence_ext.studies import distill as study
-        from emergence_ext.studies.finished import FinishedRun, settings_of
+        from emergence_ext.training import RECIPES, Recipe
 
         run = FinishedRun.open(run_dir)
         shown = run.found.layers[-1] if layer is None else layer
@@ -87,7 +87,7 @@ def distill(
 
 def _write(found: Distillation, out: Path, layer: str) -> None:
     """Write the result with its tables and figures."""
-    from emergence_ext import drawing, tables
+    from emergence_ext.report import drawing, tables
 
     found.save(out / "distill")
     rows = {

@@ -34,9 +34,9 @@ def foreground(
     Example: emergence foreground runs/demo --boxes boxes.csv
     """
     with reported():
-        from emergence_ext import tables
-        from emergence_ext.studies import foreground as study
-        from emergence_ext.studies.finished import FinishedRun
+        from emergence_ext import data
+        from emergence_ext.report import tables
+        from emergence_ext.run import FinishedRun
 
         if (boxes is None) == (masks is None):
             raise ValueError("foreground: give either --boxes FILE or --masks DIR")
@@ -44,12 +44,12 @@ def foreground(
         found = FinishedRun.open(run_dir).found
         inside = {}
         if boxes is not None:
-            given = study.read_boxes(boxes)
-            on_grid = study.boxes_on_grid(list(given.values()), found.grid)
+            given = data.read_boxes(boxes)
+            on_grid = data.boxes_on_grid(list(given.values()), found.grid)
             inside = dict(zip(given, on_grid, strict=True))
         if masks is not None:
-            files = study.find_masks(masks, found.names)
-            inside = {name: study.mask_on_grid(path, found.grid) for name, path in files.items()}
+            files = data.find_masks(masks, found.names)
+            inside = {name: data.mask_on_grid(path, found.grid) for name, path in files.items()}
         rows = tables.foreground(found, inside)
         table = run_dir / "foreground" / "tables" / "foreground.csv"
         tables.write(table, rows)

@@ -30,9 +30,8 @@ from emergence_ext.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from emergence_ext.sheets.look import Looked
-    from emergence_ext.studies.finished import FinishedRun
-    from emergence_ext.subject import Subject
+    from emergence_ext.report.look.look import Looked
+    from emergence_ext.run import FinishedRun, Subject
 
 RunOrNone = Annotated[
     Path | None,
@@ -142,9 +141,9 @@ def _look(
     seed: int,
 ) -> Looked:
     """Look at what was loaded, in the way that was asked for."""
-    from emergence_ext.sheets import Scene
-    from emergence_ext.sheets.look import look as make
-    from emergence_ext.sheets.look import some_images
+    from emergence_ext.report.look import Scene
+    from emergence_ext.report.look.look import look as make
+    from emergence_ext.report.look.look import some_images
 
     # It was loaded for this command alone, so nobody misses it where it was.
     subject.module.to(subject.device)
@@ -162,8 +161,7 @@ def _load(
     run_dir: Path | None, device: str, described: Mapping[str, Any], **settings: Any
 ) -> tuple[Subject, FinishedRun | None]:
     """Load network and images, of a run or as described."""
-    from emergence_ext.studies.finished import FinishedRun
-    from emergence_ext.subject import SubjectSpec
+    from emergence_ext.run import FinishedRun, SubjectSpec
 
     if run_dir is None:
         if not {"data", "model"} <= described.keys():

@@ -27,11 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from emergence_ext.mindseye import MindsEye, Schedule
-    from emergence_ext.sheets import Sheet
-    from emergence_ext.sheets.mindseye import ImageSet
-    from emergence_ext.studies.emergence import Emergence
-    from emergence_ext.studies.finished import FinishedRun
-    from emergence_ext.subject import Subject
+    from emergence_ext.report.look import Sheet
+    from emergence_ext.report.look.mindseye import ImageSet
+    from emergence_ext.run import Emergence, FinishedRun, Subject
 
 logger = logging.getLogger(__name__)
 
@@ -185,12 +183,12 @@ def _of_folder(
     preprocess: str | None,
     asked: _Asked,
 ) -> ImageSet:
-    from emergence_ext import data, models, preprocessing
-    from emergence_ext.sheets.mindseye import ImageSet
+    from emergence_ext import data, network
+    from emergence_ext.report.look.mindseye import ImageSet
 
     side = 224 if size is None else size
     samples = data.image_set(folder, size=side)
-    loaded = models.load_model(model, weights=weights, image_size=side, random_state=asked.seed)
+    loaded = network.load_model(model, weights=weights, image_size=side, random_state=asked.seed)
     name = loaded.preprocess if preprocess in (None, "auto") else preprocess
     pixels = torch.stack([samples[i][0] for i in range(len(samples))])
     return ImageSet(
@@ -198,7 +196,7 @@ def _of_folder(
         {name: loaded.layers.get(name, name) for name in asked.layers},
         _as_taken(pixels, loaded.module).to(asked.device),
         samples.names,
-        preprocessing.preprocess(name),
+        network.preprocess(name),
     )
 
 
@@ -224,8 +222,8 @@ def _of_run(
     run_dir: Path, category: str | None, points: bool, directions: bool, asked: _Asked
 ) -> None:
     """Facets, or directions, of the categories of a run."""
-    from emergence_ext.sheets.mindseye import direction_sheet
-    from emergence_ext.studies.finished import FinishedRun
+    from emergence_ext.report.look.mindseye import direction_sheet
+    from emergence_ext.run import FinishedRun
 
     run = FinishedRun.open(run_dir)
     subject = run.subject(asked.device)
@@ -256,8 +254,8 @@ def _facets_of_run(
     points: bool,
     asked: _Asked,
 ) -> None:
-    from emergence_ext import tables
-    from emergence_ext.studies.emergence import file_name
+    from emergence_ext.report import tables
+    from emergence_ext.run import file_name
 
     chosen = _chosen(run.found, categories, layers, points)
     few = next((name for name, (index, _) in chosen.items() if len(index) < asked.facets), None)
@@ -312,7 +310,7 @@ def _of_category(
     regions: dict[str, Tensor],
     device: str,
 ) -> ImageSet:
-    from emergence_ext.sheets.mindseye import ImageSet, output_names
+    from emergence_ext.report.look.mindseye import ImageSet, output_names
 
     found = run.found
     return ImageSet(
@@ -328,17 +326,17 @@ def _of_category(
 
 
 def _facets(given: ImageSet, asked: _Asked) -> tuple[Sheet, dict[str, MindsEye]]:
-    from emergence_ext.sheets.mindseye import facet_sheet
+    from emergence_ext.report.look.mindseye import facet_sheet
 
     return facet_sheet(given, asked.facets, asked.top_k, asked.schedule, asked.seed)
 
 
 def _write(sheet: Sheet, eyes: dict[str, MindsEye], out: Path, of: str = "") -> None:
     """Write figures, tables and films; `of` stands before every note."""
-    from emergence_ext import drawing, tables
-    from emergence_ext.animation import write_film
-    from emergence_ext.sheets.mindseye import film_frames
-    from emergence_ext.studies.emergence import file_name
+    from emergence_ext.report import drawing, tables
+    from emergence_ext.report.film import write_film
+    from emergence_ext.report.look.mindseye import film_frames
+    from emergence_ext.run import file_name
 
     for name, figure in sheet.figures.items():
         drawing.save(figure, out / "figures" / name)

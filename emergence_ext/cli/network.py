@@ -40,13 +40,12 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
     Example: emergence demo --out runs/demo
     """
     with reported():
-        from emergence_ext import data, models, training
-        from emergence_ext.run import Settings, run
-        from emergence_ext.subject import DIGITS, SubjectSpec
+        from emergence_ext import data, network, training
+        from emergence_ext.run import DIGITS, Settings, SubjectSpec, run
 
         started = time.perf_counter()
         train_set, test_set = data.digits(train=True), data.digits(train=False)
-        model = models.load_model("small_vgg28", num_classes=10, random_state=seed)
+        model = network.load_model("small_vgg28", num_classes=10, random_state=seed)
         recipe = training.RECIPES["small_vgg28"]
         log = training.train(
             model.module, train_set, test_set, recipe, out=out / "training",
@@ -92,14 +91,14 @@ def train(
     Example: emergence train --data DIR --model vgg16_pooled --weights W.safetensors --out runs/head
     """
     with reported():
-        from emergence_ext import models, preprocessing, training
+        from emergence_ext import network, training
 
         train_set, val_set = _both_splits(data, size)
-        loaded = models.load_model(
+        loaded = network.load_model(
             model, num_classes=len(train_set.categories), image_size=size, random_state=seed
         )
         if weights is not None:
-            missing = models.load_weights(loaded.module, weights, partial=True)
+            missing = network.load_weights(loaded.module, weights, partial=True)
             if missing:
                 typer.echo(f"not in {weights.name}, trained from scratch: {', '.join(missing)}")
         given: dict[str, Any] = {"epochs": epochs, "lr": lr, "freeze": freeze}
@@ -112,7 +111,7 @@ def train(
             val_set,
             recipe,
             out=out,
-            preprocess=preprocessing.preprocess(name),
+            preprocess=network.preprocess(name),
             checkpoints=numbers(keep, int, "keep") if keep else _kept_epochs(recipe.epochs),
             random_state=seed,
             device=device_name(device),
@@ -158,9 +157,8 @@ def run(
     Example: emergence run --data DIR --model torchvision:vgg16 --weights vgg16.pth --out runs/vgg16
     """
     with reported():
-        from emergence_ext.run import Settings
+        from emergence_ext.run import Settings, SubjectSpec
         from emergence_ext.run import run as analyse
-        from emergence_ext.subject import SubjectSpec
 
         spec = SubjectSpec(
             data=str(data), model=model, weights=as_text(weights), checkpoints=checkpoints,
@@ -191,7 +189,7 @@ def report(
     Example: emergence report runs/demo
     """
     with reported():
-        from emergence_ext.report import write_report
+        from emergence_ext.report.html import write_report
 
         typer.echo(write_report(run_dir))
 
@@ -211,16 +209,15 @@ def doctor(
     Example: emergence doctor --model torchvision:resnet34
     """
     with reported():
-        from emergence_ext import doctor as checks
-        from emergence_ext import models
+        from emergence_ext import network
 
-        typer.echo(checks.format_environment(brief=brief))
+        typer.echo(network.format_environment(brief=brief))
         if model is not None:
-            loaded = models.load_model(model, weights=weights, image_size=size)
+            loaded = network.load_model(model, weights=weights, image_size=size)
             typer.echo(f"preprocessing, as --preprocess auto takes it: {loaded.preprocess}")
             typer.echo(
-                checks.format_report(
-                    checks.inspect_model(loaded.module, torch.rand(1, channels, size, size))
+                network.format_report(
+                    network.inspect_model(loaded.module, torch.rand(1, channels, size, size))
                 )
             )
 

@@ -21,10 +21,10 @@ from emergence_ext.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from emergence_ext.datasets import Samples
+    from emergence_ext.data import Samples
     from emergence_ext.figures import Band
+    from emergence_ext.report.tables import Row
     from emergence_ext.studies.shapley import Shapley
-    from emergence_ext.tables import Row
 
 SHOWN = 18
 """Images on a sheet of maps."""
@@ -57,8 +57,8 @@ def shapley(
     Example: emergence shapley runs/demo --layer conv4_3,conv5_3 --images 50
     """
     with reported():
-        from emergence_ext import tables
-        from emergence_ext.studies.finished import FinishedRun
+        from emergence_ext.report import tables
+        from emergence_ext.run import FinishedRun
         from emergence_ext.studies.shapley import shapley as study
 
         run = FinishedRun.open(run_dir)
@@ -97,8 +97,8 @@ def _told(row: Row) -> str:
 
 def _draw(result: Shapley, dataset: Samples, folder: Path) -> None:
     from emergence_ext import figures
-    from emergence_ext.drawing import save
-    from emergence_ext.studies.emergence import file_name
+    from emergence_ext.report.drawing import save
+    from emergence_ext.run import file_name
 
     spearman, pearson = result.spearman(), result.pearson()
     save(
@@ -131,7 +131,7 @@ def _draw(result: Shapley, dataset: Samples, folder: Path) -> None:
 def _band(r: torch.Tensor) -> Band:
     """Means and intervals of coefficients `[L, n]`, NaN where there is none."""
     from emergence_ext.figures import Band
-    from emergence_ext.knowledge import mean_interval
+    from emergence_ext.method import mean_interval
 
     nan = float("nan")
     found = [mean_interval(row) for row in r]

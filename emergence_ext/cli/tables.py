@@ -22,10 +22,10 @@ from emergence_ext.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from emergence_ext.report.tables import Row
+    from emergence_ext.run import FinishedRun
     from emergence_ext.studies.ablation import AblationFit, Choices
-    from emergence_ext.studies.finished import FinishedRun
     from emergence_ext.studies.methods import Outcome
-    from emergence_ext.tables import Row
 
 
 Seeds = Annotated[int, typer.Option(help="Of every method: they move its folds and its start.")]
@@ -64,8 +64,8 @@ def tables(
     Example: emergence tables runs/demo runs/tiny --ablation
     """
     with reported():
-        from emergence_ext import paper_tables as made
-        from emergence_ext.tables import write
+        from emergence_ext.report import paper_tables as made
+        from emergence_ext.report.tables import write
 
         if images is not None and not with_ablation:
             raise ValueError("images: --images is of use only with --ablation")
@@ -143,7 +143,7 @@ def _methods(
 
 def _opened(folders: Sequence[Path]) -> dict[str, FinishedRun]:
     """The runs by the names of their folders, with the folder above where two are called alike."""
-    from emergence_ext.studies.finished import FinishedRun
+    from emergence_ext.run import FinishedRun
 
     whole = [folder.resolve() for folder in folders]
     if len(set(whole)) < len(whole):

@@ -1,36 +1,42 @@
 """Figures: arrays or tensors in, `matplotlib.figure.Figure` out; no files, no models."""
 
-from .ablation import ablation
-from .activations import activation_grid, layer_sparsity
-from .annotators import agreement, confusions, seen_apart
-from .attack import attack_curves, attack_images, attack_utility
-from .attack_space import attack_paths, attack_types
-from .attributes import AttributePanel, accuracy_by_attribute
-from .codes import code_grid, code_scatter
-from .compare import layer_differences, moved_images, moved_regions
-from .contour import confidence_map, contour_grid
-from .correlation import importance_strength, strength_entropy
-from .correspondence import correspondence_scores, correspondences
-from .distill import student_regions
-from .excite import exciting_images, exciting_patches
-from .filters import deep_filters, first_filters
-from .fooling import fooling
-from .gradients import attributions
-from .images import importance_maps, point_regions, shared_regions
-from .inversion import inversions
-from .knowledge import Band, knowledge_curves, tau_curve
-from .losses import losses
-from .methods import methods
-from .mindseye import facet_embedding, picture_sheet
-from .occlusion import occlusion_maps, occlusion_regions
-from .regions import regions_through_epochs, regions_through_layers
-from .samples import samples, samples_through_epochs
-from .shapley import shapley_correlations, shapley_maps
-from .similarity import category_similarity
+from emergence_ext.figures.ablation import ablation
+from emergence_ext.figures.activations import activation_grid, layer_sparsity
+from emergence_ext.figures.annotators import agreement, confusions, seen_apart
+from emergence_ext.figures.attack import attack_curves, attack_images, attack_utility
+from emergence_ext.figures.attack_space import attack_paths, attack_types
+from emergence_ext.figures.attributes import AttributePanel, accuracy_by_attribute
+from emergence_ext.figures.codes import code_grid, code_scatter
+from emergence_ext.figures.compare import layer_differences, moved_images, moved_regions
+from emergence_ext.figures.contour import confidence_map, contour_grid
+from emergence_ext.figures.correlation import importance_strength, strength_entropy
+from emergence_ext.figures.correspondence import correspondence_scores, correspondences
+from emergence_ext.figures.distill import student_regions
+from emergence_ext.figures.excite import exciting_images, exciting_patches
+from emergence_ext.figures.filters import deep_filters, first_filters
+from emergence_ext.figures.fooling import fooling
+from emergence_ext.figures.gradients import attributions
+from emergence_ext.figures.images import importance_maps, point_regions, shared_regions
+from emergence_ext.figures.inversion import inversions
+from emergence_ext.figures.knowledge import Band, knowledge_curves, tau_curve
+from emergence_ext.figures.losses import losses
+from emergence_ext.figures.methods import methods
+from emergence_ext.figures.mindseye import facet_embedding, picture_sheet
+from emergence_ext.figures.motion import SAMPLES, Moment, Stage
+from emergence_ext.figures.occlusion import occlusion_maps, occlusion_regions
+from emergence_ext.figures.regions import regions_through_epochs, regions_through_layers
+from emergence_ext.figures.samples import drawable, samples, samples_through_epochs
+from emergence_ext.figures.shapley import shapley_correlations, shapley_maps
+from emergence_ext.figures.similarity import category_similarity
+from emergence_ext.figures.space import strength_reach
+from emergence_ext.figures.style import display_name, signed_text
 
 __all__ = [
+    "SAMPLES",
     "AttributePanel",
     "Band",
+    "Moment",
+    "Stage",
     "ablation",
     "accuracy_by_attribute",
     "activation_grid",
@@ -50,6 +56,8 @@ __all__ = [
     "correspondence_scores",
     "correspondences",
     "deep_filters",
+    "display_name",
+    "drawable",
     "exciting_images",
     "exciting_patches",
     "facet_embedding",
@@ -77,7 +85,9 @@ __all__ = [
     "shapley_correlations",
     "shapley_maps",
     "shared_regions",
+    "signed_text",
     "strength_entropy",
+    "strength_reach",
     "student_regions",
     "tau_curve",
 ]

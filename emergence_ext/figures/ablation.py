@@ -12,9 +12,18 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from .inputs import Array, Sizes
-from .knowledge import Band
-from .style import ACCENT, CONTRAST, FAINT, MUTED, PAGE, literal_name, new_figure, styled
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.knowledge import Band
+from emergence_ext.figures.style import (
+    ACCENT,
+    CONTRAST,
+    FAINT,
+    MUTED,
+    PAGE,
+    literal_name,
+    new_figure,
+    styled,
+)
 
 _ROW = 0.185  # inches
 _COLUMNS = 2

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .images import as_pixels
-from .inputs import Array, Sizes
-from .samples import checkpoint_name
-from .style import (
+from emergence_ext.figures.images import as_pixels
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.samples import checkpoint_name
+from emergence_ext.figures.style import (
     INK,
     PAGE,
     PAPER,
@@ -22,7 +22,7 @@ from .style import (
     ordered_colors,
     styled,
 )
-from .tiles import open_page, put_image
+from emergence_ext.figures.tiles import open_page, put_image
 
 _EDGE, _GAP, _TILE_GAP, _HEAD = 0.08, 0.07, 0.025, 0.2  # inches
 _BELOW = np.array([0.95, 0.45, 0.0])  # orange

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .images import as_pixels, show_image
-from .inputs import Array, Sizes
-from .style import (
+from emergence_ext.figures.images import as_pixels, show_image
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.style import (
     ACCENT,
     CONTRAST,
     INK,

@@ -12,10 +12,17 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from .images import as_pixels, cell_size, outline, pale, region_maps, show_image
-from .inputs import Array, Sizes
-from .knowledge import Band, count_axis, name_steps
-from .style import (
+from emergence_ext.figures.images import (
+    as_pixels,
+    cell_size,
+    outline,
+    pale,
+    region_maps,
+    show_image,
+)
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.knowledge import Band, count_axis, name_steps
+from emergence_ext.figures.style import (
     ACCENT,
     CONTRAST,
     INK,

@@ -11,10 +11,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .attack import TYPE_MEANINGS
-from .inputs import Array, Sizes
-from .samples import MARGIN, panel_grid
-from .space import (
+from emergence_ext.figures.attack import TYPE_MEANINGS
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.samples import MARGIN, panel_grid
+from emergence_ext.figures.space import (
     Camera,
     best_cameras,
     draw_rays,
@@ -23,7 +23,7 @@ from .space import (
     open_panel,
     strength_reach,
 )
-from .style import (
+from emergence_ext.figures.style import (
     ACCENT,
     CONTRAST,
     INK,

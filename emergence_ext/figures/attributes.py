@@ -10,10 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from .images import as_pixels, show_image
-from .inputs import Array, Sizes
-from .knowledge import Band
-from .style import ACCENT, MUTED, PAGE, inch_axes, literal_name, new_figure, note, styled
+from emergence_ext.figures.images import as_pixels, show_image
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.knowledge import Band
+from emergence_ext.figures.style import (
+    ACCENT,
+    MUTED,
+    PAGE,
+    inch_axes,
+    literal_name,
+    new_figure,
+    note,
+    styled,
+)
 
 _ACROSS = 3
 _HEIGHT, _HEAD, _FOOT, _PICTURE = 1.25, 0.28, 0.36, 0.36  # inches, of and around a panel

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .images import as_pixels
-from .inputs import Sizes
-from .style import (
+from emergence_ext.figures.images import as_pixels
+from emergence_ext.figures.inputs import Sizes
+from emergence_ext.figures.style import (
     PAGE,
     category_legend,
     category_style,
@@ -20,7 +20,7 @@ from .style import (
     new_figure,
     styled,
 )
-from .tiles import open_page
+from emergence_ext.figures.tiles import open_page
 
 _EDGE = 0.08  # inches
 

@@ -12,9 +12,9 @@ from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from .inputs import Array, Sizes
-from .space import best_cameras, draw_points, draw_rays, onto_rim
-from .style import (
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.space import best_cameras, draw_points, draw_rays, onto_rim
+from emergence_ext.figures.style import (
     INK,
     MUTED,
     PAGE,

@@ -11,8 +11,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .inputs import Array, Sizes
-from .style import (
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.style import (
     ACCENT,
     CONTRAST,
     INK,

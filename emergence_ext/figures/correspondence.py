@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from .images import as_pixels
-from .inputs import Array, Sizes
-from .knowledge import Band
-from .style import (
+from emergence_ext.figures.images import as_pixels
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.knowledge import Band
+from emergence_ext.figures.style import (
     ACCENT,
     CONTRAST,
     INK,
@@ -27,7 +27,7 @@ from .style import (
     new_figure,
     styled,
 )
-from .tiles import open_page, put_image
+from emergence_ext.figures.tiles import open_page, put_image
 
 _EDGE, _GAP, _HEAD, _BETWEEN = 0.08, 0.24, 0.2, 0.12  # inches
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from .inputs import Array, Sizes
-from .style import (
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.style import (
     INK,
     LEGEND_ROW,
     PAGE,

@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .images import as_pixels
-from .inputs import Sizes
-from .style import PAGE, figure_note, literal_name, styled
-from .tiles import Place, number, open_page, put_box, put_image
+from emergence_ext.figures.images import as_pixels
+from emergence_ext.figures.inputs import Sizes
+from emergence_ext.figures.style import PAGE, figure_note, literal_name, styled
+from emergence_ext.figures.tiles import Place, number, open_page, put_box, put_image
 
 _EDGE, _GAP, _LABEL, _UNDER = 0.08, 0.05, 0.86, 0.16  # inches
 

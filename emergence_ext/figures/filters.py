@@ -8,9 +8,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .inputs import Array, Sizes
-from .style import CONTRAST, MUTED, PAGE, figure_note, literal_name, signed_text, styled
-from .tiles import open_page, put_image
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.style import (
+    CONTRAST,
+    MUTED,
+    PAGE,
+    figure_note,
+    literal_name,
+    signed_text,
+    styled,
+)
+from emergence_ext.figures.tiles import open_page, put_image
 
 _EDGE, _GAP, _UNDER = 0.08, 0.06, 0.2  # inches
 

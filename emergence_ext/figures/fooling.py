@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .images import as_pixels, show_image
-from .inputs import Sizes
-from .style import MUTED, PAGE, display_name, inch_axes, new_figure, styled
+from emergence_ext.figures.images import as_pixels, show_image
+from emergence_ext.figures.inputs import Sizes
+from emergence_ext.figures.style import MUTED, PAGE, display_name, inch_axes, new_figure, styled
 
 _GAP, _HEAD, _EDGE, _BETWEEN = 0.06, 0.46, 0.06, 0.22
 

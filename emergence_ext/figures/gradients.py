@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .images import as_pixels, heat, pale, show_image
-from .inputs import Array, Sizes
-from .style import (
+from emergence_ext.figures.images import as_pixels, heat, pale, show_image
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.style import (
     MUTED,
     PAGE,
     display_name,

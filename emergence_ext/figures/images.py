@@ -13,8 +13,17 @@ from matplotlib.colors import ListedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from .inputs import Array, Sizes
-from .style import INK, MUTED, PAGE, category_style, display_name, inch_axes, new_figure, styled
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.style import (
+    INK,
+    MUTED,
+    PAGE,
+    category_style,
+    display_name,
+    inch_axes,
+    new_figure,
+    styled,
+)
 
 _GAP = 0.05  # inches between an image and its map
 _EDGE = 0.05  # inches kept free around the page

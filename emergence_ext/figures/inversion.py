@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from .images import as_pixels, show_image
-from .inputs import Sizes
-from .style import MUTED, PAGE, inch_axes, literal_name, new_figure, styled
+from emergence_ext.figures.images import as_pixels, show_image
+from emergence_ext.figures.inputs import Sizes
+from emergence_ext.figures.style import MUTED, PAGE, inch_axes, literal_name, new_figure, styled
 
 _GAP, _HEAD, _EDGE = 0.07, 0.22, 0.05
 

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from .inputs import Array, Sizes
-from .samples import checkpoint_name
-from .style import (
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.samples import checkpoint_name
+from emergence_ext.figures.style import (
     MUTED,
     PAGE,
     category_style,

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from .inputs import Array, plain
-from .samples import checkpoint_name
-from .style import (
+from emergence_ext.figures.inputs import Array, plain
+from emergence_ext.figures.samples import checkpoint_name
+from emergence_ext.figures.style import (
     MUTED,
     PAGE,
     category_style,

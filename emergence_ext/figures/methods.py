@@ -11,9 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from .inputs import Array, Sizes
-from .knowledge import Band
-from .style import ACCENT, FAINT, INK, MUTED, PAGE, literal_name, new_figure, styled
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.knowledge import Band
+from emergence_ext.figures.style import (
+    ACCENT,
+    FAINT,
+    INK,
+    MUTED,
+    PAGE,
+    literal_name,
+    new_figure,
+    styled,
+)
 
 _MARK = 4.6  # points
 

@@ -9,9 +9,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .images import as_pixels, show_image
-from .inputs import Array, Sizes, plain
-from .style import INK, MUTED, PAGE, category_style, inch_axes, literal_name, new_figure, styled
+from emergence_ext.figures.images import as_pixels, show_image
+from emergence_ext.figures.inputs import Array, Sizes, plain
+from emergence_ext.figures.style import (
+    INK,
+    MUTED,
+    PAGE,
+    category_style,
+    inch_axes,
+    literal_name,
+    new_figure,
+    styled,
+)
 
 _GAP, _EDGE, _HEAD, _LINE = 0.06, 0.06, 0.24, 0.125  # inches
 _SMALL, _LEFT, _NAME = 0.62, 2.8, 0.3  # inches, of what stands beside the plane

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .images import as_pixels
-from .inputs import Sizes
-from .samples import checkpoint_name
-from .space import (
+from emergence_ext.figures.images import as_pixels
+from emergence_ext.figures.inputs import Sizes
+from emergence_ext.figures.samples import checkpoint_name
+from emergence_ext.figures.space import (
     Camera,
     best_cameras,
     draw_ellipsoid,
@@ -25,7 +25,7 @@ from .space import (
     onto_rim,
     open_panel,
 )
-from .style import (
+from emergence_ext.figures.style import (
     ACCENT,
     FAINT,
     INK,

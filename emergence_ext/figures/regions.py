@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from .inputs import Array, Sizes
-from .samples import MARGIN, checkpoint_name, drawable, panel_grid, scale_note
-from .space import (
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.samples import MARGIN, checkpoint_name, drawable, panel_grid, scale_note
+from emergence_ext.figures.space import (
     Camera,
     best_cameras,
     draw_ellipsoid,
@@ -25,7 +25,7 @@ from .space import (
     open_panel,
     strength_reach,
 )
-from .style import (
+from emergence_ext.figures.style import (
     FAINT,
     LEGEND_ROW,
     MUTED,

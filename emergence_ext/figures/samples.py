@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .inputs import Array, Sizes
-from .space import (
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.space import (
     best_cameras,
     draw_names,
     draw_points,
@@ -21,7 +21,7 @@ from .space import (
     open_panel,
     strength_reach,
 )
-from .style import (
+from emergence_ext.figures.style import (
     LEGEND_ROW,
     NOTE,
     PAGE,

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .images import as_pixels, region_maps, show_image
-from .inputs import Array, Sizes
-from .knowledge import Band
-from .style import (
+from emergence_ext.figures.images import as_pixels, region_maps, show_image
+from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.knowledge import Band
+from emergence_ext.figures.style import (
     INK,
     MUTED,
     PAGE,

@@ -9,8 +9,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .inputs import Sizes
-from .style import INK, MUTED, PAGE, display_name, new_figure, readable_on, signed_text, styled
+from emergence_ext.figures.inputs import Sizes
+from emergence_ext.figures.style import (
+    INK,
+    MUTED,
+    PAGE,
+    display_name,
+    new_figure,
+    readable_on,
+    signed_text,
+    styled,
+)
 
 _VALUES_UP_TO = 16  # categories; beyond that the numbers would be too small to read
 

@@ -15,8 +15,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Polygon
 
-from .inputs import Array
-from .style import FAINT, INK, category_style, display_name
+from emergence_ext.figures.inputs import Array
+from emergence_ext.figures.style import FAINT, INK, category_style, display_name
 
 _HALF_MASS = {2: 1.1774, 3: 1.5382}  # Mahalanobis radius that holds half of a Gaussian, by dim
 _DEPTHS = 3  # slices from back to front in which points are drawn

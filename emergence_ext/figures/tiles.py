@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .inputs import Array
-from .style import INK, PAPER, inch_axes, new_figure
+from emergence_ext.figures.inputs import Array
+from emergence_ext.figures.style import INK, PAPER, inch_axes, new_figure
 
 Place = tuple[float, float, float, float]
 """Left, top, width and height, in inches from the upper left corner of the page."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.datasets import MapStyle
-from emergence_ext.features import Precision
+from emergence_ext.data import MapStyle
 from emergence_ext.lookinside.stream import layer_maps, stream
+from emergence_ext.network import Precision
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from emergence_ext.csv_files import read_csv
-from emergence_ext.knowledge import Interval, proportion
-from emergence_ext.plugins import nearest
+from emergence_ext.data import read_csv
+from emergence_ext.lookup import nearest, optional
+from emergence_ext.method import Interval, proportion
 
 NETWORK: Final = "network"
 PEOPLE: Final = "all people"
@@ -225,12 +225,7 @@ def fleiss_kappa(votes: Tensor) -> float:
 
 def _cohen(said: Tensor, C: int) -> Tensor:
     """Cohen's kappa of all pairs of columns of `[M, raters]`, by scikit-learn."""
-    try:
-        from sklearn.metrics import cohen_kappa_score
-    except ImportError as error:
-        raise ImportError(
-            "annotators: needs scikit-learn: pip install 'emergence_ext[studies]'"
-        ) from error
+    cohen_kappa_score = optional("sklearn.metrics", "Cohen's kappa").cohen_kappa_score
     raters = said.shape[1]
     kappa = torch.full((raters, raters), torch.nan, dtype=torch.float64)
     for a in range(raters):

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emergence_ext.csv_files import read_csv
-from emergence_ext.knowledge import Interval, proportion
-from emergence_ext.studies.foreground import Box
+from emergence_ext.data import Box, read_csv
+from emergence_ext.method import Interval, proportion
 
 GROUPS: Final = 12
 """Values of a column of words that are shown, the most frequent ones."""

@@ -11,10 +11,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from emergence_ext.datasets import MapStyle, as_samples
-from emergence_ext.features import ForwardPass, Precision, flat_features, moved_to
+from emergence_ext.data import MapStyle, as_samples
 from emergence_ext.lookinside.stream import stream
-from emergence_ext.recording import find_head
+from emergence_ext.lookup import optional
+from emergence_ext.network import ForwardPass, Precision, find_head, flat_features, moved_to
 
 MOST = 4000
 """Images for which the assignment to a grid is still a matter of a minute."""
@@ -101,13 +101,8 @@ def embed(
         ValueError: fewer than four codes, or values that are not finite or all the same.
         ImportError: scikit-learn is absent.
     """
-    try:
-        from sklearn.decomposition import PCA
-        from sklearn.manifold import TSNE
-    except ImportError as error:
-        raise ImportError(
-            "codes: t-SNE needs scikit-learn: pip install 'emergence_ext[studies]'"
-        ) from error
+    PCA = optional("sklearn.decomposition", "t-SNE").PCA
+    TSNE = optional("sklearn.manifold", "t-SNE").TSNE
     if f.ndim != 2 or len(f) < 4:
         raise ValueError(f"f: expected codes [N, E] of at least 4 images, got {list(f.shape)}")
     x: Any = f.detach().cpu().double()

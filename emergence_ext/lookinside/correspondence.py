@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from emergence_ext import ops
-from emergence_ext.csv_files import read_csv
+from emergence_ext.data import read_csv
 
 COLUMNS: Final = ("name", "keypoint", "x", "y")
 ALPHA: Final = 0.1

@@ -9,9 +9,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.datasets import MapStyle
-from emergence_ext.features import Precision
+from emergence_ext.data import MapStyle
 from emergence_ext.lookinside.stream import stream
+from emergence_ext.network import Precision
 
 _PRODUCTS: Final = 2**24
 """Values of directions at regions that are in memory at a time."""

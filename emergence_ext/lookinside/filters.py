@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.recording import check_open, find_layers, preserved
+from emergence_ext.network import check_open, find_layers, preserved
 
 DRAWS: Final = 9999
 """Filters of noise that the smoothness is held against."""

@@ -9,10 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.lookinside.targets import Target, target_columns
-from emergence_ext.render.image import check_images
-from emergence_ext.render.loop import render
-from emergence_ext.render.objectives import log_probability
-from emergence_ext.render.seen import Seen, seeing
+from emergence_ext.render import Seen, check_images, log_probability, render, seeing
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,20 +12,17 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from emergence_ext.above import above
-from emergence_ext.correlation import spearman
 from emergence_ext.lookinside.targets import Target, check_batch, target_columns
-from emergence_ext.recording import preserved
-from emergence_ext.rectifiers import AsModules, Watch
-from emergence_ext.studies import shapley
-from emergence_ext.studies.controls import randomise
+from emergence_ext.lookup import optional
+from emergence_ext.method import spearman
+from emergence_ext.network import AsModules, Watch, above, preserved, randomise
+from emergence_ext.network import grad_cam as pooled_grad_cam
 
 
 def saliency(module: nn.Module, inputs: Tensor, target: Target, *, batch_size: int = 16) -> Tensor:
@@ -179,7 +176,7 @@ def grad_cam(
     for x, column in zip(inputs.split(batch_size), columns.split(batch_size), strict=True):
         with above(module, layer, x) as part:
             grid = (part.maps.shape[2], part.maps.shape[3])
-            parts.append(shapley.grad_cam(part, column, grid).unflatten(1, grid))
+            parts.append(pooled_grad_cam(part, column, grid).unflatten(1, grid))
     return torch.cat(parts)
 
 
@@ -294,11 +291,5 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _captum() -> ModuleType:
-    try:
-        from captum import attr
-    except ImportError as error:
-        raise ImportError(
-            "gradients: needs captum: pip install 'emergence_ext[studies]'"
-        ) from error
-    return attr
+def _captum() -> Any:
+    return optional("captum.attr", "attribution")

@@ -8,11 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.render.image import check_images, noise
-from emergence_ext.render.loop import render
-from emergence_ext.render.objectives import alpha_norm, code, total_variation
-from emergence_ext.render.ramps import Number, Ramp
-from emergence_ext.render.seen import maps_of
+from emergence_ext.render import (
+    Number,
+    Ramp,
+    alpha_norm,
+    check_images,
+    code,
+    maps_of,
+    noise,
+    render,
+    total_variation,
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,10 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from emergence_ext.above import above
 from emergence_ext.lookinside.targets import Target, check_batch, target_columns
-from emergence_ext.recording import preserved
-from emergence_ext.studies.shapley import region_cells
+from emergence_ext.network import above, preserved, region_cells
 
 Size = int | tuple[int, int]
 

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from emergence_ext.datasets import MapStyle, as_samples
-from emergence_ext.features import (
+from emergence_ext.data import MapStyle, as_samples
+from emergence_ext.network import (
     ForwardPass,
     Precision,
+    as_map,
     check_finite,
     is_out_of_memory,
     moved_to,
+    recorder,
 )
-from emergence_ext.recording import as_map, recorder
 
 logger = logging.getLogger(__name__)
 

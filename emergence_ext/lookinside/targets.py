@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from emergence_ext.datasets import MapStyle, as_samples
-from emergence_ext.features import ForwardPass, Precision, check_finite, moved_to
-from emergence_ext.recording import logits, preserved
+from emergence_ext.data import MapStyle, as_samples
+from emergence_ext.network import ForwardPass, Precision, check_finite, logits, moved_to, preserved
 
 Target = int | Sequence[int] | Tensor
 """A column of the output for all inputs, or one for each."""

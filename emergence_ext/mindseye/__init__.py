@@ -10,7 +10,7 @@ from emergence_ext.mindseye.eye import (
 from emergence_ext.mindseye.facets import Facet, Facets, find_facets
 from emergence_ext.mindseye.objective import alignment, distance, previous_layer, top_channels
 from emergence_ext.mindseye.robust import AdaptiveRobust, log_normaliser, robust
-from emergence_ext.mindseye.schedule import Schedule
+from emergence_ext.mindseye.schedule import Preprocess, Schedule
 from emergence_ext.mindseye.score import Score, logits_of, score
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "FacetObjective",
     "Facets",
     "MindsEye",
+    "Preprocess",
     "Schedule",
     "Score",
     "alignment",

@@ -24,11 +24,7 @@ from emergence_ext.mindseye.objective import (
 from emergence_ext.mindseye.robust import AdaptiveRobust
 from emergence_ext.mindseye.schedule import Preprocess, Schedule
 from emergence_ext.mindseye.score import Score, score
-from emergence_ext.render.image import check_images
-from emergence_ext.render.loop import Rendering
-from emergence_ext.render.objectives import Objective, l1
-from emergence_ext.render.ramps import Number
-from emergence_ext.render.seen import maps_of, seeing
+from emergence_ext.render import Number, Objective, Rendering, check_images, l1, maps_of, seeing
 
 logger = logging.getLogger(__name__)
 

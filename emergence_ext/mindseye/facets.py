@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from emergence_ext.lookup import optional
+
 COMPONENTS: Final = 50
 """Principal components that t-SNE is given, at most (van der Maaten and Hinton 2008)."""
 
@@ -161,7 +163,8 @@ def _different(x: Any, enough: int) -> int:
 
 def _embedded(x: Any, random_state: int) -> Any:
     """Place rows `[N, D]` in the plane, `[N, 2]`."""
-    decomposition, manifold, _ = _scikit_learn()
+    decomposition = optional("sklearn.decomposition", "facets")
+    manifold = optional("sklearn.manifold", "facets")
     components = min(COMPONENTS, *x.shape)
     if not np.ptp(x, axis=0).any():
         return np.zeros((len(x), 2))  # nothing to tell apart: all lie in one place
@@ -182,7 +185,7 @@ def _clusters(points: Any, count: int, random_state: int) -> tuple[Any, Any]:
         return np.zeros(len(points), dtype=np.int64), points.mean(axis=0, keepdims=True)
     if count == len(points):
         return np.arange(count), points.copy()
-    *_, cluster = _scikit_learn()
+    cluster = optional("sklearn.cluster", "facets")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fewer clusters than asked for: refused below
         fit = cluster.KMeans(count, n_init=10, random_state=random_state).fit(points)
@@ -197,13 +200,3 @@ def _clusters(points: Any, count: int, random_state: int) -> tuple[Any, Any]:
     place = np.empty(count, dtype=np.int64)
     place[order] = np.arange(count)
     return place[fit.labels_], fit.cluster_centers_[order]
-
-
-def _scikit_learn() -> tuple[Any, Any, Any]:
-    try:
-        from sklearn import cluster, decomposition, manifold
-    except ImportError as error:
-        raise ImportError(
-            "facets: need scikit-learn: pip install 'emergence_ext[studies]'"
-        ) from error
-    return decomposition, manifold, cluster

@@ -16,9 +16,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from emergence_ext.mindseye.robust import AdaptiveRobust
-from emergence_ext.recording import as_map, find_layers, preserved
-from emergence_ext.render.objectives import Objective, like_maps
-from emergence_ext.render.seen import Seen
+from emergence_ext.network import as_map, find_layers, preserved
+from emergence_ext.render import Objective, Seen, like_maps
 
 
 def top_channels(target: Tensor, k: int) -> Tensor:

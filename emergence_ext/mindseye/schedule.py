@@ -7,17 +7,21 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from emergence_ext.render.loop import Rendering, render
-from emergence_ext.render.objectives import Objective
-from emergence_ext.render.ramps import Number, Ramp, ends, value
-from emergence_ext.render.transforms import (
+from emergence_ext.render import (
     CentreMask,
     Crop,
     GaussianBlur,
     Jitter,
+    Number,
+    Objective,
+    Ramp,
+    Rendering,
     Smoothing,
     SplitBregman,
     View,
+    ends,
+    render,
+    value,
 )
 
 Preprocess = Callable[[Tensor], Tensor] | None

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from emergence_ext.mindseye.facets import Facets
 from emergence_ext.mindseye.objective import laid_over
 from emergence_ext.mindseye.schedule import Preprocess
-from emergence_ext.recording import preserved
-from emergence_ext.render.seen import seeing
+from emergence_ext.network import preserved
+from emergence_ext.render import seeing
 
 
 @dataclass(frozen=True, eq=False)

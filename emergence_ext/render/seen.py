@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.recording import as_map, find_layers, logits, recorder
+from emergence_ext.network import as_map, find_layers, logits, recorder
 
 
 @dataclass(frozen=True, eq=False)

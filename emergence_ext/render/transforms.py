@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from emergence_ext.lookup import optional
 from emergence_ext.render.ramps import Number, ends, value
 
 View = Callable[[Tensor, float, torch.Generator], Tensor]
@@ -73,11 +73,11 @@ class SplitBregman:
     def __post_init__(self) -> None:
         if min(ends(self.weight)) <= 0:
             raise ValueError(f"weight: expected above 0, got {self.weight}")
-        _restoration()
+        optional("skimage.restoration", "denoising")
 
     def __call__(self, images: Tensor, progress: float) -> Tensor:
         """Denoise images `[n, channels, H, W]`, every channel on its own."""
-        denoise = _restoration().denoise_tv_bregman
+        denoise = optional("skimage.restoration", "denoising").denoise_tv_bregman
         weight = value(self.weight, progress)
         arrays = images.detach().cpu().double().flatten(0, 1).numpy()
         # As planes: with channels, scikit-image squeezes away a single one and turns the image. And
@@ -162,13 +162,3 @@ class Crop:
 def _not_negative(name: str, number: Number) -> None:
     if min(ends(number)) < 0:
         raise ValueError(f"{name}: expected 0 or more, got {number}")
-
-
-def _restoration() -> ModuleType:
-    try:
-        from skimage import restoration
-    except ImportError as error:
-        raise ImportError(
-            "denoising: needs scikit-image: pip install 'emergence_ext[studies]'"
-        ) from error
-    return restoration

@@ -1,5 +1,4 @@
-"""The report: a run directory in, one HTML file that opens offline out."""
+"""What people look at: tables, figures, films and pages, from a finished run alone.
 
-from .write import write_report
-
-__all__ = ["write_report"]
+It fits nothing and loads no network, but for the contact sheets in `look`.
+"""

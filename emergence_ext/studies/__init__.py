@@ -1,1 +1,19 @@
-"""One file per experiment: a function from named data to named results."""
+"""The experiments of the paper, a file each: a finished run in, a saved result out.
+
+They draw nothing.
+"""
+
+__all__ = [
+    "ablation",
+    "attack",
+    "attacked",
+    "compare",
+    "controls",
+    "distill",
+    "drpr",
+    "foreground",
+    "methods",
+    "paper",
+    "pgd",
+    "shapley",
+]

@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from emergence_ext.correlation import pearson
-from emergence_ext.datasets import balanced_order
-from emergence_ext.frame import Frame
-from emergence_ext.importance import KAPPA_TILDE, RegionImportance
-from emergence_ext.regional import RegionalProjection
-from emergence_ext.similarity import image_similarity, solve_kappa_p
+from emergence_ext.data import balanced_order
+from emergence_ext.method import (
+    KAPPA_TILDE,
+    Frame,
+    RegionalProjection,
+    RegionImportance,
+    image_similarity,
+    pearson,
+    solve_kappa_p,
+)
 from emergence_ext.store import Saved, once
 
 logger = logging.getLogger(__name__)

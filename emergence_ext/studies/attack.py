@@ -12,15 +12,20 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from emergence_ext.features import ForwardPass, flat_features, is_out_of_memory, moved_to
-from emergence_ext.frame import Frame
-from emergence_ext.knowledge import check_tau
-from emergence_ext.pgd import pgd, require_differentiable
-from emergence_ext.recording import Record, find_head, recorder, regions
+from emergence_ext.method import Frame, check_tau
+from emergence_ext.network import (
+    ForwardPass,
+    Record,
+    find_head,
+    flat_features,
+    is_out_of_memory,
+    moved_to,
+    recorder,
+    regions,
+)
+from emergence_ext.run import Emergence, Learned, Subject, require_same_network
 from emergence_ext.studies.attacked import TYPE_TAU, TYPES, Attack, region_types
-from emergence_ext.studies.emergence import Emergence
-from emergence_ext.studies.finished import Learned, require_same_network
-from emergence_ext.subject import Subject
+from emergence_ext.studies.pgd import pgd, require_differentiable
 
 logger = logging.getLogger(__name__)
 

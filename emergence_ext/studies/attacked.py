@@ -8,8 +8,7 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor
 
-from emergence_ext.frame import Frame, polar
-from emergence_ext.knowledge import Interval, bootstrap_ratio, proportion
+from emergence_ext.method import Frame, Interval, bootstrap_ratio, polar, proportion
 from emergence_ext.store import Saved
 
 TYPES: Final = ("unchanged", "type 1", "type 2", "type 3", "type 4")

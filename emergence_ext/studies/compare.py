@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emergence_ext.frame import Frame, polar
-from emergence_ext.knowledge import Interval, mean_interval
+from emergence_ext.method import Frame, Interval, mean_interval, polar
+from emergence_ext.run import Emergence
 from emergence_ext.store import Saved
-from emergence_ext.studies.emergence import Emergence
 
 _SHUFFLES: Final = 200
 

@@ -11,17 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from torch import nn
 
-from emergence_ext.correlation import entropy, pearson
-from emergence_ext.features import FeatureSet, extract
+from emergence_ext.method import entropy, pearson
+from emergence_ext.network import FeatureSet, extract, randomise
+from emergence_ext.run import Checkpoint, Emergence, FinishedRun, Subject, emergence, settings_of
 from emergence_ext.store import once
-from emergence_ext.studies.emergence import Checkpoint, Emergence, emergence
-from emergence_ext.studies.finished import FinishedRun, settings_of
-from emergence_ext.subject import Subject
 
 RANDOM_WEIGHTS: Final = "random weights"
 SHUFFLED_OUTPUTS: Final = "shuffled outputs"
@@ -114,32 +111,6 @@ def random_features(subject: Subject, grid: tuple[int, int], random_state: int) 
         batch_size=subject.batch_size,
         device=subject.device,
     )
-
-
-def randomise(module: nn.Module, random_state: int) -> None:
-    """Initialise every layer of a network anew, as its class does, in place.
-
-    Parameters whose layer does not say how are drawn from a normal of their own mean and deviation.
-
-    Args:
-        module: the network.
-        random_state: seed. The numbers are others than those that a network has which was built
-            with this seed: it would be its own control.
-    """
-    own = torch.Generator().manual_seed(random_state)
-    seed = int(torch.randint(2**62, (), generator=own))
-    drawn: set[int] = set()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        for layer in module.modules():
-            for name in ("reset_parameters", "_reset_parameters"):  # the latter of attention
-                reset: Any = getattr(layer, name, None)
-                if callable(reset):
-                    reset()
-                    drawn |= {id(x) for x in layer.parameters(recurse=False)}
-        for x in module.parameters():
-            if id(x) not in drawn:
-                x.copy_(torch.randn(x.shape).to(x) * x.std(correction=0) + x.mean())
 
 
 def shuffled(features: FeatureSet, random_state: int) -> FeatureSet:

@@ -13,22 +13,24 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from emergence_ext import data, models
-from emergence_ext.datasets import Samples
-from emergence_ext.distilling import Place, distil
-from emergence_ext.features import FeatureSet, extract
-from emergence_ext.frame import polar
-from emergence_ext.knowledge import Interval, bootstrap_ratio
-from emergence_ext.plugins import nearest
-from emergence_ext.recipes import Recipe
-from emergence_ext.recording import find_head
-from emergence_ext.sample import SampleProjection
+from emergence_ext import data, network
+from emergence_ext.data import Samples
+from emergence_ext.lookup import nearest
+from emergence_ext.method import Interval, SampleProjection, bootstrap_ratio, polar
+from emergence_ext.network import FeatureSet, extract, find_head, randomise
+from emergence_ext.run import (
+    DIGITS,
+    Emergence,
+    FinishedRun,
+    FixedFrame,
+    Settings,
+    Subject,
+    claim_folder,
+    file_name,
+    stacked,
+)
 from emergence_ext.store import Saved, once
-from emergence_ext.studies.controls import randomise
-from emergence_ext.studies.emergence import Emergence, stacked
-from emergence_ext.studies.finished import FinishedRun
-from emergence_ext.studies.fixed_frame import FixedFrame, Settings, claim_folder, file_name
-from emergence_ext.subject import DIGITS, Subject
+from emergence_ext.training import Place, Recipe, distil
 
 CONV: Final = "conv"
 FC: Final = "fc"
@@ -297,9 +299,9 @@ def train_student(
         raise ValueError("subject: nothing says how to build its network; give one with a spec")
     digest = hashlib.sha256(f"student {place.label} {random_state}".encode()).digest()
     seed = int.from_bytes(digest[:7])
-    with models.evaluating(subject.module), torch.no_grad():
+    with network.evaluating(subject.module), torch.no_grad():
         width = subject.module(subject.preprocess(subject.dataset[0][0][None])).shape[1]
-    module = models.load_model(
+    module = network.load_model(
         spec.model,
         num_classes=width,
         image_size=spec.size,

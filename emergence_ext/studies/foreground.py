@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
-from emergence_ext.csv_files import read_csv
-from emergence_ext.images import FORMATS
-from emergence_ext.knowledge import Interval, KnowledgePoints, bootstrap_ratio
-
-COLUMNS: Final = ("name", "left", "top", "right", "bottom")
-LOSSLESS: Final = (".png", ".bmp", ".gif", ".tif", ".tiff")
-"""Suffixes of masks: what JPEG leaves around an edge is not 0."""
-
-Box = tuple[float, float, float, float]
+from emergence_ext.method import Interval, KnowledgePoints, bootstrap_ratio
 
 
 @dataclass(frozen=True)
@@ -60,104 +46,3 @@ def foreground(points: KnowledgePoints, inside: Tensor, random_state: int = 0) -
         for mask in (points.point, points.reliable)
     ]
     return Foreground(len(inside), shares[0], shares[1], float(inside.float().mean()))
-
-
-def boxes_on_grid(boxes: Sequence[Sequence[Box]], grid: tuple[int, int]) -> Tensor:
-    """Say which regions of a grid have their centre inside of a box.
-
-    Args:
-        boxes: for each of `N` images any number of `(left, top, right, bottom)` in shares of the
-            image as it was analysed.
-        grid: `(H, W)`.
-
-    Returns:
-        `[N, H W]`, bool.
-    """
-    H, W = grid
-    y = ((torch.arange(H) + 0.5) / H)[:, None]
-    x = ((torch.arange(W) + 0.5) / W)[None, :]
-    inside = torch.zeros(len(boxes), H, W, dtype=torch.bool)
-    for n, of_image in enumerate(boxes):
-        for left, top, right, bottom in of_image:
-            inside[n] |= (left <= x) & (x < right) & (top <= y) & (y < bottom)
-    return inside.flatten(1)
-
-
-def mask_on_grid(path: Path, grid: tuple[int, int]) -> Tensor:
-    """Say which regions of a grid have their centre on the foreground of a mask.
-
-    Args:
-        path: an image as large as the photograph; what is not 0 is foreground, transparency is
-            ignored. Its largest centred square is taken, as that of the photograph was.
-        grid: `(H, W)`.
-
-    Returns:
-        `[H W]`, bool.
-
-    Raises:
-        ValueError: a file that is no image.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as opened:
-            opaque = opened.convert("RGB") if opened.mode in ("RGBA", "LA", "CMYK") else opened
-            values = np.asarray(opaque)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"masks: {path} cannot be read as an image ({error})") from None
-    mask = np.asarray(values.reshape(*values.shape[:2], -1).any(axis=2))
-    side = min(mask.shape)
-    rows, columns = (
-        ((length - side) / 2 + (np.arange(count) + 0.5) / count * side).astype(np.int64)
-        for length, count in zip(mask.shape, grid, strict=True)
-    )
-    return torch.from_numpy(mask[np.ix_(rows, columns)].copy()).flatten()
-
-
-def find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Find the masks of images: lossless images of the same name in a folder, whatever the suffix.
-
-    Raises:
-        ValueError: no such folder.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"masks: {folder} is no folder; give one that holds NAME.png for NAME.jpg")
-    there = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in LOSSLESS
-    }
-    stems = {name: Path(name).with_suffix("").as_posix() for name in names}
-    return {name: there[stem] for name, stem in stems.items() if stem in there}
-
-
-def read_boxes(path: Path) -> Mapping[str, list[Box]]:
-    """Read boxes from a CSV file with the columns name, left, top, right and bottom.
-
-    Args:
-        path: the file; an image may have several lines, coordinates are shares in 0..1.
-
-    Returns:
-        Name of an image -> its boxes.
-
-    Raises:
-        ValueError: other columns, a box that is none, or what `read_csv` says.
-        FileNotFoundError: no such file.
-    """
-    found: dict[str, list[Box]] = {}
-    file = read_csv(path, "boxes")
-    if not set(COLUMNS) <= set(file.columns):
-        raise ValueError(
-            f"boxes: {path} must have the columns {', '.join(COLUMNS)}, "
-            f"has {', '.join(file.columns) or 'none'}"
-        )
-    for where, row in file.rows:
-        try:
-            left, top, right, bottom = (float(row[name]) for name in COLUMNS[1:])
-        except ValueError:
-            raise ValueError(f"{where} holds no numbers") from None
-        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-            raise ValueError(
-                f"{where} is no box in shares of the image: expected 0 <= left < right <= 1 and "
-                f"0 <= top < bottom <= 1, got {(left, top, right, bottom)}"
-            )
-        found.setdefault(row["name"], []).append((left, top, right, bottom))
-    return found

@@ -13,12 +13,20 @@ from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
-from emergence_ext.baselines import PCA, Manifold, distance_from_mean
-from emergence_ext.correlation import entropy, pearson, spearman, stratified_folds
-from emergence_ext.drpr import DRPR
-from emergence_ext.knowledge import CONFIDENCE, Interval
-from emergence_ext.sample import SampleProjection
+from emergence_ext.method import (
+    CONFIDENCE,
+    PCA,
+    Interval,
+    Manifold,
+    SampleProjection,
+    distance_from_mean,
+    entropy,
+    pearson,
+    spearman,
+    stratified_folds,
+)
 from emergence_ext.store import Saved, once
+from emergence_ext.studies.drpr import DRPR
 
 logger = logging.getLogger(__name__)
 

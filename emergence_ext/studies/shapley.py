@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from types import ModuleType
 from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from emergence_ext.above import Above, above
-from emergence_ext.correlation import pearson, spearman
-from emergence_ext.recording import regions
+from emergence_ext.lookup import optional
+from emergence_ext.method import pearson, spearman
+from emergence_ext.network import Above, above, grad_cam, region_cells
+from emergence_ext.run import Emergence, Subject, require_same_network
 from emergence_ext.store import Saved
-from emergence_ext.studies.emergence import Emergence
-from emergence_ext.studies.finished import require_same_network
-from emergence_ext.subject import Subject
 
 BATCH: Final = 8
 """Permutations between two looks at the standard error, which is measured from such batches."""
@@ -214,7 +211,7 @@ def region_values(
         ValueError: maps that are smaller than the grid, or logits that are not finite.
         ImportError: captum is absent.
     """
-    attribution = _captum().ShapleyValueSampling
+    attribution = optional("captum.attr", "Shapley values").ShapleyValueSampling
     n, R, device = len(part.maps), grid[0] * grid[1], part.maps.device
     cells = region_cells(part.maps.shape[2:], grid).to(device)
     columns = columns.to(device)
@@ -256,50 +253,6 @@ def region_values(
         ends[:n].float(),
         ends[n:].float(),
     )
-
-
-def region_cells(size: Sequence[int], grid: tuple[int, int]) -> Tensor:
-    """The region of each cell of a map, `[H', W']`, row-major.
-
-    Adaptive pooling takes a cell on the border of two regions into both where the one size does not
-    divide the other; here it belongs to the region that its centre lies in.
-
-    Args:
-        size: height and width of the map.
-        grid: `(H, W)` of the regions.
-
-    Raises:
-        ValueError: a map with fewer rows or columns than the grid.
-    """
-    if size[0] < grid[0] or size[1] < grid[1]:
-        raise ValueError(
-            f"layer: its map of {size[0]} x {size[1]} is smaller than the grid of {grid[0]} x "
-            f"{grid[1]} regions, so that regions share cells and none can be left out alone. "
-            "Choose an earlier layer."
-        )
-    rows, columns = (
-        (2 * torch.arange(cells) + 1) * count // (2 * cells)
-        for cells, count in zip(size, grid, strict=True)
-    )
-    return rows[:, None] * grid[1] + columns
-
-
-def grad_cam(part: Above, columns: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Grad-CAM of a layer before its ReLU, by captum, pooled to the grid, `[n, R]`.
-
-    Args:
-        part: the network above the layer, with the layer's maps of `n` images.
-        columns: which output of the network counts, `[n]`.
-        grid: `(H, W)` of the regions.
-
-    Raises:
-        ImportError: captum is absent.
-    """
-    entry = torch.nn.Identity()
-    method = _captum().LayerGradCam(lambda maps: part(entry(maps)), entry)
-    maps = part.maps.clone().requires_grad_()
-    heat = method.attribute(maps, target=columns.to(maps.device))
-    return regions(heat.detach(), grid)[..., 0].cpu()
 
 
 def _of_layer(
@@ -380,11 +333,3 @@ def _check(names: Sequence[str], found: Emergence, samples: int, error: float) -
         )
     if not error > 0:
         raise ValueError(f"error: expected a share above 0 of the spread, got {error}")
-
-
-def _captum() -> ModuleType:
-    try:
-        from captum import attr
-    except ImportError as error:
-        raise ImportError("shapley: needs captum: pip install 'emergence_ext[studies]'") from error
-    return attr

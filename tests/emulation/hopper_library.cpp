@@ -1,4 +1,4 @@
-// For tests/test_match_hopper.py: match_hopper() by itself, and products that are right or wrong on
+// For tests/ops/test_match_hopper.py: match_hopper() by itself, and products that are right or wrong on
 // purpose.
 
 #include <cstdio>

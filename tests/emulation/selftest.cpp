@@ -1,4 +1,4 @@
-// Kernels that are right or wrong on purpose, for tests/test_emulation.py.
+// Kernels that are right or wrong on purpose, for tests/ops/test_emulation.py.
 
 #include <cstdio>
 #include <exception>

@@ -1,0 +1,317 @@
+"""Sets of (image `[channels, H, W]` in 0..1, label) that know their categories and names."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from emergence_ext.data.decode import Crop, Source, decode, read_pixels
+
+__all__ = [
+    "MAX_MEMORY",
+    "ArraySamples",
+    "ImageFiles",
+    "MapStyle",
+    "Samples",
+    "as_samples",
+    "balanced_order",
+    "choose",
+    "subset",
+]
+
+logger = logging.getLogger(__name__)
+
+MAX_MEMORY = 2 << 30
+
+
+class MapStyle(Protocol):
+    """What `as_samples` accepts: a length, and (image, label) by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class Samples(Dataset[tuple[Tensor, int]]):
+    """A map-style data set that knows its categories.
+
+    Attributes:
+        categories: names, `[C]`.
+        labels: category of each sample, `[N]`, in `[0, C)`.
+        names: name of each sample, `[N]`.
+        bad: (name, reason) of what could not be read and was left out.
+    """
+
+    def __init__(
+        self,
+        categories: Sequence[str],
+        labels: Sequence[int],
+        names: Sequence[str],
+        bad: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.categories = list(categories)
+        self.labels = [int(label) for label in labels]
+        self.names = list(names)
+        self.bad = list(bad)
+        if len(self.names) != len(self.labels):
+            raise ValueError(
+                f"names: expected {len(self.labels)}, one a sample, got {len(self.names)}"
+            )
+        wrong = next(
+            (label for label in self.labels if not 0 <= label < len(self.categories)), None
+        )
+        if wrong is not None:
+            raise ValueError(
+                f"labels: expected 0..{len(self.categories) - 1}, one a category, got {wrong}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index: expected below {len(self)}, got {index}")
+        index %= len(self)
+        return self._image(index), self.labels[index]
+
+    def _image(self, index: int) -> Tensor:
+        raise NotImplementedError
+
+
+class ArraySamples(Samples):
+    """Images in memory, `[N, channels, H, W]`: uint8 in 0..255, or floating point in 0..1."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Sequence[int],
+        categories: Sequence[str],
+        names: Sequence[str] | None = None,
+    ) -> None:
+        if images.ndim != 4 or len(images) != len(labels):
+            raise ValueError(
+                f"images: expected [{len(labels)}, channels, H, W], one a label, got "
+                f"{list(images.shape)}"
+            )
+        super().__init__(categories, labels, names or [str(index) for index in range(len(labels))])
+        self.images = images
+
+    def _image(self, index: int) -> Tensor:
+        return _to_unit(self.images[index])
+
+
+class ImageFiles(Samples):
+    """Images in files, each decoded once up front, and again only if they do not fit into memory.
+
+    Args:
+        sources: the files, in order.
+        categories: names, `[C]`.
+        size: pixels of a side.
+        crop: `center` (largest centred square) or `squash` (all of the image).
+        per_class: take at most so many of a category, chosen by `random_state` before anything is
+            decoded.
+        random_state: seed of that choice.
+        max_memory: bytes of pixels to keep at most.
+
+    Raises:
+        ValueError: a category without a readable image.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        categories: Sequence[str],
+        *,
+        size: int,
+        crop: Crop = "center",
+        per_class: int | None = None,
+        random_state: int = 0,
+        max_memory: int = MAX_MEMORY,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"size: expected at least 1 pixel, got {size}")
+        if crop not in ("center", "squash"):
+            raise ValueError(f"crop: expected 'center' or 'squash', got {crop!r}")
+        if per_class is not None:
+            chosen = choose([source.label for source in sources], per_class, random_state)
+            sources = [sources[place] for place in chosen]
+        good, bad, self._pixels = read_pixels(sources, size, crop, max_memory)
+        for name, reason in bad:
+            logger.warning("left out %s: %s", name, reason)
+        _require_every_category(categories, [source.label for source in good], bad)
+        super().__init__(
+            categories, [source.label for source in good], [source.name for source in good], bad
+        )
+        self.size = size
+        self.crop: Crop = crop
+        self._sources = good
+
+    def _image(self, index: int) -> Tensor:
+        if self._pixels is not None:
+            return _to_unit(self._pixels[index])
+        return _to_unit(decode(self._sources[index], self.size, self.crop))
+
+
+class _Subset(Samples):
+    def __init__(self, parent: Samples, indices: Sequence[int]) -> None:
+        super().__init__(
+            parent.categories,
+            [parent.labels[index] for index in indices],
+            [parent.names[index] for index in indices],
+            parent.bad,
+        )
+        self._parent = parent
+        self._indices = list(indices)
+
+    def _image(self, index: int) -> Tensor:
+        return self._parent[self._indices[index]][0]
+
+
+class _Wrapped(Samples):
+    def __init__(
+        self,
+        dataset: MapStyle,
+        categories: Sequence[str],
+        labels: Sequence[int],
+        names: Sequence[str],
+    ) -> None:
+        super().__init__(categories, labels, names)
+        self._dataset = dataset
+
+    def _image(self, index: int) -> Tensor:
+        return _to_image(self._dataset[index][0], self.names[index])
+
+
+def as_samples(
+    dataset: MapStyle,
+    *,
+    categories: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+) -> Samples:
+    """Give any map-style data set of (image, label) categories and names.
+
+    Args:
+        dataset: images as PIL images, tensors `[channels, H, W]` (uint8, or floating point in 0..1)
+            or arrays `[H, W]` or `[H, W, channels]`; labels as integers.
+        categories: names, `[C]`; else the set's `categories` or `classes`, else the numbers of the
+            labels.
+        names: name of each sample, `[N]`; else the set's `names`, else its index.
+
+    Raises:
+        TypeError: no length or no (image, label) by index.
+        ValueError: an empty set, or labels that are no categories.
+    """
+    if isinstance(dataset, Samples) and categories is None and names is None:
+        return dataset
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise TypeError(
+            f"dataset: expected a length and (image, label) by index, got {type(dataset).__name__}"
+        )
+    if len(dataset) == 0:
+        raise ValueError("dataset: it is empty")
+    known = next(
+        (
+            found
+            for key in ("labels", "targets")
+            if (found := getattr(dataset, key, None)) is not None
+        ),
+        None,
+    )
+    labels = [int(label) for label in (known if known is not None else _labels_of(dataset))]
+    categories = (
+        categories or getattr(dataset, "categories", None) or getattr(dataset, "classes", None)
+    )
+    names = names or getattr(dataset, "names", None)
+    return _Wrapped(
+        dataset,
+        categories or [str(number) for number in range(max(labels) + 1)],
+        labels,
+        names or [str(index) for index in range(len(labels))],
+    )
+
+
+def subset(dataset: Samples, *, per_class: int, random_state: int = 0) -> Samples:
+    """Choose at most `per_class` samples of every category at random; order and names are kept.
+
+    Raises:
+        ValueError: `per_class` below 1.
+    """
+    return _Subset(dataset, choose(dataset.labels, per_class, random_state))
+
+
+def choose(labels: Sequence[int], per_class: int, random_state: int) -> list[int]:
+    """Return the places, in order, of at most `per_class` random samples of every label."""
+    if per_class < 1:
+        raise ValueError(f"per_class: expected at least 1, got {per_class}")
+    places = defaultdict(list)
+    for place, label in enumerate(labels):
+        places[label].append(place)
+    generator = np.random.default_rng(random_state)
+    return sorted(
+        int(place)
+        for label in sorted(places)
+        for place in generator.permutation(places[label])[:per_class]
+    )
+
+
+def balanced_order(y: Tensor, random_state: int = 0) -> Tensor:
+    """Shuffle samples so that every beginning of the order has the categories in equal shares.
+
+    Args:
+        y: category of each sample, `[N]`, int64, at least 0.
+        random_state: seed of the order.
+
+    Returns:
+        Places in `[0, N)`, `[N]`. Of a category that has run out there are no more.
+    """
+    generator = torch.Generator().manual_seed(random_state)
+    shuffled = torch.randperm(len(y), generator=generator)
+    by_category = y[shuffled].argsort(stable=True)
+    count = y.bincount()
+    start = (count.cumsum(0) - count).repeat_interleave(count)
+    turn = torch.empty_like(shuffled)  # how many of its category come before it
+    turn[by_category] = torch.arange(len(y)) - start
+    return shuffled[turn.argsort(stable=True)]
+
+
+def _to_unit(image: Tensor) -> Tensor:
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
+def _to_image(image: Any, name: str) -> Tensor:
+    if isinstance(image, Image.Image):
+        image = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(np.array(image))
+        image = image.unsqueeze(0) if image.ndim == 2 else image.movedim(-1, 0)
+    if not isinstance(image, Tensor) or image.ndim != 3:
+        got = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise TypeError(f"dataset: expected an image [channels, H, W] for sample {name}, got {got}")
+    return _to_unit(image)
+
+
+def _labels_of(dataset: MapStyle) -> list[int]:
+    try:
+        return [int(dataset[index][1]) for index in range(len(dataset))]
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise TypeError(f"dataset: expected (image, integer label) by index ({error})") from error
+
+
+def _require_every_category(
+    categories: Sequence[str], labels: Sequence[int], bad: Sequence[tuple[str, str]]
+) -> None:
+    empty = [name for label, name in enumerate(categories) if label not in set(labels)]
+    if not empty:
+        return
+    reasons = "".join(f"; {name}: {reason}" for name, reason in bad[:3])
+    raise ValueError(
+        f"categories: no readable image of {', '.join(map(repr, empty[:5]))} "
+        f"({len(empty)} of {len(categories)} categories{reasons}). Add images or remove the "
+        "category."
+    )

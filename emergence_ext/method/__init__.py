@@ -1,0 +1,59 @@
+"""The paper's method: from features of images and regions to directions, lengths and points.
+
+Named tensors in, fitted objects out. It knows nothing of networks, folders or figures; what is
+fitted can be saved.
+"""
+
+from emergence_ext.method.baselines import PCA, Manifold, distance_from_mean
+from emergence_ext.method.correlation import entropy, pearson, spearman, stratified_folds
+from emergence_ext.method.frame import Frame, polar
+from emergence_ext.method.importance import KAPPA_TILDE, RegionImportance
+from emergence_ext.method.intervals import (
+    CONFIDENCE,
+    Interval,
+    bootstrap_ratio,
+    mean_interval,
+    proportion,
+)
+from emergence_ext.method.knowledge import (
+    KnowledgePoints,
+    check_tau,
+    knowledge_points,
+    shared_categories,
+)
+from emergence_ext.method.regional import RegionalProjection, normalise_strengths
+from emergence_ext.method.sample import SampleProjection
+from emergence_ext.method.similarity import image_similarity, solve_kappa_p
+from emergence_ext.method.solver import FitStats
+from emergence_ext.method.vmf import ExactKappa, MonteCarloKappa
+
+__all__ = [
+    "CONFIDENCE",
+    "KAPPA_TILDE",
+    "PCA",
+    "ExactKappa",
+    "FitStats",
+    "Frame",
+    "Interval",
+    "KnowledgePoints",
+    "Manifold",
+    "MonteCarloKappa",
+    "RegionImportance",
+    "RegionalProjection",
+    "SampleProjection",
+    "bootstrap_ratio",
+    "check_tau",
+    "distance_from_mean",
+    "entropy",
+    "image_similarity",
+    "knowledge_points",
+    "mean_interval",
+    "normalise_strengths",
+    "pearson",
+    "polar",
+    "proportion",
+    "shared_categories",
+    "solve_kappa_p",
+    "spearman",
+    "stratified_folds",
+]

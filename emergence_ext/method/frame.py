@@ -1,0 +1,84 @@
+"""The frame that everything is drawn in: category directions, weights, two concentrations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from emergence_ext.method.vmf import ExactKappa, MonteCarloKappa, kappa_from_settings
+from emergence_ext.store import Saved
+
+
+@dataclass(frozen=True, eq=False)
+class Frame(Saved):
+    """A mixture of revised von Mises-Fisher distributions, one component per category (Eq. 1-3).
+
+    Learned once, on the final checkpoint, by `SampleProjection`, and then held fixed, so that
+    movement on the figures is learning and not rotation.
+
+    Attributes:
+        priors: `pi`, `[C]`, positive, sums to 1.
+        directions: `mu`, `[C, dim]`, unit rows.
+        kappa: concentration as a function of strength.
+        kappa_p: concentration of the similarity between images; None until it is solved.
+    """
+
+    priors: Tensor
+    directions: Tensor
+    kappa: ExactKappa | MonteCarloKappa
+    kappa_p: float | None = None
+
+    @property
+    def dim(self) -> int:
+        """Projected width."""
+        return self.directions.shape[1]
+
+    def log_posterior(self, g: Tensor) -> Tensor:
+        """`log p(y | g)` of projected features `[..., dim]`, as `[..., C]` (Eq. 4).
+
+        A feature of length 0 has no direction; its posterior is the prior.
+        """
+        if g.shape[-1] != self.dim:
+            raise ValueError(f"g must end in dim = {self.dim}, got {tuple(g.shape)}")
+        strength, orientation = polar(g)
+        cosine = orientation @ self.directions.to(g).t()
+        kappa = self.kappa(strength)[..., None]
+        return torch.log_softmax(self.priors.to(g).log() + kappa * cosine, dim=-1)
+
+    def posterior(self, g: Tensor) -> Tensor:
+        """`p(y | g)`, `[..., C]`."""
+        return self.log_posterior(g).exp()
+
+    def with_kappa_p(self, kappa_p: float) -> Frame:
+        """The same frame, with the concentration of the similarity between images."""
+        return replace(self, kappa_p=float(kappa_p))
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        arrays = {"priors": self.priors, "directions": self.directions}
+        return arrays, {"kappa": self.kappa.settings(), "kappa_p": self.kappa_p}
+
+    @classmethod
+    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        return cls(
+            kappa=kappa_from_settings(settings["kappa"]), kappa_p=settings["kappa_p"], **arrays
+        )
+
+
+def polar(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Strength `[...]` and orientation `[..., dim]` of features; a zero row stays zero.
+
+    Neither has a gradient at a zero row: the sub-gradient taken is 0.
+    """
+    square = x.square().sum(-1, keepdim=True)
+    zero = square == 0
+    length = torch.where(zero, 1, square).sqrt()
+    strength = torch.where(zero, 0, length)
+    return strength.squeeze(-1), torch.where(zero, 0, x / length)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """`x` with its last dimension scaled to length 1; a zero row stays zero."""
+    return polar(x)[1]

@@ -1,0 +1,155 @@
+"""Knowledge points: regions that tell a category on their own (Sec. 3.4, appendix F)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import torch
+from torch import Tensor
+
+from emergence_ext.method.frame import Frame
+from emergence_ext.method.intervals import Interval, bootstrap_ratio, bounds, resampled
+from emergence_ext.store import Saved
+
+SHARED: Final = 0.1  # a second-best category within this of the best shares the region
+
+
+@dataclass(frozen=True, eq=False)
+class KnowledgePoints(Saved):
+    """What each region says about the category, and which regions say it clearly.
+
+    Attributes:
+        confidence: `max_y p(y|h)`, `[N, R]`; 0 where the region has no strength.
+        category: the y of that maximum, `[N, R]`.
+        runner_up: the second-best `p(y|h)`, `[N, R]`.
+        y: true categories, `[N]`.
+        tau: a region is a knowledge point where its confidence is above.
+    """
+
+    confidence: Tensor
+    category: Tensor
+    runner_up: Tensor
+    y: Tensor
+    tau: float = 0.4
+
+    @property
+    def point(self) -> Tensor:
+        """Where a region is a knowledge point, `[N, R]`."""
+        return self.confidence > self.tau
+
+    @property
+    def reliable(self) -> Tensor:
+        """Where it is one for the true category, `[N, R]`."""
+        return self.point & (self.category == self.y[:, None])
+
+    def shared(self, distance: float = SHARED) -> Tensor:
+        """Knowledge points whose second-best p is within `distance` of the best, `[N, R]`."""
+        return self.point & (self.confidence - self.runner_up <= distance)
+
+    def count(self, random_state: int = 0) -> PointCount:
+        """Totals over the images with bootstrap intervals over images."""
+        per_image = torch.stack(
+            [self.point.sum(1), self.reliable.sum(1), self.shared().sum(1)]
+        ).double()
+        total, reliable, shared = per_image.sum(1).tolist()
+        sums = resampled(per_image, random_state)
+        return PointCount(
+            images=per_image.shape[1],
+            total=Interval(total, *bounds(sums[0])),
+            reliable=Interval(reliable, *bounds(sums[1])),
+            shared=Interval(shared, *bounds(sums[2])),
+            ratio=bootstrap_ratio(per_image[1], per_image[0], random_state),
+        )
+
+    def curve(self, taus: Sequence[float]) -> Tensor:
+        """Number of points and of reliable ones at each threshold, `[len(taus), 2]`."""
+        right = self.category == self.y[:, None]
+        rows = [
+            ((self.confidence > tau).sum(), ((self.confidence > tau) & right).sum()) for tau in taus
+        ]
+        return torch.tensor(rows)
+
+    def subset(self, index: Tensor) -> KnowledgePoints:
+        """The same of some of the images, by index or mask."""
+        return KnowledgePoints(
+            self.confidence[index],
+            self.category[index],
+            self.runner_up[index],
+            self.y[index],
+            self.tau,
+        )
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        names = ("confidence", "category", "runner_up", "y")
+        return {name: getattr(self, name) for name in names}, {"tau": self.tau}
+
+    @classmethod
+    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        return cls(**arrays, tau=settings["tau"])
+
+
+@dataclass(frozen=True)
+class PointCount:
+    """Numbers of knowledge points on `images` images; ratio is reliable / total, None without."""
+
+    images: int
+    total: Interval
+    reliable: Interval
+    shared: Interval
+    ratio: Interval | None
+
+
+def knowledge_points(h: Tensor, frame: Frame, labels: Tensor, tau: float = 0.4) -> KnowledgePoints:
+    """Find regions that are discriminative for some category, and for the right one (Sec. 3.4).
+
+    Args:
+        h: projected regional features, `[N, R, dim]`, strengths already on the scale of the frame.
+        frame: categories, in which `p(y|h)` is read.
+        labels: true categories, `[N]`, integers in `[0, C)`.
+        tau: a region counts where `max_y p(y|h) > tau`; `1/C <= tau < 1`.
+
+    Raises:
+        ValueError: a label outside `[0, C)`, a tau outside its range, or another `dim` than the
+            frame's.
+    """
+    C = len(frame.priors)
+    if h.ndim != 3 or labels.shape != h.shape[:1]:
+        raise ValueError(
+            f"h must be [N, R, dim] and labels [N]; got {tuple(h.shape)} and {tuple(labels.shape)}"
+        )
+    check_tau(tau, C)
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < C:
+        raise ValueError(
+            f"labels must lie in [0, {C}); got {int(labels.min())} .. {int(labels.max())}"
+        )
+    best = frame.posterior(h).topk(2, dim=-1)
+    # Without strength there is no direction: the posterior is the prior, which no region says.
+    confidence = torch.where(h.square().sum(-1) > 0, best.values[..., 0], 0)
+    return KnowledgePoints(confidence, best.indices[..., 0], best.values[..., 1], labels, tau)
+
+
+def shared_categories(h: Tensor, frame: Frame, tau: float = 0.4) -> Tensor:
+    """Name the two categories that share a region: a knowledge point for one, nearly for the other.
+
+    Args:
+        h, frame, tau: as in `knowledge_points`.
+
+    Returns:
+        The two by number, the lower first, `[N, R, 2]`; -1 where no two share the region.
+    """
+    best = frame.posterior(h).topk(2, dim=-1)
+    first, second = best.values.unbind(-1)
+    shared = (first > tau) & (first - second <= SHARED) & (h.square().sum(-1) > 0)
+    return torch.where(shared[..., None], best.indices.sort(dim=-1).values, -1)
+
+
+def check_tau(tau: float, C: int) -> None:
+    """Refuse a threshold that every region passes, or none.
+
+    Raises:
+        ValueError: tau outside of `[1/C, 1)` for C categories.
+    """
+    if not 1 / C <= tau < 1:
+        raise ValueError(f"tau must be in [1/C, 1) = [{1 / C:.3g}, 1), got {tau}")

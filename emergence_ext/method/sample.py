@@ -1,0 +1,321 @@
+"""The projection of sample features and the mixture that reads them (Sec. 3.1 of the paper)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final, Literal, Self
+
+import torch
+from torch import Tensor
+
+from emergence_ext.method.frame import Frame, polar, unit_rows
+from emergence_ext.method.solver import FitStats, least_squares, minimise
+from emergence_ext.method.vmf import ExactKappa, Kappa, log_mode_density
+from emergence_ext.store import Saved
+
+logger = logging.getLogger(__name__)
+
+COLLAPSE: Final = 0.5  # mean cosine between directions above which a fit counts as collapsed
+RESTARTS: Final = 4
+START_STRENGTH: Final = 3.0
+EVALS_PER_ROUND: Final = 20  # evaluations for M between two EM steps
+
+
+class SampleProjection(Saved):
+    """Project sample features so that a mixture reads P(y|x) off direction and strength.
+
+    `Q_M(y|x) = softmax_y(log pi_y + kappa(|M f|) cos(M f, mu_y))` (Eq. 4) is fitted to `P(y|x) =
+    softmax(z / temperature)` by alternating one EM step for `{pi, mu}` (Eq. 15) with steps on
+    `mean_i KL[P || Q_M] + strength_prior * mean_i |M f_i|^2` for M (Eq. 6).
+
+    Without the prior and with an unsure network the optimum is degenerate: all directions fall onto
+    one and the strengths grow, a linear classifier in a tangent plane. So the fit starts from
+    well-spread directions and prices strength; one that still ends collapsed is started anew, and
+    refused when that does not help.
+
+    Args:
+        dim: projected width, at least 2.
+        temperature: of the network's softmax.
+        responsibilities: the `"posterior"` of the mixture (Eq. 15) or the `"network"`'s own P(y|x).
+        kappa: makes the concentration from `dim`.
+        strength_prior: weight of the mean squared strength.
+        max_rounds: alternations at most.
+        tol: a round that lowers the objective by less, relative to it, is the last.
+        random_state: seed of the restarts.
+
+    Attributes:
+        M_: projection, `[dim, E]`.
+        priors_: `pi`, `[C]`.
+        directions_: `mu`, `[C, dim]`, unit rows.
+        frame_: the `Frame` made of them; everything later is drawn in it.
+        stats_: `FitStats`.
+    """
+
+    M_: Tensor
+    frame_: Frame
+    stats_: FitStats
+
+    def __init__(
+        self,
+        dim: int = 3,
+        temperature: float = 1.0,
+        responsibilities: Literal["posterior", "network"] = "network",
+        kappa: Callable[[int], Kappa] = ExactKappa,
+        strength_prior: float = 1e-3,
+        max_rounds: int = 100,
+        tol: float = 1e-4,
+        random_state: int = 0,
+    ) -> None:
+        if dim < 2:
+            raise ValueError(f"dim must be at least 2, got {dim}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        if responsibilities not in ("posterior", "network"):
+            raise ValueError(
+                f'responsibilities must be "posterior" or "network", got {responsibilities!r}'
+            )
+        self.dim = dim
+        self.temperature = temperature
+        self.responsibilities = responsibilities
+        self.kappa = kappa
+        self.strength_prior = strength_prior
+        self.max_rounds = max_rounds
+        self.tol = tol
+        self.random_state = random_state
+
+    def fit(self, f: Tensor, z: Tensor, init: SampleProjection | None = None) -> Self:
+        """Learn projection and mixture.
+
+        Args:
+            f: sample features, `[N, E]`.
+            z: logits, `[N, C]`.
+            init: a fitted projection to start from.
+
+        Raises:
+            ValueError: shapes that do not fit, one category, `dim > E`, features that are not
+                finite or all alike, or category directions that collapse from every start.
+        """
+        f, P = self._checked(f, z)
+        clock = time.perf_counter()
+        generator = torch.Generator().manual_seed(self.random_state)
+        for attempt in range(RESTARTS):
+            if init is not None and attempt == 0:
+                M, frame = init.M_, init.frame_
+            else:
+                directions = spread_directions(f, P, self.dim, generator if attempt else None)
+                frame = Frame(P.mean(0), directions, self.kappa(self.dim))
+                M = least_squares(f, START_STRENGTH * (P @ directions))
+            M, frame, losses, stopped = self._alternate(f, P, M, frame)
+            cosine = mean_cosine(frame.directions)
+            if cosine <= COLLAPSE:
+                break
+            logger.warning(
+                "the category directions collapsed (mean cosine %.2f); new start", cosine
+            )
+        else:
+            raise ValueError(
+                f"z: the category directions collapsed onto one (mean cosine {cosine:.2f}) from "
+                f"{RESTARTS} starts; "
+                "such a fit is no picture. Lower `temperature` or raise `strength_prior`."
+            )
+        seconds = time.perf_counter() - clock
+        self.M_, self.frame_ = M, frame
+        self.stats_ = FitStats(
+            tuple(losses), seconds, stopped, {"mean_cosine": cosine, "kl": self._kl(f, P)}
+        )
+        return self
+
+    def refit(self, f: Tensor, z: Tensor) -> SampleProjection:
+        """Learn only another checkpoint's M, in this one's frame.
+
+        It starts from the least-squares map to the directions and takes as many evaluations as this
+        fit did: on with it M over-fits, and the two could not be compared (docs/method.md).
+
+        Args:
+            f: that checkpoint's sample features, `[N, E]`.
+            z: its logits, `[N, C]`.
+
+        Returns:
+            A new projection; `self` is unchanged.
+        """
+        f, P = self._checked(f, z)
+        C = len(self.priors_)
+        if P.shape[1] != C:
+            raise ValueError(f"z: {P.shape[1]} categories, but the frame has {C}")
+        start = least_squares(f, START_STRENGTH * (P @ self.directions_))
+        rounds = len(self.stats_.losses)
+        evals = self.stats_.terms.get("evaluations", rounds * EVALS_PER_ROUND)
+        new = type(self)(**self._parameters())
+        new.frame_ = self.frame_
+        new.M_, new.stats_ = self._descend(f, P, start, self.frame_, int(evals))
+        new.stats_.terms.update(kl=new._kl(f, P), evaluations=evals)  # also of its refits
+        return new
+
+    def transform(self, f: Tensor) -> Tensor:
+        """Project sample features `[N, E]` to `g = M f`, `[N, dim]`."""
+        if f.ndim != 2 or f.shape[1] != self.M_.shape[1]:
+            raise ValueError(f"f must be [N, E = {self.M_.shape[1]}], got {tuple(f.shape)}")
+        return f @ self.M_.to(f).t()
+
+    def predict_proba(self, f: Tensor) -> Tensor:
+        """`Q_M(y|x)` of sample features `[N, E]`, as `[N, C]` (Eq. 4)."""
+        return self.frame_.posterior(self.transform(f))
+
+    @property
+    def priors_(self) -> Tensor:
+        """`pi`, `[C]`."""
+        return self.frame_.priors
+
+    @property
+    def directions_(self) -> Tensor:
+        """`mu`, `[C, dim]`."""
+        return self.frame_.directions
+
+    def _alternate(
+        self, f: Tensor, P: Tensor, M: Tensor, frame: Frame
+    ) -> tuple[Tensor, Frame, list[float], str]:
+        losses: list[float] = []
+        best = M, frame
+        stopped = f"reached max_rounds = {self.max_rounds}"
+        for _ in range(self.max_rounds):
+            responsibilities = P if self.responsibilities == "network" else None
+            frame = em_step(f @ M.t(), frame, responsibilities)
+            M, stats = self._descend(f, P, M, frame, EVALS_PER_ROUND)
+            gain = losses[-1] - stats.losses[-1] if losses else math.inf
+            # The EM step serves the likelihood, so that the objective of M may rise over a round.
+            if gain > 0:
+                best = M, frame
+                losses.append(stats.losses[-1])
+            if gain <= self.tol * abs(losses[-1]):
+                stopped = f"a round lowered the objective by less than {self.tol:g} of itself"
+                break
+        return *best, losses, stopped
+
+    def _descend(
+        self, f: Tensor, P: Tensor, M: Tensor, frame: Frame, max_evals: int
+    ) -> tuple[Tensor, FitStats]:
+        scale = f.square().mean().sqrt()  # so that the first step of the solver fits any network
+
+        def objective(scaled: Tensor) -> Tensor:
+            return self._objective((f / scale) @ scaled.t(), P, frame)
+
+        (scaled,), stats = minimise(objective, [M * scale], max_evals=max_evals, tol=self.tol)
+        return scaled / scale, stats
+
+    def _objective(self, g: Tensor, P: Tensor, frame: Frame) -> Tensor:
+        """`mean_i KL[P || Q_M] + strength_prior * mean_i |g_i|^2`."""
+        kl = (torch.xlogy(P, P) - P * frame.log_posterior(g)).sum(1).mean()
+        return kl + self.strength_prior * g.square().sum(1).mean()
+
+    def _kl(self, f: Tensor, P: Tensor) -> float:
+        log_q = self.frame_.log_posterior(self.transform(f))
+        return float((torch.xlogy(P, P) - P * log_q).sum(1).mean())
+
+    def _checked(self, f: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        if f.ndim != 2 or z.ndim != 2 or len(f) != len(z):
+            raise ValueError(
+                f"f must be [N, E] and z [N, C]; got {tuple(f.shape)} and {tuple(z.shape)}"
+            )
+        if z.shape[1] < 2:
+            raise ValueError(
+                "z: one category has no directions to tell apart; give logits of two or more"
+            )
+        if self.dim > f.shape[1]:
+            raise ValueError(
+                f"dim = {self.dim} is more than the E = {f.shape[1]} of f; choose a smaller dim"
+            )
+        for name, x in (("f", f), ("z", z)):
+            if not bool(torch.isfinite(x).all()):
+                bad = int((~torch.isfinite(x)).any(1).nonzero()[0])
+                raise ValueError(
+                    f"{name}: image {bad} is not finite; leave it out or check the network"
+                )
+        if bool((f == f[:1]).all()):
+            raise ValueError("f: the features of all images are alike; is this the right layer?")
+        f = f.detach().float()
+        return f, torch.softmax(z.detach().float() / self.temperature, dim=1)
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        arrays, frame = self.frame_._state()
+        parameters = self._parameters()
+        del parameters["kappa"]  # a function; the frame holds what it made
+        settings = {"parameters": parameters, "frame": frame, "stats": self.stats_.settings()}
+        return {"M": self.M_, **arrays}, settings
+
+    @classmethod
+    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        mixture = {name: x for name, x in arrays.items() if name != "M"}
+        frame = Frame._from_state(mixture, settings["frame"])
+        new = cls(kappa=lambda dim: frame.kappa, **settings["parameters"])
+        new.M_, new.frame_ = arrays["M"], frame
+        new.stats_ = FitStats.from_settings(settings["stats"])
+        return new
+
+    def _parameters(self) -> dict[str, Any]:
+        names = "dim temperature responsibilities kappa strength_prior max_rounds tol random_state"
+        return {name: getattr(self, name) for name in names.split()}
+
+
+def em_step(g: Tensor, frame: Frame, responsibilities: Tensor | None = None) -> Frame:
+    """One step of expectation-maximisation for priors and directions, strengths given (Eq. 15).
+
+    Args:
+        g: projected sample features, `[N, dim]`.
+        frame: the mixture before the step.
+        responsibilities: `[N, C]`, rows sum to 1; the mixture's posterior when left out, and only
+            then the likelihood of the mixture cannot fall.
+    """
+    r = frame.posterior(g) if responsibilities is None else responsibilities
+    strength, orientation = polar(g)
+    sums = (r * frame.kappa(strength)[:, None]).t() @ orientation  # [C, dim]
+    # A category that no image is responsible for keeps its direction.
+    directions = torch.where(
+        sums.norm(dim=1, keepdim=True) > 1e-12, unit_rows(sums), frame.directions
+    )
+    priors = r.mean(0).clamp_min(1e-12)
+    return replace(frame, priors=priors / priors.sum(), directions=directions)
+
+
+def mixture_log_likelihood(g: Tensor, frame: Frame) -> float:
+    """`sum_i log p(o_i | l_i)` of the mixture, for features `g [N, dim]` (Eq. 1-3)."""
+    strength, orientation = polar(g)
+    kappa = frame.kappa(strength)[:, None]
+    exponent = kappa * (orientation @ frame.directions.to(g).t() - 1)
+    log_p = torch.logsumexp(frame.priors.to(g).log() + exponent, dim=1)
+    return float((log_p + log_mode_density(kappa[:, 0], frame.dim)).sum())
+
+
+def mean_cosine(directions: Tensor) -> float:
+    """Mean cosine over all pairs of different directions `[C, dim]`; near 1 they have collapsed."""
+    cosines = directions @ directions.t()
+    C = len(directions)
+    return float((cosines.sum() - cosines.trace()) / (C * (C - 1)))
+
+
+def spread_directions(
+    f: Tensor, P: Tensor, dim: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Well-spread unit directions `[C, dim]`, similar categories near each other.
+
+    The P-weighted class means of f, embedded by their principal axes (a generator gives random ones
+    instead), then pushed apart on the sphere like charges.
+    """
+    C = P.shape[1]
+    if generator is None:
+        means = (P / P.sum(0).clamp_min(1e-12)).t() @ unit_rows(f - f.mean(0))
+        U, s, _ = torch.linalg.svd(means - means.mean(0), full_matrices=False)
+        x = torch.zeros(C, dim)
+        x[:, : min(dim, len(s))] = (U * s)[:, :dim]
+        x = x / x.norm() + 1e-3 * torch.eye(C, dim)
+    else:
+        x = torch.randn(C, dim, generator=generator)
+    x = unit_rows(x)
+    for _ in range(100):
+        difference = x[:, None] - x[None]
+        force = difference / (difference.square().sum(-1, keepdim=True) + 1e-2)
+        x = unit_rows(x + 0.1 * force.sum(1) / C)
+    return x

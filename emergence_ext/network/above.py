@@ -1,0 +1,169 @@
+"""The part of a network above one of its layers, as a function of that layer's maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from emergence_ext.lookup import optional
+from emergence_ext.network.hooks import as_map, find_layers, logits, preserved, recorder, regions
+
+
+@dataclass(frozen=True, eq=False)
+class Above:
+    """The part of a network above a layer: maps in, logits out.
+
+    Attributes:
+        module: the network.
+        layer: the layer's dotted name.
+        images: `[n, 3, H', W']`, as the network takes them.
+        maps: what the layer makes of them, `[n, K, H, W]`.
+        ahead: tokens in front of those that are the map (a class token), `[n, skip, K]`; they stay
+            what they are whatever the map is.
+        layout: how the layer itself gives its maps.
+        alone: whether the logits depend on the images through this layer only. Then what lies below
+            is run on one image, however many maps there are: its result is not used.
+    """
+
+    module: nn.Module
+    layer: str
+    images: Tensor
+    maps: Tensor
+    ahead: Tensor | None
+    layout: Literal["map", "channels last", "tokens"]
+    alone: bool = False
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Return logits `[m * n, C]` for other maps `[m * n, K, H, W]`, every n of them in order.
+
+        The layer's output is replaced by a hook that is gone when this returns.
+        """
+        times = len(maps) // len(self.images)
+        images = self.images[:1] if self.alone else self.images.repeat(times, 1, 1, 1)
+        # Copies, because a ReLU above the layer may work in place.
+        if self.layout == "tokens":
+            output = maps.flatten(2).transpose(1, 2)
+            ahead = output[:, :0] if self.ahead is None else self.ahead.repeat(times, 1, 1)
+            output = torch.cat([ahead, output], dim=1)
+        elif self.layout == "channels last":
+            output = maps.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+        else:
+            output = maps.clone(memory_format=torch.channels_last)
+        (layer,) = find_layers(self.module, [self.layer]).values()
+        handle = layer.register_forward_hook(lambda *_: output)
+        try:
+            return self.module(images)
+        finally:
+            handle.remove()
+
+    def subset(self, index: Tensor) -> Above:
+        """Return the same of some of the images, by index or mask."""
+        ahead = None if self.ahead is None else self.ahead[index]
+        return replace(self, images=self.images[index], maps=self.maps[index], ahead=ahead)
+
+
+@contextmanager
+def above(module: nn.Module, layer: str, images: Tensor) -> Iterator[Above]:
+    """Take a network apart at a layer, in eval mode, for the length of the block.
+
+    Args:
+        module: the network; modes and the global random state are given back on leaving.
+        layer: dotted name of a layer that gives maps `[B, K, H, W]` or `[B, H, W, K]`, or tokens
+            `[B, T, K]`, where `T - 1` is a square after a class token.
+        images: `[n, 3, H', W']`, as the network takes them.
+
+    Raises:
+        ValueError: an unknown layer, one that does not run or runs twice, one whose output is no
+            map, or a network whose output is not logits.
+    """
+    with preserved(module):
+        outputs: list[Tensor] = []
+
+        def keep_output(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            outputs.append(output.clone())
+
+        (submodule,) = find_layers(module, [layer]).values()
+        with (
+            torch.no_grad(),
+            recorder(module, [layer], keep=lambda output: as_map(output).clone()) as record,
+        ):
+            handle = submodule.register_forward_hook(keep_output)
+            try:
+                z = module(images)
+            finally:
+                handle.remove()
+        if not outputs:
+            raise ValueError(f"layer: {layer!r} never runs in the forward pass")
+        logits(z)
+        output, maps = outputs[0], record.outputs[layer]
+        ahead = None
+        layout: Literal["map", "channels last", "tokens"] = "map"
+        if output.ndim == 3:
+            layout, skip = "tokens", output.shape[1] - maps.shape[2] * maps.shape[3]
+            ahead = output[:, :skip] if skip else None
+        elif not torch.equal(output, maps):
+            layout = "channels last"
+        part = Above(module, layer, images, maps, ahead, layout)
+        yield replace(part, alone=_is_alone(part))
+
+
+def _is_alone(part: Above) -> bool:
+    """Say whether the logits come from the maps alone: whether one image will do for all."""
+    maps = torch.cat([part.maps, part.maps / 2])
+    with torch.no_grad():
+        whole = part(maps)
+        try:
+            short = replace(part, alone=True)(maps)
+        except (RuntimeError, ValueError, IndexError):
+            return False  # something below met the maps of other images, and did not fit
+    close = 1e-4 * whole.abs().max()
+    return short.shape == whole.shape and bool(((short - whole).abs() <= close).all())
+
+
+def region_cells(size: Sequence[int], grid: tuple[int, int]) -> Tensor:
+    """The region of each cell of a map, `[H', W']`, row-major.
+
+    Adaptive pooling takes a cell on the border of two regions into both where the one size does not
+    divide the other; here it belongs to the region that its centre lies in.
+
+    Args:
+        size: height and width of the map.
+        grid: `(H, W)` of the regions.
+
+    Raises:
+        ValueError: a map with fewer rows or columns than the grid.
+    """
+    if size[0] < grid[0] or size[1] < grid[1]:
+        raise ValueError(
+            f"layer: its map of {size[0]} x {size[1]} is smaller than the grid of {grid[0]} x "
+            f"{grid[1]} regions, so that regions share cells and none can be left out alone. "
+            "Choose an earlier layer."
+        )
+    rows, columns = (
+        (2 * torch.arange(cells) + 1) * count // (2 * cells)
+        for cells, count in zip(size, grid, strict=True)
+    )
+    return rows[:, None] * grid[1] + columns
+
+
+def grad_cam(part: Above, columns: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Grad-CAM of a layer before its ReLU, by captum, pooled to the grid, `[n, R]`.
+
+    Args:
+        part: the network above the layer, with the layer's maps of `n` images.
+        columns: which output of the network counts, `[n]`.
+        grid: `(H, W)` of the regions.
+
+    Raises:
+        ImportError: captum is absent.
+    """
+    entry = torch.nn.Identity()
+    method = optional("captum.attr", "Grad-CAM").LayerGradCam(lambda maps: part(entry(maps)), entry)
+    maps = part.maps.clone().requires_grad_()
+    heat = method.attribute(maps, target=columns.to(maps.device))
+    return regions(heat.detach(), grid)[..., 0].cpu()

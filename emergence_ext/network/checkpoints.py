@@ -1,0 +1,172 @@
+"""Stored states of a network by epoch, the index beside them, and the state to resume from."""
+
+import glob
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from emergence_ext.store import StoreError, load_arrays, save_arrays, write_file
+
+__all__ = [
+    "CheckpointFile",
+    "find_state",
+    "keep_state",
+    "load_checkpoints",
+    "restore_state",
+    "save_checkpoint",
+    "write_index",
+]
+
+logger = logging.getLogger(__name__)
+
+INDEX = "checkpoints.json"
+
+
+class CheckpointFile(NamedTuple):
+    """A stored state of a network: a label to show, its epoch, its file."""
+
+    label: str
+    epoch: int
+    path: Path
+
+
+def save_checkpoint(folder: Path, epoch: int, module: nn.Module) -> None:
+    """Write `epoch_0003.safetensors`, the state_dict of a module as it is after an epoch."""
+    state = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
+    write_file(_checkpoint_file(folder, epoch), save(state))
+
+
+def write_index(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write `checkpoints.json`: `epoch` and whatever else a row says, for files that are there."""
+    entries = [
+        {
+            "file": _checkpoint_file(folder, int(row["epoch"])).name,
+            **{key: None if math.isnan(value) else value for key, value in row.items()},
+        }
+        for row in rows
+        if _checkpoint_file(folder, int(row["epoch"])).is_file()
+    ]
+    write_file(folder / INDEX, json.dumps({"checkpoints": entries}, indent=1).encode())
+
+
+def load_checkpoints(pattern: Path | str | Sequence[Path | str]) -> list[CheckpointFile]:
+    """Find checkpoints and put them in the order of their epochs.
+
+    Args:
+        pattern: files, or a pattern as `runs/*/epoch_*.safetensors`. The epoch of a file is what
+            `checkpoints.json` beside it says, else the number after `epoch` in its name, else the
+            last number there.
+
+    Raises:
+        ValueError: nothing matches, a file without an epoch, or two files of one epoch.
+    """
+    if isinstance(pattern, str | Path):
+        paths = [Path(found) for found in glob.glob(str(pattern), recursive=True)]
+    else:
+        paths = [Path(given) for given in pattern]
+        absent = next((path for path in paths if not path.is_file()), None)
+        if absent is not None:
+            raise ValueError(f"checkpoints: no file {absent}")
+    if not paths:
+        raise ValueError(f"checkpoints: nothing matches {str(pattern)!r}. Is the pattern quoted?")
+    found = sorted((_epoch_of(path), path) for path in paths)
+    for (epoch, path), (next_epoch, next_path) in pairwise(found):
+        if epoch == next_epoch:
+            raise ValueError(f"checkpoints: {path} and {next_path} are both of epoch {epoch}")
+    return [CheckpointFile(f"epoch {epoch}", epoch, path) for epoch, path in found]
+
+
+def keep_state(
+    folder: Path,
+    epoch: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: Mapping[str, Any],
+) -> None:
+    """Store what training goes on from, less the frozen weights; the one before goes only then."""
+    frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
+    learned = {name: value for name, value in module.state_dict().items() if name not in frozen}
+    arrays = {f"module/{name}": value for name, value in learned.items()}
+    for place, values in optimizer.state_dict()["state"].items():
+        arrays |= {f"optimizer/{place}/{key}": value for key, value in values.items()}
+    save_arrays(_states(folder) / f"{epoch:06d}", arrays, settings, kind="TrainingState")
+    for path in _states(folder).iterdir():
+        if path.stem != f"{epoch:06d}":
+            path.unlink()
+
+
+def find_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return the latest whole state that `keep_state` stored, or None."""
+    for path in sorted(_states(folder).glob("*.json"), reverse=True):
+        try:
+            return load_arrays(path.with_suffix(""), kind="TrainingState")
+        except StoreError as error:
+            logger.warning("not resumed: %s", error)
+    return None
+
+
+def restore_state(
+    arrays: Mapping[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Put a stored state back into a module and its optimizer."""
+    learned: dict[str, Tensor] = {}
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in arrays.items():
+        owner, _, key = name.partition("/")
+        if owner == "module":
+            learned[key] = value
+        else:
+            place, _, kind = key.partition("/")
+            moments.setdefault(int(place), {})[kind] = value
+    module.load_state_dict(learned, strict=False)
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+
+
+def _checkpoint_file(folder: Path, epoch: int) -> Path:
+    return folder / f"epoch_{epoch:04d}.safetensors"
+
+
+def _states(folder: Path) -> Path:
+    return folder / "resume"
+
+
+def _epoch_of(path: Path) -> int:
+    for entry in _read_index(path.parent / INDEX):
+        if (
+            isinstance(entry, dict)
+            and entry.get("file") == path.name
+            and isinstance(entry.get("epoch"), int)
+        ):
+            return entry["epoch"]
+    named = re.search(r"epoch[^0-9]?(\d+)", path.stem, re.IGNORECASE)
+    numbers = [named.group(1)] if named else re.findall(r"\d+", path.stem)
+    if not numbers:
+        raise ValueError(
+            f"checkpoints: no epoch in the name {path.name}. Name it as epoch_12{path.suffix}, or "
+            f'write {INDEX} beside it: {{"checkpoints": [{{"file": "{path.name}", "epoch": 12}}]}}'
+        )
+    return int(numbers[-1])
+
+
+def _read_index(path: Path) -> list[object]:
+    if not path.is_file():
+        return []
+    try:
+        content = json.loads(path.read_bytes())
+        entries = content["checkpoints"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"checkpoints: {path} is damaged ({error!r}). Correct or delete it."
+        ) from error
+    if not isinstance(entries, list):
+        raise ValueError(f"checkpoints: expected a list in {path}, got {entries!r:.60}")
+    return entries

@@ -1,0 +1,390 @@
+"""From a network and images to arrays: regional features of layers, sample features, logits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from emergence_ext.data import MapStyle, Samples, as_samples
+from emergence_ext.network.hooks import as_map, find_head, find_layers, preserved, recorder, regions
+from emergence_ext.store import Saved
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["float32", "bfloat16"]
+Grid = Literal["last"] | tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet(Saved):
+    """What the method needs of a network and a set of images.
+
+    Attributes:
+        layers: layer name -> regional features F, `[N, R, K]`, float32, all on the same grid.
+        grid: `(H, W)` of that grid, `R = H * W`, regions row-major.
+        f: sample features, `[N, E]`, float32: the input of the last fully connected layer.
+        z: logits, `[N, C]`, float32.
+        y: labels, `[N]`, int64, in `[0, C)`.
+        names: names of the images, `[N]`.
+        categories: names of the categories, `[C]`.
+
+    Raises:
+        ValueError: shapes that do not agree, or a label outside `[0, C)`.
+    """
+
+    layers: dict[str, Tensor]
+    grid: tuple[int, int]
+    f: Tensor
+    z: Tensor
+    y: Tensor
+    names: list[str]
+    categories: list[str]
+
+    def __post_init__(self) -> None:
+        count, regions_count = len(self.names), self.grid[0] * self.grid[1]
+        shapes: dict[str, tuple[Tensor, tuple[int, ...]]] = {}
+        shapes |= {"f": (self.f, (count, -1)), "z": (self.z, (count, len(self.categories)))}
+        shapes["y"] = (self.y, (count,))
+        for name, array in self.layers.items():
+            shapes[f"layers[{name!r}]"] = (array, (count, regions_count, -1))
+        for name, (array, expected) in shapes.items():
+            pairs = zip(array.shape, expected, strict=False)
+            if array.ndim != len(expected) or any(e not in (-1, got) for got, e in pairs):
+                raise ValueError(
+                    f"FeatureSet: {name} has shape {list(array.shape)}, expected {list(expected)} "
+                    f"({count} names, grid {self.grid}, {len(self.categories)} categories)"
+                )
+        if count and not 0 <= int(self.y.min()) <= int(self.y.max()) < len(self.categories):
+            raise ValueError(
+                f"FeatureSet: y goes from {int(self.y.min())} to {int(self.y.max())}, expected "
+                f"labels in [0, {len(self.categories)})"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of samples N."""
+        return len(self.names)
+
+    def subset(self, indices: Sequence[int] | Tensor) -> FeatureSet:
+        """Return the samples at `indices`, in that order.
+
+        Raises:
+            IndexError: an index outside `[0, N)`.
+        """
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return FeatureSet(
+            layers={name: array[chosen] for name, array in self.layers.items()},
+            grid=self.grid,
+            f=self.f[chosen],
+            z=self.z[chosen],
+            y=self.y[chosen],
+            names=[self.names[index] for index in chosen.tolist()],
+            categories=self.categories,
+        )
+
+    def select(self, layers: Sequence[str]) -> FeatureSet:
+        """Return the same samples with only the named layers, in that order.
+
+        Raises:
+            ValueError: a layer that is not there.
+        """
+        absent = [name for name in layers if name not in self.layers]
+        if absent:
+            raise ValueError(f"layers: no {absent}, there are {list(self.layers)}")
+        kept = {name: self.layers[name] for name in layers}
+        return FeatureSet(kept, self.grid, self.f, self.z, self.y, self.names, self.categories)
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        arrays = {f"layers/{name}": array for name, array in self.layers.items()}
+        settings = {
+            "layers": list(self.layers),
+            "grid": list(self.grid),
+            "names": self.names,
+            "categories": self.categories,
+        }
+        return {**arrays, "f": self.f, "z": self.z, "y": self.y}, settings
+
+    @classmethod
+    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        height, width = settings["grid"]
+        return cls(
+            layers={name: arrays[f"layers/{name}"] for name in settings["layers"]},
+            grid=(height, width),
+            f=arrays["f"],
+            z=arrays["z"],
+            y=arrays["y"],
+            names=settings["names"],
+            categories=settings["categories"],
+        )
+
+
+def extract(
+    module: nn.Module,
+    dataset: MapStyle,
+    layers: Mapping[str, str] | Sequence[str],
+    *,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    last_linear: str | None = None,
+    outputs: Sequence[int] | None = None,
+    grid: Grid = "last",
+    batch_size: int = 32,
+    precision: Precision = "float32",
+    device: torch.device | str | None = None,
+    random_state: int = 0,
+) -> FeatureSet:
+    """Run a network once over a data set and keep regional features, sample features and logits.
+
+    The module is run in eval mode without gradients and comes back as it was. A layer's output is
+    taken as the module gives it: name modules whose output is after the ReLU. Tokens `[B, T, K]`
+    are regions too; where `T - 1` is a square the first one is the class token and is dropped.
+
+    Args:
+        module: the network, images `[B, 3, H, W]` to logits `[B, C]`.
+        dataset: map-style, (image `[3, H, W]` in 0..1, label); see `data.as_samples`.
+        layers: dotted names, or the name to use -> dotted name; first to last layer.
+        preprocess: applied to every batch of images before the network.
+        last_linear: module whose input is the sample feature; by default the last `nn.Linear` that
+            runs and gives the network's output. An input `[B, E, H, W]` is averaged over positions.
+        outputs: columns of the network's output that are the categories, in their order.
+        grid: `(H, W)` that every layer is resized to by adaptive average pooling; `"last"` takes
+            that of the last listed layer.
+        batch_size: images at a time; halved with a warning where memory runs out.
+        precision: `"bfloat16"` runs the network in autocast, which is quicker and coarser.
+        device: where to run; the module is moved there and back. By default where it is.
+        random_state: seed of the random state that the network sees.
+
+    Raises:
+        ValueError: an unknown or unusable layer; NaN or infinite values, with image and layer; no
+            images; categories that do not match the outputs.
+    """
+    named = dict(layers) if isinstance(layers, Mapping) else {name: name for name in layers}
+    if not named:
+        raise ValueError("layers: expected at least one layer, got none")
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    find_layers(module, named.values())
+    samples = as_samples(dataset)
+    with preserved(module), moved_to(module, device) as target, torch.no_grad():
+        run = ForwardPass(module, preprocess, outputs, precision, target)
+        head = last_linear or _head(run, samples)
+        shape, categories = _probe(run, samples, named, head, grid, _has_categories(dataset))
+        arrays = _stream(run, samples, named, head, shape, batch_size, random_state)
+    return FeatureSet(
+        layers={name: arrays[f"layer {name!r}"] for name in named},
+        grid=shape,
+        f=arrays["the sample feature"],
+        z=arrays["the logits"],
+        y=torch.tensor(samples.labels, dtype=torch.int64),
+        names=list(samples.names),
+        categories=categories,
+    )
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """How one batch of images `[B, 3, H, W]` goes through the network."""
+
+    module: nn.Module
+    preprocess: Callable[[Tensor], Tensor] | None
+    outputs: Sequence[int] | None
+    precision: Precision
+    device: torch.device
+
+    def images(self, samples: Samples, start: int, stop: int) -> Tensor:
+        """Stack samples `start` to `stop`, `[B, 3, H, W]`.
+
+        Raises:
+            ValueError: images of different sizes.
+        """
+        batch = [samples[index][0] for index in range(start, min(stop, len(samples)))]
+        odd = next((i for i, image in enumerate(batch) if image.shape != batch[0].shape), None)
+        if odd is not None:
+            raise ValueError(
+                f"dataset: image {samples.names[start + odd]!r} has shape "
+                f"{list(batch[odd].shape)}, expected {list(batch[0].shape)} like those before. "
+                "Resize the images to one size."
+            )
+        return torch.stack(batch)
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Bring images to the device and into the form that the network expects."""
+        images = images.to(self.device)
+        if self.preprocess is not None:
+            images = self.preprocess(images)
+        parameter = next((p for p in self.module.parameters() if p.is_floating_point()), None)
+        # Convolutions on the CPU are quicker where the channels are innermost.
+        return images.to(
+            dtype=images.dtype if parameter is None else parameter.dtype,
+            memory_format=torch.channels_last,
+        )
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits `[B, C]` of images that are not yet preprocessed."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            result = self.module(self.prepared(images))
+        if not isinstance(result, Tensor) or result.ndim != 2:
+            got = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise ValueError(f"module: expected logits [B, C] as its output, got {got}")
+        if self.outputs is None:
+            return result.float()
+        wrong = [column for column in self.outputs if not 0 <= column < result.shape[1]]
+        if wrong:
+            raise ValueError(
+                f"outputs: the network has outputs 0..{result.shape[1] - 1}, not {wrong}"
+            )
+        return result[:, list(self.outputs)].float()
+
+
+def _head(run: ForwardPass, samples: Samples) -> str:
+    name, gives_output = find_head(run.module, run.prepared(run.images(samples, 0, 1)))
+    if not gives_output:
+        logger.warning(
+            "the output of the network is not that of its last fully connected layer %r; if it "
+            "ends in a softmax, its outputs are no logits",
+            name,
+        )
+    return name
+
+
+def _probe(
+    run: ForwardPass,
+    samples: Samples,
+    named: dict[str, str],
+    head: str,
+    grid: Grid,
+    has_categories: bool,
+) -> tuple[tuple[int, int], list[str]]:
+    """Grid and categories, from a pass over one image that also finds unusable layers."""
+    with recorder(
+        run.module, named.values(), inputs=[head], keep=lambda output: as_map(output).shape[2:]
+    ) as record:
+        z = run.logits(run.images(samples, 0, 1))
+    silent = [name for name in named.values() if name not in record.outputs]
+    silent += [head] if head not in record.inputs else []
+    if silent:
+        raise ValueError(f"features: layer {silent[0]!r} never runs in the forward pass")
+    if grid == "last":
+        height, width = record.outputs[list(named.values())[-1]]
+    else:
+        height, width = grid
+    categories = list(samples.categories)
+    if len(categories) != z.shape[1]:
+        if has_categories or max(samples.labels) >= z.shape[1]:
+            raise ValueError(
+                f"outputs: the data set has {len(categories)} categories and the network "
+                f"{z.shape[1]} outputs. Say which output stands for which category: outputs=[...] "
+                "(a class map)."
+            )
+        categories = [str(column) for column in range(z.shape[1])]
+    return (int(height), int(width)), categories
+
+
+def _stream(
+    run: ForwardPass,
+    samples: Samples,
+    named: dict[str, str],
+    head: str,
+    grid: tuple[int, int],
+    batch_size: int,
+    random_state: int,
+) -> dict[str, Tensor]:
+    """Fill the result arrays batch by batch."""
+    arrays: dict[str, Tensor] = {}
+    with (
+        recorder(
+            run.module, named.values(), inputs=[head], keep=lambda output: regions(output, grid)
+        ) as record,
+        tqdm(total=len(samples), desc="features", unit="image", disable=None) as bar,
+    ):
+        torch.manual_seed(random_state)
+        start = 0
+        while start < len(samples):
+            images = run.images(samples, start, start + batch_size)
+            try:
+                z = run.logits(images)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or batch_size == 1:
+                    raise
+                batch_size = (min(batch_size, len(images)) + 1) // 2
+                logger.warning("out of memory; going on with %d images at a time", batch_size)
+                continue
+            parts = {f"layer {name!r}": record.outputs[dotted] for name, dotted in named.items()}
+            parts |= {
+                "the sample feature": flat_features(record.inputs[head], head),
+                "the logits": z,
+            }
+            for what, part in parts.items():
+                check_finite(part, what, samples.names[start : start + len(images)])
+                if what not in arrays:
+                    arrays[what] = torch.empty((len(samples), *part.shape[1:]))
+                arrays[what][start : start + len(images)] = part
+            start += len(images)
+            bar.update(len(images))
+    return arrays
+
+
+def flat_features(f: Tensor, head: str) -> Tensor:
+    """Give the input of the last linear layer as `[B, E]`; a map is averaged over its places.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if f.ndim == 4:
+        return f.float().mean(dim=(2, 3))
+    if f.ndim != 2:
+        raise ValueError(
+            f"last_linear: the input of {head!r} has shape {list(f.shape)}, expected [B, E]"
+        )
+    return f.float()
+
+
+def check_finite(part: Tensor, what: str, names: Sequence[str]) -> None:
+    """Refuse values `[B, ...]` that are not finite, and name the image they are of.
+
+    Raises:
+        ValueError: a value that is not finite.
+    """
+    finite = part.isfinite().flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        bad = names[int(finite.logical_not().nonzero()[0])]
+        raise ValueError(
+            f"features: NaN or infinite values in {what} for image {bad!r}. Check that image, the "
+            "weights and the preprocessing."
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was too little memory, on any device."""
+    # On the CPU torch reports it as a plain RuntimeError.
+    text = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "can't allocate memory" in text or "not enough memory" in text
+    )
+
+
+def _has_categories(dataset: MapStyle) -> bool:
+    return any(getattr(dataset, name, None) is not None for name in ("categories", "classes"))
+
+
+@contextmanager
+def moved_to(module: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
+    """Have the module on a device for the length of the block."""
+    first = next(iter([*module.parameters(), *module.buffers()]), None)
+    home = torch.device("cpu") if first is None else first.device
+    target = home if device is None else torch.device(device)
+    if target == home:
+        yield target
+        return
+    try:
+        module.to(target)
+        yield target
+    finally:
+        module.to(home)

@@ -1,0 +1,333 @@
+"""Networks by name with the layers that the paper analyses, and layers of any other network."""
+
+import inspect
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from emergence_ext.lookup import load_callable, nearest, optional
+from emergence_ext.network.builtin import (
+    small_vgg,
+    small_vgg28,
+    small_vgg64,
+    vgg16_pooled,
+    vgg_layers,
+)
+from emergence_ext.network.hooks import check_open
+from emergence_ext.network.preprocessing import PREPROCESSING
+from emergence_ext.network.weights import check_and_load, load_weights, output_rows, read_weights
+
+__all__ = [
+    "BUILTIN",
+    "LoadedModel",
+    "load_model",
+    "load_weights",
+    "read_weights",
+    "small_vgg",
+    "suggest_layers",
+    "vgg16_pooled",
+]
+
+logger = logging.getLogger(__name__)
+
+BUILTIN: dict[str, Callable[..., nn.Module]] = {
+    "small_vgg28": small_vgg28,
+    "small_vgg64": small_vgg64,
+    "vgg16_pooled": vgg16_pooled,
+}
+_FORMS = f"{', '.join(BUILTIN)}, torchvision:NAME, timm:NAME or module:callable"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network that is ready to be analysed.
+
+    Attributes:
+        module: the network, in eval mode.
+        name: what it was asked for by.
+        layers: name to show -> dotted module name, from the input on; empty where none are known
+            (`suggest_layers`).
+        preprocess: what its images need, for `preprocessing.preprocess`.
+    """
+
+    module: nn.Module
+    name: str
+    layers: dict[str, str]
+    preprocess: str
+
+
+def load_model(
+    spec: str,
+    *,
+    num_classes: int | None = None,
+    weights: Path | str | None = None,
+    image_size: int | None = None,
+    random_state: int = 0,
+) -> LoadedModel:
+    """Build a network and load its weights.
+
+    torchvision's `resnet34` and `resnet50` get stride 1 in `layer4`, as in the paper. A module of
+    the user's can carry `default_layers` (name -> dotted name) and `default_preprocess` as
+    attributes.
+
+    Args:
+        spec: `small_vgg28`, `small_vgg64`, `vgg16_pooled`, `torchvision:NAME`, `timm:NAME`, or
+            `module:callable` of a function that is called with `num_classes` if it takes that, and
+            returns a module.
+        num_classes: width of the output; None takes what the weights have, or else the network's
+            own default.
+        weights: `.safetensors`, or a file of torch.save that holds nothing but tensors; None leaves
+            the network untrained.
+        image_size: side of the images, for networks of timm that are built for one size.
+        random_state: seed of the initial weights.
+
+    Raises:
+        ValueError: an unknown network, or weights of another network.
+        ImportError: torchvision or timm is needed and absent.
+    """
+    source, _, name = spec.partition(":")
+    if not name:
+        if spec not in BUILTIN:
+            raise ValueError(f"model: expected {_FORMS}, got {spec!r}.{nearest(spec, BUILTIN)}")
+        build = BUILTIN[spec]
+    elif source == "torchvision":
+        build = _torchvision_builder(name)
+    elif source == "timm":
+        build = _timm_builder(name, image_size)
+    else:
+        build = load_callable(spec, "model")
+    module = _build(build, num_classes, random_state)
+    if weights is None and num_classes is None:
+        # Who says how many classes there are is about to train it.
+        logger.warning("%s: no weights given, the network is untrained", spec)
+    elif weights is not None:
+        state = read_weights(weights)
+        rows = output_rows(module, state) if num_classes is None else None
+        if rows is not None:
+            module = _build(build, rows, random_state)
+        check_and_load(module, state, str(weights), partial_ok=False)
+    module.eval()
+    return LoadedModel(
+        module, spec, _default_layers(module, source, name), _guess_preprocess(module, source)
+    )
+
+
+def suggest_layers(module: nn.Module, example: Tensor, count: int = 5) -> dict[str, str]:
+    """Name about `count` layers at the ends of the stages of any network, by a forward pass.
+
+    A stage is what runs at one spatial size; its last module that is no part of a block is taken.
+    A network with fewer than three stages (a transformer) is divided evenly instead, by its largest
+    family of alike modules.
+
+    Args:
+        module: left as it was.
+        example: images `[B, 3, H, W]` as the network takes them.
+        count: how many layers at most.
+
+    Returns:
+        Dotted name -> dotted name, in the order in which they run.
+
+    Raises:
+        ValueError: no module gives a map `[B, K, H, W]` or tokens `[B, T, K]`.
+    """
+    runs = _trace(module, example)
+    stages: dict[tuple[int, ...], list[_Output]] = defaultdict(list)
+    for output in runs:
+        stages[output.size].append(output)
+    ends = [
+        min(outputs, key=lambda output: (output.depth, -output.place))
+        for outputs in stages.values()
+        if any(output.convolves for output in outputs)
+    ]
+    if not ends:
+        raise ValueError(
+            "module: no submodule gives a map [B, K, H, W] or tokens [B, T, K], so no layer can be "
+            "suggested"
+        )
+    ends.sort(key=lambda output: output.place)
+    names = [output.name for output in ends[-count:]]
+    if len(names) < 3:
+        names = _evenly(module, [output.name for output in runs], count) or names
+    return {name: name for name in names}
+
+
+def _evenly(module: nn.Module, ran: list[str], count: int) -> list[str]:
+    families: dict[tuple[str, type[nn.Module]], list[str]] = defaultdict(list)
+    for name in ran:
+        families[name.rpartition(".")[0], type(module.get_submodule(name))].append(name)
+    family = max(families.values(), key=lambda names: (len(names), -names[0].count(".")))
+    if len(family) < 3:
+        return []
+    steps = min(count, len(family))
+    return [family[math.ceil(len(family) * (step + 1) / steps) - 1] for step in range(steps)]
+
+
+class _Output(NamedTuple):
+    name: str
+    place: int
+    size: tuple[int, ...]
+    depth: int  # how many blocks it is inside of; a plain sequence of modules is no block
+    convolves: bool  # has weights of its own, so that its stage is more than pooling
+
+
+def _trace(module: nn.Module, example: Tensor) -> list[_Output]:
+    """List the modules that give a map or tokens, in the order in which they finish."""
+    check_open(*module.modules())
+    outputs: list[_Output] = []
+
+    def record(name: str, submodule: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if not isinstance(output, Tensor) or len(output) != len(example):
+            return
+        size = _spatial_size(output, example)
+        pooling = next(submodule.parameters(), None) is None
+        # What only resizes ends no stage; adaptive pooling may even go back to the size of one.
+        if size is None or (pooling and inputs and _spatial_size(inputs[0], example) != size):
+            return
+        own = next(submodule.parameters(recurse=False), None) is not None
+        depth = sum(
+            type(module.get_submodule(outer)) is not nn.Sequential for outer in _outer(name)
+        )
+        outputs.append(_Output(name, len(outputs), size, depth, own))
+
+    handles = [
+        submodule.register_forward_hook(partial(record, name))
+        for name, submodule in module.named_modules()
+        if name
+    ]
+    try:
+        with evaluating(module), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs
+
+
+def _outer(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _spatial_size(value: Any, example: Tensor) -> tuple[int, ...] | None:
+    """Return (H, W) of a map, (T,) of tokens; None for anything else or a single position."""
+    if not isinstance(value, Tensor) or value.ndim not in (3, 4):
+        return None
+    if value.ndim == 3:
+        return (value.shape[1],) if value.shape[1] > 1 else None
+    height, width = value.shape[2:]
+    # A map has the shape of the image; [B, H, W, K], which some networks use inside, has not.
+    stretch = height * example.shape[-1] / (width * example.shape[-2])
+    return (height, width) if height * width > 1 and 0.6 < stretch < 1.7 else None
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Hold a module in eval mode, and give every submodule its own mode back."""
+    modes = [(submodule, submodule.training) for submodule in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for submodule, mode in modes:
+            submodule.training = mode
+
+
+def _build(build: Callable[..., Any], num_classes: int | None, random_state: int) -> nn.Module:
+    try:
+        accepted = inspect.signature(build).parameters
+    except ValueError:  # some callables that are not written in Python
+        accepted = MappingProxyType({})
+    takes = "num_classes" in accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    arguments = {"num_classes": num_classes} if takes and num_classes is not None else {}
+    # Initial weights come from the global generator; its state belongs to the caller.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_state)
+        module = build(**arguments)
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"model: expected a torch.nn.Module from the callable, got {type(module).__name__}"
+        )
+    return module
+
+
+def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
+    models = optional("torchvision.models", f"model: torchvision:{name}")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(f"model: torchvision has no {name!r}.{nearest(name, known)}")
+
+    def build(**arguments: Any) -> nn.Module:
+        module = models.get_model(name, weights=None, **arguments)
+        if name in ("resnet34", "resnet50"):
+            for submodule in module.layer4[0].modules():
+                if isinstance(submodule, nn.Conv2d):
+                    submodule.stride = (1, 1)
+        return module
+
+    return build
+
+
+def _timm_builder(name: str, image_size: int | None) -> Callable[..., nn.Module]:
+    timm = optional("timm", f"model: timm:{name}")
+    if not timm.is_model(name):
+        raise ValueError(f"model: timm has no {name!r}.{nearest(name, timm.list_models())}")
+
+    def build(**arguments: Any) -> nn.Module:
+        if image_size is not None:
+            try:
+                return timm.create_model(name, pretrained=False, img_size=image_size, **arguments)
+            except TypeError:
+                logger.debug("%s is not built for one image size", name)
+        return timm.create_model(name, pretrained=False, **arguments)
+
+    return build
+
+
+def _default_layers(module: nn.Module, source: str, name: str) -> dict[str, str]:
+    declared = getattr(module, "default_layers", None)
+    if isinstance(declared, Mapping):
+        return dict(declared)
+    if source != "torchvision":
+        return {}
+    if name.startswith("vgg"):
+        return vgg_layers(module.features, "features.")  # type: ignore[arg-type]
+    if name.startswith(("resnet", "resnext", "wide_resnet")):
+        return {"conv_1": "relu"} | {f"conv_{stage + 1}": f"layer{stage}" for stage in range(1, 5)}
+    if name == "mobilenet_v2":
+        return {f"layer{number}": f"features.{number}" for number in (4, 7, 11, 14, 18)}
+    return {}
+
+
+def _guess_preprocess(module: nn.Module, source: str) -> str:
+    declared = getattr(module, "default_preprocess", None)
+    if isinstance(declared, str):
+        return declared
+    if source == "torchvision":
+        return "imagenet"
+    config = getattr(module, "pretrained_cfg", None)
+    if source == "timm" and isinstance(config, Mapping) and "mean" in config and "std" in config:
+        for name, (mean, std) in PREPROCESSING.items():
+            if torch.allclose(
+                torch.tensor([*mean, *std]),
+                torch.tensor([*config["mean"], *config["std"]]),
+                atol=1e-3,
+            ):
+                return name
+        logger.warning(
+            "unknown normalisation %s, %s: taking ImageNet's", config["mean"], config["std"]
+        )
+        return "imagenet"
+    logger.warning(
+        "no preprocessing is known for this network: images stay in 0..1; say it by preprocess=..."
+    )
+    return "none"

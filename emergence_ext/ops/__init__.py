@@ -1,0 +1,24 @@
+"""The matching of regions between all pairs of images: compiled, and in plain torch.
+
+It knows tensors only: nothing of networks, images or the method. It and all that it imports need
+torch alone.
+"""
+
+from emergence_ext.ops import reference
+from emergence_ext.ops.backend import BACKENDS, choose, in_words, why_not_fused
+from emergence_ext.ops.fused import match_kl, match_kl_scaled, maxsim, maxsim_indices
+from emergence_ext.ops.library import build_info, use_instruction_set
+
+__all__ = [
+    "BACKENDS",
+    "build_info",
+    "choose",
+    "in_words",
+    "match_kl",
+    "match_kl_scaled",
+    "maxsim",
+    "maxsim_indices",
+    "reference",
+    "use_instruction_set",
+    "why_not_fused",
+]

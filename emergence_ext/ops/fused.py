@@ -1,0 +1,403 @@
+"""The ops: checked wrappers, shapes for fake tensors, gradients.
+
+Symbols: `N` scored images j with `R` regions, `B` conditioning images i with `S` regions, `D` the
+width of a region's feature. The contracts are in `csrc/maxsim.h` and `csrc/match_kl.h`, plain torch
+in `reference`.
+
+Under autocast the ops compute in float32: lower-precision inputs are cast up first, float64 stays.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emergence_ext.ops import library as _library
+from emergence_ext.ops import reference
+
+_COMPACT_LIMIT = 256  # kCompactLimit of csrc/maxsim.h
+_warned = False
+_compiled = torch.ops.emergence_ext  # tests put the emulated CUDA ops in its place
+
+
+def maxsim(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None = None,
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> Tensor:
+    """Score every image j against every image i by the best matches of its regions (Eq. 10, 12).
+
+    `T[i, j] = sum_r a[j, r] * max_s <q[j, r], d[i, s]>`. Differentiable once in q, d and a; a tie
+    goes to the lowest s. The same bits for any number of threads.
+
+    Args:
+        q: scored regions, `[N, R, D]`, any strides.
+        d: conditioning regions, `[B, S, D]`, `S >= 1`, `D >= 1`.
+        a: weights of the scored regions, `[N, R]`; ones when left out.
+        precision: "highest", "high" or "medium", as torch names them: float32 arithmetic, or the
+            match selected by bfloat16 products and scored in float32, so that a region misses its
+            maximum by at most `2^-15 sum_k |q_k d_k|` ("high", three products for one) or
+            `2^-6 sum_k |q_k d_k|` ("medium"), beside the rounding of sums. Only where that is
+            faster: on the CPU "medium" where the machine has such products and D is at least 64,
+            on CUDA both where D is over 8.
+            float64 is always exact to its own rounding.
+        max_memory: bytes of working memory beside inputs and results. The CPU needs no block here,
+            so that the value is only checked to be positive; CUDA, for D over 8, one of products,
+            256 MiB when left out.
+
+    Returns:
+        `T`, `[B, N]`, float32 (float64 for float64 inputs). Empty for `N == 0` or `B == 0`.
+
+    Raises:
+        ValueError: shapes that do not fit, `S == 0`, `D == 0`, an unknown precision, a non-finite
+            value on the CPU (named with its sample and region).
+        TypeError: dtypes or devices that differ, a dtype that is not floating point.
+        RuntimeError: a CUDA tensor where the library has no CUDA backend, or one whose kernels are
+            off as they never ran on a GPU (NotImplementedError); a second derivative.
+
+    Example:
+        >>> q = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        >>> d = torch.tensor([[[3.0, 0.0], [1.0, 2.0]]])
+        >>> maxsim(q, d)
+        tensor([[5.]])
+    """
+    if not _use_library("maxsim", q=q, d=d, a=a):
+        return _by_reference(reference.maxsim, q, d, a, precision=precision, max_memory=max_memory)
+    # The matches cost N B R bytes, and only a gradient wants them.
+    if any(_needs(q, d, a)):
+        matched = _compiled.maxsim_indices
+        return matched(q, d, a, precision=precision, max_memory=max_memory, compact=True)[0]
+    return _compiled.maxsim(q, d, a, precision=precision, max_memory=max_memory)
+
+
+def maxsim_indices(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None = None,
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `maxsim`, with the matches.
+
+    Args:
+        q, d, a, precision, max_memory: as in `maxsim`.
+
+    Returns:
+        `T`, `[B, N]`, and the matching s of every region, `[B, N, R]`, int64, not differentiable.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `maxsim`.
+    """
+    options = {"precision": precision, "max_memory": max_memory}
+    if not _use_library("maxsim", q=q, d=d, a=a):
+        return _by_reference(reference.maxsim_indices, q, d, a, **options)
+    return _compiled.maxsim_indices(q, d, a, **options)
+
+
+def match_kl(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None = None,
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> Tensor:
+    """Compare the matches' softmax over images with given similarities, `mean_i KL(P[i] || Q[i])`.
+
+    `Q[i] = softmax_j (T[i, j] + b[j])` with `T` of `maxsim` (Eq. 8-10). Differentiable once in q,
+    d, a and b: the gradients that are asked for are formed with the loss, a block of images i at a
+    time, and scores and matches never exist all at once. The same bits for any number of threads
+    and any `max_memory`.
+
+    Args:
+        q: scored regions, `[N, R, D]`, any strides.
+        d: conditioning regions, `[B, S, D]`, `S >= 1`, `D >= 1`.
+        a: weights of the scored regions, `[N, R]`.
+        b: bias of each scored image, `[N]`.
+        P: target similarities, `[B, N]`, not negative; rows sum to 1 (without the excluded column).
+        exclude: column that leaves row i's softmax and loss, `[B]`, int64, -1 for none.
+        precision: as in `maxsim`.
+        max_memory: bytes of working memory beside inputs, loss and gradients. When left out, a
+            block of 32 MiB and the threads' scratch on the CPU; on CUDA a block of 256 MiB, or
+            less where the device has less, and the copies that tensor cores need.
+
+    Returns:
+        The loss, a scalar, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: as `maxsim`; P negative or asking for a gradient, exclude outside [-1, N), a
+            `max_memory` that holds no block (the message says what does).
+        TypeError, RuntimeError: as `maxsim`.
+
+    Example:
+        >>> q = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+        >>> match_kl(q, q, torch.ones(2, 1), torch.zeros(2), torch.full((2, 2), 0.5))
+        tensor(0.1201)
+    """
+    tensors = {"q": q, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
+    options = {"precision": precision, "max_memory": max_memory}
+    if not _use_library("match_kl", **tensors):
+        return _by_reference(reference.match_kl, *tensors.values(), **options)
+    _refuse_gradients("match_kl", P=P)
+    op = _compiled.match_kl
+    return op(*tensors.values(), _needs(q, d, a, b), **options)[0]
+
+
+def match_kl_scaled(
+    f: Tensor,
+    v: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None = None,
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> Tensor:
+    """`match_kl` with `q[j, r] = v[j] * f[j, r]` (Eq. 11, 12): gradients for v, a and b.
+
+    The products `v[j] * f[j, r]` are formed where they are used and nowhere stored.
+
+    Args:
+        f: features of the scored regions, `[N, R, D]`.
+        v: channel weights of each scored image, `[N, D]`.
+        d, a, b, P, exclude, precision, max_memory: as in `match_kl`.
+
+    Returns:
+        The loss, a scalar.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: as `match_kl`; f or d asking for a gradient.
+    """
+    tensors = {"f": f, "v": v, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
+    options = {"precision": precision, "max_memory": max_memory}
+    if not _use_library("match_kl_scaled", **tensors):
+        return _by_reference(reference.match_kl_scaled, *tensors.values(), **options)
+    _refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
+    op = _compiled.match_kl_scaled
+    return op(*tensors.values(), _needs(v, a, b), **options)[0]
+
+
+def _use_library(op: str, **tensors: Tensor | None) -> bool:
+    """Whether the library computes this; False: the reference does, with one warning."""
+    global _warned
+    for name, x in tensors.items():
+        optional = name == "exclude" or (name == "a" and op == "maxsim")
+        if not isinstance(x, Tensor) and not (optional and x is None):
+            raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
+    given = [x.device.type for x in tensors.values() if x is not None]
+    backend = next((device for device in given if device != "cpu"), "cpu")
+    if backend not in ("cpu", "cuda"):
+        raise RuntimeError(f"{op}: there is no backend for {backend!r}; move to the CPU or CUDA")
+    reason = _library.why_not(backend)
+    if reason is None:
+        return True
+    if backend == "cuda":
+        raise RuntimeError(f"{op}: the library has no CUDA backend, {reason}")
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"emergence_ext runs without its compiled library, many times slower: {reason}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return False
+
+
+def _by_reference(function: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:
+    """The reference's answer, with the ops' own behaviour under autocast."""
+    if torch.is_autocast_enabled("cpu"):
+        tensors = tuple(
+            x.float() if x is not None and x.dtype in (torch.bfloat16, torch.float16) else x
+            for x in tensors
+        )
+    with torch.autocast("cpu", enabled=False):
+        return function(*tensors, **options)
+
+
+def _needs(*tensors: Tensor | None) -> list[bool]:
+    return [x is not None and torch.is_grad_enabled() and x.requires_grad for x in tensors]
+
+
+def _refuse_gradients(op: str, **tensors: Tensor) -> None:
+    for name, needs in zip(tensors, _needs(*tensors.values()), strict=True):
+        if needs:
+            raise ValueError(f"{op}: {name} has no gradient here; pass it detached")
+
+
+def _compute_type(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _fake_scores(q: Tensor, d: Tensor, a: Tensor | None, **options: Any) -> Tensor:
+    torch._check(
+        q.dim() == 3 and d.dim() == 3, lambda: "maxsim: q and d must be [N, R, D], [B, S, D]"
+    )
+    torch._check(q.shape[2] == d.shape[2], lambda: "maxsim: q and d must have one width D")
+    return q.new_empty((d.shape[0], q.shape[0]), dtype=_compute_type(q))
+
+
+def _fake_matches(
+    q: Tensor, d: Tensor, a: Tensor | None, *, compact: bool = False, **options: Any
+) -> tuple[Tensor, Tensor]:
+    T = _fake_scores(q, d, a)
+    index = torch.uint8 if d.shape[1] <= _COMPACT_LIMIT else torch.int32
+    shape = (d.shape[0], q.shape[0], q.shape[1])
+    return T, q.new_empty(shape, dtype=index if compact else torch.int64)
+
+
+def _fake_gradients(
+    G: Tensor, q: Tensor, d: Tensor, a: Tensor | None, argmax: Tensor, needs: list[bool]
+) -> tuple[Tensor, ...]:
+    shapes = (q.shape, d.shape, q.shape[:2])
+    return tuple(
+        q.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True)
+    )
+
+
+def _fake_loss(wanted: list[Tensor], needs: list[bool]) -> tuple[Tensor, ...]:
+    dtype = _compute_type(wanted[0])
+    grads = (
+        x.new_empty(x.shape if need else (0,), dtype=dtype)
+        for x, need in zip(wanted, needs, strict=True)
+    )
+    return wanted[0].new_empty((), dtype=dtype), *grads
+
+
+def _fake_match_kl(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None,
+    needs: list[bool],
+    **options: Any,
+) -> tuple[Tensor, ...]:
+    return _fake_loss([q, d, a, b.to(q.dtype)], needs)
+
+
+def _fake_match_kl_scaled(
+    f: Tensor,
+    v: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None,
+    needs: list[bool],
+    **options: Any,
+) -> tuple[Tensor, ...]:
+    return _fake_loss([v, a, b.to(v.dtype)], needs)
+
+
+def _save_inputs(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+    ctx.options = keyword_only_inputs
+
+
+def _save_matches(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _gradients_of_scores(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:
+    """The matches were not kept: find them again."""
+    q, d, a = ctx.saved_tensors
+    matched = _compiled.maxsim_indices
+    _, argmax = matched(q, d, a, **ctx.options, compact=True)
+    return _gradients(ctx, G, q, d, a, argmax)
+
+
+def _gradients_of_matched(ctx: Any, G: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    q, d, a, argmax = ctx.saved_tensors
+    return _gradients(ctx, G, q, d, a, argmax)
+
+
+def _gradients(
+    ctx: Any, G: Tensor, q: Tensor, d: Tensor, a: Tensor | None, argmax: Tensor
+) -> tuple[Tensor | None, ...]:
+    needs = [bool(need) for need in ctx.needs_input_grad[:3]]
+    found = _compiled.maxsim_backward(G, q, d, a, argmax, needs)
+    return tuple(grad if need else None for grad, need in zip(found, needs, strict=True))
+
+
+def _keeper(*places: int) -> Callable[..., None]:
+    """Keep the gradients that were formed with the loss, of the inputs at `places`."""
+
+    def save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
+        ctx.places, ctx.number, ctx.formed = places, len(inputs), inputs[-1]
+        ctx.save_for_backward(*(inputs[place] for place in places), *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    return save
+
+
+def _gradients_of_loss(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    inputs, formed = ctx.saved_tensors[: len(ctx.places)], ctx.saved_tensors[len(ctx.places) :]
+    grads: list[Tensor | None] = [None] * ctx.number
+    for place, x, gradient, known in zip(ctx.places, inputs, formed, ctx.formed, strict=True):
+        if not ctx.needs_input_grad[place]:
+            continue
+        if not known:
+            raise RuntimeError("match_kl: a gradient is wanted that `needs` did not ask for")
+        grads[place] = _compiled.scale_gradient(grad, gradient, x)
+    return tuple(grads)
+
+
+def _fake_scaled(grad: Tensor, gradient: Tensor, of: Tensor) -> Tensor:
+    return torch.empty_like(gradient, dtype=of.dtype)
+
+
+def _no_second_derivative(op: str, instead: str) -> Callable[..., None]:
+    def backward(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(
+            f"{op}: there is no second derivative; "
+            f"call backward() without create_graph=True{instead}"
+        )
+
+    return backward
+
+
+def _register(namespace: str = "emergence_ext") -> None:
+    """Give the ops of a loaded library their shapes, gradients and autocast."""
+    library = torch.library
+    for name, fake in (
+        ("maxsim", _fake_scores),
+        ("maxsim_indices", _fake_matches),
+        ("maxsim_backward", _fake_gradients),
+        ("match_kl", _fake_match_kl),
+        ("match_kl_scaled", _fake_match_kl_scaled),
+        ("scale_gradient", _fake_scaled),
+    ):
+        library.register_fake(f"{namespace}::{name}", fake)
+    for name, backward, setup in (
+        ("maxsim", _gradients_of_scores, _save_inputs),
+        ("maxsim_indices", _gradients_of_matched, _save_matches),
+        ("match_kl", _gradients_of_loss, _keeper(0, 1, 2, 3)),
+        ("match_kl_scaled", _gradients_of_loss, _keeper(1, 3, 4)),
+    ):
+        library.register_autograd(f"{namespace}::{name}", backward, setup_context=setup)
+        for device in ("cpu", "cuda"):
+            library.register_autocast(f"{namespace}::{name}", device, torch.float32)
+    for name, op, instead in (
+        ("maxsim_backward", "maxsim", ", or use emergence_ext.reference.maxsim"),
+        ("scale_gradient", "match_kl", ""),
+    ):
+        library.register_autograd(f"{namespace}::{name}", _no_second_derivative(op, instead))
+
+
+if _library.why_not("cpu") is None:
+    _register()

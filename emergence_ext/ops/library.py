@@ -1,0 +1,170 @@
+"""Load the compiled library, if it was built for the torch that is running; else say why not.
+
+Importing this module never fails for want of the library: `why_not()` tells what is missing, and
+the ops raise or fall back only when they are called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+REBUILD: Final = "pip install --no-build-isolation --no-deps --force-reinstall -e ."
+"""What to run in a checkout of this package, in the environment that will use it."""
+
+_RECORD: Final = Path(__file__).parents[1] / "_build.json"
+
+
+def build_info() -> dict[str, Any]:
+    """Tell what the library was built with, and which backends can be used.
+
+    Returns:
+        Facts of the build as they were recorded then (`compiler`, `flags`, `cuda_compiler`,
+        `cuda_flags`, `cuda_architectures`, `package`, `torch`, `torch_variant`; absent where
+        nothing was recorded), `instruction_sets` that the library has for this machine, lowest
+        first, and the `instruction_set` in use (both absent where the library is not loaded),
+        `cuda_paths`, the ways to match on a GPU as dictionaries of their `name` and whether each
+        `ran_on_gpu` (one that never did is off), `running_torch`, `running_torch_variant`, and
+        `why_not`, a dictionary from backend to the reason why it cannot be used, None where it can.
+    """
+    version, variant = running_torch()
+    levels = (
+        {}
+        if _library is None
+        else {
+            "instruction_sets": _library.instruction_sets(),
+            "instruction_set": _library.instruction_set(),
+        }
+    )
+    return {
+        **deepcopy(_facts),
+        **levels,
+        "running_torch": version,
+        "running_torch_variant": variant,
+        "cuda_paths": cuda_paths(),
+        "why_not": {backend: why_not(backend) for backend in ("cpu", "cuda")},
+    }
+
+
+def cuda_paths() -> list[dict[str, Any]]:
+    """List the ways to match on a GPU, as in `build_info`; empty without a CUDA backend."""
+    if why_not("cuda") is not None:
+        return []
+    return [{"name": name, "ran_on_gpu": ran} for name, ran in _library.cuda_paths()]
+
+
+def why_cuda_is_off() -> str | None:
+    """Say why the CUDA ops refuse to compute though they are built; None where they do not."""
+    ran = any(path["ran_on_gpu"] for path in cuda_paths())
+    if ran or os.environ.get("EMERGENCE_UNTESTED_CUDA") == "1":
+        return None
+    return "its kernels have never run on a GPU and are off; EMERGENCE_UNTESTED_CUDA=1 allows them"
+
+
+def why_not(backend: str = "cpu") -> str | None:
+    """Say why `backend` ("cpu" or "cuda") of the library cannot be used; None where it can.
+
+    Raises:
+        ValueError: another backend.
+    """
+    if backend not in ("cpu", "cuda"):
+        raise ValueError(f"backend must be 'cpu' or 'cuda', got {backend!r}")
+    if _not_loaded is not None:
+        return _not_loaded
+    reason = _facts["why_not"][backend]
+    return None if reason is None else f"it was not built: {reason}. To build it: {REBUILD}"
+
+
+def running_torch() -> tuple[str, str]:
+    """Version and variant of the torch that is running, such as ("2.14.1", "cu130")."""
+    version, _, _ = torch.__version__.partition("+")
+    if torch.version.hip is not None:
+        return version, "rocm" + ".".join(torch.version.hip.split(".")[:2])
+    cuda = torch.version.cuda
+    return version, "cpu" if cuda is None else "cu" + cuda.replace(".", "")
+
+
+def reason_not_to_load(facts: Mapping[str, Any], running: tuple[str, str]) -> str | None:
+    """Say why a library with these facts must not be loaded into this torch; None where it may.
+
+    Args:
+        facts: what the build recorded; empty where there was no build.
+        running: version and variant of the running torch.
+    """
+    if not facts:
+        return f"it was never built here. To build it: {REBUILD}"
+    if facts["why_not"]["cpu"] is not None:
+        return f"it was not built: {facts['why_not']['cpu']}. To build it: {REBUILD}"
+    built = (facts["torch"], facts["torch_variant"])
+    if built != running:
+        return (
+            f"it was built for torch {'+'.join(built)} and torch {'+'.join(running)} is running. "
+            f"To build it anew: {REBUILD}"
+        )
+    return None
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        logger.warning("%s cannot be read (%s); the library is taken as not built", path, error)
+        return {}
+
+
+def use_instruction_set(name: str) -> None:
+    """Switch the CPU ops to another instruction set; not while one of them is running.
+
+    Results differ between instruction sets by rounding. The environment variable
+    `EMERGENCE_INSTRUCTION_SET` does the same at import.
+
+    Args:
+        name: one of `build_info()["instruction_sets"]`.
+
+    Raises:
+        ValueError: another name.
+        RuntimeError: the library is not loaded.
+    """
+    if _library is None:
+        raise RuntimeError(f"the compiled library is not there: {_not_loaded}")
+    if not _library.use_instruction_set(name):
+        raise ValueError(
+            f"instruction set must be one of {_library.instruction_sets()} on this machine, "
+            f"got {name!r}"
+        )
+
+
+def _load() -> tuple[dict[str, Any], Any, str | None]:
+    """The facts of the build, the library, and why that is not loaded (None: it is)."""
+    facts = _read_record(_RECORD)
+    reason = reason_not_to_load(facts, running_torch())
+    if reason is not None:
+        return facts, None, reason
+    try:
+        library = importlib.import_module("emergence_ext._C")
+    except ImportError as error:
+        return facts, None, f"it cannot be loaded: {error}. To build it anew: {REBUILD}"
+    if library.build_info() != facts:
+        logger.warning("the record of the build is not the library's own; taking the latter")
+        facts = library.build_info()
+    return facts, library, None
+
+
+_facts, _library, _not_loaded = _load()
+if _library is not None and (_wanted := os.environ.get("EMERGENCE_INSTRUCTION_SET")):
+    try:
+        use_instruction_set(_wanted)
+    except ValueError as error:
+        raise ValueError(f"EMERGENCE_INSTRUCTION_SET: {error}") from None

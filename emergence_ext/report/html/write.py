@@ -1,0 +1,160 @@
+"""Writing the report of a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from emergence_ext.report.html.experiments import EXPERIMENTS
+from emergence_ext.report.html.page import page_part, render
+from emergence_ext.report.html.pictures import Picture, read_pictures
+from emergence_ext.report.html.run import Table, read_run, read_table
+from emergence_ext.report.html.sections import (
+    IMAGES_TABLE,
+    SECTIONS,
+    FigureText,
+    SectionText,
+    TableText,
+)
+from emergence_ext.store import write_file
+
+logger = logging.getLogger(__name__)
+
+_FURTHER = SectionText("further", "Further results", "Written by this run beside the usual ones.")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section with what of it the run holds."""
+
+    text: SectionText
+    figures: list[tuple[FigureText, Picture]]
+    tables: list[tuple[TableText, Table]]
+    missing: list[str]
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write `report.html` into a run directory: one file with all figures and tables, for offline.
+
+    Experiments that were done with the run have sections of their own, behind those of the run.
+    The page requests nothing from the network, its content-security policy forbids it, and every
+    name that comes from the run is escaped. Absent or unreadable figures and tables are named.
+
+    Args:
+        run_dir: a folder with `config.json`, `figures/*.png|svg` and `tables/*.csv`, and the same
+            in a folder for each experiment.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        FileNotFoundError: no `config.json` there.
+        ValueError: a damaged `config.json`, or one of a newer format.
+        ImportError: jinja2 is not installed.
+    """
+    folder = Path(run_dir)
+    run = read_run(folder)
+    places = {"": folder} | {f"{e.anchor}/": folder / e.anchor for e in EXPERIMENTS}
+    pictures = read_pictures(
+        {
+            prefix + path.stem: path
+            for prefix, place in places.items()
+            for path in sorted((place / "figures").glob("*.png"))
+        }
+    )
+    tables = {
+        prefix + path.stem: table
+        for prefix, place in places.items()
+        for path in sorted((place / "tables").glob("*.csv"))
+        if (table := read_table(path))
+    }
+    sections = [_section(text, pictures, tables) for text in SECTIONS]
+    sections += [_further(_FURTHER, SECTIONS, "", pictures, tables)]
+    done = [_experiment(text, pictures, tables) for text in EXPERIMENTS]
+    page = render(
+        "report/html/page.html",
+        page_part("report/html/page.css"),
+        page_part("report/html/page.js"),
+        run=run,
+        sections=[s for s in (*sections, *done) if s.figures or s.tables],
+        absent=[
+            s.text.title
+            for s in sections
+            if s.text is not _FURTHER and not s.figures and not s.tables
+        ],
+        images=tables.get(IMAGES_TABLE.name),
+        images_text=IMAGES_TABLE,
+    )
+    path = folder / "report.html"
+    write_file(path, page)
+    logger.info("report: wrote %s", path)
+    return path
+
+
+def _section(text: SectionText, pictures: dict[str, Picture], tables: dict[str, Table]) -> Section:
+    return Section(
+        text,
+        [(f, pictures[f.name]) for f in text.figures if f.name in pictures],
+        [(t, tables[t.name]) for t in text.tables if t.name in tables],
+        [f.title for f in text.figures if f.name not in pictures]
+        + [t.title for t in text.tables if t.name not in tables],
+    )
+
+
+def _experiment(
+    text: SectionText, pictures: dict[str, Picture], tables: dict[str, Table]
+) -> Section:
+    """Return the section of an experiment: what the report has words for, then all else of it."""
+    prefix = f"{text.anchor}/"
+    named = replace(
+        text,
+        figures=tuple(each for f in text.figures for each in _of_layers(f, prefix, pictures)),
+        tables=tuple(replace(t, name=prefix + t.name) for t in text.tables),
+    )
+    said = _section(named, pictures, tables)
+    rest = _further(text, (named,), prefix, pictures, tables)
+    return Section(text, said.figures + rest.figures, said.tables + rest.tables, [])
+
+
+def _of_layers(text: FigureText, prefix: str, pictures: dict[str, Picture]) -> Iterator[FigureText]:
+    """Yield the words for a figure, those of `name_*` for every picture that begins so."""
+    if not text.name.endswith("*"):
+        yield replace(text, name=prefix + text.name)
+        return
+    start = prefix + text.name.removesuffix("*")
+    for name in pictures:
+        if name.startswith(start):
+            yield replace(text, name=name, title=f"{text.title}, {name.removeprefix(start)}")
+
+
+def _further(
+    text: SectionText,
+    known: Sequence[SectionText],
+    prefix: str,
+    pictures: dict[str, Picture],
+    tables: dict[str, Table],
+) -> Section:
+    """Return the figures and tables in one folder that none of its sections speaks of."""
+    known_figures = {f.name for s in known for f in s.figures}
+    known_tables = {t.name for s in known for t in s.tables} | {IMAGES_TABLE.name}
+
+    def title(name: str) -> str | None:
+        own = name.removeprefix(prefix)
+        return own.replace("_", " ") if name.startswith(prefix) and "/" not in own else None
+
+    return Section(
+        text,
+        [
+            (FigureText(name, words, "", ""), picture)
+            for name, picture in pictures.items()
+            if name not in known_figures and (words := title(name))
+        ],
+        [
+            (TableText(name, words, ""), table)
+            for name, table in tables.items()
+            if name not in known_tables and (words := title(name))
+        ],
+        [],
+    )

@@ -1,0 +1,63 @@
+"""Rows of named cells from named results, one function a table, and CSV files of them."""
+
+from emergence_ext.report.tables.experiments import (
+    attack_changes,
+    attack_images,
+    attack_points,
+    attack_success,
+    attack_types,
+    attack_utility,
+    controls,
+    differences,
+    distilled_knowledge,
+    distilled_networks,
+    distilled_regions,
+    foreground,
+    frames,
+    moved_images,
+    moved_regions,
+    shapley,
+    shapley_images,
+)
+from emergence_ext.report.tables.mindseye import facet_channels, facet_members, facet_scores
+from emergence_ext.report.tables.rows import Row, interval, write
+from emergence_ext.report.tables.run import (
+    correlations,
+    fits,
+    images,
+    importance,
+    knowledge,
+    similarity,
+)
+
+__all__ = [
+    "Row",
+    "attack_changes",
+    "attack_images",
+    "attack_points",
+    "attack_success",
+    "attack_types",
+    "attack_utility",
+    "controls",
+    "correlations",
+    "differences",
+    "distilled_knowledge",
+    "distilled_networks",
+    "distilled_regions",
+    "facet_channels",
+    "facet_members",
+    "facet_scores",
+    "fits",
+    "foreground",
+    "frames",
+    "images",
+    "importance",
+    "interval",
+    "knowledge",
+    "moved_images",
+    "moved_regions",
+    "shapley",
+    "shapley_images",
+    "similarity",
+    "write",
+]

@@ -1,0 +1,307 @@
+"""The emergence of regional patterns: checkpoints x layers in one fixed frame (Sec. 3 and 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from emergence_ext.method import (
+    FitStats,
+    Frame,
+    KnowledgePoints,
+    SampleProjection,
+    check_tau,
+    entropy,
+    knowledge_points,
+    solve_kappa_p,
+)
+from emergence_ext.network import FeatureSet
+from emergence_ext.run.fixed_frame import Fitted, FixedFrame, Settings, claim_folder, file_name
+from emergence_ext.store import Saved, once
+
+__all__ = [
+    "Checkpoint",
+    "Emergence",
+    "Settings",
+    "emergence",
+    "file_name",
+    "split_images",
+    "stacked",
+]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One state of the network: its name, its epoch, and how to get its features of all images."""
+
+    label: str
+    epoch: int
+    features: Callable[[], FeatureSet]
+
+
+@dataclass(frozen=True, eq=False)
+class Emergence(Saved):
+    """Everything that was found, in one frame: `T` checkpoints, `L` layers, `N` images.
+
+    Attributes:
+        frame: directions and priors of the categories, learned on the last checkpoint.
+        labels, epochs: of the checkpoints, `[T]`.
+        layers: names, `[L]`.
+        categories: names, `[C]`.
+        names: of the images, `[N]`.
+        grid: `(H, W)` of the regions.
+        tau: threshold of knowledge points.
+        y: true categories, `[N]`.
+        held_out: images that no fit saw, `[N]` bool.
+        region_images: indices of the images on which regions were learned, `[n]`.
+        g: projected sample features, `[T, N, dim]`.
+        z: logits, `[T, N, C]`.
+        h: projected regional features, strengths normalised within a checkpoint,
+            `[T, L, N, R, dim]`.
+        w: importance of regions, `[T, L, n, R]`.
+        scale: factor of each projection that makes layers comparable, `[T, L]`.
+        raw_strength: `|F|` of the images of w, `[T, L, n, R]`.
+        fits: statistics of every fit, by `kind/layer/checkpoint` (`samples/checkpoint`).
+    """
+
+    frame: Frame
+    labels: list[str]
+    epochs: list[int]
+    layers: list[str]
+    categories: list[str]
+    names: list[str]
+    grid: tuple[int, int]
+    tau: float
+    y: Tensor
+    held_out: Tensor
+    region_images: Tensor
+    g: Tensor
+    z: Tensor
+    h: Tensor
+    w: Tensor
+    scale: Tensor
+    raw_strength: Tensor
+    fits: dict[str, FitStats] = field(default_factory=dict)
+
+    def points(self, checkpoint: int = -1, layer: int = -1) -> KnowledgePoints:
+        """Knowledge points of all images in one layer of one checkpoint."""
+        return knowledge_points(self.h[checkpoint, layer], self.frame, self.y, self.tau)
+
+    def entropy(self, checkpoint: int = -1, temperature: float = 1.0) -> Tensor:
+        """Entropy of the network's output for all images, `[N]`."""
+        return entropy(self.z[checkpoint], temperature)
+
+    def accuracy(self, checkpoint: int = -1) -> float:
+        """Share of the analysed images that the network gets right."""
+        return float((self.z[checkpoint].argmax(1) == self.y).float().mean())
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        frame_arrays, frame_settings = self.frame._state()
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        settings = {name: getattr(self, name) for name in _LISTS}
+        settings["grid"] = list(self.grid)
+        settings["frame"] = frame_settings
+        settings["fits"] = {name: stats.settings() for name, stats in self.fits.items()}
+        return {**arrays, **{f"frame/{name}": x for name, x in frame_arrays.items()}}, settings
+
+    @classmethod
+    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        frame_arrays = {name[6:]: x for name, x in arrays.items() if name.startswith("frame/")}
+        values: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        values |= {name: settings[name] for name in _LISTS}
+        return cls(
+            frame=Frame._from_state(frame_arrays, settings["frame"]),
+            grid=(settings["grid"][0], settings["grid"][1]),
+            fits={name: FitStats.from_settings(stats) for name, stats in settings["fits"].items()},
+            **values,
+        )
+
+
+_ARRAYS = ("y", "held_out", "region_images", "g", "z", "h", "w", "scale", "raw_strength")
+_LISTS = ("labels", "epochs", "layers", "categories", "names", "tau")
+
+
+def emergence(
+    checkpoints: Sequence[Checkpoint],
+    settings: Settings | None = None,
+    *,
+    kappa_p: float | None = None,
+    folder: Path | None = None,
+    backend: str = "auto",
+) -> Emergence:
+    """Learn the frame on the last checkpoint, hold it, and follow samples and regions through all.
+
+    M, w and v begin anew in every checkpoint and stop equally early; Lambda may start from that of
+    the checkpoint after it.
+
+    Args:
+        checkpoints: in the order of training; the last is the finished network.
+        settings: of the fits.
+        kappa_p: concentration of the similarity between images; solved on the last checkpoint when
+            left out. A control takes that of the network it is compared with.
+        folder: where every finished fit is kept; one that is there already is not made again,
+            whatever backend made it.
+        backend: what matches regions, see `backend.choose`; noted with every fit.
+
+    Raises:
+        ValueError: no checkpoints, two of one label, checkpoints whose layers or images differ, one
+            category, features that cannot be fitted, a folder with fits of another study, or an
+            unknown backend.
+        RuntimeError: a backend that cannot compute here.
+    """
+    settings = settings or Settings()
+    if not checkpoints:
+        raise ValueError("checkpoints: none given; give at least the finished network's")
+    labels = [checkpoint.label for checkpoint in checkpoints]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"checkpoints: labels must differ, got {labels}")
+    last = checkpoints[-1].features()
+    if len(last.categories) < 2:
+        raise ValueError("categories: one category leaves nothing to tell apart; give two or more")
+    check_tau(settings.tau, len(last.categories))
+    held_out, region_images = split_images(last.y, settings)
+    fixed = _learn_frame(settings, last, held_out, region_images, kappa_p, folder, backend)
+    bar = tqdm(total=len(checkpoints) * len(last.layers), desc="fits", unit="layer", disable=None)
+    states: list[Fitted] = []
+    with bar:
+        for checkpoint in reversed(checkpoints):
+            features = last if checkpoint is checkpoints[-1] else checkpoint.features()
+            _require_like(last, checkpoint, features)
+            neighbour = states[0] if states else None
+            place = None if folder is None else folder / file_name(checkpoint.label)
+            if neighbour is None:
+                samples = fixed.samples
+            else:
+                path = None if place is None else place / "samples"
+                samples = fixed.refit(features, path)
+            state = fixed.fit_regions(
+                f"checkpoint {checkpoint.label!r}",
+                features,
+                samples,
+                neighbour=neighbour,
+                folder=place,
+                bar=bar,
+            )
+            states.insert(0, state)
+    return Emergence(
+        frame=fixed.frame,
+        labels=labels,
+        epochs=[c.epoch for c in checkpoints],
+        layers=list(last.layers),
+        categories=last.categories,
+        names=last.names,
+        grid=last.grid,
+        tau=settings.tau,
+        y=last.y,
+        held_out=held_out,
+        region_images=region_images,
+        **stacked(labels, states),
+    )
+
+
+def stacked(labels: Sequence[str], states: Sequence[Fitted]) -> dict[str, Any]:
+    """What an `Emergence` takes of the fits of its states: `g, z, h, w, scale, raw_strength, fits`.
+
+    Args:
+        labels: of the states.
+        states: their fits, all of the same layers, images and regions.
+    """
+    return {
+        "g": torch.stack([s.g for s in states]),
+        "z": torch.stack([s.z for s in states]),
+        "h": torch.stack([s.h for s in states]),
+        "w": torch.stack([torch.stack([i.w_ for i in s.importance.values()]) for s in states]),
+        "scale": torch.tensor([[fit.scale_ for fit in s.regional.values()] for s in states]),
+        "raw_strength": torch.stack([s.raw_strength for s in states]),
+        "fits": {
+            "/".join(part for part in (kind, layer, label) if part): stats
+            for label, state in zip(labels, states, strict=True)
+            for kind, layer, stats in state.statistics()
+        },
+    }
+
+
+def split_images(y: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Choose images, balanced over categories.
+
+    Args:
+        y: labels, `[N]`.
+        settings: of the fits.
+
+    Returns:
+        Which images are held out, `[N]` bool, and the indices of those that regions are learned on.
+
+    Raises:
+        ValueError: so few images that none are left to fit or to hold out.
+    """
+    generator = torch.Generator().manual_seed(settings.random_state)
+    shuffled = torch.randperm(len(y), generator=generator)
+    by_category = shuffled[torch.argsort(y[shuffled], stable=True)]
+    held_out = torch.zeros(len(y), dtype=torch.bool)
+    held_out[_evenly(by_category, round(settings.held_out * len(y)))] = True
+    if held_out.all() or not held_out.any():
+        raise ValueError(
+            f"held_out = {settings.held_out} of {len(y)} images leaves none to fit or none to "
+            "report on; give more images"
+        )
+    fitted = (~held_out).nonzero().flatten()
+    if len(fitted) > settings.region_images:
+        by_category = fitted[torch.argsort(y[fitted], stable=True)]
+        fitted = _evenly(by_category, settings.region_images).sort().values
+    return held_out, fitted
+
+
+def _evenly(order: Tensor, count: int) -> Tensor:
+    """`count` elements of `order`, at even distances: of sorted things as many of every kind."""
+    return order[torch.arange(count) * len(order) // max(count, 1)]
+
+
+def _learn_frame(
+    settings: Settings,
+    last: FeatureSet,
+    held_out: Tensor,
+    region_images: Tensor,
+    kappa_p: float | None,
+    folder: Path | None,
+    backend: str,
+) -> FixedFrame:
+    """Learn the frame from the fitted images of the last checkpoint."""
+    if folder is not None:
+        claim_folder(folder, settings, list(last.layers), last.names, first="frame")
+    f, z = last.f[~held_out], last.z[~held_out]
+    if kappa_p is None:
+        kappa_p = solve_kappa_p(z, include_self=settings.include_self)
+    projection = SampleProjection(
+        dim=settings.dim, temperature=settings.temperature, random_state=settings.random_state
+    )
+    path = None if folder is None else folder / "frame"
+    samples = once(path, SampleProjection, lambda: projection.fit(f, z))
+    frame = samples.frame_.with_kappa_p(kappa_p)
+    return FixedFrame(settings, samples, frame, ~held_out, region_images, backend)
+
+
+def _require_like(last: FeatureSet, checkpoint: Checkpoint, features: FeatureSet) -> None:
+    """Refuse a checkpoint that looked at other images or has other layers than the last one."""
+    for what, here, there in (
+        ("names", features.names, last.names),
+        ("labels", features.y.tolist(), last.y.tolist()),
+        ("categories", features.categories, last.categories),
+        ("grid", features.grid, last.grid),
+        ("layers", _widths(features), _widths(last)),
+    ):
+        if here != there:
+            raise ValueError(
+                f"checkpoint {checkpoint.label!r}: its {what} differ from the last "
+                "checkpoint's. Extract all checkpoints of one network on the same images."
+            )
+
+
+def _widths(features: FeatureSet) -> list[tuple[str, int]]:
+    """Name and number of channels of every layer, in order."""
+    return [(name, F.shape[-1]) for name, F in features.layers.items()]

@@ -1,0 +1,243 @@
+"""Fits in a frame that is already there: M of the samples, w, v and Lambda of every layer (Sec. 3).
+
+The frame `{pi, mu, kappa_p}` is learned once and held; whatever else is looked at, an earlier
+checkpoint or a student of the network, learns the rest for itself.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from emergence_ext.method import (
+    FitStats,
+    Frame,
+    RegionalProjection,
+    RegionImportance,
+    SampleProjection,
+    image_similarity,
+    normalise_strengths,
+)
+from emergence_ext.network import FeatureSet
+from emergence_ext.store import exists, once, write_file
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen about the fits; defaults are those of the method (docs/method.md).
+
+    Attributes:
+        dim: projected width.
+        alpha: weight of the alignment of regions with their sample.
+        temperature: of the network's softmax.
+        tau: threshold of knowledge points.
+        held_out: share of the images that no fit sees; what is reported is reported on them.
+        region_images: images on which w, v and Lambda are learned, at most; from the fitted ones.
+        importance_evals, regional_evals: evaluations of loss and gradient at most, per layer and
+            checkpoint.
+        include_self: whether an image takes part in its own similarities.
+        random_state: seed of the split and of restarts.
+    """
+
+    dim: int = 3
+    alpha: float = 0.1
+    temperature: float = 1.0
+    tau: float = 0.4
+    held_out: float = 0.4
+    region_images: int = 300
+    importance_evals: int = 40
+    regional_evals: int = 60
+    include_self: bool = True
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        for name, holds, expected in (
+            ("dim", self.dim >= 2, "at least 2"),
+            ("alpha", self.alpha >= 0, "at least 0"),
+            ("temperature", self.temperature > 0, "positive"),
+            ("tau", 0 < self.tau < 1, "between 0 and 1"),
+            ("held_out", 0 < self.held_out < 1, "between 0 and 1"),
+            ("region_images", self.region_images >= 2, "at least 2"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+
+
+@dataclass
+class Fitted:
+    """The fits of one state of a network, and what they make of its features.
+
+    Attributes:
+        samples: the projection of samples.
+        importance, regional: layer -> its fit.
+        g: projected sample features, `[N, dim]`.
+        z: logits, `[N, C]`.
+        h: projected regional features, strengths normalised within this state, `[L, N, R, dim]`.
+        raw_strength: `|F|` of the images that regions were learned on, `[L, n, R]`.
+    """
+
+    samples: SampleProjection
+    importance: dict[str, RegionImportance]
+    regional: dict[str, RegionalProjection]
+    g: Tensor
+    z: Tensor
+    h: Tensor
+    raw_strength: Tensor
+
+    def statistics(self) -> list[tuple[str, str, FitStats]]:
+        """How each fit went, as (kind, layer or nothing, statistics)."""
+        rows = [("samples", "", self.samples.stats_)]
+        rows += [("importance", name, fit.stats_) for name, fit in self.importance.items()]
+        rows += [("regional", name, fit.stats_) for name, fit in self.regional.items()]
+        return rows
+
+
+@dataclass(frozen=True)
+class FixedFrame:
+    """What all fits in one frame have in common.
+
+    Attributes:
+        settings: of the fits.
+        samples: the projection of samples that the frame was learned with.
+        frame: priors, directions and both concentrations.
+        fitted: images that fits may see, `[N]` bool.
+        region_images: indices of those that regions are learned on, `[n]`.
+        backend: what matches regions, see `backend.choose`.
+    """
+
+    settings: Settings
+    samples: SampleProjection
+    frame: Frame
+    fitted: Tensor
+    region_images: Tensor
+    backend: str = "auto"
+
+    def refit(self, features: FeatureSet, path: Path | None = None) -> SampleProjection:
+        """Learn M alone, for the sample features of another state of the network.
+
+        Args:
+            features: of that state.
+            path: where the finished fit is kept and looked for.
+        """
+        f, z = features.f[self.fitted], features.z[self.fitted]
+        return once(path, SampleProjection, lambda: self.samples.refit(f, z))
+
+    def fit_regions(
+        self,
+        what: str,
+        features: FeatureSet,
+        samples: SampleProjection,
+        *,
+        neighbour: Fitted | None = None,
+        folder: Path | None = None,
+        bar: tqdm,
+    ) -> Fitted:
+        """Learn w, v and Lambda of every layer.
+
+        Args:
+            what: name of the state, for errors and the bar.
+            features: of that state.
+            samples: its projection of samples, in this frame.
+            neighbour: whose Lambda to start from, where that is better than the usual start.
+            folder: where finished fits are kept and looked for.
+            bar: moves on by one for each layer.
+
+        Raises:
+            ValueError: a layer that cannot be fitted, named.
+        """
+        settings, chosen = self.settings, self.region_images
+        g = samples.transform(features.f)
+        assert self.frame.kappa_p is not None
+        P = image_similarity(
+            features.z[chosen], self.frame.kappa_p, include_self=settings.include_self
+        )
+        importance: dict[str, RegionImportance] = {}
+        regional: dict[str, RegionalProjection] = {}
+        for layer, all_regions in features.layers.items():
+            bar.set_postfix_str(f"{what}, {layer}")
+            F, file = all_regions[chosen], file_name(layer)
+
+            def fit_importance(F: Tensor = F, layer: str = layer) -> RegionImportance:
+                fit = RegionImportance(
+                    include_self=settings.include_self,
+                    max_evals=settings.importance_evals,
+                    backend=self.backend,
+                )
+                # From the usual start: w stops early, as much so in every checkpoint.
+                return fit.fit(F, P)
+
+            def fit_regional(F: Tensor = F, layer: str = layer) -> RegionalProjection:
+                fit = RegionalProjection(
+                    self.frame,
+                    settings.alpha,
+                    settings.include_self,
+                    max_evals=settings.regional_evals,
+                    backend=self.backend,
+                )
+                init = None if neighbour is None else neighbour.regional[layer]
+                return fit.fit(F, importance[layer].w_, P, g[chosen], init=init)
+
+            with _named(f"layer {layer!r} of {what}"):
+                path = None if folder is None else folder / f"{file}.importance"
+                importance[layer] = once(path, RegionImportance, fit_importance)
+                path = None if folder is None else folder / f"{file}.regional"
+                regional[layer] = once(path, RegionalProjection, fit_regional)
+            bar.update()
+        normalise_strengths(regional, {layer: F[chosen] for layer, F in features.layers.items()})
+        return Fitted(
+            samples, importance, regional, g, features.z,
+            h=torch.stack([regional[layer].transform(F) for layer, F in features.layers.items()]),
+            raw_strength=torch.stack([F[chosen].norm(dim=-1) for F in features.layers.values()]),
+        )  # fmt: skip
+
+
+def claim_folder(
+    folder: Path, settings: Settings, layers: Sequence[str], names: Sequence[str], *, first: str
+) -> None:
+    """Note in a folder what its fits are of.
+
+    Args:
+        folder: of the fits.
+        settings: of the fits.
+        layers: names.
+        names: of the images.
+        first: name of the fit that is made first; without it the folder holds none.
+
+    Raises:
+        ValueError: it holds fits of another study.
+    """
+    crc = zlib.crc32(json.dumps(list(names)).encode())
+    here = {**asdict(settings), "layers": list(layers), "names": crc}
+    path = folder / "study.json"
+    there = json.loads(path.read_bytes()) if path.is_file() else here
+    different = [name for name in here if there.get(name) != here[name]]
+    if different and exists(folder / first):
+        raise ValueError(
+            f"folder: {folder} holds fits with another {', '.join(different)}. Choose "
+            "another folder, or remove that one."
+        )
+    write_file(path, json.dumps(here, indent=1).encode())
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say in an error's text what it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise type(error)(f"{what}: {error}") from error
+
+
+def file_name(label: str) -> str:
+    """A label as a file name of its own: labels may hold anything, slashes among it."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in label)[:80]
+    plain = plain or "_"
+    return plain if plain == label else f"{plain}.{zlib.crc32(label.encode()):08x}"

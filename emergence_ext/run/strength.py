@@ -1,0 +1,176 @@
+"""Does length tell anything? Strength against uncertainty and against importance (Tables 1, 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from emergence_ext.method import (
+    PCA,
+    Frame,
+    RegionalProjection,
+    SampleProjection,
+    entropy,
+    pearson,
+    stratified_folds,
+)
+from emergence_ext.store import Saved, once
+
+
+@dataclass(frozen=True, eq=False)
+class StrengthEntropy(Saved):
+    """Strength of sample features beside the entropy of the network's output, at one temperature.
+
+    Every strength is that of an image that its projection was not fitted to.
+
+    Attributes:
+        temperature: of the softmax.
+        entropy: `[N]`, nats.
+        strength: `|g|`, `[N]`.
+        pca_strength: distance from the mean of the fitted points in as many principal components,
+            `[N]`.
+        r, pca_r: Pearson correlation with the entropy.
+        fitted_r, pca_fitted_r: the same on the fitted images, mean over folds.
+        mean_cosine: between category directions, mean over folds; near 1 the fit would have
+            collapsed.
+    """
+
+    temperature: float
+    entropy: Tensor
+    strength: Tensor
+    pca_strength: Tensor
+    r: float
+    pca_r: float
+    fitted_r: float
+    pca_fitted_r: float
+    mean_cosine: float
+
+    @property
+    def mean_entropy(self) -> float:
+        """How unsure the network is, nats."""
+        return float(self.entropy.mean())
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {name: x for name, x in values.items() if isinstance(x, Tensor)}
+        return arrays, {name: x for name, x in values.items() if name not in arrays}
+
+    @classmethod
+    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        values: dict[str, Any] = {**arrays, **settings}
+        return cls(**values)
+
+
+def strength_entropy(
+    f: Tensor,
+    z: Tensor,
+    y: Tensor,
+    temperature: float = 1.0,
+    *,
+    make: Callable[[float], SampleProjection] = lambda t: SampleProjection(temperature=t),
+    folds: int = 5,
+    random_state: int = 0,
+) -> StrengthEntropy:
+    """Correlate strength with entropy on images that were not fitted, also for PCA (Table 1).
+
+    Args:
+        f: sample features, `[N, E]`.
+        z: logits, `[N, C]`.
+        y: labels, `[N]`, by which the folds are balanced.
+        temperature: of the network's softmax.
+        make: the projection to fit, from a temperature.
+        folds: parts, each of which is left out once.
+        random_state: seed of the folds.
+
+    Raises:
+        ValueError: fewer images than folds, or features that cannot be fitted.
+    """
+    fold = stratified_folds(y, folds, random_state)
+    uncertainty = entropy(z, temperature)
+    strength, pca_strength = torch.empty(len(f)), torch.empty(len(f))
+    fitted, pca_fitted, cosines = [], [], []
+    for k in range(folds):
+        out, kept = fold == k, fold != k
+        projection = make(temperature).fit(f[kept], z[kept])
+        pca = PCA(projection.dim).fit(f[kept])
+        ours, theirs = projection.transform(f).norm(dim=1), pca.transform(f).norm(dim=1)
+        strength[out], pca_strength[out] = ours[out], theirs[out]
+        fitted.append(float(pearson(ours[kept], uncertainty[kept])))
+        pca_fitted.append(float(pearson(theirs[kept], uncertainty[kept])))
+        cosines.append(projection.stats_.terms["mean_cosine"])
+    return StrengthEntropy(
+        temperature,
+        uncertainty,
+        strength,
+        pca_strength,
+        r=float(pearson(strength, uncertainty)),
+        pca_r=float(pearson(pca_strength, uncertainty)),
+        fitted_r=sum(fitted) / folds,
+        pca_fitted_r=sum(pca_fitted) / folds,
+        mean_cosine=sum(cosines) / folds,
+    )
+
+
+@dataclass(frozen=True)
+class ImportanceStrength:
+    """Strength of regional features beside the importance of regions, per image, for one alpha.
+
+    Attributes:
+        alpha: weight of the alignment.
+        r: Pearson of `|h|` with `w` over the regions of each image, `[N]`.
+        raw_r: the same of `|F|` with `w`, which needs no projection, `[N]`.
+        projection: the fitted projection.
+    """
+
+    alpha: float
+    r: Tensor
+    raw_r: Tensor
+    projection: RegionalProjection
+
+
+def importance_strength(
+    F: Tensor,
+    w: Tensor,
+    P: Tensor,
+    g: Tensor,
+    frame: Frame,
+    alphas: Sequence[float] = (0.1, 1.0, 10.0),
+    *,
+    max_evals: int = 60,
+    include_self: bool = True,
+    backend: str = "auto",
+    folder: Path | None = None,
+) -> list[ImportanceStrength]:
+    """Correlate `|h|` with `w` for several weights of the alignment (Table 2).
+
+    Args:
+        F: regional features, `[N, R, K]`.
+        w: importance of regions, `[N, R]`.
+        P: similarity between the images, `[N, N]`.
+        g: projected sample features, `[N, dim]`.
+        frame: the frame of g.
+        alphas: weights to try.
+        max_evals: of each fit.
+        include_self: whether an image takes part in its own similarities; as in P.
+        backend: what matches regions, see `backend.choose`.
+        folder: where finished fits are kept and looked for.
+    """
+    raw = pearson(F.norm(dim=-1), w)
+    results = []
+    for alpha in alphas:
+        path = None if folder is None else folder / f"{alpha:g}"
+
+        def fit(alpha: float = alpha) -> RegionalProjection:
+            return RegionalProjection(
+                frame, alpha, include_self, max_evals=max_evals, backend=backend
+            ).fit(F, w, P, g)
+
+        projection = once(path, RegionalProjection, fit)
+        r = pearson(projection.transform(F).norm(dim=-1), w)
+        results.append(ImportanceStrength(alpha, r, raw, projection))
+    return results

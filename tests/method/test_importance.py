@@ -1,0 +1,182 @@
+"""Importance: the loss falls, rows stay distributions, what tells the category gets the weight."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from emergence_ext.method.importance import RegionImportance, on_simplex
+from emergence_ext.method.similarity import image_similarity
+from emergence_ext.ops import library as _library
+from tests import oracle
+from tests.planted import planted
+
+DATA = planted(32)
+P = image_similarity(DATA.z, 8.0)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> RegionImportance:
+    return RegionImportance(max_evals=40).fit(DATA.F, P)
+
+
+def _loss(fit: RegionImportance, F: Tensor, P: Tensor) -> float:
+    """Eq. 11 and 12 by loops in float64, for few images."""
+    Fn = torch.nn.functional.normalize(F.double(), dim=-1)
+    exclude = None if fit.include_self else torch.arange(len(F))
+    a = (fit.kappa_tilde or 1.5 * F.shape[-1]) * fit.w_.double()
+    return oracle.match_kl_scaled(Fn, fit.v_, Fn, a, torch.zeros(len(F)), P, exclude)
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("kappa_tilde", [10.0, 1000.0])
+def test_the_loss_never_rises_and_is_that_of_the_equations(
+    include_self: bool, kappa_tilde: float
+) -> None:
+    few = planted(8, 2)
+    target = image_similarity(few.z, 5.0, include_self=include_self)
+    fit = RegionImportance(kappa_tilde, include_self, max_evals=25).fit(few.F, target)
+    assert all(b <= a for a, b in pairwise(fit.stats_.losses))
+    assert fit.stats_.losses[-1] < fit.stats_.losses[0]
+    assert fit.stats_.losses[-1] == pytest.approx(_loss(fit, few.F, target), rel=1e-3, abs=1e-5)
+
+
+def test_the_fit_starts_from_equal_importance() -> None:
+    few = planted(8, 2)
+    target = image_similarity(few.z, 5.0)
+    fit = RegionImportance(max_evals=10).fit(few.F, target)
+    even = RegionImportance()
+    even.w_, even.v_ = torch.full((8, 6), 1 / 6), torch.full((8, 10), 1 / 10)
+    assert fit.stats_.losses[0] == pytest.approx(_loss(even, few.F, target), rel=1e-4)
+
+
+def test_the_concentration_is_that_of_a_channel_times_the_channels() -> None:
+    usual = RegionImportance(max_evals=10).fit(DATA.F, P)
+    assert DATA.F.shape[-1] == 10
+    assert torch.equal(usual.w_, RegionImportance(15.0, max_evals=10).fit(DATA.F, P).w_)
+
+
+def test_rows_are_distributions(fitted: RegionImportance) -> None:
+    for x, width in ((fitted.w_, 6), (fitted.v_, 10)):
+        assert x.shape == (32, width) and not x.requires_grad
+        assert (x >= 0).all()
+        assert (x.double().sum(1) - 1).abs().max() < 1e-6
+
+
+def test_regions_that_show_the_category_weigh_more() -> None:
+    data = planted(60, C=2)
+    P = image_similarity(data.z, 8.0)
+    for evals, least in ((10, 0.8), (40, 0.95)):
+        fit = RegionImportance(max_evals=evals).fit(data.F, P)
+        share = fit.w_[:, data.telling].sum(1)
+        assert share.mean() > least  # half of the regions show it: equal weights give 0.5
+        assert (share > 0.5).float().mean() > 0.95
+
+
+def test_regions_without_features_are_harmless() -> None:
+    F = DATA.F.clone()
+    F[:, 1] = 0  # a dead region everywhere
+    F[5] = 0  # an image without any feature
+    fit = RegionImportance(max_evals=25).fit(F, P)
+    assert all(b <= a for a, b in pairwise(fit.stats_.losses))
+    for x in (fit.w_, fit.v_):
+        assert torch.isfinite(x).all()
+        assert (x.double().sum(1) - 1).abs().max() < 1e-6
+
+
+def test_importance_does_not_see_the_length_of_features(fitted: RegionImportance) -> None:
+    stretched = DATA.F * (0.1 + torch.arange(6.0)).view(1, 6, 1)
+    fit = RegionImportance(max_evals=40).fit(stretched, P)
+    assert fit.stats_.losses[0] == pytest.approx(fitted.stats_.losses[0], rel=1e-4)
+    # From there on rounding decides at kinks which of many nearly equal ways is taken.
+    assert fit.stats_.losses[-1] == pytest.approx(fitted.stats_.losses[-1], rel=0.1)
+
+
+def test_both_backends_find_the_same(library: None) -> None:
+    fused, plain = (
+        RegionImportance(max_evals=10, backend=backend).fit(DATA.F, P)
+        for backend in ("fused", "reference")
+    )
+    assert fused.stats_.backend == "fused" and plain.stats_.backend == "reference"
+    assert fused.stats_.losses[0] == pytest.approx(plain.stats_.losses[0], rel=1e-5)
+    # The solver lets rounding grow.
+    assert fused.stats_.losses[:5] == pytest.approx(plain.stats_.losses[:5], rel=1e-3)
+    assert fused.stats_.losses[-1] == pytest.approx(plain.stats_.losses[-1], rel=0.05)
+
+
+def test_the_number_of_threads_changes_no_bit(library: None, threads: None) -> None:
+    # The ops deal out even so little work; torch's own sums are too short to be dealt out.
+    fits = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        fits.append(RegionImportance(max_evals=20, backend="fused").fit(DATA.F, P))
+    assert fits[0].stats_.losses == fits[1].stats_.losses
+    assert torch.equal(fits[0].w_, fits[1].w_) and torch.equal(fits[0].v_, fits[1].v_)
+
+
+def test_a_backend_that_cannot_be_had_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="backend must be one of"):
+        RegionImportance(backend="fast").fit(DATA.F, P)
+    monkeypatch.setattr(_library, "why_not", lambda backend="cpu": "it was never built here")
+    with pytest.raises(RuntimeError, match="never built"):
+        RegionImportance(backend="fused").fit(DATA.F, P)
+
+
+def test_the_inputs_and_the_random_state_are_left_alone(fitted: RegionImportance) -> None:
+    F, state = DATA.F.clone(), torch.get_rng_state()
+    again = RegionImportance(max_evals=40).fit(DATA.F, P)
+    assert torch.equal(DATA.F, F) and torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(again.w_, fitted.w_) and torch.equal(again.v_, fitted.v_)
+
+
+def test_the_caller_hears_of_every_evaluation() -> None:
+    heard: list[float] = []
+    fit = RegionImportance(max_evals=12).fit(DATA.F, P, step=lambda n, loss: heard.append(loss))
+    assert heard == list(fit.stats_.losses)
+
+
+def test_importance_comes_back_from_disk(tmp_path: Path) -> None:
+    fit = RegionImportance(100.0, False, max_evals=11, tol=1e-2, backend="reference").fit(
+        DATA.F, image_similarity(DATA.z, 8.0, include_self=False)
+    )
+    fit.save(tmp_path / "conv5_3.importance")
+    again = RegionImportance.load(tmp_path / "conv5_3.importance")
+    assert torch.equal(again.w_, fit.w_) and torch.equal(again.v_, fit.v_)
+    assert again.stats_ == fit.stats_
+    for name in ("kappa_tilde", "include_self", "max_evals", "tol"):
+        assert getattr(again, name) == getattr(fit, name), name
+    # How it was computed is known, and how the next fit is computed is this machine's affair.
+    assert again.stats_.backend == "reference" and again.backend == "auto"
+
+
+@pytest.mark.parametrize(
+    ("F", "P", "message"),
+    [
+        (torch.rand(4, 6), torch.rand(4, 4), r"F must be \[N, R, K\]"),
+        (torch.rand(4, 6, 3), torch.rand(4, 5), r"P \[N, N\]"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(F: Tensor, P: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RegionImportance().fit(F, P)
+
+
+def test_numbers_that_are_none_are_named_with_their_image() -> None:
+    F = DATA.F.clone()
+    F[9, 0, 0] = torch.inf
+    with pytest.raises(ValueError, match="9"):
+        RegionImportance().fit(F, P)
+
+
+def test_the_simplex_holds_absolute_values() -> None:
+    x = torch.tensor([[1.0, -3.0], [0.0, 2.0]])
+    expected = torch.tensor([[0.25, 0.75], [0.0, 1.0]])
+    torch.testing.assert_close(on_simplex(x), expected)
+
+
+def test_what_was_stored_before_precision_could_be_chosen_was_of_the_highest() -> None:
+    arrays, settings = RegionImportance(max_evals=2).fit(DATA.F, P)._state()
+    assert settings["parameters"].pop("precision") == "medium"
+    assert RegionImportance._from_state(arrays, settings).precision == "highest"

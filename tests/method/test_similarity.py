@@ -1,0 +1,99 @@
+"""P is a distribution over images for each image, and kappa_p spreads it as far as one category."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from emergence_ext.method.similarity import image_similarity, solve_kappa_p
+from tests.planted import planted
+
+
+def _logits(N: int = 40, C: int = 4, seed: int = 0) -> Tensor:
+    return planted(N, C, seed=seed).z
+
+
+def test_P_is_the_softmax_of_cosines() -> None:
+    z = _logits(5, 2).double()
+    P = image_similarity(z, 7.0)
+    for i in range(5):
+        scores = []
+        for j in range(5):
+            dot = math.fsum(a * b for a, b in zip(z[i].tolist(), z[j].tolist(), strict=True))
+            lengths = math.hypot(*z[i].tolist()) * math.hypot(*z[j].tolist())
+            scores.append(math.exp(7 * dot / lengths))
+        expected = torch.tensor(scores, dtype=torch.float64) / math.fsum(scores)
+        torch.testing.assert_close(P[i], expected, rtol=1e-12, atol=0)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    kappa_p=st.floats(0, 1e6),
+    include_self=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_rows_sum_to_1_for_any_concentration(seed: int, kappa_p: float, include_self: bool) -> None:
+    z = torch.randn(12, 3, generator=torch.Generator().manual_seed(seed))
+    z[4] = 0
+    P = image_similarity(z, kappa_p, include_self=include_self)
+    assert torch.isfinite(P).all() and (P >= 0).all()
+    torch.testing.assert_close(P.sum(1), torch.ones(12))
+    assert (P.diagonal() == 0).all() != include_self
+
+
+def test_an_image_is_most_similar_to_itself_and_alike_images_are_alike() -> None:
+    z = _logits()
+    P = image_similarity(torch.cat([z, 3 * z]), 20.0)  # cosines do not see the length of logits
+    torch.testing.assert_close(P[:, :40], P[:, 40:])
+    assert (P.argmax(1) % 40 == torch.arange(80) % 40).all()
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_kappa_p_solves_its_equation(include_self: bool, seed: int) -> None:
+    z = _logits(60, 4, seed)
+    kappa_p = solve_kappa_p(z, include_self=include_self)
+    P = image_similarity(z.double(), kappa_p, include_self=include_self)
+    perplexity = torch.special.entr(P).sum(1).exp().mean()
+    assert float(perplexity) == pytest.approx(60 / 4, rel=1e-6)
+
+
+def test_kappa_p_does_not_depend_on_the_scale_of_the_logits() -> None:
+    assert solve_kappa_p(100 * _logits()) == pytest.approx(solve_kappa_p(_logits()), rel=1e-4)
+
+
+def test_logits_that_are_all_alike_have_no_kappa_p() -> None:
+    alike = torch.tensor([1.0, 2.0, 3.0]).expand(30, 3)
+    with pytest.raises(ValueError, match="alike"):
+        solve_kappa_p(alike)
+    with pytest.raises(ValueError, match="alike"):
+        solve_kappa_p(torch.zeros(30, 3))
+
+
+def test_too_few_images_are_an_error_that_says_how_many() -> None:
+    with pytest.raises(ValueError, match="at least 20"):
+        solve_kappa_p(torch.randn(19, 10))
+
+
+def test_one_category_is_an_error_that_says_so() -> None:
+    with pytest.raises(ValueError, match="one category"):
+        solve_kappa_p(torch.randn(19, 1))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_named(bad: float) -> None:
+    z = _logits()
+    z[7, 1] = bad
+    for call in (lambda: image_similarity(z, 5.0), lambda: solve_kappa_p(z)):
+        with pytest.raises(ValueError, match="image 7 "):
+            call()
+
+
+def test_one_image_is_similar_to_nothing() -> None:
+    with pytest.raises(ValueError, match="at least two images"):
+        image_similarity(torch.ones(1, 3), 5.0)
+    with pytest.raises(ValueError, match=r"\[N, C\]"):
+        image_similarity(torch.ones(3), 5.0)

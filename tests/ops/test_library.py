@@ -1,0 +1,140 @@
+"""Loading of the compiled library: only into the torch it was built for, and never a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import emergence_ext
+from emergence_ext.ops import library as _library
+
+FACTS: dict[str, Any] = {
+    "torch": "2.14.1",
+    "torch_variant": "cu130",
+    "why_not": {"cpu": None, "cuda": None},
+}
+
+
+def test_every_required_backend_is_there() -> None:
+    for backend in filter(None, os.environ.get("EMERGENCE_REQUIRE", "").split(",")):
+        assert _library.why_not(backend.strip()) is None
+
+
+def test_a_library_of_this_torch_may_be_loaded() -> None:
+    assert _library.reason_not_to_load(FACTS, ("2.14.1", "cu130")) is None
+
+
+@pytest.mark.parametrize("running", [("2.14.1", "cpu"), ("2.13.0", "cu130"), ("2.14.1", "cu129")])
+def test_a_library_of_another_torch_is_not_loaded(running: tuple[str, str]) -> None:
+    reason = _library.reason_not_to_load(FACTS, running)
+    assert reason is not None
+    for part in ("2.14.1+cu130", "+".join(running), _library.REBUILD):
+        assert part in reason
+
+
+def test_a_build_without_a_compiler_says_so() -> None:
+    facts = {**FACTS, "why_not": {"cpu": "no C++ compiler found", "cuda": "no C++ compiler found"}}
+    reason = _library.reason_not_to_load(facts, ("2.14.1", "cu130"))
+    assert reason is not None and "no C++ compiler found" in reason
+
+
+def test_no_build_says_how_to_build() -> None:
+    reason = _library.reason_not_to_load({}, ("2.14.1", "cu130"))
+    assert reason is not None and _library.REBUILD in reason
+
+
+def test_running_torch_is_named_by_version_and_variant() -> None:
+    version, variant = _library.running_torch()
+    assert torch.__version__.startswith(version)
+    assert variant == "cpu" or variant.startswith(("cu", "rocm"))
+
+
+def test_build_info_tells_of_compiler_flags_and_torch(library: None) -> None:
+    info = _library.build_info()
+    assert info["package"] == emergence_ext.__version__
+    assert (info["torch"], info["torch_variant"]) == _library.running_torch()
+    assert info["compiler"] and "-O3" in info["flags"]
+    known = ["generic", "avx2", "avx512", "avx512_bf16"]  # lowest first
+    assert info["instruction_sets"] == known[: len(info["instruction_sets"])] != []
+    assert info["instruction_set"] in info["instruction_sets"]
+    assert info["why_not"]["cpu"] is None
+    assert bool(info["cuda_architectures"]) == (info["why_not"]["cuda"] is None)
+    assert bool(info["cuda_paths"]) == (info["why_not"]["cuda"] is None)
+
+
+def test_a_callers_change_to_build_info_stays_the_callers() -> None:
+    _library.build_info()["why_not"]["cpu"] = "changed"
+    assert _library.build_info()["why_not"]["cpu"] != "changed"
+
+
+def test_an_unknown_backend_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'cpu' or 'cuda', got 'tpu'"):
+        _library.why_not("tpu")
+
+
+def test_the_instruction_set_can_be_switched_to_one_that_is_there(level: str) -> None:
+    assert _library.build_info()["instruction_set"] == level
+    with pytest.raises(ValueError, match=r"must be one of \[.*'generic'.* got 'sse9'"):
+        _library.use_instruction_set("sse9")
+    assert _library.build_info()["instruction_set"] == level
+
+
+@pytest.mark.parametrize("wanted", ["", "generic", "sse9"])
+def test_the_environment_chooses_the_instruction_set(wanted: str, library: None) -> None:
+    # The highest without a wish; a lower one is taken; what is not there is no reason to go on.
+    done = subprocess.run(
+        [sys.executable, "-c", "from emergence_ext.ops import build_info; print(build_info())"],
+        cwd=Path(emergence_ext.__file__).parents[1],
+        env={**os.environ, "EMERGENCE_INSTRUCTION_SET": wanted},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    levels = _library.build_info()["instruction_sets"]
+    if wanted == "sse9":
+        assert done.returncode != 0
+        assert (
+            "ValueError: EMERGENCE_INSTRUCTION_SET: instruction set must be one of "
+            f"{levels} on this machine, got 'sse9'"
+        ) in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert f"'instruction_set': '{wanted or levels[-1]}'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        (None, "never built"),
+        ("{", "never built"),
+        (json.dumps({**FACTS, "torch": "1.0"}), "built for torch 1.0+cu130"),
+    ],
+    ids=["absent", "corrupt", "another torch"],
+)
+def test_import_survives_a_library_that_does_not_fit(
+    record: str | None, says: str, tmp_path: Path
+) -> None:
+    # A copy of the sources without the shared object, as a machine without a compiler has it.
+    package = tmp_path / "emergence_ext"
+    shutil.copytree(Path(_library.__file__).parent, package / "ops")
+    (package / "__init__.py").write_text("")
+    if record is not None:
+        (package / "_build.json").write_text(record)
+    program = (
+        "import torch; from emergence_ext import ops\n"
+        "print(ops.maxsim(torch.ones(1, 1, 1), torch.ones(1, 1, 1)).item(), ops.library.why_not())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1.0 ") and says in done.stdout
+    assert "RuntimeWarning: emergence_ext runs without its compiled library" in done.stderr
