@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import RunDir, app, reported, subject_of
+from emergence_ext.cli.common import RunDir, app, reported
 
 
 @app.command()
@@ -22,16 +22,7 @@ def animate(
     Example: emergence animate runs/demo --seconds 8
     """
     with reported():
-        import torch
-
-        from emergence_ext.report import film as animation
+        from emergence_ext import report
         from emergence_ext.run import FinishedRun
 
-        run = FinishedRun.open(run_dir)
-        subject = subject_of(run)
-        images = None
-        if subject is not None:
-            chosen = animation.shown_samples(run.found).tolist()
-            images = torch.stack([subject.dataset[index][0] for index in chosen])
-        path = run_dir / "animate" / "emergence"
-        typer.echo(animation.animate(run.found, path, images, fps=fps, seconds=seconds))
+        typer.echo(report.animate(FinishedRun.open(run_dir), fps=fps, seconds=seconds))

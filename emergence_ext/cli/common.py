@@ -18,7 +18,7 @@ from emergence_ext import __version__
 from emergence_ext.store import StoreError
 
 if TYPE_CHECKING:
-    from emergence_ext.run import FinishedRun, Subject
+    from emergence_ext.method import Interval
 
 logger = logging.getLogger(__name__)
 
@@ -144,44 +144,17 @@ def device_name(name: str) -> str:
     return str(device)
 
 
-def with_interval(value: float, low: Any, high: Any, form: str) -> str:
+def with_interval(x: Interval | None, form: str) -> str:
     """Write a number with the ends of its interval; one of a single image has none."""
-    told = f"{value:{form}}"
-    if isinstance(low, float) and isinstance(high, float) and low == low and high == high:
-        told += f" ({low:{form}} to {high:{form}})"
-    return told
+    if x is None or math.isnan(x.value):
+        return "undefined"
+    ends = f" ({x.low:{form}} to {x.high:{form}})"
+    return f"{x.value:{form}}{'' if math.isnan(x.low) else ends}"
 
 
 def command_line() -> str:
     """Give the command as it was called."""
     return shlex.join(["emergence", *sys.argv[1:]])
-
-
-def subject_of(run: FinishedRun) -> Subject | None:
-    """Load the network and images of a run; None, and why, where figures have to do without."""
-    try:
-        return run.subject()
-    except (ValueError, ImportError, OSError) as error:
-        logger.warning("images are left out: %s", error)
-        return None
-
-
-def without_old(folder: Path) -> Path:
-    """Remove the tables and figures of an earlier call, which would stay beside those of this."""
-    for kind in ("tables", "figures"):
-        for old in (folder / kind).glob("*.*"):
-            old.unlink()
-    return folder
-
-
-def update_report(run_dir: Path) -> None:
-    """Put what was written beside a run into its report; where that cannot be, say why."""
-    from emergence_ext.report.html import write_report
-
-    try:
-        typer.echo(write_report(run_dir))
-    except (ValueError, ImportError, OSError) as error:
-        logger.warning("the report is left as it was: %s", error)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from emergence_ext.cli.common import Device, RunDir, app, device_name, reported, update_report
+from emergence_ext.cli.common import Device, RunDir, app, device_name, reported
 
 
 @app.command()
@@ -19,15 +19,11 @@ def controls(
     Example: emergence controls runs/demo
     """
     with reported():
-        from emergence_ext.report import drawing, tables
+        from emergence_ext import report
         from emergence_ext.run import FinishedRun
-        from emergence_ext.studies.controls import controls as compare
+        from emergence_ext.studies.controls import controls as study
 
-        run, out = FinishedRun.open(run_dir), run_dir / "controls"
-        found = compare(run, run.subject(device_name(device)), folder=out)
-        table, figure = out / "tables" / "controls.csv", out / "figures" / "controls"
-        tables.write(table, tables.controls(found))
-        drawing.draw_controls(figure, found)
-        update_report(run_dir)
-        for path in (table, figure.with_suffix(".png"), figure.with_suffix(".svg")):
-            typer.echo(path)
+        run = FinishedRun.open(run_dir)
+        study(run, run.subject(device_name(device))).save(run.inside.result("controls"))
+        typer.echo(report.update(run, "controls"))
+        typer.echo(run_dir / "controls")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,11 +14,7 @@ from emergence_ext.cli.common import (
     device_name,
     numbers,
     reported,
-    update_report,
 )
-
-if TYPE_CHECKING:
-    from emergence_ext.studies.distill import Distillation
 
 
 @app.command()
@@ -53,48 +47,20 @@ def distill(
     Example: emergence distill runs/demo --at conv,fc --epochs 4
     """
     with reported():
-        from emergence_ext.run import FinishedRun, settings_of
-        from emergence_ext.studies import distill as study
-        from emergence_ext.training import RECIPES, Recipe
+        from emergence_ext import report
+        from emergence_ext.run import FinishedRun
+        from emergence_ext.studies.distill import distill as study
 
         run = FinishedRun.open(run_dir)
-        shown = run.found.layers[-1] if layer is None else layer
-        settings = settings_of(run.config)
-        subject = run.subject(device_name(device))
-        places = study.find_places(subject, [name.strip() for name in at.split(",")], shown)
-        train_set = study.training_images(subject)
-        recipe = RECIPES.get(run.config["subject"]["model"], Recipe())
-        recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
-        students = [
-            study.train_student(
-                subject,
-                place,
-                train_set,
-                recipe,
-                folder=study.student_folder(run, place),
-                grid=run.found.grid,
-                checkpoints=numbers(keep, int, "keep") if keep else None,
-                random_state=seed,
-            )
-            for place in places
-        ]
-        students.append(study.fitted_again(run))
-        found = study.distillation(run.found, run.learned().samples, students, settings)
-        _write(found, run_dir / "distill", shown)
-        update_report(run_dir)
+        result = study(
+            run,
+            run.subject(device_name(device)),
+            [name.strip() for name in at.split(",")],
+            layer,
+            epochs=epochs,
+            checkpoints=numbers(keep, int, "keep") if keep else None,
+            random_state=seed,
+        )
+        result.save(run.inside.result("distill"))
+        typer.echo(report.update(run, "distill"))
         typer.echo(run_dir / "distill")
-
-
-def _write(found: Distillation, out: Path, layer: str) -> None:
-    """Write the result with its tables and figures."""
-    from emergence_ext.report import drawing, tables
-
-    found.save(out / "distill")
-    rows = {
-        "networks": tables.distilled_networks(found),
-        "knowledge": tables.distilled_knowledge(found),
-        "regions": tables.distilled_regions(found),
-    }
-    for name, table in rows.items():
-        tables.write(out / "tables" / f"{name}.csv", table)
-    drawing.draw_distillation(out / "figures", found, layer)

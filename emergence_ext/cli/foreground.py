@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import RunDir, app, existing, reported, update_report, with_interval
+from emergence_ext.cli.common import RunDir, app, existing, reported, with_interval
 
 
 @app.command()
@@ -34,31 +34,19 @@ def foreground(
     Example: emergence foreground runs/demo --boxes boxes.csv
     """
     with reported():
-        from emergence_ext import data
-        from emergence_ext.report import tables
+        from emergence_ext import report
         from emergence_ext.run import FinishedRun
+        from emergence_ext.studies.foreground import find_objects, share_of_points
 
-        if (boxes is None) == (masks is None):
-            raise ValueError("foreground: give either --boxes FILE or --masks DIR")
         existing(boxes=boxes)
-        found = FinishedRun.open(run_dir).found
-        inside = {}
-        if boxes is not None:
-            given = data.read_boxes(boxes)
-            on_grid = data.boxes_on_grid(list(given.values()), found.grid)
-            inside = dict(zip(given, on_grid, strict=True))
-        if masks is not None:
-            files = data.find_masks(masks, found.names)
-            inside = {name: data.mask_on_grid(path, found.grid) for name, path in files.items()}
-        rows = tables.foreground(found, inside)
-        table = run_dir / "foreground" / "tables" / "foreground.csv"
-        tables.write(table, rows)
-        last = rows[-1]
-        if isinstance(last["points"], float):
-            share = with_interval(last["points"], last["points, low"], last["points, high"], ".0%")
+        run = FinishedRun.open(run_dir)
+        objects = find_objects(run.emergence, boxes=boxes, masks=masks)
+        objects.save(run.inside.result("foreground"))
+        last = share_of_points(run.emergence, objects)
+        if last.points is not None:
             typer.echo(
-                f"{last['layer']}: {share} of the points and "
-                f"{last['area']:.0%} of the area of {last['images']} images lie on the object"
+                f"{run.emergence.layers[-1]}: {with_interval(last.points, '.0%')} of the points "
+                f"and {last.area:.0%} of the area of {last.images} images lie on the object"
             )
-        update_report(run_dir)
-        typer.echo(table)
+        typer.echo(report.update(run, "foreground"))
+        typer.echo(run_dir / "foreground")

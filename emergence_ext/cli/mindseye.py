@@ -229,7 +229,7 @@ def _of_run(
     subject = run.subject(asked.device)
     # It was loaded for this command alone, so nobody misses it where it was.
     subject.module.to(asked.device)
-    found = run.found
+    found = run.emergence
     shown = {subject.layers[name]: name for name in found.layers}
     layers = list(dict.fromkeys(shown.get(name, name) for name in asked.layers))
     categories = found.categories if category is None else _names(category, "category")
@@ -257,7 +257,7 @@ def _facets_of_run(
     from emergence_ext.report import tables
     from emergence_ext.run import file_name
 
-    chosen = _chosen(run.found, categories, layers, points)
+    chosen = _chosen(run.emergence, categories, layers, points)
     few = next((name for name, (index, _) in chosen.items() if len(index) < asked.facets), None)
     if few is not None:
         raise ValueError(
@@ -312,7 +312,7 @@ def _of_category(
 ) -> ImageSet:
     from emergence_ext.report.look.mindseye import ImageSet, output_names
 
-    found = run.found
+    found = run.emergence
     return ImageSet(
         subject.module,
         {name: subject.layers[name] for name in layers},

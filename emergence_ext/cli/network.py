@@ -40,7 +40,7 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
     Example: emergence demo --out runs/demo
     """
     with reported():
-        from emergence_ext import data, network, training
+        from emergence_ext import data, network, report, training
         from emergence_ext.run import DIGITS, Settings, SubjectSpec, run
 
         started = time.perf_counter()
@@ -60,9 +60,9 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
             random_state=seed,
         )
         settings = Settings(region_images=100, random_state=seed)
-        report = run(spec.load(), out, settings, command=command_line())
+        page = report.write(run(spec.load(), out, settings, command=command_line()))
         typer.echo(f"{time.perf_counter() - started:.0f} s in all")
-        typer.echo(report)
+        typer.echo(page)
 
 
 @app.command()
@@ -157,6 +157,7 @@ def run(
     Example: emergence run --data DIR --model torchvision:vgg16 --weights vgg16.pth --out runs/vgg16
     """
     with reported():
+        from emergence_ext import report
         from emergence_ext.run import Settings, SubjectSpec
         from emergence_ext.run import run as analyse
 
@@ -169,7 +170,7 @@ def run(
             dim=dim, alpha=alpha, temperature=temperature, tau=tau, region_images=region_images,
             random_state=seed,
         )  # fmt: skip
-        report = analyse(
+        finished = analyse(
             spec.load(device_name(device)),
             out,
             settings,
@@ -177,21 +178,21 @@ def run(
             backend=backend,
             command=command_line(),
         )
-        typer.echo(report)
+        typer.echo(report.write(finished))
 
 
-@app.command()
-def report(
-    run_dir: RunDir,
-) -> None:
-    """Write the report of a finished run again.
+@app.command(name="report")
+def redraw(run_dir: RunDir) -> None:
+    """Make tables, figures and page of a finished run again, and of what was done with it.
+
+    Neither network nor images are needed.
 
     Example: emergence report runs/demo
     """
     with reported():
-        from emergence_ext.report.html import write_report
+        from emergence_ext import report
 
-        typer.echo(write_report(run_dir))
+        typer.echo(report.write(run_dir))
 
 
 @app.command()

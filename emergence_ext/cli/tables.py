@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,16 +14,8 @@ from emergence_ext.cli.common import (
     device_name,
     numbers,
     reported,
-    update_report,
     with_interval,
 )
-
-if TYPE_CHECKING:
-    from emergence_ext.report.tables import Row
-    from emergence_ext.run import FinishedRun
-    from emergence_ext.studies.ablation import AblationFit, Choices
-    from emergence_ext.studies.methods import Outcome
-
 
 Seeds = Annotated[int, typer.Option(help="Of every method: they move its folds and its start.")]
 Temperatures = Annotated[str, typer.Option(help="Of the softmax whose entropy is taken, as 1,2,4.")]
@@ -64,122 +53,28 @@ def tables(
     Example: emergence tables runs/demo runs/tiny --ablation
     """
     with reported():
-        from emergence_ext.report import paper_tables as made
-        from emergence_ext.report.tables import write
+        from emergence_ext import report
+        from emergence_ext.method import student_interval
+        from emergence_ext.studies.paper_tables import open_runs, paper_tables
 
-        if images is not None and not with_ablation:
-            raise ValueError("images: --images is of use only with --ablation")
-        at = list(dict.fromkeys(numbers(temperatures, float, "temperatures")))
-        where = device_name(device)
-        runs = _opened(run_dirs)
+        runs = open_runs(run_dirs)
         first = next(iter(runs.values()))
-        # Before the long work, so that what cannot be done is refused at once.
-        default = _default(first, images) if with_ablation else None
-        out = first.folder / "paper_tables"
-        found = _methods(runs, at, seeds, seed)
-        rows = {
-            "methods": made.methods(found),
-            "configurations": made.configurations(found),
-            "importance": made.networks_importance(
-                {name: (run.found, _alpha(run)) for name, run in runs.items()}
-            ),
-            "paper": made.published(),
-        }
-        made.draw_methods(out / "figures" / "methods", found)
-        drawn = ["methods"]
-        if default is not None:
-            varied = _ablation(first, default, where, seed)
-            rows["ablation"] = made.ablation(varied, default)
-            made.draw_ablation(out / "figures" / "ablation", varied, default)
-            drawn.append("ablation")
-        for name, table in rows.items():
-            write(out / "tables" / f"{name}.csv", table)
-        update_report(first.folder)
-        for row in rows["methods"]:
-            typer.echo(_line(row))
-        written = [f"tables/{name}.csv" for name in rows] + [f"figures/{x}.png" for x in drawn]
-        for path in written:
-            typer.echo(out / path)
-
-
-def _alpha(run: FinishedRun) -> float:
-    return float(run.config["settings"]["alpha"])
-
-
-def _default(run: FinishedRun, images: int | None) -> Choices:
-    """What the choices are varied around: the method's defaults, on images that the run has."""
-    from emergence_ext.studies.ablation import Choices
-
-    there = int((~run.found.held_out).sum())
-    if images is not None and not 8 <= images <= there:
-        raise ValueError(
-            f"images: expected 8 to {there}, as many as the frame was fitted to, got {images}"
-        )
-    usual = Choices(alpha=_alpha(run))
-    return replace(usual, images=min(usual.images, there) if images is None else images)
-
-
-def _methods(
-    runs: Mapping[str, FinishedRun], temperatures: Sequence[float], seeds: int, seed: int
-) -> dict[str, list[Outcome]]:
-    """Strength against entropy of every run, by ours and by other methods."""
-    from emergence_ext.studies.methods import compare
-
-    found = {}
-    for name, run in runs.items():
-        features = run.features()
-        found[name] = compare(
-            features.f,
-            features.z,
-            features.y,
-            temperatures,
+        result = paper_tables(
+            runs,
+            list(dict.fromkeys(numbers(temperatures, float, "temperatures"))),
             seeds=seeds,
-            dim=run.found.frame.dim,
+            with_ablation=with_ablation,
+            images=images,
+            device=device_name(device),
             random_state=seed,
-            folder=run.folder / "paper_tables" / "fits",
         )
-    return found
-
-
-def _opened(folders: Sequence[Path]) -> dict[str, FinishedRun]:
-    """The runs by the names of their folders, with the folder above where two are called alike."""
-    from emergence_ext.run import FinishedRun
-
-    whole = [folder.resolve() for folder in folders]
-    if len(set(whole)) < len(whole):
-        raise ValueError("RUN_DIR: a run was given twice; give each once")
-    short = [path.name for path in whole]
-    names = short if len(set(short)) == len(short) else [str(path) for path in whole]
-    return {name: FinishedRun.open(path) for name, path in zip(names, folders, strict=True)}
-
-
-def _ablation(
-    run: FinishedRun, default: Choices, device: str, seed: int
-) -> list[tuple[str, AblationFit]]:
-    """Vary the choices on the last layer of the finished network and the images that M has seen."""
-    from emergence_ext.studies.ablation import ablation
-
-    found, features = run.found, run.features()
-    fitted = ~found.held_out
-    return ablation(
-        features.layers[found.layers[-1]][fitted].to(device),
-        features.z[fitted],
-        features.y[fitted],
-        found.g[-1, fitted],
-        found.frame,
-        default,
-        random_state=seed,
-        folder=run.folder / "paper_tables" / "ablation",
-    )
-
-
-def _line(row: Row) -> str:
-    """What is printed of one method at one temperature."""
-    r = row["Pearson"]
-    low, high = row["Pearson, low"], row["Pearson, high"]
-    told = r if isinstance(r, str) else with_interval(r, low, high, "+.3f")
-    return (
-        f"{row['network']}, temperature {row['temperature']:g}, "
-        f"{row['mean entropy (nats)']:.2f} nats, {row['method']}: {told}, "
-        f"{row['best configuration']}, images {row['images']}"
-    )
+        result.save(first.inside.result("paper_tables"))
+        for network, outcomes in result.methods.items():
+            for o in outcomes:
+                typer.echo(
+                    f"{network}, temperature {o.temperature:g}, {o.mean_entropy:.2f} nats, "
+                    f"{o.method}: {with_interval(student_interval(o.r), '+.3f')}, "
+                    f"{o.configuration}, images {'not fitted' if o.left_out else 'fitted'}"
+                )
+        typer.echo(report.update(first, "paper_tables"))
+        typer.echo(first.inside.experiment("paper_tables"))

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emergence_ext.figures import SAMPLES, Moment, Stage, drawable, strength_reach
-from emergence_ext.run import Emergence
+from emergence_ext.run import Emergence, FinishedRun
 from emergence_ext.store import write_file
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,25 @@ def shown_samples(found: Emergence, count: int = SAMPLES) -> Tensor:
 
 
 def animate(
+    run: FinishedRun, path: Path | None = None, *, fps: int = 24, seconds: float = 12.0
+) -> Path:
+    """Write a film of a finished run, with its images, see `film_of`.
+
+    Args:
+        run: the run.
+        path: without a suffix; None: `animate/emergence` in the run directory.
+        fps, seconds: as of `film_of`.
+
+    Returns:
+        The file.
+    """
+    thumbnails = run.thumbnails()
+    images = thumbnails and thumbnails.images(shown_samples(run.emergence))
+    place = path or run.inside.experiment("animate") / "emergence"
+    return film_of(run.emergence, place, images, fps=fps, seconds=seconds)
+
+
+def film_of(
     found: Emergence,
     path: Path,
     images: Tensor | None = None,

@@ -3,30 +3,38 @@
 It ends at what is saved: tables, figures and pages are the report's.
 """
 
+from emergence_ext.run.address import open_at
 from emergence_ext.run.analyse import run
 from emergence_ext.run.emerging import Checkpoint, Emergence, emergence, stacked
-from emergence_ext.run.finished import FinishedRun, Learned, require_same_network, settings_of
-from emergence_ext.run.fixed_frame import FixedFrame, Settings, claim_folder, file_name
+from emergence_ext.run.finished import FinishedRun, Learned, require_same_network
+from emergence_ext.run.fixed_frame import FixedFrame, Settings, claim_folder
+from emergence_ext.run.folder import Config, FitsFolder, RunFolder, StateFolder, file_name
 from emergence_ext.run.strength import ImportanceStrength, StrengthEntropy
 from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
+from emergence_ext.run.thumbnails import Thumbnails
 
 __all__ = [
     "DIGITS",
     "Checkpoint",
+    "Config",
     "Emergence",
     "FinishedRun",
+    "FitsFolder",
     "FixedFrame",
     "ImportanceStrength",
     "Learned",
+    "RunFolder",
     "Settings",
+    "StateFolder",
     "StrengthEntropy",
     "Subject",
     "SubjectSpec",
+    "Thumbnails",
     "claim_folder",
     "emergence",
     "file_name",
+    "open_at",
     "require_same_network",
     "run",
-    "settings_of",
     "stacked",
 ]

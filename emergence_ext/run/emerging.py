@@ -22,18 +22,8 @@ from emergence_ext.method import (
     solve_kappa_p,
 )
 from emergence_ext.network import FeatureSet
-from emergence_ext.run.fixed_frame import Fitted, FixedFrame, Settings, claim_folder, file_name
+from emergence_ext.run.fixed_frame import Fitted, FixedFrame, Settings, claim_folder
 from emergence_ext.store import Saved, once
-
-__all__ = [
-    "Checkpoint",
-    "Emergence",
-    "Settings",
-    "emergence",
-    "file_name",
-    "split_images",
-    "stacked",
-]
 
 
 @dataclass(frozen=True)
@@ -174,11 +164,11 @@ def emergence(
             features = last if checkpoint is checkpoints[-1] else checkpoint.features()
             _require_like(last, checkpoint, features)
             neighbour = states[0] if states else None
-            place = None if folder is None else folder / file_name(checkpoint.label)
+            place = None if folder is None else FitsFolder(folder).state(checkpoint.label)
             if neighbour is None:
                 samples = fixed.samples
             else:
-                path = None if place is None else place / "samples"
+                path = None if place is None else place.samples
                 samples = fixed.refit(features, path)
             state = fixed.fit_regions(
                 f"checkpoint {checkpoint.label!r}",
@@ -273,14 +263,15 @@ def _learn_frame(
 ) -> FixedFrame:
     """Learn the frame from the fitted images of the last checkpoint."""
     if folder is not None:
-        claim_folder(folder, settings, list(last.layers), last.names, first="frame")
+        first = FitsFolder(folder).frame
+        claim_folder(folder, settings, list(last.layers), last.names, first=first)
     f, z = last.f[~held_out], last.z[~held_out]
     if kappa_p is None:
         kappa_p = solve_kappa_p(z, include_self=settings.include_self)
     projection = SampleProjection(
         dim=settings.dim, temperature=settings.temperature, random_state=settings.random_state
     )
-    path = None if folder is None else folder / "frame"
+    path = None if folder is None else FitsFolder(folder).frame
     samples = once(path, SampleProjection, lambda: projection.fit(f, z))
     frame = samples.frame_.with_kappa_p(kappa_p)
     return FixedFrame(settings, samples, frame, ~held_out, region_images, backend)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emergence_ext.method import Frame, RegionalProjection, RegionImportance, SampleProjection
+from emergence_ext.method import (
+    Frame,
+    RegionalProjection,
+    RegionImportance,
+    SampleProjection,
+    image_similarity,
+)
 from emergence_ext.network import FeatureSet
-from emergence_ext.run.emerging import Emergence, Settings, file_name
+from emergence_ext.run.emerging import Emergence
+from emergence_ext.run.fixed_frame import Settings
+from emergence_ext.run.folder import Config, RunFolder
+from emergence_ext.run.strength import (
+    ImportanceStrength,
+    StrengthEntropy,
+    importance_strength,
+    temperatures,
+)
 from emergence_ext.run.subject import Subject, SubjectSpec
-from emergence_ext.store import StoreError
+from emergence_ext.run.thumbnails import Thumbnails
+from emergence_ext.store import StoreError, exists, once
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,7 @@ class FinishedRun:
     """
 
     folder: Path
-    config: Mapping[str, Any]
+    config: Config
 
     @classmethod
     def open(cls, folder: Path | str) -> FinishedRun:
@@ -56,45 +73,84 @@ class FinishedRun:
             FileNotFoundError: none is there.
             StoreError: what is there cannot be read.
         """
-        folder = Path(folder)
-        path = folder / "config.json"
-        if not path.is_file() or not (folder / "fits" / "emergence.json").is_file():
+        inside = RunFolder(Path(folder))
+        config = Config.read(inside.config)
+        if not exists(inside.emergence):
             raise FileNotFoundError(
                 f"run: {folder} holds no finished run; `emergence run --out {folder}` makes one"
             )
-        try:
-            config = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise StoreError(f"run: {path} is no JSON ({error}); run again to write it") from error
-        return cls(folder, config)
+        return cls(inside.path, config)
+
+    @property
+    def inside(self) -> RunFolder:
+        """Where what lies in the run directory."""
+        return RunFolder(self.folder)
 
     @cached_property
-    def found(self) -> Emergence:
+    def emergence(self) -> Emergence:
         """Everything that the run found."""
-        return Emergence.load(self.folder / "fits" / "emergence")
+        return Emergence.load(self.inside.emergence)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings of the fits.
+
+        Raises:
+            StoreError: the run does not note them.
+        """
+        there = self.config.settings
+        try:
+            return Settings(**{name: there[name] for name in Settings.__dataclass_fields__})
+        except (KeyError, TypeError) as error:
+            raise StoreError(
+                f"run: config.json notes no setting {error}; make the run again"
+            ) from None
+
+    def strengths(self) -> list[StrengthEntropy]:
+        """Return strength against entropy at every temperature that has one."""
+        paths = map(self.inside.strength, temperatures(self.settings.temperature))
+        return [StrengthEntropy.load(path) for path in paths if exists(path)]
+
+    def other_alphas(self, backend: str = "auto") -> list[ImportanceStrength]:
+        """Return strength against importance in the last layer, for the further alphas of the run.
+
+        Args:
+            backend: what matches regions in fits that are not there yet, see `backend.choose`.
+        """
+        e, settings = self.emergence, self.settings
+        alphas = self.config.settings.get("alphas") or ()
+        if not alphas:
+            return []
+        last, chosen = self.features(), e.region_images
+        return importance_strength(
+            last.layers[e.layers[-1]][chosen],
+            e.w[-1, -1],
+            image_similarity(last.z[chosen], e.frame.kappa_p, include_self=settings.include_self),
+            e.g[-1, chosen],
+            e.frame,
+            alphas,
+            max_evals=settings.regional_evals,
+            include_self=settings.include_self,
+            backend=backend,
+            folder=self.inside.alphas,
+        )
 
     def features(self, checkpoint: int = -1) -> FeatureSet:
         """Return the features of all images at one checkpoint."""
-        return FeatureSet.load(self.folder / "features" / file_name(self.found.labels[checkpoint]))
+        return FeatureSet.load(self.inside.features(self.emergence.labels[checkpoint]))
 
     def learned(self, checkpoint: int = -1) -> Learned:
         """Return the fits of one checkpoint."""
-        found, fits = self.found, self.folder / "fits"
-        label = file_name(found.labels[checkpoint])
-        last = checkpoint in (-1, len(found.labels) - 1)
-        regional = {
-            layer: RegionalProjection.load(fits / label / f"{file_name(layer)}.regional")
-            for layer in found.layers
-        }
-        for layer, scale in zip(found.layers, found.scale[checkpoint].tolist(), strict=True):
+        e, fits = self.emergence, self.inside.fits
+        state = fits.state(e.labels[checkpoint])
+        last = checkpoint in (-1, len(e.labels) - 1)
+        regional = {layer: RegionalProjection.load(state.regional(layer)) for layer in e.layers}
+        for layer, scale in zip(e.layers, e.scale[checkpoint].tolist(), strict=True):
             regional[layer].scale_ = scale
         return Learned(
-            found.frame,
-            SampleProjection.load(fits / "frame" if last else fits / label / "samples"),
-            {
-                layer: RegionImportance.load(fits / label / f"{file_name(layer)}.importance")
-                for layer in found.layers
-            },
+            e.frame,
+            SampleProjection.load(fits.frame if last else state.samples),
+            {layer: RegionImportance.load(state.importance(layer)) for layer in e.layers},
             regional,
         )
 
@@ -109,7 +165,7 @@ class FinishedRun:
             ValueError: the run was made from Python, with objects that nobody wrote down, or its
                 images are others now.
         """
-        settings = self.config.get("subject")
+        settings = self.config.subject
         if settings is None:
             raise ValueError(
                 f"run: {self.folder} was made from Python and does not say how to load its "
@@ -117,25 +173,28 @@ class FinishedRun:
             )
         given = {name: value for name, value in changes.items() if value is not None}
         subject = SubjectSpec.from_settings({**settings, **given}).load(device)
-        if list(subject.dataset.names) != self.found.names:
+        if list(subject.dataset.names) != self.emergence.names:
             raise ValueError(
                 f"data: {subject.spec and subject.spec.data} holds other images than the run "
                 f"in {self.folder} looked at"
             )
         return subject
 
+    def thumbnails(self) -> Thumbnails | None:
+        """Return the images of the run, small; None, and a warning, where they are not to be had.
 
-def settings_of(config: Mapping[str, Any]) -> Settings:
-    """Return the settings of the fits that a run's `config.json` notes.
-
-    Raises:
-        StoreError: it does not note them.
-    """
-    try:
-        there = config["settings"]
-        return Settings(**{name: there[name] for name in Settings.__dataclass_fields__})
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"run: config.json notes no setting {error}; make the run again") from None
+        Runs of earlier versions have none: theirs are made of the images, if these are still there.
+        """
+        path = self.inside.thumbnails
+        try:
+            return once(
+                path, Thumbnails, lambda: Thumbnails.of(self.subject(), self.emergence.grid)
+            )
+        except (ValueError, ImportError, OSError) as error:
+            if isinstance(error, StoreError):
+                raise
+            logger.warning("images are left out: %s", error)
+            return None
 
 
 def require_same_network(z: Tensor, before: Tensor, largest: float) -> None:

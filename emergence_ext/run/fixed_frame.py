@@ -27,6 +27,7 @@ from emergence_ext.method import (
     normalise_strengths,
 )
 from emergence_ext.network import FeatureSet
+from emergence_ext.run.folder import STUDY, StateFolder
 from emergence_ext.store import exists, once, write_file
 
 
@@ -137,7 +138,7 @@ class FixedFrame:
         samples: SampleProjection,
         *,
         neighbour: Fitted | None = None,
-        folder: Path | None = None,
+        folder: StateFolder | None = None,
         bar: tqdm,
     ) -> Fitted:
         """Learn w, v and Lambda of every layer.
@@ -163,7 +164,7 @@ class FixedFrame:
         regional: dict[str, RegionalProjection] = {}
         for layer, all_regions in features.layers.items():
             bar.set_postfix_str(f"{what}, {layer}")
-            F, file = all_regions[chosen], file_name(layer)
+            F = all_regions[chosen]
 
             def fit_importance(F: Tensor = F, layer: str = layer) -> RegionImportance:
                 fit = RegionImportance(
@@ -186,9 +187,9 @@ class FixedFrame:
                 return fit.fit(F, importance[layer].w_, P, g[chosen], init=init)
 
             with _named(f"layer {layer!r} of {what}"):
-                path = None if folder is None else folder / f"{file}.importance"
+                path = None if folder is None else folder.importance(layer)
                 importance[layer] = once(path, RegionImportance, fit_importance)
-                path = None if folder is None else folder / f"{file}.regional"
+                path = None if folder is None else folder.regional(layer)
                 regional[layer] = once(path, RegionalProjection, fit_regional)
             bar.update()
         normalise_strengths(regional, {layer: F[chosen] for layer, F in features.layers.items()})
@@ -200,7 +201,7 @@ class FixedFrame:
 
 
 def claim_folder(
-    folder: Path, settings: Settings, layers: Sequence[str], names: Sequence[str], *, first: str
+    folder: Path, settings: Settings, layers: Sequence[str], names: Sequence[str], *, first: Path
 ) -> None:
     """Note in a folder what its fits are of.
 
@@ -209,17 +210,17 @@ def claim_folder(
         settings: of the fits.
         layers: names.
         names: of the images.
-        first: name of the fit that is made first; without it the folder holds none.
+        first: the fit that is made first; without it the folder holds none.
 
     Raises:
         ValueError: it holds fits of another study.
     """
     crc = zlib.crc32(json.dumps(list(names)).encode())
     here = {**asdict(settings), "layers": list(layers), "names": crc}
-    path = folder / "study.json"
+    path = folder / STUDY
     there = json.loads(path.read_bytes()) if path.is_file() else here
     different = [name for name in here if there.get(name) != here[name]]
-    if different and exists(folder / first):
+    if different and exists(first):
         raise ValueError(
             f"folder: {folder} holds fits with another {', '.join(different)}. Choose "
             "another folder, or remove that one."
@@ -234,10 +235,3 @@ def _named(what: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise type(error)(f"{what}: {error}") from error
-
-
-def file_name(label: str) -> str:
-    """A label as a file name of its own: labels may hold anything, slashes among it."""
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in label)[:80]
-    plain = plain or "_"
-    return plain if plain == label else f"{plain}.{zlib.crc32(label.encode()):08x}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,14 @@ from emergence_ext.method import (
     stratified_folds,
 )
 from emergence_ext.store import Saved, once
+
+TEMPERATURES: Final = (1.0, 2.0, 4.0)
+"""Of the softmax whose entropy is taken, in every run."""
+
+
+def temperatures(own: float) -> list[float]:
+    """The temperatures of a run: the usual ones, and its own."""
+    return sorted({*TEMPERATURES, own})
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from torch import nn
 
 from emergence_ext import data, network
 from emergence_ext.data import Samples
-from emergence_ext.network import CheckpointFile, Precision, load_checkpoints
+from emergence_ext.network import CheckpointFile, FeatureSet, Precision, load_checkpoints
 
 DIGITS: Final = "digits"
 """The name, in place of a folder, of the left-out digits that the demo looks at."""
@@ -47,6 +47,27 @@ class Subject:
     batch_size: int = 32
     device: str = "cpu"
     spec: SubjectSpec | None = None
+
+    def extract(
+        self, module: nn.Module | None = None, grid: tuple[int, int] | None = None
+    ) -> FeatureSet:
+        """Extract the features of all images and layers.
+
+        Args:
+            module: another network of the same layers; None: the subject's, as it is.
+            grid: `(H, W)` of the regions; None: the last layer's own.
+        """
+        return network.extract(
+            self.module if module is None else module,
+            self.dataset,
+            self.layers,
+            grid=grid,
+            preprocess=self.preprocess,
+            outputs=self.outputs,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
 
 
 @dataclass(frozen=True)

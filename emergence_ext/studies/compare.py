@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from emergence_ext.method import Frame, Interval, mean_interval, polar
-from emergence_ext.run import Emergence
+from emergence_ext.run import Emergence, FinishedRun, file_name, open_at
 from emergence_ext.store import Saved
 
+NAME: Final = "compare"  # of the experiment, and of its folder in a run
 _SHUFFLES: Final = 200
 
 
@@ -208,6 +210,40 @@ def compare(
         weighed=a.region_images[first],
         w=torch.stack([a.w[checkpoint_a][:, first], b.w[checkpoint_b][:, second]]),
     )
+
+
+def compare_runs(a: str, b: str) -> tuple[Comparison, FinishedRun, Path]:
+    """Compare two runs, or two checkpoints of one, by name.
+
+    Args:
+        a, b: a run directory, or `RUN_DIR@CHECKPOINT`.
+
+    Returns:
+        The pairs, the run of A, and the folder in it that is theirs.
+
+    Raises:
+        ValueError: twice the same, no such checkpoint, or what `compare` says.
+        FileNotFoundError: no finished run there.
+    """
+    (run_a, t_a), (run_b, t_b) = open_at(a), open_at(b)
+    labels = (run_a.emergence.labels[t_a], run_b.emergence.labels[t_b])
+    one = run_a.folder.resolve() == run_b.folder.resolve()
+    if one and t_a == t_b:
+        raise ValueError(
+            f"compare: A and B are both {labels[0]!r} of {run_a.folder}, so nothing moved; give "
+            "two runs, or RUN_DIR@CHECKPOINT twice"
+        )
+    names = labels if one else _names((run_a.folder, run_b.folder), labels)
+    comparison = compare(run_a.emergence, run_b.emergence, t_a, t_b, names=names)
+    return comparison, run_a, run_a.inside.experiment(NAME) / file_name(" to ".join(names))
+
+
+def _names(folders: tuple[Path, Path], labels: tuple[str, str]) -> tuple[str, str]:
+    """Call checkpoints by the folders of their runs too, whole where the last part is the same."""
+    (a, b), (label_a, label_b) = (folder.resolve() for folder in folders), labels
+    if (a.name, label_a) == (b.name, label_b):
+        return f"{a} {label_a}", f"{b} {label_b}"
+    return f"{a.name} {label_a}", f"{b.name} {label_b}"
 
 
 def align(a: Frame, b: Frame, random_state: int = 0) -> Alignment:

@@ -10,16 +10,16 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import torch
 
 from emergence_ext.method import entropy, pearson
-from emergence_ext.network import FeatureSet, extract, randomise
-from emergence_ext.run import Checkpoint, Emergence, FinishedRun, Subject, emergence, settings_of
-from emergence_ext.store import once
+from emergence_ext.network import FeatureSet, randomise
+from emergence_ext.run import Checkpoint, Emergence, FinishedRun, RunFolder, Subject, emergence
+from emergence_ext.store import Saved, once
 
+NAME: Final = "controls"  # of the experiment, and of its folder in a run
 RANDOM_WEIGHTS: Final = "random weights"
 SHUFFLED_OUTPUTS: Final = "shuffled outputs"
 
@@ -30,87 +30,92 @@ class Control:
 
     Attributes:
         name: what was done.
-        found: the results.
+        emergence: the results.
         checkpoint: which of them are meant.
     """
 
     name: str
-    found: Emergence
+    emergence: Emergence
     checkpoint: int = -1
 
     def strength_entropy(self) -> float:
         """Pearson of `|g|` with the entropy of the output, on held-out images."""
-        out = self.found.held_out
-        strength = self.found.g[self.checkpoint, out].norm(dim=1)
-        return float(pearson(strength, entropy(self.found.z[self.checkpoint, out])))
+        e, t = self.emergence, self.checkpoint
+        return float(pearson(e.g[t, e.held_out].norm(dim=1), entropy(e.z[t, e.held_out])))
 
     def importance_strength(self, layer: int) -> float:
         """Mean Pearson of `|h|` with w in a layer, over the images that regions were learned on."""
-        h = self.found.h[self.checkpoint, layer, self.found.region_images]
-        return float(pearson(h.norm(dim=-1), self.found.w[self.checkpoint, layer]).nanmean())
+        e, t = self.emergence, self.checkpoint
+        h = e.h[t, layer, e.region_images]
+        return float(pearson(h.norm(dim=-1), e.w[t, layer]).nanmean())
 
 
-def controls(
-    run: FinishedRun, subject: Subject, *, backend: str = "auto", folder: Path | None = None
-) -> list[Control]:
+@dataclass(frozen=True, eq=False)
+class Controls(Saved):
+    """What the same fits find where there is nothing to find.
+
+    Attributes:
+        random_weights: the same network initialised anew, seen as a checkpoint before the network
+            in the network's frame, since outputs that are all alike give no directions of their
+            own.
+        shuffled_outputs: the features of each image beside output and label of another, with a
+            frame of their own.
+    """
+
+    random_weights: Emergence
+    shuffled_outputs: Emergence
+
+    def beside(self, emergence: Emergence) -> list[Control]:
+        """Return them behind the network itself, whose results are given."""
+        return [
+            Control("network", emergence),
+            Control(RANDOM_WEIGHTS, self.random_weights, 0),
+            Control(SHUFFLED_OUTPUTS, self.shuffled_outputs),
+        ]
+
+
+def controls(run: FinishedRun, subject: Subject, *, backend: str = "auto") -> Controls:
     """Take the controls of a run's network through the fits of the run.
+
+    Features and fits are kept in the run, and looked for there. Both controls have the run's
+    kappa_p: solved anew it would sharpen what a control hardly tells apart.
 
     Args:
         run: a finished run.
         subject: its network and images.
         backend: what matches regions, see `backend.choose`.
-        folder: where features and fits of the controls are kept and looked for.
-
-    Returns:
-        The network as the run found it. "random weights": the same network initialised anew, seen
-        as a checkpoint before the network in the network's frame, since outputs that are all alike
-        give no directions of their own. "shuffled outputs": the features of each image beside
-        output and label of another, with a frame of their own. Both with the run's kappa_p: solved
-        anew it would sharpen what a control hardly tells apart.
 
     Raises:
         ValueError: a control that cannot be fitted.
         StoreError: the run does not note its settings.
     """
-    settings = settings_of(run.config)
+    settings = run.settings
     seed = settings.random_state
 
     def fitted(name: str, make: Callable[[], FeatureSet], *after: Checkpoint) -> Emergence:
-        place = None if folder is None else folder / name.replace(" ", "_")
-        path = None if place is None else place / "features"
+        inside = RunFolder(run.inside.experiment(NAME) / name.replace(" ", "_"))
+        path = inside.path / "features"
         checkpoint = Checkpoint(name, 0, partial(once, path, FeatureSet, make))
         return emergence(
             [checkpoint, *after],
             settings,
-            kappa_p=run.found.frame.kappa_p,
-            folder=None if place is None else place / "fits",
+            kappa_p=run.emergence.frame.kappa_p,
+            folder=inside.fits.path,
             backend=backend,
         )
 
-    network = Checkpoint("network", run.found.epochs[-1], run.features)
-    random = partial(random_features, subject, run.found.grid, seed)
-    return [
-        Control("network", run.found),
-        Control(RANDOM_WEIGHTS, fitted(RANDOM_WEIGHTS, random, network), 0),
-        Control(SHUFFLED_OUTPUTS, fitted(SHUFFLED_OUTPUTS, lambda: shuffled(run.features(), seed))),
-    ]
+    network = Checkpoint("network", run.emergence.epochs[-1], run.features)
+    return Controls(
+        fitted(RANDOM_WEIGHTS, lambda: random_features(subject, run.emergence.grid, seed), network),
+        fitted(SHUFFLED_OUTPUTS, lambda: shuffled(run.features(), seed)),
+    )
 
 
 def random_features(subject: Subject, grid: tuple[int, int], random_state: int) -> FeatureSet:
     """Extract the features of the same network with weights drawn anew; the subject's stay."""
     module = copy.deepcopy(subject.module)
     randomise(module, random_state)
-    return extract(
-        module,
-        subject.dataset,
-        subject.layers,
-        grid=grid,
-        preprocess=subject.preprocess,
-        outputs=subject.outputs,
-        precision=subject.precision,
-        batch_size=subject.batch_size,
-        device=subject.device,
-    )
+    return subject.extract(module, grid)
 
 
 def shuffled(features: FeatureSet, random_state: int) -> FeatureSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
@@ -17,21 +17,23 @@ from emergence_ext import data, network
 from emergence_ext.data import Samples
 from emergence_ext.lookup import nearest
 from emergence_ext.method import Interval, SampleProjection, bootstrap_ratio, polar
-from emergence_ext.network import FeatureSet, extract, find_head, randomise
+from emergence_ext.network import FeatureSet, find_head, randomise
 from emergence_ext.run import (
     DIGITS,
     Emergence,
     FinishedRun,
     FixedFrame,
     Settings,
+    StateFolder,
     Subject,
     claim_folder,
     file_name,
     stacked,
 )
 from emergence_ext.store import Saved, once
-from emergence_ext.training import Place, Recipe, distil
+from emergence_ext.training import RECIPES, Place, Recipe, distil
 
+NAME: Final = "distill"  # of the experiment, and of its folder in a run
 CONV: Final = "conv"
 FC: Final = "fc"
 TEACHER: Final = "teacher"
@@ -54,7 +56,7 @@ class Student:
     epochs: int
     features: Callable[[], FeatureSet]
     missed: float = float("nan")
-    folder: Path | None = None
+    folder: StateFolder | None = None
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,12 @@ class Distillation(Saved):
             students and, last, the teacher, and `epochs` are those of their trainings. Strengths
             are normalised within each network, and not to the teacher's.
         missed: share of the teacher's features that each student missed in its last epoch, `[S]`.
+        layer: whose regions are shown; None: the last.
     """
 
     networks: Emergence
     missed: list[float] = field(default_factory=list)
+    layer: str | None = None
 
     @property
     def students(self) -> list[str]:
@@ -133,6 +137,53 @@ class Distillation(Saved):
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         return cls(Emergence._from_state(arrays, settings["networks"]), settings["missed"])
+
+
+def distill(
+    run: FinishedRun,
+    teacher: Subject,
+    at: Sequence[str] = (CONV, FC),
+    layer: str | None = None,
+    *,
+    epochs: int | None = None,
+    checkpoints: Sequence[int] | None = None,
+    random_state: int = 0,
+) -> Distillation:
+    """Distil students from a run's network and see them in its frame, beside it fitted again.
+
+    Their trainings and fits are kept in the run, and go on where they were.
+
+    Args:
+        run: a finished run.
+        teacher: its network and images.
+        at: where features are regressed, a student each, see `find_places`.
+        layer: whose regions are shown; None: the last.
+        epochs: passes over the training images; None: as the recipe of the network says.
+        checkpoints: epochs to keep; None: the last.
+        random_state: seed.
+
+    Raises:
+        ValueError: what `find_places`, `training_images`, `train_student` and `distillation` say.
+    """
+    places = find_places(teacher, at, layer or run.emergence.layers[-1])
+    train_set = training_images(teacher)
+    recipe = RECIPES.get(teacher.spec.model if teacher.spec else "", Recipe())
+    students = [
+        train_student(
+            teacher,
+            place,
+            train_set,
+            recipe if epochs is None else replace(recipe, epochs=epochs),
+            folder=student_folder(run, place),
+            grid=run.emergence.grid,
+            checkpoints=checkpoints,
+            random_state=random_state,
+        )
+        for place in places
+    ]
+    students.append(fitted_again(run))
+    result = distillation(run.emergence, run.learned().samples, students, run.settings)
+    return replace(result, layer=layer)
 
 
 def distillation(
@@ -174,8 +225,8 @@ def distillation(
             features, folder, path = student.features(), student.folder, None
             _require_like_teacher(student.label, features, teacher)
             if folder is not None:
-                claim_folder(folder, settings, teacher.layers, teacher.names, first="samples")
-                path = folder / "samples"
+                path = folder.samples
+                claim_folder(folder.path, settings, teacher.layers, teacher.names, first=path)
             own = fixed.refit(features, path)
             what = f"student {student.label!r}"
             states.append(fixed.fit_regions(what, features, own, folder=folder, bar=bar))
@@ -323,24 +374,13 @@ def train_student(
         random_state=seed,
         device=subject.device,
     )
-    make = partial(
-        extract,
-        module,
-        subject.dataset,
-        subject.layers,
-        grid=grid,
-        preprocess=subject.preprocess,
-        outputs=subject.outputs,
-        precision=subject.precision,
-        batch_size=subject.batch_size,
-        device=subject.device,
-    )
+    make = partial(subject.extract, module, grid)
     return Student(
         f"student at {place.label}",
         recipe.epochs,
         partial(once, folder / "features", FeatureSet, make),
         missed=log.loss[-1],
-        folder=folder / "fits",
+        folder=StateFolder(folder / "fits"),
     )
 
 
@@ -350,13 +390,13 @@ def fitted_again(run: FinishedRun) -> Student:
     Args:
         run: the teacher's.
     """
-    folder = run.folder / "distill" / "again"
-    return Student(FITTED_AGAIN, run.found.epochs[-1], run.features, folder=folder)
+    folder = StateFolder(run.inside.experiment(NAME) / "again")
+    return Student(FITTED_AGAIN, run.emergence.epochs[-1], run.features, folder=folder)
 
 
 def student_folder(run: FinishedRun, place: Place) -> Path:
     """Where everything of one student of a run lies."""
-    return run.folder / "distill" / "students" / file_name(place.label)
+    return run.inside.experiment(NAME) / "students" / file_name(place.label)
 
 
 def _shares_weights(module: nn.Module, teacher: nn.Module) -> bool:

@@ -2,11 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
+import torch
 from torch import Tensor
 
+from emergence_ext.data import boxes_on_grid, find_masks, mask_on_grid, read_boxes
 from emergence_ext.method import Interval, KnowledgePoints, bootstrap_ratio
+from emergence_ext.run import Emergence
+from emergence_ext.store import Saved
+
+NAME: Final = "foreground"  # of the experiment, and of its folder in a run
+
+
+@dataclass(frozen=True, eq=False)
+class Objects(Saved):
+    """Where the objects of some images lie.
+
+    Attributes:
+        names: of the images, `[n]`.
+        inside: which of their regions have their centre on the object, `[n, R]` bool.
+    """
+
+    names: list[str]
+    inside: Tensor
+
+    def by_name(self) -> Mapping[str, Tensor]:
+        """Name of an image -> which of its regions lie on the object, `[R]` bool."""
+        return dict(zip(self.names, self.inside, strict=True))
+
+
+def find_objects(e: Emergence, *, boxes: Path | None = None, masks: Path | None = None) -> Objects:
+    """Read boxes or masks, and lay them on the regions of a run.
+
+    Args:
+        e: what the run found.
+        boxes: CSV file, see `data.read_boxes`.
+        masks: folder of masks, see `data.find_masks`.
+
+    Raises:
+        ValueError: neither or both are given, one cannot be read, or there are none for any
+            held-out image.
+        FileNotFoundError: no such file.
+    """
+    if (boxes is None) == (masks is None):
+        raise ValueError("foreground: give either --boxes FILE or --masks DIR")
+    if boxes is not None:
+        by_name = read_boxes(boxes)
+        names, inside = list(by_name), boxes_on_grid(list(by_name.values()), e.grid)
+    if masks is not None:
+        files = find_masks(masks, e.names)
+        rows = [mask_on_grid(path, e.grid) for path in files.values()]
+        names, inside = list(files), torch.stack(rows) if rows else torch.empty(0, 0)
+    if not any(e.names[n] in set(names) for n in e.held_out.nonzero().flatten().tolist()):
+        raise ValueError(
+            f"foreground: boxes or masks are there for none of the {int(e.held_out.sum())} "
+            f"held-out images; names are as in the table of images, such as {e.names[0]!r}"
+        )
+    return Objects(names, inside)
 
 
 @dataclass(frozen=True)
@@ -46,3 +102,14 @@ def foreground(points: KnowledgePoints, inside: Tensor, random_state: int = 0) -
         for mask in (points.point, points.reliable)
     ]
     return Foreground(len(inside), shares[0], shares[1], float(inside.float().mean()))
+
+
+def share_of_points(e: Emergence, objects: Objects, layer: int = -1) -> Foreground:
+    """Count the knowledge points of held-out images on their objects, in a layer of a run.
+
+    Images without an object that is given stay out.
+    """
+    inside = objects.by_name()
+    known = [n for n in e.held_out.nonzero().flatten().tolist() if e.names[n] in inside]
+    on_object = torch.stack([inside[e.names[n]] for n in known])
+    return foreground(e.points(-1, layer).subset(torch.tensor(known)), on_object)

@@ -1,5 +1,1 @@
-"""The report: a run directory in, one HTML file that opens offline out."""
-
-from emergence_ext.report.html.write import write_report
-
-__all__ = ["write_report"]
+"""Pages that open offline: from files in a folder to one HTML file, nothing requested."""

@@ -1,23 +1,22 @@
-"""Writing the report of a run."""
+"""Writing the page of a run from the tables and figures that lie in its folder."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from emergence_ext.report.html.experiments import EXPERIMENTS
+from emergence_ext.report.emergence_text import IMAGES_TABLE, SECTIONS
+from emergence_ext.report.experiments import EXPERIMENTS
+from emergence_ext.report.files import FIGURES, TABLES
 from emergence_ext.report.html.page import page_part, render
 from emergence_ext.report.html.pictures import Picture, read_pictures
-from emergence_ext.report.html.run import Table, read_run, read_table
-from emergence_ext.report.html.sections import (
-    IMAGES_TABLE,
-    SECTIONS,
-    FigureText,
-    SectionText,
-    TableText,
-)
+from emergence_ext.report.html.run import describe, shown_number
+from emergence_ext.report.html.tables import Table, read_table
+from emergence_ext.report.words import FigureText, SectionText, TableText
+from emergence_ext.run import Config, RunFolder
 from emergence_ext.store import write_file
 
 logger = logging.getLogger(__name__)
@@ -35,7 +34,12 @@ class Section:
     missing: list[str]
 
 
-def write_report(run_dir: Path | str) -> Path:
+def write_page(
+    run_dir: Path | str,
+    *,
+    headline: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
+) -> Path:
     """Write `report.html` into a run directory: one file with all figures and tables, for offline.
 
     Experiments that were done with the run have sections of their own, behind those of the run.
@@ -45,39 +49,44 @@ def write_report(run_dir: Path | str) -> Path:
     Args:
         run_dir: a folder with `config.json`, `figures/*.png|svg` and `tables/*.csv`, and the same
             in a folder for each experiment.
+        headline: name -> `value`, `explain`, and `low`, `high`, `unit` of the numbers at the top.
+        warnings: what to know before believing the numbers.
 
     Returns:
         The path of the report.
 
     Raises:
         FileNotFoundError: no `config.json` there.
-        ValueError: a damaged `config.json`, or one of a newer format.
+        StoreError: a damaged `config.json`, or one of a newer format.
         ImportError: jinja2 is not installed.
     """
-    folder = Path(run_dir)
-    run = read_run(folder)
-    places = {"": folder} | {f"{e.anchor}/": folder / e.anchor for e in EXPERIMENTS}
+    inside = RunFolder(Path(run_dir))
+    places = {"": inside.path} | {
+        f"{e.section.anchor}/": inside.experiment(e.section.anchor) for e in EXPERIMENTS
+    }
     pictures = read_pictures(
         {
             prefix + path.stem: path
             for prefix, place in places.items()
-            for path in sorted((place / "figures").glob("*.png"))
+            for path in sorted((place / FIGURES).glob("*.png"))
         }
     )
     tables = {
         prefix + path.stem: table
         for prefix, place in places.items()
-        for path in sorted((place / "tables").glob("*.csv"))
+        for path in sorted((place / TABLES).glob("*.csv"))
         if (table := read_table(path))
     }
     sections = [_section(text, pictures, tables) for text in SECTIONS]
     sections += [_further(_FURTHER, SECTIONS, "", pictures, tables)]
-    done = [_experiment(text, pictures, tables) for text in EXPERIMENTS]
+    done = [_experiment(text, pictures, tables) for text in (e.section for e in EXPERIMENTS)]
     page = render(
         "report/html/page.html",
         page_part("report/html/page.css"),
         page_part("report/html/page.js"),
-        run=run,
+        run=describe(Config.read(inside.config)),
+        headline=[shown_number(name, entry) for name, entry in (headline or {}).items()],
+        warnings=warnings,
         sections=[s for s in (*sections, *done) if s.figures or s.tables],
         absent=[
             s.text.title
@@ -87,10 +96,9 @@ def write_report(run_dir: Path | str) -> Path:
         images=tables.get(IMAGES_TABLE.name),
         images_text=IMAGES_TABLE,
     )
-    path = folder / "report.html"
-    write_file(path, page)
-    logger.info("report: wrote %s", path)
-    return path
+    write_file(inside.report, page)
+    logger.info("report: wrote %s", inside.report)
+    return inside.report
 
 
 def _section(text: SectionText, pictures: dict[str, Picture], tables: dict[str, Table]) -> Section:

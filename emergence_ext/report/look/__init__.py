@@ -1,34 +1,9 @@
-"""Contact sheets: one function a technique, from a network and its images to what is shown."""
+"""Contact sheets: ways to look inside a network, each with its figures, tables and a page of all.
 
-from collections.abc import Callable, Mapping
-from typing import Final
+Here networks run: what is shown is not kept with a run.
+"""
 
-from emergence_ext.report.look.activations import activations
-from emergence_ext.report.look.annotators import annotators
-from emergence_ext.report.look.attributes import attributes
-from emergence_ext.report.look.codes import codes
-from emergence_ext.report.look.correspondence import correspondence
-from emergence_ext.report.look.excite import excite
-from emergence_ext.report.look.filters import filters
-from emergence_ext.report.look.fooling import fooling
-from emergence_ext.report.look.gradients import gradients
-from emergence_ext.report.look.inversion import inversion
-from emergence_ext.report.look.occlusion import occlusion
 from emergence_ext.report.look.sheet import Scene, Sheet
+from emergence_ext.report.look.sheets import TECHNIQUES, Looked, look, some_images
 
-__all__ = ["TECHNIQUES", "Scene", "Sheet"]
-
-TECHNIQUES: Final[Mapping[str, Callable[[Scene], Sheet]]] = {
-    "activations": activations,
-    "filters": filters,
-    "excite": excite,
-    "codes": codes,
-    "occlusion": occlusion,
-    "gradients": gradients,
-    "inversion": inversion,
-    "correspondence": correspondence,
-    "attributes": attributes,
-    "fooling": fooling,
-    "annotators": annotators,
-}
-"""Every technique by its name, in the order in which they are shown."""
+__all__ = ["TECHNIQUES", "Looked", "Scene", "Sheet", "look", "some_images"]

@@ -12,8 +12,8 @@ from emergence_ext import figures
 from emergence_ext.lookinside.activations import Sparsity, sparsity
 from emergence_ext.lookinside.activations import activations as activate
 from emergence_ext.network import load_weights
+from emergence_ext.report.files import Row
 from emergence_ext.report.look.sheet import Scene, Sheet, pictures
-from emergence_ext.report.tables import Row
 from emergence_ext.run import Subject, file_name
 
 IMAGES: Final = 4

@@ -8,9 +8,9 @@ import torch
 
 from emergence_ext import figures
 from emergence_ext.lookinside.annotators import PEOPLE, Comparison, Labels, compare, read_labels
+from emergence_ext.report.files import Row, interval
 from emergence_ext.report.look.attributes import AMONG, network_logits
 from emergence_ext.report.look.sheet import Scene, Sheet, pictures
-from emergence_ext.report.tables import Row, interval
 
 SHOWN: Final = 12
 """Images that network and people see most differently."""

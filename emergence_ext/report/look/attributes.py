@@ -19,8 +19,8 @@ from emergence_ext.lookinside.attributes import (
     read_attributes,
 )
 from emergence_ext.lookinside.targets import dataset_logits
+from emergence_ext.report.files import Row, interval
 from emergence_ext.report.look.sheet import Scene, Sheet, pictures
-from emergence_ext.report.tables import Row, interval
 
 EXAMPLES: Final = 5
 """Images below a panel, from the least to the largest value."""
@@ -67,7 +67,7 @@ def attributes(scene: Scene) -> Sheet:
 def network_logits(scene: Scene) -> Tensor:
     """Logits of all images, `[N, C]`, those of the run where there is one."""
     if scene.run is not None:
-        return scene.run.found.z[-1]
+        return scene.run.emergence.z[-1]
     subject = scene.subject
     return dataset_logits(
         subject.module,

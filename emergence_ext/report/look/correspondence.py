@@ -28,8 +28,8 @@ from emergence_ext.lookinside.correspondence import (
 from emergence_ext.lookinside.stream import maps_of_layers
 from emergence_ext.method import bootstrap_ratio
 from emergence_ext.network import regions
+from emergence_ext.report.files import Row, interval
 from emergence_ext.report.look.sheet import Scene, Sheet, pictures
-from emergence_ext.report.tables import Row, interval
 from emergence_ext.run import file_name
 
 PAIRS: Final = 6

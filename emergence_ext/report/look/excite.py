@@ -17,8 +17,8 @@ from emergence_ext.lookinside.excite import excite as most_exciting
 from emergence_ext.lookinside.stream import maps_of_layers
 from emergence_ext.method import bootstrap_ratio
 from emergence_ext.network import receptive_field, region_boxes
+from emergence_ext.report.files import Row, interval
 from emergence_ext.report.look.sheet import Scene, Sheet, pictures
-from emergence_ext.report.tables import Row, interval
 from emergence_ext.run import file_name
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def _directions(scene: Scene, layer: str, K: int) -> dict[str, Tensor]:
         "channel": torch.eye(K)[channels],
         "random": random_directions(min(COMPARED, K), K, scene.random_state),
     }
-    if scene.run is not None and layer in scene.run.found.layers:
+    if scene.run is not None and layer in scene.run.emergence.layers:
         learned = scene.run.learned()
         Lambda = learned.regional[layer].Lambda_.float()
         if Lambda.shape[1] == K:
@@ -111,7 +111,7 @@ def _names(scene: Scene, layer: str, kinds: Mapping[str, Tensor]) -> list[str]:
     }
     if "mu" in kinds and scene.run is not None:
         called["Lambda"] = [f"Lambda row {d + 1}" for d in range(len(kinds["Lambda"]))]
-        called["mu"] = [f"mu {name.replace('_', ' ')}" for name in scene.run.found.categories]
+        called["mu"] = [f"mu {name.replace('_', ' ')}" for name in scene.run.emergence.categories]
     return [name for kind in kinds for name in called[kind]]
 
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from emergence_ext import figures
 from emergence_ext.lookinside.filters import Filters, Smoothness, smoothness
 from emergence_ext.lookinside.filters import filters as filters_of
+from emergence_ext.report.files import Row
 from emergence_ext.report.look.sheet import Scene, Sheet
-from emergence_ext.report.tables import Row
 from emergence_ext.run import file_name
 
 FIRST: Final = 128

@@ -11,8 +11,8 @@ from emergence_ext import figures
 from emergence_ext.lookinside.fooling import Fooling, fool
 from emergence_ext.network import moved_to
 from emergence_ext.render import noise
+from emergence_ext.report.files import Row
 from emergence_ext.report.look.sheet import Scene, Sheet, pictures
-from emergence_ext.report.tables import Row
 
 SHOWN: Final = 4
 """Images, and as many times noise."""

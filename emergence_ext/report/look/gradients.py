@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from emergence_ext import figures
 from emergence_ext.lookinside import gradients as methods
+from emergence_ext.report.files import Row
 from emergence_ext.report.look.sheet import Scene, Sheet, pictures, sentence
-from emergence_ext.report.tables import Row
 
 IMAGES: Final = 8
 """Images on a sheet."""

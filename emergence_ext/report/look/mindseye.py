@@ -26,10 +26,15 @@ from emergence_ext.mindseye import (
     minds_eye,
 )
 from emergence_ext.render import direction, maps_of, measure, noise
-from emergence_ext.report import tables
+from emergence_ext.report.files import Row
+from emergence_ext.report.look.mindseye_rows import (
+    direction_note,
+    facet_channels,
+    facet_members,
+    facet_note,
+    facet_scores,
+)
 from emergence_ext.report.look.sheet import Sheet, pictures
-from emergence_ext.report.tables import Row
-from emergence_ext.report.tables.mindseye import direction_note, facet_note
 from emergence_ext.run import FinishedRun, Subject, file_name
 
 TOP_K: Final = 64
@@ -122,15 +127,15 @@ def facet_sheet(
     }
     several = any(len(x) > 1 for x in counts.values())
     named = [(f"{name} k={k}" if several else name, eye) for (name, k), eye in found.items()]
-    scores = tables.facet_scores(named, given.names, _output_columns(given, named))
+    scores = facet_scores(named, given.names, _output_columns(given, named))
     sheet = Sheet(
         "The Mind's Eye",
         _TEXT,
         _facet_figures(given, counts, found, named),
         {
             "scores": scores,
-            "members": tables.facet_members(named, given.names),
-            "channels": tables.facet_channels(named),
+            "members": facet_members(named, given.names),
+            "channels": facet_channels(named),
         },
         [*map(facet_note, scores), *_hidden_channels(given.images)],
     )
@@ -326,7 +331,7 @@ def _along(
     random_state: int,
 ) -> tuple[Row, Tensor]:
     """What came of noise `[1, channels, H', W']` along a category's direction, and the image."""
-    found, c = run.found, run.found.categories.index(category)
+    found, c = run.emergence, run.emergence.categories.index(category)
     vector = projection.Lambda_.t() @ found.frame.directions[c]
     objective = direction(subject.layers[layer], vector.to(start.device))
     image = schedule.run(

@@ -14,8 +14,8 @@ from emergence_ext.data import Samples, balanced_order
 from emergence_ext.lookinside import occlusion as hide
 from emergence_ext.lookinside.stream import layer_maps
 from emergence_ext.method import mean_interval, spearman
+from emergence_ext.report.files import Row
 from emergence_ext.report.look.sheet import Scene, Sheet, pictures, sentence
-from emergence_ext.report.tables import Row
 from emergence_ext.run import FinishedRun, file_name
 from emergence_ext.studies.shapley import Shapley
 
@@ -133,7 +133,7 @@ def _regions(scene: Scene) -> tuple[dict[str, Figure], list[Row], list[str]]:
         except ValueError as error:
             notes.append(sentence(f"{layer} has no regions: {error}"))
             continue
-        grid = (min(own[0], SIDE), min(own[1], SIDE)) if run is None else run.found.grid
+        grid = (min(own[0], SIDE), min(own[1], SIDE)) if run is None else run.emergence.grid
         if own[0] < grid[0] or own[1] < grid[1]:
             notes.append(
                 f"{layer}: its map of {own[0]} x {own[1]} is smaller than the run's grid of "
@@ -202,21 +202,21 @@ def _others(
         places = values.index.tolist()
         of_layer = values.values[values.layers.index(layer)]
         found[SHAPLEY] = of_layer[[places.index(i) for i in shown]]
-    if run is not None and layer in run.found.layers:
-        places = run.found.region_images.tolist()
-        w = run.found.w[-1, run.found.layers.index(layer)][[places.index(i) for i in shown]]
+    if run is not None and layer in run.emergence.layers:
+        places = run.emergence.region_images.tolist()
+        w = run.emergence.w[-1, run.emergence.layers.index(layer)][[places.index(i) for i in shown]]
         found[W] = w * w.shape[1] - 1
     return found
 
 
 def _weighed(scene: Scene, run: FinishedRun, values: Shapley | None) -> list[int]:
     """As many images that w, and Shapley values, are known of; those asked for come first."""
-    known = (run.found.region_images if values is None else values.index).tolist()
+    known = (run.emergence.region_images if values is None else values.index).tolist()
     asked = [i for i in scene.images if i in known]
     others = sorted(set(known) - set(asked))
-    chosen = balanced_order(run.found.y[others], scene.random_state)
+    chosen = balanced_order(run.emergence.y[others], scene.random_state)
     more = [others[k] for k in chosen[: len(scene.images) - len(asked)].tolist()]
-    return asked + sorted(more, key=lambda i: (int(run.found.y[i]), i))
+    return asked + sorted(more, key=lambda i: (int(run.emergence.y[i]), i))
 
 
 def _shapley(run: FinishedRun | None) -> Shapley | None:

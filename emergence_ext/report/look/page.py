@@ -9,7 +9,7 @@ from typing import Final
 
 from emergence_ext.report.html.page import page_part, render
 from emergence_ext.report.html.pictures import read_pictures
-from emergence_ext.report.html.run import read_table
+from emergence_ext.report.html.tables import read_table
 from emergence_ext.report.look.sheet import Scene
 from emergence_ext.store import write_file
 

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from emergence_ext.report.tables import Row
+from emergence_ext.report.files import Row
 from emergence_ext.run import FinishedRun, Subject
 
 

@@ -1,45 +1,8 @@
-"""What the report says: its sections in reading order, and how to read each figure and table."""
+"""What the report says of a run: its sections in reading order, and how to read each figure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class FigureText:
-    """The words around one figure."""
-
-    name: str  # the file is figures/NAME.png; of an experiment EXPERIMENT/NAME, see write.py
-    title: str
-    caption: str
-    reading: str
-
-
-@dataclass(frozen=True)
-class TableText:
-    """The words around one table."""
-
-    name: str  # the file is tables/NAME.csv; of an experiment EXPERIMENT/NAME
-    title: str
-    caption: str
-
-    @property
-    def file(self) -> str:
-        """The file, from the run directory."""
-        folder, slash, name = self.name.rpartition("/")
-        return f"{folder}{slash}tables/{name}.csv"
-
-
-@dataclass(frozen=True)
-class SectionText:
-    """One section: an introduction, then its figures and tables."""
-
-    anchor: str
-    title: str
-    intro: str
-    figures: tuple[FigureText, ...] = ()
-    tables: tuple[TableText, ...] = ()
-
+from emergence_ext.report.words import FigureText, SectionText, TableText
 
 SECTIONS = (
     SectionText(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from emergence_ext.mindseye import MindsEye
-from emergence_ext.report.tables.rows import Row
+from emergence_ext.report.files import Row
 
 
 def facet_members(eyes: Iterable[tuple[str, MindsEye]], names: Sequence[str]) -> list[Row]:

@@ -13,9 +13,18 @@ from tqdm import tqdm
 
 from emergence_ext.data import Samples, balanced_order
 from emergence_ext.lookup import nearest
-from emergence_ext.report import tables
-from emergence_ext.report.drawing import save
-from emergence_ext.report.look import TECHNIQUES
+from emergence_ext.report.files import save_figure, write_table
+from emergence_ext.report.look.activations import activations
+from emergence_ext.report.look.annotators import annotators
+from emergence_ext.report.look.attributes import attributes
+from emergence_ext.report.look.codes import codes
+from emergence_ext.report.look.correspondence import correspondence
+from emergence_ext.report.look.excite import excite
+from emergence_ext.report.look.filters import filters
+from emergence_ext.report.look.fooling import fooling
+from emergence_ext.report.look.gradients import gradients
+from emergence_ext.report.look.inversion import inversion
+from emergence_ext.report.look.occlusion import occlusion
 from emergence_ext.report.look.page import Shown, write_page
 from emergence_ext.report.look.sheet import Scene, Sheet
 
@@ -26,6 +35,21 @@ SHOWN: Final = 10
 
 # What a technique raises where a network or its images do not allow it. Anything else is a defect.
 _REFUSALS = (ValueError, TypeError, ImportError, NotImplementedError, RuntimeError, MemoryError)
+
+TECHNIQUES: Final[Mapping[str, Callable[[Scene], Sheet]]] = {
+    "activations": activations,
+    "filters": filters,
+    "excite": excite,
+    "codes": codes,
+    "occlusion": occlusion,
+    "gradients": gradients,
+    "inversion": inversion,
+    "correspondence": correspondence,
+    "attributes": attributes,
+    "fooling": fooling,
+    "annotators": annotators,
+}
+"""Every technique by its name, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +152,9 @@ def _made(name: str, scene: Scene, refused: dict[str, str]) -> Sheet | None:
 def _written(sheet: Sheet, folder: Path) -> Shown:
     """Write the files of a sheet."""
     for name, figure in sheet.figures.items():
-        save(figure, folder / name)
+        save_figure(figure, folder / name)
     for name, rows in sheet.tables.items():
-        tables.write(folder / f"{name}.csv", rows)
+        write_table(folder / f"{name}.csv", rows)
     return Shown(
         sheet.title, sheet.text, list(sheet.notes), list(sheet.figures), list(sheet.tables)
     )

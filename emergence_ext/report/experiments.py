@@ -1,0 +1,69 @@
+"""The experiments that a report has a section for, and how each gets into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from emergence_ext.report import (
+    attack,
+    compare,
+    controls,
+    distill,
+    foreground,
+    paper_tables,
+    shapley,
+)
+from emergence_ext.report.files import Drawings, Tables, remove_others, write_results
+from emergence_ext.report.words import SectionText
+from emergence_ext.run import FinishedRun
+from emergence_ext.store import Saved
+from emergence_ext.studies.attacked import Attack
+from emergence_ext.studies.compare import Comparison
+from emergence_ext.studies.controls import Controls
+from emergence_ext.studies.distill import Distillation
+from emergence_ext.studies.foreground import Objects
+from emergence_ext.studies.paper_tables import PaperTables
+from emergence_ext.studies.shapley import Shapley
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment that was done with a run and lies in a folder of it.
+
+    Attributes:
+        section: the words about it; its anchor names the folder, and the result in there.
+        kind: the class of that result.
+        tables: the result and the run -> tables.
+        figures: the result and the run -> figures.
+    """
+
+    section: SectionText
+    kind: type[Saved]
+    tables: Callable[[Any, FinishedRun], Tables]
+    figures: Callable[[Any, FinishedRun], Drawings]
+
+    def write(self, run: FinishedRun, path: Path) -> None:
+        """Write tables and figures beside the saved result at a path of the run."""
+        result = self.kind.load(path)
+        tables, drawings = self.tables(result, run), self.figures(result, run)
+        write_results(path.parent, tables, drawings)
+        remove_others(path.parent, tables, drawings)
+
+
+EXPERIMENTS: Final = (
+    Experiment(paper_tables.SECTION, PaperTables, paper_tables.tables, paper_tables.figures),
+    Experiment(controls.SECTION, Controls, controls.tables, controls.figures),
+    Experiment(attack.SECTION, Attack, attack.tables, attack.figures),
+    Experiment(shapley.SECTION, Shapley, shapley.tables, shapley.figures),
+    Experiment(distill.SECTION, Distillation, distill.tables, distill.figures),
+    Experiment(foreground.SECTION, Objects, foreground.tables, foreground.figures),
+)
+"""In the order of the report."""
+
+COMPARISON: Final = Experiment(
+    SectionText("compare", "Comparison", ""), Comparison, compare.tables, compare.figures
+)
+"""Of two runs or checkpoints; any number of them, each in a folder of its own in `compare/`."""

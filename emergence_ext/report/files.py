@@ -1,0 +1,86 @@
+"""What a report consists of on disk: tables as CSV, figures as PNG and SVG, in a folder of each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from emergence_ext.method import Interval
+from emergence_ext.store import write_file
+
+logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+Tables = Mapping[str, Sequence[Row]]
+Drawings = Mapping[str, Callable[[], Figure] | str]
+"""Name of a figure -> what draws it, or why there is none."""
+
+TABLES: Final = "tables"
+FIGURES: Final = "figures"
+NO_IMAGES: Final = "the images of the run are not there"
+
+
+def interval(name: str, x: Interval | None, none: str = "no points") -> Row:
+    """Columns of a value and the ends of its interval; a value that is not there is named."""
+    if x is None or x.value != x.value:
+        return {name: none, f"{name}, low": None, f"{name}, high": None}
+    return {name: x.value, f"{name}, low": x.low, f"{name}, high": x.high}
+
+
+def write_results(folder: Path, tables: Tables, drawings: Drawings) -> None:
+    """Write tables and figures into a folder; why a figure cannot be drawn is logged."""
+    for name, rows in tables.items():
+        write_table(folder / TABLES / f"{name}.csv", rows)
+    for name, draw in drawings.items():
+        if isinstance(draw, str):
+            logger.warning("no figure %s: %s", name, draw)
+        else:
+            save_figure(draw(), folder / FIGURES / name)
+
+
+def remove_others(folder: Path, tables: Tables, drawings: Drawings) -> None:
+    """Remove tables and figures of an earlier call that would stay beside those just written.
+
+    Figures that only want images stay as they were drawn when the images were there.
+    """
+    kept = {name for name, draw in drawings.items() if draw == NO_IMAGES or callable(draw)}
+    for kind, names in ((TABLES, set(tables)), (FIGURES, kept)):
+        for old in (folder / kind).glob("*.*"):
+            if old.stem not in names:
+                old.unlink()
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows, all with the same columns, to a CSV file; None and NaN are empty cells."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: _cell(value) for name, value in row.items()})
+    write_file(path, text.getvalue().encode())
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as `path.png` (200 dots per inch) and `path.svg`."""
+    for kind in ("png", "svg"):
+        content = io.BytesIO()
+        # Without a date and with a salt of their own, SVG files of equal figures are equal.
+        with matplotlib.rc_context({"svg.hashsalt": path.name}):
+            figure.savefig(
+                content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
+            )
+        write_file(path.with_name(f"{path.name}.{kind}"), content.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.6g}"
+    return "" if value is None else value

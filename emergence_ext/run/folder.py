@@ -1,0 +1,192 @@
+"""What lies where in a run directory, and what its `config.json` says: the one place that knows."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Self
+
+from emergence_ext.store import StoreError, write_file
+
+FORMAT_VERSION: Final = 1
+STUDY: Final = "study.json"  # beside fits: what they are of
+
+
+@dataclass(frozen=True)
+class StateFolder:
+    """The fits of one state of a network: a checkpoint, or a student."""
+
+    path: Path
+
+    @property
+    def samples(self) -> Path:
+        """M alone; the last checkpoint's is that of the frame."""
+        return self.path / "samples"
+
+    def importance(self, layer: str) -> Path:
+        """The w and v of a layer."""
+        return self.path / f"{file_name(layer)}.importance"
+
+    def regional(self, layer: str) -> Path:
+        """Lambda of a layer."""
+        return self.path / f"{file_name(layer)}.regional"
+
+
+@dataclass(frozen=True)
+class FitsFolder:
+    """The fits of several checkpoints, in one frame."""
+
+    path: Path
+
+    @property
+    def frame(self) -> Path:
+        """The projection of samples that the frame was learned with."""
+        return self.path / "frame"
+
+    def state(self, label: str) -> StateFolder:
+        """The fits of one checkpoint."""
+        return StateFolder(self.path / file_name(label))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run directory. Results are named without a suffix, as `store` takes them."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Settings, versions and hashes, see `Config`."""
+        return self.path / "config.json"
+
+    @property
+    def fits(self) -> FitsFolder:
+        """The fits of the run's own checkpoints."""
+        return FitsFolder(self.path / "fits")
+
+    @property
+    def emergence(self) -> Path:
+        """Everything that the run found."""
+        return self.path / "fits" / "emergence"
+
+    @property
+    def alphas(self) -> Path:
+        """The fits with further weights of the alignment."""
+        return self.path / "fits" / "alphas"
+
+    @property
+    def thumbnails(self) -> Path:
+        """The images, small."""
+        return self.path / "thumbnails"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    @property
+    def holds_results(self) -> bool:
+        """Whether a run has begun to compute here."""
+        return any((self.path / part).is_dir() for part in ("features", "fits"))
+
+    def features(self, label: str) -> Path:
+        """The features of a checkpoint."""
+        return self.path / "features" / file_name(label)
+
+    def strength(self, temperature: float) -> Path:
+        """Strength against entropy at a temperature."""
+        return self.path / "fits" / "temperatures" / f"{temperature:g}"
+
+    def experiment(self, name: str) -> Path:
+        """The folder of everything of one experiment that was done with the run."""
+        return self.path / name
+
+    def result(self, name: str) -> Path:
+        """What that experiment found."""
+        return self.path / name / name
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `config.json` says of a run; the names are its keys.
+
+    Attributes:
+        command: how the run was asked for.
+        settings: of the fits, and what a reader wants to know of the network.
+        subject: how to load network and images, see `SubjectSpec`; None where nobody wrote it down.
+        hashes: of what the results depend on.
+        layers, categories: names.
+        versions: of what computed.
+        git: commit of the package's checkout.
+        checkpoints: label, epoch and accuracy of each.
+        bad_images: name and reason of each that was left out.
+        warnings: what went wrong while computing.
+        format_version: of the run directory.
+    """
+
+    command: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    subject: dict[str, Any] | None = None
+    hashes: dict[str, Any] = field(default_factory=dict)
+    layers: list[Any] = field(default_factory=list)
+    versions: dict[str, Any] = field(default_factory=dict)
+    git: str = ""
+    categories: list[Any] = field(default_factory=list)
+    checkpoints: list[Any] = field(default_factory=list)
+    bad_images: list[Any] = field(default_factory=list)
+    warnings: list[Any] = field(default_factory=list)
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a `config.json`; what it does not say is empty, what is not known is passed over.
+
+        Raises:
+            FileNotFoundError: no such file.
+            StoreError: no JSON object, a newer format, or an entry of another kind.
+        """
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"run: {path.parent} holds no run; `emergence run --out {path.parent}` makes one"
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise StoreError(f"run: {path} is no JSON ({error}); run again to write it") from error
+        if not isinstance(entries, dict):
+            raise StoreError(f"run: {path} must hold an object, got {type(entries).__name__}")
+        version = entries.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise StoreError(
+                f"run: {path} has format version {version!r}, this program reads up to "
+                f"{FORMAT_VERSION}. Use the version that wrote it, or a newer one."
+            )
+        empty = cls()
+        given = {}
+        for name in (entry.name for entry in fields(cls)):
+            value, kind = entries.get(name), type(getattr(empty, name))
+            if value is None:
+                continue
+            if not isinstance(value, dict if name == "subject" else kind):
+                raise StoreError(
+                    f"run: {name!r} in {path} must be a {kind.__name__}, got {type(value).__name__}"
+                )
+            given[name] = value
+        return cls(**given)
+
+    def write(self, path: Path) -> None:
+        """Write it as a `config.json`.
+
+        Raises:
+            ValueError: a number that is not finite.
+        """
+        write_file(path, json.dumps(asdict(self), indent=1, allow_nan=False).encode())
+
+
+def file_name(label: str) -> str:
+    """A label as a file name of its own: labels may hold anything, slashes among it."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in label)[:80]
+    plain = plain or "_"
+    return plain if plain == label else f"{plain}.{zlib.crc32(label.encode()):08x}"

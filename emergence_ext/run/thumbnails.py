@@ -1,0 +1,80 @@
+"""The images of a run, small enough to be kept with it: figures are drawn again from these."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from emergence_ext.network import receptive_field, region_boxes
+from emergence_ext.run.subject import Subject
+from emergence_ext.store import Saved
+
+logger = logging.getLogger(__name__)
+
+SIDE: Final = 128  # pixels of the longer side, at most
+_WHOLE: Final = 0.8  # of the image: boxes that cover more say nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Thumbnails(Saved):
+    """Images of a run in the order of its data set.
+
+    Attributes:
+        pixels: `[N, channels, H', W']`, uint8.
+        fields: what each region of the last layer sees, `[R, 4]`, top, left, bottom and right in
+            pixels of these images; `[0, 4]` where that is unknown, or nearly the whole image.
+    """
+
+    pixels: Tensor
+    fields: Tensor
+
+    def images(self, index: Tensor) -> Tensor:
+        """Some of the images in 0..1, `[n, channels, H', W']`."""
+        return self.pixels[index].float() / 255
+
+    @classmethod
+    def of(cls, subject: Subject, grid: tuple[int, int]) -> Thumbnails:
+        """Shrink the images of a subject, and find what the regions of its last layer see.
+
+        Args:
+            subject: network and images.
+            grid: `(H, W)` of the regions.
+        """
+        shrunk = [_shrunk(subject.dataset[n][0]) for n in range(len(subject.dataset))]
+        return cls(torch.stack(shrunk), _fields(subject, grid, shrunk[0]))
+
+
+def _shrunk(image: Tensor) -> Tensor:
+    """An image `[channels, H, W]` in 0..1 as uint8, its longer side `SIDE` at most."""
+    ratio = SIDE / max(image.shape[1:])
+    if ratio < 1:
+        size = [max(1, round(ratio * side)) for side in image.shape[1:]]
+        image = functional.interpolate(
+            image[None].float(), size, mode="bilinear", align_corners=False, antialias=True
+        )[0]
+    return (255 * image).round().clamp(0, 255).byte()
+
+
+def _fields(subject: Subject, grid: tuple[int, int], thumbnail: Tensor) -> Tensor:
+    """The boxes of `Thumbnails.fields`."""
+    nothing = torch.zeros(0, 4, dtype=torch.int64)
+    image = subject.dataset[0][0]
+    size = (image.shape[1], image.shape[2])
+    if subject.preprocess(image[None]).shape[2:] != image.shape[1:]:
+        return nothing
+    try:
+        field = receptive_field(subject.module, list(subject.layers.values())[-1], size)
+    except (ValueError, RuntimeError) as error:
+        logger.debug("no receptive fields: %s", error)
+        return nothing
+    boxes = region_boxes(field, grid).fields
+    area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).float().mean()
+    if area >= _WHOLE * size[0] * size[1]:
+        return nothing
+    scale = torch.tensor([thumbnail.shape[k + 1] / size[k] for k in (0, 1)]).repeat(2)
+    return (boxes * scale).round().long()
