@@ -17,8 +17,9 @@ from emergence_ext.figures.filters import deep_filters, first_filters
 from emergence_ext.figures.fooling import fooling
 from emergence_ext.figures.gradients import attributions
 from emergence_ext.figures.images import importance_maps, point_regions, shared_regions
+from emergence_ext.figures.inputs import Band
 from emergence_ext.figures.inversion import inversions
-from emergence_ext.figures.knowledge import Band, knowledge_curves, tau_curve
+from emergence_ext.figures.knowledge import knowledge_curves, tau_curve
 from emergence_ext.figures.losses import losses
 from emergence_ext.figures.methods import methods
 from emergence_ext.figures.mindseye import facet_embedding, picture_sheet

@@ -12,8 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from emergence_ext.figures.inputs import Array, Sizes
-from emergence_ext.figures.knowledge import Band
+from emergence_ext.figures.inputs import Array, Band, Sizes
 from emergence_ext.figures.style import (
     ACCENT,
     CONTRAST,
@@ -56,9 +55,7 @@ def ablation(
     sizes = Sizes("ablation")
     which = sizes.names("factors", factors, "V")
     told = [literal_name(x, 18) for x in sizes.names("levels", levels, "V")]
-    value, low, high = (
-        sizes.numbers(f"r, {part}", x, "V") for part, x in zip(Band._fields, r, strict=True)
-    )
+    value, low, high = sizes.band("r", r, "V")
     raw = sizes.numbers("raw_r", raw_r, "V")
     usual = sizes.flags("default", default, "V")
     panels = list(dict.fromkeys(which))

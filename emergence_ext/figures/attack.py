@@ -20,8 +20,8 @@ from emergence_ext.figures.images import (
     region_maps,
     show_image,
 )
-from emergence_ext.figures.inputs import Array, Sizes
-from emergence_ext.figures.knowledge import Band, count_axis, name_steps
+from emergence_ext.figures.inputs import Array, Band, Sizes
+from emergence_ext.figures.knowledge import count_axis, name_steps
 from emergence_ext.figures.style import (
     ACCENT,
     CONTRAST,
@@ -78,12 +78,12 @@ def attack_curves(
     figure = new_figure(PAGE, 6.4)
     grid = figure.add_gridspec(3, 6, height_ratios=(1, 1, 0.95))
     both = {"Important for the original": original, "Important for the adversarial": adversarial}
-    states = {title: _rows(sizes, title, band, "2 L") for title, band in both.items()}
+    states = {title: sizes.band(title, band, "2 L") for title, band in both.items()}
     left = figure.add_subplot(grid[0, :3])
     _draw_important([left, figure.add_subplot(grid[0, 3:], sharey=left)], states, names)
     left.set_ylabel(f"regions with p > {tau:g}")
     left.legend(loc="upper left")
-    value, low, high = _rows(sizes, "changes", changes, "3 L")
+    value, low, high = sizes.band("changes", changes, "3 L")
     shown = (
         ("Change of orientation", "1 − cos(h before, h after)"),
         ("Change of strength", "mean | |h| before − after |"),
@@ -99,21 +99,13 @@ def attack_curves(
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         name_steps(axes, names, PAGE / 3 - 0.6)
-    _draw_types(figure.add_subplot(grid[2, :]), _rows(sizes, "types", types, "4 L"), names)
+    _draw_types(figure.add_subplot(grid[2, :]), sizes.band("types", types, "4 L"), names)
     return figure
-
-
-def _rows(sizes: Sizes, name: str, band: Band, letters: str) -> tuple[Array, Array, Array]:
-    value, low, high = (
-        sizes.numbers(f"{name}, {part}", x, letters)
-        for part, x in zip(Band._fields, band, strict=True)
-    )
-    return value, low, high
 
 
 def _draw_important(
     panels: Sequence[Axes],
-    states: Mapping[str, tuple[Array, Array, Array]],
+    states: Mapping[str, Band],
     layers: Sequence[str],
 ) -> None:
     """Draw counts before and after `[2, L]` of each category, on one scale."""
@@ -151,7 +143,7 @@ def _counts(axes: Axes, title: str) -> None:
     count_axis(axes)
 
 
-def _draw_types(axes: Axes, rows: tuple[Array, Array, Array], layers: Sequence[str]) -> None:
+def _draw_types(axes: Axes, rows: Band, layers: Sequence[str]) -> None:
     """Draw counts of the four types `[4, L]` as bars side by side."""
     value, low, high = rows
     for kind, meaning in enumerate(TYPE_MEANINGS):

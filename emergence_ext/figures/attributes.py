@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from emergence_ext.figures.images import as_pixels, show_image
-from emergence_ext.figures.inputs import Array, Sizes
-from emergence_ext.figures.knowledge import Band
+from emergence_ext.figures.inputs import Array, Band, Sizes
 from emergence_ext.figures.style import (
     ACCENT,
     MUTED,

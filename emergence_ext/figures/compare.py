@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from emergence_ext.figures.images import as_pixels, heat, outline, pale, region_maps, show_image
-from emergence_ext.figures.inputs import Array, Sizes
-from emergence_ext.figures.knowledge import Band
+from emergence_ext.figures.inputs import Array, Band, Sizes
 from emergence_ext.figures.style import (
     INK,
     MUTED,
@@ -68,10 +67,7 @@ def layer_differences(
     figure.suptitle(f"A: {a}, B: {b}\n{told}", x=0.01, ha="left", fontsize=7, color=MUTED)
     panels = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes, (title, band) in zip(panels, measures.items(), strict=False):
-        value, low, high = (
-            sizes.numbers(f"{title}, {part}", x, "L columns")
-            for part, x in zip(Band._fields, band, strict=True)
-        )
+        value, low, high = sizes.band(title, band, "L columns")
         axes.set_title(title)
         _draw_measure(axes, value, low, high)
         crowded = 0.062 * (max(map(len, depths)) + 1) * len(depths) > PAGE / 2 - 0.5

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from emergence_ext.figures.images import as_pixels
-from emergence_ext.figures.inputs import Array, Sizes
-from emergence_ext.figures.knowledge import Band
+from emergence_ext.figures.inputs import Array, Band, Sizes
 from emergence_ext.figures.style import (
     ACCENT,
     CONTRAST,
@@ -139,10 +138,7 @@ def correspondence_scores(
     axes.plot(steps, best, "-", color=MUTED, lw=0.8, label="best region of the grid")
     looks = ((ACCENT, "o"), (CONTRAST, "s"))
     for (what, band), (color, mark) in zip(scores.items(), looks, strict=False):
-        value, low, high = (
-            100 * sizes.numbers(f"{what}, {part}", x, "L")
-            for part, x in zip(Band._fields, band, strict=True)
-        )
+        value, low, high = (100 * x for x in sizes.band(what, band, "L"))
         axes.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
         axes.plot(steps, value, f"{mark}-", color=color, ms=4, label=what)
         random = 100 * sizes.numbers("chance", chance[what], "L")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,47 @@ def plain(value: Any) -> Array:
             value = value.double()
         return np.asarray(value.numpy())
     return np.asarray(value)
+
+
+class _Interval(Protocol):
+    """A number that knows the ends of its interval, such as `emergence_ext.method.Interval`."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+_Intervals: TypeAlias = "_Interval | Sequence[_Intervals] | None"
+
+
+class Band(NamedTuple):
+    """A quantity with the ends of its interval, arrays of one shape."""
+
+    value: Any
+    low: Any
+    high: Any
+
+    @classmethod
+    def of(cls, intervals: Sequence[_Intervals]) -> Band:
+        """Collect intervals into three arrays of floats, NaN where there is no interval.
+
+        Args:
+            intervals: objects with `value`, `low` and `high`, or None, in sequences nested to any
+                depth; rows of one level are equally long.
+
+        Raises:
+            ValueError: rows of unequal length.
+        """
+
+        def ends(x: _Intervals, end: str) -> Any:
+            if isinstance(x, Sequence):
+                return [ends(y, end) for y in x]
+            return np.nan if x is None else getattr(x, end)
+
+        return cls(*(np.array(ends(intervals, end), dtype=np.float64) for end in cls._fields))
 
 
 class Sizes:
@@ -55,6 +96,11 @@ class Sizes:
             if size == 0:
                 raise ValueError(f"{told}: there is nothing to draw")
         return array.astype(np.float64)
+
+    def band(self, name: str, band: Band, letters: str) -> Band:
+        """Return `band` as floats of the shape that `letters` names."""
+        ends = zip(Band._fields, band, strict=True)
+        return Band(*(self.numbers(f"{name}, {end}", x, letters) for end, x in ends))
 
     def flags(self, name: str, value: Any, letters: str) -> NDArray[np.bool_]:
         """Return `value` as booleans of the shape that `letters` names."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from emergence_ext.figures.inputs import Array, Sizes
+from emergence_ext.figures.inputs import Array, Band, Sizes
 from emergence_ext.figures.samples import checkpoint_name
 from emergence_ext.figures.style import (
     MUTED,
@@ -23,14 +23,6 @@ from emergence_ext.figures.style import (
 )
 
 _RATIO = "Reliable ratio"
-
-
-class Band(NamedTuple):
-    """A quantity with the ends of its interval, arrays of one shape."""
-
-    value: Any
-    low: Any
-    high: Any
 
 
 @styled
@@ -75,10 +67,7 @@ def knowledge_curves(
     ticks, named = (times, depths) if along == "epochs" else (depths, times)
     panels = figure.subplots(-(-len(shown) // columns), columns, squeeze=False).ravel()
     for axes, (title, band) in zip(panels, shown.items(), strict=True):
-        value, low, high = (
-            sizes.numbers(f"{title}, {part}", x, "T L")
-            for part, x in zip(Band._fields, band, strict=True)
-        )
+        value, low, high = sizes.band(title, band, "T L")
         if along == "layers":
             value, low, high = value.T, low.T, high.T
         axes.set_title(title)

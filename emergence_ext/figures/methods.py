@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from emergence_ext.figures.inputs import Array, Sizes
-from emergence_ext.figures.knowledge import Band
+from emergence_ext.figures.inputs import Array, Band, Sizes
 from emergence_ext.figures.style import (
     ACCENT,
     FAINT,
@@ -57,9 +56,7 @@ def methods(
     sizes = Sizes("methods")
     shown = [literal_name(x, 12) for x in sizes.names("names", names, "M")]
     rows = [literal_name(x, 30) for x in sizes.names("networks", networks, "S")]
-    value, low, high = (
-        sizes.numbers(f"r, {part}", x, "S T M") for part, x in zip(Band._fields, r, strict=True)
-    )
+    value, low, high = sizes.band("r", r, "S T M")
     uncertainty = sizes.numbers("mean_entropy", mean_entropy, "S T")
     at = sizes.numbers("temperatures", temperatures, "T")
     filled = sizes.flags("left_out", left_out, "M")

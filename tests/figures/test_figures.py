@@ -23,6 +23,7 @@ from matplotlib.text import Text
 from emergence_ext import figures
 from emergence_ext.figures import space, style
 from emergence_ext.figures.samples import drawable
+from emergence_ext.method import Interval
 
 HOSTILE = ["$x^2$", "<script>alert(1)</script>", "a$b", "猫 \udcff", "a_very_long_name_" * 20]
 TIMES, LAYERS, SAMPLES, REGIONS = 2, 2, 12, 4
@@ -400,6 +401,17 @@ def test_no_points_is_a_gap_with_a_mark() -> None:
     assert "no points, no ratio" in texts(figure)
     all_gone = figures.knowledge_curves(counts, counts, band(ratio * np.nan), [0, 1], ["a", "b"])
     assert pixels(all_gone)
+
+
+def test_a_band_of_intervals_has_a_gap_where_there_is_none() -> None:
+    one, two = Interval(1, 0, 2), Interval(3, 2, 5)
+    band = figures.Band.of([[one, None], (two, one)])
+    np.testing.assert_array_equal(
+        band, [[[1, np.nan], [3, 1]], [[0, np.nan], [2, 0]], [[2, np.nan], [5, 2]]]
+    )
+    assert [x.shape for x in figures.Band.of([[[one]], [[None]]])] == [(2, 1, 1)] * 3
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        figures.Band.of([[one], [one, two]])
 
 
 def test_counts_of_no_points_at_all_have_whole_ticks() -> None:

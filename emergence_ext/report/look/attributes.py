@@ -121,12 +121,7 @@ def _panel(
         names=[group.name for group in groups if group.name],
         spans=[[group.low, group.high] for group in groups],
         middle=[group.middle for group in groups],
-        accuracy=figures.Band(
-            *(
-                [getattr(group.accuracy, end) for group in groups]
-                for end in ("value", "low", "high")
-            )
-        ),
+        accuracy=figures.Band.of([group.accuracy for group in groups]),
         images=[group.images for group in groups],
         examples=examples,
     )
