@@ -19,7 +19,7 @@ from emergence_ext._version import __version__
 from emergence_ext.method import SampleProjection, image_similarity
 from emergence_ext.network import CheckpointFile, FeatureSet, extract, load_weights
 from emergence_ext.ops import build_info, in_words
-from emergence_ext.run.emerging import Checkpoint, Emergence, Settings, emergence, file_name
+from emergence_ext.run.emerging import Checkpoint, Emergence, emergence, file_name
 from emergence_ext.run.strength import (
     ImportanceStrength,
     StrengthEntropy,
@@ -27,6 +27,7 @@ from emergence_ext.run.strength import (
     strength_entropy,
 )
 from emergence_ext.run.subject import Subject
+from emergence_ext.settings import Backend, Settings
 from emergence_ext.store import StoreError, once, write_file
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def run(
     settings: Settings | None = None,
     *,
     alphas: Sequence[float] = (),
-    backend: str = "auto",
+    backend: Backend = "auto",
     command: str = "",
 ) -> Path:
     """Analyse a network: features, fits, tables, figures and `report.html` in a directory.
@@ -198,7 +199,7 @@ def _sweep(
     last: FeatureSet,
     alphas: Sequence[float],
     settings: Settings,
-    backend: str,
+    backend: Backend,
     folder: Path,
 ) -> list[ImportanceStrength]:
     """Further alphas in the last layer of the finished network."""

@@ -22,7 +22,8 @@ from emergence_ext.method import (
     solve_kappa_p,
 )
 from emergence_ext.network import FeatureSet
-from emergence_ext.run.fixed_frame import Fitted, FixedFrame, Settings, claim_folder, file_name
+from emergence_ext.run.fixed_frame import Fitted, FixedFrame, claim_folder, file_name
+from emergence_ext.settings import Backend, Settings
 from emergence_ext.store import Saved, once
 
 __all__ = [
@@ -93,7 +94,7 @@ class Emergence(Saved):
         """Knowledge points of all images in one layer of one checkpoint."""
         return knowledge_points(self.h[checkpoint, layer], self.frame, self.y, self.tau)
 
-    def entropy(self, checkpoint: int = -1, temperature: float = 1.0) -> Tensor:
+    def entropy(self, checkpoint: int = -1, temperature: float = Settings.temperature) -> Tensor:
         """Entropy of the network's output for all images, `[N]`."""
         return entropy(self.z[checkpoint], temperature)
 
@@ -133,7 +134,7 @@ def emergence(
     *,
     kappa_p: float | None = None,
     folder: Path | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Emergence:
     """Learn the frame on the last checkpoint, hold it, and follow samples and regions through all.
 
@@ -269,7 +270,7 @@ def _learn_frame(
     region_images: Tensor,
     kappa_p: float | None,
     folder: Path | None,
-    backend: str,
+    backend: Backend,
 ) -> FixedFrame:
     """Learn the frame from the fitted images of the last checkpoint."""
     if folder is not None:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from emergence_ext.method import Frame, RegionalProjection, RegionImportance, SampleProjection
 from emergence_ext.network import FeatureSet
-from emergence_ext.run.emerging import Emergence, Settings, file_name
+from emergence_ext.run.emerging import Emergence, file_name
 from emergence_ext.run.subject import Subject, SubjectSpec
+from emergence_ext.settings import Settings
 from emergence_ext.store import StoreError
 
 

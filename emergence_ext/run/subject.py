@@ -16,7 +16,8 @@ from torch import nn
 
 from emergence_ext import data, network
 from emergence_ext.data import Samples
-from emergence_ext.network import CheckpointFile, Precision, load_checkpoints
+from emergence_ext.network import CheckpointFile, load_checkpoints
+from emergence_ext.settings import Precision
 
 DIGITS: Final = "digits"
 """The name, in place of a folder, of the left-out digits that the demo looks at."""

@@ -18,6 +18,7 @@ import torch
 from emergence_ext.method import entropy, pearson
 from emergence_ext.network import FeatureSet, extract, randomise
 from emergence_ext.run import Checkpoint, Emergence, FinishedRun, Subject, emergence, settings_of
+from emergence_ext.settings import Backend
 from emergence_ext.store import once
 
 RANDOM_WEIGHTS: Final = "random weights"
@@ -51,7 +52,7 @@ class Control:
 
 
 def controls(
-    run: FinishedRun, subject: Subject, *, backend: str = "auto", folder: Path | None = None
+    run: FinishedRun, subject: Subject, *, backend: Backend = "auto", folder: Path | None = None
 ) -> list[Control]:
     """Take the controls of a run's network through the fits of the run.
 
