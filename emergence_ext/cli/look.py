@@ -30,7 +30,7 @@ from emergence_ext.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from emergence_ext.report.look.look import Looked
+    from emergence_ext.report.look import Looked
     from emergence_ext.run import FinishedRun, Subject
 
 RunOrNone = Annotated[
@@ -141,9 +141,8 @@ def _look(
     seed: int,
 ) -> Looked:
     """Look at what was loaded, in the way that was asked for."""
-    from emergence_ext.report.look import Scene
-    from emergence_ext.report.look.look import look as make
-    from emergence_ext.report.look.look import some_images
+    from emergence_ext.report.look import Scene, some_images
+    from emergence_ext.report.look import look as make
 
     # It was loaded for this command alone, so nobody misses it where it was.
     subject.module.to(subject.device)

@@ -254,7 +254,7 @@ def _facets_of_run(
     points: bool,
     asked: _Asked,
 ) -> None:
-    from emergence_ext.report import tables
+    from emergence_ext.report.files import Row, write_table
     from emergence_ext.run import file_name
 
     chosen = _chosen(run.emergence, categories, layers, points)
@@ -264,7 +264,7 @@ def _facets_of_run(
             f"facets: expected at most {len(chosen[few][0])}, the images of {few}, got "
             f"{asked.facets}; leave it out with --category"
         )
-    scores: list[tables.Row] = []
+    scores: list[Row] = []
     for category, (index, regions) in chosen.items():
         given = _of_category(run, subject, layers, index, regions, asked.device)
         out = asked.out / file_name(category)
@@ -272,7 +272,7 @@ def _facets_of_run(
         _write(sheet, eyes, out, f"{category}, ")
         scores += [{"category": category, **row} for row in sheet.tables["scores"]]
         # After each category, so that what is done is there if the rest is broken off.
-        tables.write(asked.out / "tables" / "scores.csv", scores)
+        write_table(asked.out / "tables" / "scores.csv", scores)
 
 
 def _chosen(
@@ -333,15 +333,15 @@ def _facets(given: ImageSet, asked: _Asked) -> tuple[Sheet, dict[str, MindsEye]]
 
 def _write(sheet: Sheet, eyes: dict[str, MindsEye], out: Path, of: str = "") -> None:
     """Write figures, tables and films; `of` stands before every note."""
-    from emergence_ext.report import drawing, tables
+    from emergence_ext.report.files import save_figure, write_table
     from emergence_ext.report.film import write_film
     from emergence_ext.report.look.mindseye import film_frames
     from emergence_ext.run import file_name
 
     for name, figure in sheet.figures.items():
-        drawing.save(figure, out / "figures" / name)
+        save_figure(figure, out / "figures" / name)
     for name, rows in sheet.tables.items():
-        tables.write(out / "tables" / f"{name}.csv", rows)
+        write_table(out / "tables" / f"{name}.csv", rows)
     for name, eye in eyes.items():
         try:
             write_film(film_frames(eye), out / "figures" / f"iterations_{file_name(name)}", fps=12)

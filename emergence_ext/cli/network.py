@@ -175,7 +175,7 @@ def run(
             out,
             settings,
             alphas=numbers(alphas, float, "alphas") if alphas else (),
-            backend=backend,
+            backend=backend,  # type: ignore[arg-type]  # refused there
             command=command_line(),
         )
         typer.echo(report.write(finished))

@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from emergence_ext.lookup import optional
+from emergence_ext.settings import Settings
 
 MANIFOLDS: Final = ("t-SNE", "LLE", "Isomap")
 
@@ -28,7 +29,9 @@ class PCA:
         components_: `[dim, E]`, by falling variance; orthonormal rows unless scaled.
     """
 
-    def __init__(self, dim: int = 3, *, standardise: bool = False, whiten: bool = False) -> None:
+    def __init__(
+        self, dim: int = Settings.dim, *, standardise: bool = False, whiten: bool = False
+    ) -> None:
         self.dim = dim
         self.standardise = standardise
         self.whiten = whiten
@@ -76,7 +79,7 @@ class Manifold:
     def __init__(
         self,
         method: Literal["t-SNE", "LLE", "Isomap"],
-        dim: int = 3,
+        dim: int = Settings.dim,
         neighbours: int = 20,
         random_state: int = 0,
     ) -> None:

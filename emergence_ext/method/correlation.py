@@ -6,6 +6,8 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from emergence_ext.settings import Settings
+
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
     """Pearson correlation along the last dimension; NaN where either is constant.
@@ -47,7 +49,7 @@ def spearman(x: Tensor, y: Tensor) -> Tensor:
     return pearson(*ranks).to(x)
 
 
-def entropy(z: Tensor, temperature: float = 1.0) -> Tensor:
+def entropy(z: Tensor, temperature: float = Settings.temperature) -> Tensor:
     """Entropy in nats of `softmax(z / temperature)`, `[N]` for logits `[N, C]`."""
     log_p = torch.log_softmax(z.double() / temperature, dim=1)
     return -(log_p.exp() * log_p).sum(1).to(z.dtype)

@@ -12,6 +12,7 @@ from torch import Tensor
 from emergence_ext.method.frame import unit_rows
 from emergence_ext.method.solver import FitStats, minimise
 from emergence_ext.ops import choose
+from emergence_ext.settings import Backend, Settings
 from emergence_ext.store import Saved
 
 KAPPA_TILDE: Final = 1.5  # of each channel: v spreads the concentration over all K of them
@@ -50,11 +51,11 @@ class RegionImportance(Saved):
     def __init__(
         self,
         kappa_tilde: float | None = None,
-        include_self: bool = True,
-        max_evals: int = 40,
+        include_self: bool = Settings.include_self,
+        max_evals: int = Settings.importance_evals,
         tol: float = 1e-3,
         precision: str = "medium",
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         self.kappa_tilde = kappa_tilde
         self.include_self = include_self

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from emergence_ext.method.frame import Frame
 from emergence_ext.method.intervals import Interval, bootstrap_ratio, bounds, resampled
+from emergence_ext.settings import Settings
 from emergence_ext.store import Saved
 
 SHARED: Final = 0.1  # a second-best category within this of the best shares the region
@@ -32,7 +33,7 @@ class KnowledgePoints(Saved):
     category: Tensor
     runner_up: Tensor
     y: Tensor
-    tau: float = 0.4
+    tau: float = Settings.tau
 
     @property
     def point(self) -> Tensor:
@@ -101,7 +102,9 @@ class PointCount:
     ratio: Interval | None
 
 
-def knowledge_points(h: Tensor, frame: Frame, labels: Tensor, tau: float = 0.4) -> KnowledgePoints:
+def knowledge_points(
+    h: Tensor, frame: Frame, labels: Tensor, tau: float = Settings.tau
+) -> KnowledgePoints:
     """Find regions that are discriminative for some category, and for the right one (Sec. 3.4).
 
     Args:
@@ -130,7 +133,7 @@ def knowledge_points(h: Tensor, frame: Frame, labels: Tensor, tau: float = 0.4) 
     return KnowledgePoints(confidence, best.indices[..., 0], best.values[..., 1], labels, tau)
 
 
-def shared_categories(h: Tensor, frame: Frame, tau: float = 0.4) -> Tensor:
+def shared_categories(h: Tensor, frame: Frame, tau: float = Settings.tau) -> Tensor:
     """Name the two categories that share a region: a knowledge point for one, nearly for the other.
 
     Args:

@@ -14,6 +14,7 @@ from emergence_ext.method.frame import Frame, polar, unit_rows
 from emergence_ext.method.solver import FitStats, best_start, least_squares, minimise
 from emergence_ext.method.vmf import log_mode_density
 from emergence_ext.ops import choose
+from emergence_ext.settings import Backend, Settings
 from emergence_ext.store import Saved
 
 START_STRENGTH: Final = 3.0
@@ -59,15 +60,15 @@ class RegionalProjection(Saved):
     def __init__(
         self,
         frame: Frame,
-        alpha: float = 0.1,
-        include_self: bool = True,
+        alpha: float = Settings.alpha,
+        include_self: bool = Settings.include_self,
         strength_prior: float = 1e-2,
         batch_size: int | None = None,
         normaliser: bool = True,
-        max_evals: int = 60,
+        max_evals: int = Settings.regional_evals,
         tol: float = 1e-3,
         random_state: int = 0,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         if alpha < 0:
             raise ValueError(f"alpha must not be negative, got {alpha}")
@@ -277,9 +278,9 @@ def similarity_loss(
     P: Tensor,
     frame: Frame,
     *,
-    include_self: bool = True,
+    include_self: bool = Settings.include_self,
     normaliser: bool = True,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """`L_similarity = mean_i KL(P[i] || softmax_j T[i])` (Eq. 7-9), a scalar.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from emergence_ext.method.frame import Frame, polar, unit_rows
 from emergence_ext.method.solver import FitStats, least_squares, minimise
 from emergence_ext.method.vmf import ExactKappa, Kappa, log_mode_density
+from emergence_ext.settings import Settings
 from emergence_ext.store import Saved
 
 logger = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ class SampleProjection(Saved):
 
     def __init__(
         self,
-        dim: int = 3,
-        temperature: float = 1.0,
+        dim: int = Settings.dim,
+        temperature: float = Settings.temperature,
         responsibilities: Literal["posterior", "network"] = "network",
         kappa: Callable[[int], Kappa] = ExactKappa,
         strength_prior: float = 1e-3,

@@ -9,9 +9,12 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from emergence_ext.method.frame import unit_rows
+from emergence_ext.settings import Settings
 
 
-def image_similarity(z: Tensor, kappa_p: float, *, include_self: bool = True) -> Tensor:
+def image_similarity(
+    z: Tensor, kappa_p: float, *, include_self: bool = Settings.include_self
+) -> Tensor:
     """`P[i, j] = softmax_j(kappa_p cos(z_i, z_j))`, the probability of image j given image i.
 
     Args:
@@ -28,7 +31,7 @@ def image_similarity(z: Tensor, kappa_p: float, *, include_self: bool = True) ->
     return _softmax(_cosines(z), kappa_p, include_self)
 
 
-def solve_kappa_p(z: Tensor, *, include_self: bool = True) -> float:
+def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> float:
     """Find the `kappa_p` for which a row of P spreads over as many images as one category has.
 
     Solves `mean_i exp(entropy(P[i])) = N / C`. The paper gives no value. Solve it once, on the

@@ -18,7 +18,6 @@ from emergence_ext.network.doctor import format_environment, format_report, insp
 from emergence_ext.network.features import (
     FeatureSet,
     ForwardPass,
-    Precision,
     check_finite,
     extract,
     flat_features,
@@ -41,6 +40,7 @@ from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.network.receptive import receptive_field, region_boxes
 from emergence_ext.network.rectifiers import AsModules, Watch
 from emergence_ext.network.weights import load_weights, randomise
+from emergence_ext.settings import Precision
 
 __all__ = [
     "Above",

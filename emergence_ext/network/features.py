@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from emergence_ext.data import MapStyle, Samples, as_samples
 from emergence_ext.network.hooks import as_map, find_head, find_layers, preserved, recorder, regions
+from emergence_ext.settings import Precision
 from emergence_ext.store import Saved
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["float32", "bfloat16"]
 Grid = Literal["last"] | tuple[int, int]
 
 
@@ -166,7 +166,7 @@ def extract(
     named = dict(layers) if isinstance(layers, Mapping) else {name: name for name in layers}
     if not named:
         raise ValueError("layers: expected at least one layer, got none")
-    if precision not in ("float32", "bfloat16"):
+    if precision not in get_args(Precision):
         raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")

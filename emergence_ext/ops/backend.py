@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import warnings
 from types import ModuleType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import torch
 
 from emergence_ext.ops import fused as ops
 from emergence_ext.ops import library as _library
 from emergence_ext.ops import reference
+from emergence_ext.settings import Backend
 
-BACKENDS: Final = ("auto", "fused", "reference")
+BACKENDS: Final = get_args(Backend)
 _warned: set[str] = set()
 
 
@@ -28,7 +29,7 @@ class Matching(NamedTuple):
     ops: ModuleType
 
 
-def choose(backend: str = "auto", device: torch.device | str = "cpu") -> Matching:
+def choose(backend: Backend = "auto", device: torch.device | str = "cpu") -> Matching:
     """Settle what computes on a device.
 
     Args:
@@ -65,7 +66,7 @@ def choose(backend: str = "auto", device: torch.device | str = "cpu") -> Matchin
     return Matching("reference", reference)
 
 
-def in_words(backend: str = "auto", device: str = "cpu") -> str:
+def in_words(backend: Backend = "auto", device: str = "cpu") -> str:
     """What `choose` takes, for a log."""
     if choose(backend, device).name == "fused":
         if torch.device(device).type == "cuda":

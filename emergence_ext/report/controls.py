@@ -71,11 +71,9 @@ def figures(controls: Controls, run: FinishedRun) -> Drawings:
 
     def knowledge() -> Figure:
         bands = knowledge_bands([(x.emergence, x.checkpoint) for x in networks])
-        del bands["shared"]
+        counts = (bands["total"], bands["reliable"], bands["ratio"])
         names, layers = [x.name for x in networks], run.emergence.layers
-        return draw.knowledge_curves(
-            **bands, epochs=names, layers=layers, along="layers", lines="network"
-        )
+        return draw.knowledge_curves(*counts, names, layers, along="layers", lines="network")
 
     return {"controls": knowledge}
 

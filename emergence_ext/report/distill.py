@@ -77,10 +77,8 @@ def figures(d: Distillation, run: FinishedRun) -> Drawings:
 
     def knowledge() -> Figure:
         bands = knowledge_bands([(e, t) for t in range(len(e.labels))])
-        del bands["shared"]
-        return draw.knowledge_curves(
-            **bands, epochs=e.labels, layers=e.layers, along="layers", lines="network"
-        )
+        counts = (bands["total"], bands["reliable"], bands["ratio"])
+        return draw.knowledge_curves(*counts, e.labels, e.layers, along="layers", lines="network")
 
     return {"knowledge": knowledge, "regions": regions}
 

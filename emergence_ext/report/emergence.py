@@ -225,9 +225,12 @@ def _of_results(e: Emergence, strength: StrengthEntropy) -> dict[str, Callable[[
     accuracies = [e.accuracy(t) for t in range(len(e.labels))]
     h_strength = e.h[-1, -1, e.region_images].norm(dim=-1)
     bands = knowledge_bands([(e, t) for t in range(len(e.labels))])
+    counts = (bands["total"], bands["reliable"], bands["ratio"])
 
     def knowledge(along: Literal["epochs", "layers"]) -> Figure:
-        return draw.knowledge_curves(**bands, epochs=e.labels, layers=e.layers, along=along)
+        return draw.knowledge_curves(
+            *counts, e.labels, e.layers, shared=bands["shared"], along=along
+        )
 
     return {
         "samples": lambda: draw.samples(e.g[-1, out], y, mu, names),

@@ -64,7 +64,7 @@ def animate(
         The file.
     """
     thumbnails = run.thumbnails()
-    images = thumbnails and thumbnails.images(shown_samples(run.emergence))
+    images = None if thumbnails is None else thumbnails.images(shown_samples(run.emergence))
     place = path or run.inside.experiment("animate") / "emergence"
     return film_of(run.emergence, place, images, fps=fps, seconds=seconds)
 

@@ -7,11 +7,12 @@ from emergence_ext.run.address import open_at
 from emergence_ext.run.analyse import run
 from emergence_ext.run.emerging import Checkpoint, Emergence, emergence, stacked
 from emergence_ext.run.finished import FinishedRun, Learned, require_same_network
-from emergence_ext.run.fixed_frame import FixedFrame, Settings, claim_folder
+from emergence_ext.run.fixed_frame import FixedFrame, claim_folder
 from emergence_ext.run.folder import Config, FitsFolder, RunFolder, StateFolder, file_name
 from emergence_ext.run.strength import ImportanceStrength, StrengthEntropy
 from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
 from emergence_ext.run.thumbnails import Thumbnails
+from emergence_ext.settings import Settings
 
 __all__ = [
     "DIGITS",

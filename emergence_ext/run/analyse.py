@@ -20,7 +20,6 @@ from emergence_ext.network import CheckpointFile, FeatureSet, load_weights
 from emergence_ext.ops import build_info, in_words
 from emergence_ext.run.emerging import Checkpoint, Emergence, emergence
 from emergence_ext.run.finished import FinishedRun
-from emergence_ext.run.fixed_frame import Settings
 from emergence_ext.run.folder import Config, RunFolder
 from emergence_ext.run.strength import (
     ImportanceStrength,
@@ -30,6 +29,7 @@ from emergence_ext.run.strength import (
 )
 from emergence_ext.run.subject import Subject
 from emergence_ext.run.thumbnails import Thumbnails
+from emergence_ext.settings import Backend, Settings
 from emergence_ext.store import StoreError, once
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def run(
     settings: Settings | None = None,
     *,
     alphas: Sequence[float] = (),
-    backend: str = "auto",
+    backend: Backend = "auto",
     command: str = "",
 ) -> FinishedRun:
     """Analyse a network: features, fits and what was found of them, saved in a directory.

@@ -22,7 +22,9 @@ from emergence_ext.method import (
     solve_kappa_p,
 )
 from emergence_ext.network import FeatureSet
-from emergence_ext.run.fixed_frame import Fitted, FixedFrame, Settings, claim_folder
+from emergence_ext.run.fixed_frame import Fitted, FixedFrame, claim_folder
+from emergence_ext.run.folder import FitsFolder
+from emergence_ext.settings import Backend, Settings
 from emergence_ext.store import Saved, once
 
 
@@ -123,7 +125,7 @@ def emergence(
     *,
     kappa_p: float | None = None,
     folder: Path | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Emergence:
     """Learn the frame on the last checkpoint, hold it, and follow samples and regions through all.
 
@@ -259,7 +261,7 @@ def _learn_frame(
     region_images: Tensor,
     kappa_p: float | None,
     folder: Path | None,
-    backend: str,
+    backend: Backend,
 ) -> FixedFrame:
     """Learn the frame from the fitted images of the last checkpoint."""
     if folder is not None:

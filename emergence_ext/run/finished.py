@@ -21,7 +21,6 @@ from emergence_ext.method import (
 )
 from emergence_ext.network import FeatureSet
 from emergence_ext.run.emerging import Emergence
-from emergence_ext.run.fixed_frame import Settings
 from emergence_ext.run.folder import Config, RunFolder
 from emergence_ext.run.strength import (
     ImportanceStrength,
@@ -31,6 +30,7 @@ from emergence_ext.run.strength import (
 )
 from emergence_ext.run.subject import Subject, SubjectSpec
 from emergence_ext.run.thumbnails import Thumbnails
+from emergence_ext.settings import Backend, Settings
 from emergence_ext.store import StoreError, exists, once
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class FinishedRun:
         paths = map(self.inside.strength, temperatures(self.settings.temperature))
         return [StrengthEntropy.load(path) for path in paths if exists(path)]
 
-    def other_alphas(self, backend: str = "auto") -> list[ImportanceStrength]:
+    def other_alphas(self, backend: Backend = "auto") -> list[ImportanceStrength]:
         """Return strength against importance in the last layer, for the further alphas of the run.
 
         Args:

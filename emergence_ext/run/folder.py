@@ -164,7 +164,7 @@ class Config:
                 f"{FORMAT_VERSION}. Use the version that wrote it, or a newer one."
             )
         empty = cls()
-        given = {}
+        given: dict[str, Any] = {}
         for name in (entry.name for entry in fields(cls)):
             value, kind = entries.get(name), type(getattr(empty, name))
             if value is None:

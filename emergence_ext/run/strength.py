@@ -19,6 +19,7 @@ from emergence_ext.method import (
     pearson,
     stratified_folds,
 )
+from emergence_ext.settings import Backend, Settings
 from emergence_ext.store import Saved, once
 
 TEMPERATURES: Final = (1.0, 2.0, 4.0)
@@ -78,7 +79,7 @@ def strength_entropy(
     f: Tensor,
     z: Tensor,
     y: Tensor,
-    temperature: float = 1.0,
+    temperature: float = Settings.temperature,
     *,
     make: Callable[[float], SampleProjection] = lambda t: SampleProjection(temperature=t),
     folds: int = 5,
@@ -149,9 +150,9 @@ def importance_strength(
     frame: Frame,
     alphas: Sequence[float] = (0.1, 1.0, 10.0),
     *,
-    max_evals: int = 60,
-    include_self: bool = True,
-    backend: str = "auto",
+    max_evals: int = Settings.regional_evals,
+    include_self: bool = Settings.include_self,
+    backend: Backend = "auto",
     folder: Path | None = None,
 ) -> list[ImportanceStrength]:
     """Correlate `|h|` with `w` for several weights of the alignment (Table 2).

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 import torch
 from torch import nn
 
 from emergence_ext import data, network
 from emergence_ext.data import Samples
-from emergence_ext.network import CheckpointFile, FeatureSet, Precision, load_checkpoints
+from emergence_ext.network import CheckpointFile, FeatureSet, load_checkpoints
+from emergence_ext.settings import Precision
 
 DIGITS: Final = "digits"
 """The name, in place of a folder, of the left-out digits that the demo looks at."""
@@ -49,13 +50,13 @@ class Subject:
     spec: SubjectSpec | None = None
 
     def extract(
-        self, module: nn.Module | None = None, grid: tuple[int, int] | None = None
+        self, module: nn.Module | None = None, grid: tuple[int, int] | Literal["last"] = "last"
     ) -> FeatureSet:
         """Extract the features of all images and layers.
 
         Args:
             module: another network of the same layers; None: the subject's, as it is.
-            grid: `(H, W)` of the regions; None: the last layer's own.
+            grid: `(H, W)` of the regions, or the last layer's own.
         """
         return network.extract(
             self.module if module is None else module,

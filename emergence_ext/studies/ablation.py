@@ -22,6 +22,7 @@ from emergence_ext.method import (
     pearson,
     solve_kappa_p,
 )
+from emergence_ext.settings import Backend, Settings
 from emergence_ext.store import Saved, once
 
 logger = logging.getLogger(__name__)
@@ -60,12 +61,12 @@ class Choices:
             or the network's probabilities at temperature 1.
     """
 
-    alpha: float = 0.1
+    alpha: float = Settings.alpha
     images: int = 100
     kappa_p: float = 1.0
     kappa_tilde: float = KAPPA_TILDE
-    importance_evals: int = 40
-    include_self: bool = True
+    importance_evals: int = Settings.importance_evals
+    include_self: bool = Settings.include_self
     normaliser: bool = True
     centring: Centring = "none"
     similarity: Similarity = "logits"
@@ -136,9 +137,9 @@ def ablation(
     frame: Frame,
     default: Choices | None = None,
     *,
-    regional_evals: int = 60,
+    regional_evals: int = Settings.regional_evals,
     random_state: int = 0,
-    backend: str = "auto",
+    backend: Backend = "auto",
     folder: Path | None = None,
 ) -> list[tuple[str, AblationFit]]:
     """Correlate `|h|` with `w` under each choice, the others at their default (Table 2).
@@ -214,7 +215,7 @@ def _fit(
     frame: Frame,
     choices: Choices,
     regional_evals: int,
-    backend: str,
+    backend: Backend,
 ) -> AblationFit:
     """Learn w, v and Lambda on the first images, all of them in a balanced order."""
     n = choices.images

@@ -17,6 +17,7 @@ import torch
 from emergence_ext.method import entropy, pearson
 from emergence_ext.network import FeatureSet, randomise
 from emergence_ext.run import Checkpoint, Emergence, FinishedRun, RunFolder, Subject, emergence
+from emergence_ext.settings import Backend
 from emergence_ext.store import Saved, once
 
 NAME: Final = "controls"  # of the experiment, and of its folder in a run
@@ -74,7 +75,7 @@ class Controls(Saved):
         ]
 
 
-def controls(run: FinishedRun, subject: Subject, *, backend: str = "auto") -> Controls:
+def controls(run: FinishedRun, subject: Subject, *, backend: Backend = "auto") -> Controls:
     """Take the controls of a run's network through the fits of the run.
 
     Features and fits are kept in the run, and looked for there. Both controls have the run's

@@ -30,6 +30,7 @@ from emergence_ext.run import (
     file_name,
     stacked,
 )
+from emergence_ext.settings import Backend
 from emergence_ext.store import Saved, once
 from emergence_ext.training import RECIPES, Place, Recipe, distil
 
@@ -192,7 +193,7 @@ def distillation(
     students: Sequence[Student],
     settings: Settings,
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Distillation:
     """Fit every student in the frame of its teacher: M, w, v and Lambda are its own (Fig. 9).
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.method import FitStats
+from emergence_ext.settings import Settings
 from emergence_ext.store import Saved
 
 LOOK: Final = 50  # steps between two looks at the tolerance
@@ -53,7 +54,7 @@ class DRPR(Saved):
 
     def __init__(
         self,
-        dim: int = 3,
+        dim: int = Settings.dim,
         softening: float = 2.0,
         hidden: int = 64,
         learning_rate: float = 0.1,

@@ -25,6 +25,7 @@ from emergence_ext.method import (
     spearman,
     stratified_folds,
 )
+from emergence_ext.settings import Settings
 from emergence_ext.store import Saved, once
 from emergence_ext.studies.drpr import DRPR
 
@@ -214,7 +215,7 @@ def compare(
     temperatures: Sequence[float] = (1.0, 2.0, 4.0),
     *,
     seeds: int = 5,
-    dim: int = 3,
+    dim: int = Settings.dim,
     folds: int = 5,
     random_state: int = 0,
     methods: Sequence[Method] | None = None,

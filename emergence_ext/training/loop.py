@@ -24,6 +24,7 @@ from emergence_ext.network import (
     save_checkpoint,
     write_index,
 )
+from emergence_ext.settings import Precision
 from emergence_ext.store import Saved
 from emergence_ext.training.heads import (
     CachedInputs,
@@ -33,7 +34,7 @@ from emergence_ext.training.heads import (
     remember_inputs,
 )
 from emergence_ext.training.objectives import CrossEntropy, Objective
-from emergence_ext.training.recipes import RECIPES, Precision, Recipe
+from emergence_ext.training.recipes import RECIPES, Recipe
 
 __all__ = [
     "RECIPES",

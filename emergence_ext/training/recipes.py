@@ -1,11 +1,11 @@
 """How to train: the settings of a training, and those that were found good for the own networks."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-__all__ = ["RECIPES", "Precision", "Recipe"]
+from emergence_ext.settings import Precision
 
-Precision = Literal["float32", "bfloat16"]
+__all__ = ["RECIPES", "Recipe"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Recipe:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
         for name, known in (
             ("optimizer", ("adamw", "sgd")),
-            ("precision", ("float32", "bfloat16")),
+            ("precision", get_args(Precision)),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")

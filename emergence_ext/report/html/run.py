@@ -1,4 +1,4 @@
-"""What a page says of a run's configuration; entries may be of any kind and full of hostile names."""
+"""What a page says of a run's configuration, whose entries may be hostile names of any kind."""
 
 from __future__ import annotations
 
