@@ -56,15 +56,15 @@ class Frame(Saved):
         """The same frame, with the concentration of the similarity between images."""
         return replace(self, kappa_p=float(kappa_p))
 
+    # A concentration says on its own which of the two it is.
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        arrays = {"priors": self.priors, "directions": self.directions}
-        return arrays, {"kappa": self.kappa.settings(), "kappa_p": self.kappa_p}
+        arrays, settings = super()._state()
+        return arrays, {**settings, "kappa": self.kappa.settings()}
 
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        return cls(
-            kappa=kappa_from_settings(settings["kappa"]), kappa_p=settings["kappa_p"], **arrays
-        )
+        kappa = kappa_from_settings(settings["kappa"])
+        return super()._from_state(arrays, {**settings, "kappa": kappa})
 
 
 def polar(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,12 @@ from emergence_ext.method.frame import unit_rows
 from emergence_ext.method.solver import FitStats, minimise
 from emergence_ext.ops import choose
 from emergence_ext.settings import Backend, Settings
-from emergence_ext.store import Saved
+from emergence_ext.store import Estimator
 
 KAPPA_TILDE: Final = 1.5  # of each channel: v spreads the concentration over all K of them
 
 
-class RegionImportance(Saved):
+class RegionImportance(Estimator):
     """Weight regions and channels so that their matches reproduce the similarity of images.
 
     `T[i, j] = kappa_tilde sum_r w[j, r] max_s sum_k v[j, k] Fn[j, r, k] Fn[i, s, k]` with unit rows
@@ -47,6 +47,7 @@ class RegionImportance(Saved):
     w_: Tensor
     v_: Tensor
     stats_: FitStats
+    _unsaved = ("backend",)
 
     def __init__(
         self,
@@ -112,26 +113,11 @@ class RegionImportance(Saved):
         self.stats_ = replace(stats, backend=matching.name)
         return self
 
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        parameters = {
-            "kappa_tilde": self.kappa_tilde,
-            "include_self": self.include_self,
-            "max_evals": self.max_evals,
-            "tol": self.tol,
-            "precision": self.precision,
-        }
-        return {"w": self.w_, "v": self.v_}, {
-            "parameters": parameters,
-            "stats": self.stats_.settings(),
-        }
-
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         # What was stored before the precision could be chosen was computed at the highest.
-        new = cls(**{"precision": "highest", **settings["parameters"]})
-        new.w_, new.v_ = arrays["w"], arrays["v"]
-        new.stats_ = FitStats.from_settings(settings["stats"])
-        return new
+        parameters = {"precision": "highest", **settings["parameters"]}
+        return super()._from_state(arrays, {**settings, "parameters": parameters})
 
 
 def on_simplex(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -81,14 +81,6 @@ class KnowledgePoints(Saved):
             self.y[index],
             self.tau,
         )
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        names = ("confidence", "category", "runner_up", "y")
-        return {name: getattr(self, name) for name in names}, {"tau": self.tau}
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        return cls(**arrays, tau=settings["tau"])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ from emergence_ext.method.solver import FitStats, best_start, least_squares, min
 from emergence_ext.method.vmf import log_mode_density
 from emergence_ext.ops import choose
 from emergence_ext.settings import Backend, Settings
-from emergence_ext.store import Saved
+from emergence_ext.store import Estimator
 
 START_STRENGTH: Final = 3.0
 
 
-class RegionalProjection(Saved):
+class RegionalProjection(Estimator):
     """Project regional features so that their best matches reproduce the similarity of images.
 
     `L = L_similarity + alpha L_align + strength_prior * mean |h|^2`, where `L_similarity = mean_i
@@ -53,9 +53,12 @@ class RegionalProjection(Saved):
             left out.
     """
 
+    frame: Frame
     Lambda_: Tensor
     scale_: float
     stats_: FitStats
+    _unprefixed = ("frame",)
+    _unsaved = ("backend",)
 
     def __init__(
         self,
@@ -234,33 +237,6 @@ class RegionalProjection(Saved):
         if bool((F[:1, :1] == F).all()):
             raise ValueError("F: the features of all regions are alike; is this the right layer?")
         return N
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        names = (
-            "alpha",
-            "include_self",
-            "strength_prior",
-            "batch_size",
-            "normaliser",
-            "max_evals",
-            "tol",
-            "random_state",
-        )
-        frame_arrays, frame_settings = self.frame._state()
-        return {"Lambda": self.Lambda_, **frame_arrays}, {
-            "parameters": {name: getattr(self, name) for name in names},
-            "frame": frame_settings,
-            "scale": self.scale_,
-            "stats": self.stats_.settings(),
-        }
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        mixture = {name: x for name, x in arrays.items() if name != "Lambda"}
-        new = cls(Frame._from_state(mixture, settings["frame"]), **settings["parameters"])
-        new.Lambda_, new.scale_ = arrays["Lambda"], settings["scale"]
-        new.stats_ = FitStats.from_settings(settings["stats"])
-        return new
 
 
 class _Images(NamedTuple):

@@ -16,7 +16,7 @@ from emergence_ext.method.frame import Frame, polar, unit_rows
 from emergence_ext.method.solver import FitStats, least_squares, minimise
 from emergence_ext.method.vmf import ExactKappa, Kappa, log_mode_density
 from emergence_ext.settings import Settings
-from emergence_ext.store import Saved
+from emergence_ext.store import Estimator
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ START_STRENGTH: Final = 3.0
 EVALS_PER_ROUND: Final = 20  # evaluations for M between two EM steps
 
 
-class SampleProjection(Saved):
+class SampleProjection(Estimator):
     """Project sample features so that a mixture reads P(y|x) off direction and strength.
 
     `Q_M(y|x) = softmax_y(log pi_y + kappa(|M f|) cos(M f, mu_y))` (Eq. 4) is fitted to `P(y|x) =
@@ -59,6 +59,8 @@ class SampleProjection(Saved):
     M_: Tensor
     frame_: Frame
     stats_: FitStats
+    _unprefixed = ("frame",)
+    _unsaved = ("kappa",)
 
     def __init__(
         self,
@@ -240,25 +242,12 @@ class SampleProjection(Saved):
         f = f.detach().float()
         return f, torch.softmax(z.detach().float() / self.temperature, dim=1)
 
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        arrays, frame = self.frame_._state()
-        parameters = self._parameters()
-        del parameters["kappa"]  # a function; the frame holds what it made
-        settings = {"parameters": parameters, "frame": frame, "stats": self.stats_.settings()}
-        return {"M": self.M_, **arrays}, settings
-
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        mixture = {name: x for name, x in arrays.items() if name != "M"}
-        frame = Frame._from_state(mixture, settings["frame"])
-        new = cls(kappa=lambda dim: frame.kappa, **settings["parameters"])
-        new.M_, new.frame_ = arrays["M"], frame
-        new.stats_ = FitStats.from_settings(settings["stats"])
+        new = super()._from_state(arrays, settings)
+        kappa = new.frame_.kappa
+        new.kappa = lambda dim: kappa  # a function is not stored; the frame holds what it made
         return new
-
-    def _parameters(self) -> dict[str, Any]:
-        names = "dim temperature responsibilities kappa strength_prior max_rounds tol random_state"
-        return {name: getattr(self, name) for name in names.split()}
 
 
 def em_step(g: Tensor, frame: Frame, responsibilities: Tensor | None = None) -> Frame:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -40,15 +40,6 @@ class FitStats:
     def evaluations(self) -> int:
         """Evaluations of the objective after the first."""
         return len(self.losses) - 1
-
-    def settings(self) -> dict[str, Any]:
-        """As JSON."""
-        return {**asdict(self), "losses": list(self.losses)}
-
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> FitStats:
-        """Undo `settings`."""
-        return cls(**{**settings, "losses": tuple(settings["losses"])})
 
 
 def minimise(

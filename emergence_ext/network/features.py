@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -99,29 +99,6 @@ class FeatureSet(Saved):
             raise ValueError(f"layers: no {absent}, there are {list(self.layers)}")
         kept = {name: self.layers[name] for name in layers}
         return FeatureSet(kept, self.grid, self.f, self.z, self.y, self.names, self.categories)
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        arrays = {f"layers/{name}": array for name, array in self.layers.items()}
-        settings = {
-            "layers": list(self.layers),
-            "grid": list(self.grid),
-            "names": self.names,
-            "categories": self.categories,
-        }
-        return {**arrays, "f": self.f, "z": self.z, "y": self.y}, settings
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        height, width = settings["grid"]
-        return cls(
-            layers={name: arrays[f"layers/{name}"] for name in settings["layers"]},
-            grid=(height, width),
-            f=arrays["f"],
-            z=arrays["z"],
-            y=arrays["y"],
-            names=settings["names"],
-            categories=settings["categories"],
-        )
 
 
 def extract(

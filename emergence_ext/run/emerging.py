@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,31 +92,6 @@ class Emergence(Saved):
     def accuracy(self, checkpoint: int = -1) -> float:
         """Share of the analysed images that the network gets right."""
         return float((self.z[checkpoint].argmax(1) == self.y).float().mean())
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        frame_arrays, frame_settings = self.frame._state()
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        settings = {name: getattr(self, name) for name in _LISTS}
-        settings["grid"] = list(self.grid)
-        settings["frame"] = frame_settings
-        settings["fits"] = {name: stats.settings() for name, stats in self.fits.items()}
-        return {**arrays, **{f"frame/{name}": x for name, x in frame_arrays.items()}}, settings
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        frame_arrays = {name[6:]: x for name, x in arrays.items() if name.startswith("frame/")}
-        values: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
-        values |= {name: settings[name] for name in _LISTS}
-        return cls(
-            frame=Frame._from_state(frame_arrays, settings["frame"]),
-            grid=(settings["grid"][0], settings["grid"][1]),
-            fits={name: FitStats.from_settings(stats) for name, stats in settings["fits"].items()},
-            **values,
-        )
-
-
-_ARRAYS = ("y", "held_out", "region_images", "g", "z", "h", "w", "scale", "raw_strength")
-_LISTS = ("labels", "epochs", "layers", "categories", "names", "tau")
 
 
 def emergence(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -63,16 +63,6 @@ class StrengthEntropy(Saved):
     def mean_entropy(self) -> float:
         """How unsure the network is, nats."""
         return float(self.entropy.mean())
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        arrays = {name: x for name, x in values.items() if isinstance(x, Tensor)}
-        return arrays, {name: x for name, x in values.items() if name not in arrays}
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        values: dict[str, Any] = {**arrays, **settings}
-        return cls(**values)
 
 
 def strength_entropy(

@@ -3,17 +3,11 @@
 It knows nothing of what the arrays mean.
 """
 
-from emergence_ext.store.arrays import (
-    Saved,
-    StoreError,
-    exists,
-    load_arrays,
-    once,
-    save_arrays,
-    write_file,
-)
+from emergence_ext.store.arrays import StoreError, exists, load_arrays, save_arrays, write_file
+from emergence_ext.store.objects import Estimator, Saved, once
 
 __all__ = [
+    "Estimator",
     "Saved",
     "StoreError",
     "exists",

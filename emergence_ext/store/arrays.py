@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from torch import Tensor
 
 __all__ = [
     "FORMAT_VERSION",
-    "Saved",
     "StoreError",
     "exists",
     "load_arrays",
@@ -36,43 +35,6 @@ FORMAT_VERSION = 1
 
 class StoreError(ValueError):
     """A stored result is absent, damaged, of another kind or written by a newer version."""
-
-
-class Saved:
-    """Give a class `save` and `load`; it says what it consists of in `_state` and `_from_state`."""
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the arrays and the JSON-like settings that `_from_state` needs."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it consists of")
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        """Rebuild the object from what `_state` returned."""
-        raise NotImplementedError(f"{cls.__name__} does not say how it is rebuilt")
-
-    def save(self, path: Path | str) -> None:
-        """Write the object as `path.safetensors` and `path.json`."""
-        arrays, settings = self._state()
-        save_arrays(path, arrays, settings, kind=type(self).__name__)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            StoreError: nothing there, damaged, of another class, or written by a newer version.
-        """
-        arrays, settings = load_arrays(path, kind=cls.__name__)
-        try:
-            return cls._from_state(arrays, settings)
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(
-                f"path: {path} is intact but does not make a {cls.__name__} ({error!r}). Was it "
-                "written by another version of this package? Compute it again."
-            ) from error
-
-
-Kind = TypeVar("Kind", bound=Saved)
 
 
 def save_arrays(
@@ -146,21 +108,6 @@ def load_arrays(
 def exists(path: Path | str) -> bool:
     """Say whether a whole result was written at `path` (without a suffix)."""
     return _files(path)[1].is_file()
-
-
-def once(path: Path | None, kind: type[Kind], make: Callable[[], Kind]) -> Kind:
-    """Load the result that is kept at `path`, or make it and keep it there (None: only make it).
-
-    Raises:
-        StoreError: what is there is damaged or of another kind; remove it to have it made again.
-    """
-    if path is None:
-        return make()
-    if exists(path):
-        return kind.load(path)
-    made = make()
-    made.save(path)
-    return made
 
 
 def write_file(path: Path | str, content: bytes) -> None:

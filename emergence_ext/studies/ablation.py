@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -117,16 +117,6 @@ class AblationFit(Saved):
     similarity_loss: float
     mean_strength: float
     failure: str | None = None
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        names = ("importance_loss", "similarity_loss", "mean_strength", "failure")
-        settings = {name: getattr(self, name) for name in names}
-        return {"r": self.r, "raw_r": self.raw_r}, {**settings, "choices": asdict(self.choices)}
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        values: dict[str, Any] = {**arrays, **settings}
-        return cls(**{**values, "choices": Choices(**settings["choices"])})
 
 
 def ablation(

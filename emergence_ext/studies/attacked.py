@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Final, Self
+from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -120,23 +120,6 @@ class Attack(Saved):
     def _features(self, layer: int | None) -> Tensor:
         """Regions of a layer, `[2, n, R, dim]`, or samples as their own only region."""
         return self.g[:, :, None] if layer is None else self.h[:, layer]
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        mixture, frame = self.frame._state()
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)[1:]}
-        arrays = {name: x for name, x in values.items() if isinstance(x, Tensor)}
-        settings = {name: x for name, x in values.items() if name not in arrays}
-        arrays |= {f"frame/{name}": x for name, x in mixture.items()}
-        return arrays, {**settings, "grid": list(self.grid), "frame": frame}
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        mixture = {name[6:]: x for name, x in arrays.items() if name.startswith("frame/")}
-        values: dict[str, Any] = {n: x for n, x in arrays.items() if not n.startswith("frame/")}
-        values |= settings
-        values["frame"] = Frame._from_state(mixture, settings["frame"])
-        values["grid"] = tuple(settings["grid"])
-        return cls(**values)
 
 
 def region_types(o: Tensor, a: Tensor) -> Tensor:

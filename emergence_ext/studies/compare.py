@@ -101,25 +101,17 @@ class Comparison(Saved):
         far = self.distance[layer, images].mean(1)
         return images[torch.argsort(far, descending=True, stable=True)]
 
+    # The numbers of the alignment are stored beside those of the comparison.
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        arrays |= {"alignment/map": self.alignment.map, "alignment/cosine": self.alignment.cosine}
-        settings = {name: getattr(self, name) for name in _PLAIN} | {"grid": list(self.grid)}
-        return arrays, settings | {"chance": self.alignment.chance, "same": self.alignment.same}
+        arrays, settings = super()._state()
+        alignment = settings.pop("alignment")
+        return arrays, {**settings, **alignment}
 
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        alignment = Alignment(
-            arrays["alignment/map"], arrays["alignment/cosine"], settings["chance"],
-            settings["same"],
-        )  # fmt: skip
-        values: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
-        values |= {name: settings[name] for name in _PLAIN}
-        return cls(grid=(settings["grid"][0], settings["grid"][1]), alignment=alignment, **values)
-
-
-_ARRAYS = ("y", "held_out", "distance", "turned", "strength", "says", "truth", "weighed", "w")
-_PLAIN = ("a", "b", "layers", "categories", "names")
+        rest = dict(settings)
+        alignment = {name: rest.pop(name) for name in ("chance", "same")}
+        return super()._from_state(arrays, {**rest, "alignment": alignment})
 
 
 @dataclass(frozen=True)

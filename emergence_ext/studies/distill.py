@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,8 @@ class Distillation(Saved):
     missed: list[float] = field(default_factory=list)
     layer: str | None = None
 
+    _unprefixed = ("networks",)
+
     @property
     def students(self) -> list[str]:
         """Their names, `[S]`."""
@@ -130,14 +132,6 @@ class Distillation(Saved):
         """Share of the analysed images for which a student says what its teacher says."""
         z = self.networks.z
         return float((z[student].argmax(1) == z[-1].argmax(1)).float().mean())
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        arrays, settings = self.networks._state()
-        return arrays, {"networks": settings, "missed": self.missed}
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        return cls(Emergence._from_state(arrays, settings["networks"]), settings["missed"])
 
 
 def distill(

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import torch
 from torch import Tensor
 
 from emergence_ext.method import FitStats
 from emergence_ext.settings import Settings
-from emergence_ext.store import Saved
+from emergence_ext.store import Estimator
 
 LOOK: Final = 50  # steps between two looks at the tolerance
 
 
-class DRPR(Saved):
+class DRPR(Estimator):
     """Map sample features to points among which a Gaussian mixture reproduces P(y|x).
 
     After Law et al., Dimensionality Reduction for Representing the Knowledge of Probabilistic
@@ -167,26 +167,6 @@ class DRPR(Saved):
         if bool((f == f[:1]).all()):
             raise ValueError("f: the features of all images are alike; is this the right layer?")
         return f.detach().float(), torch.softmax(z.detach().float() / self.softening, dim=1)
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        arrays = {"mean": self.mean_, "priors": self.priors_, "centres": self.centres_}
-        arrays |= {f"weights/{i}": x for i, x in enumerate(self.weights_)}
-        names = "dim softening hidden learning_rate max_evals tol random_state"
-        parameters = {name: getattr(self, name) for name in names.split()}
-        return arrays, {
-            "parameters": parameters,
-            "size": self.size_,
-            "stats": self.stats_.settings(),
-        }
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        new = cls(**settings["parameters"])
-        new.mean_, new.size_ = arrays["mean"], settings["size"]
-        new.weights_ = [arrays[f"weights/{i}"] for i in range(3 if new.hidden else 1)]
-        new.priors_, new.centres_ = arrays["priors"], arrays["centres"]
-        new.stats_ = FitStats.from_settings(settings["stats"])
-        return new
 
 
 def mixture(x: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import torch
 from scipy import stats
@@ -158,18 +158,6 @@ class Strengths(Saved):
     failures: list[str]
     crowded: int
     pieces: int
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {"strength": self.strength, "fitted": self.fitted}, {
-            "failures": self.failures,
-            "crowded": self.crowded,
-            "pieces": self.pieces,
-        }
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        values: dict[str, Any] = {**arrays, **settings}
-        return cls(**values)
 
 
 @dataclass(frozen=True)

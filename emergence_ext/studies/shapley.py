@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, Self
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -104,18 +104,6 @@ class Shapley(Saved):
     def spearman(self) -> dict[str, Tensor]:
         """Spearman of each measure with the Shapley values within each image, `[L, n]`."""
         return {name: spearman(x, self.values) for name, x in self.measures.items()}
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        arrays = {name: x for name, x in values.items() if isinstance(x, Tensor)}
-        settings = {name: x for name, x in values.items() if name not in arrays}
-        return arrays, {**settings, "grid": list(self.grid)}
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        values: dict[str, Any] = {**arrays, **settings}
-        values["grid"] = tuple(settings["grid"])
-        return cls(**values)
 
 
 def shapley(

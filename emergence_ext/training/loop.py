@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -70,13 +69,6 @@ class TrainingLog(Saved):
     def _add(self, *values: float) -> None:
         for column, value in zip(asdict(self), values, strict=True):
             getattr(self, column).append(value)
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {}, asdict(self)
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        return cls(**settings)
 
 
 def train(
