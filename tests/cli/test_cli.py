@@ -22,7 +22,6 @@ from emergence_ext import __version__
 from emergence_ext.cli import app, common, tables
 from emergence_ext.data import folders as datasets
 from emergence_ext.network.features import FeatureSet
-from emergence_ext.report import drawing
 from emergence_ext.run import analyse as run
 from emergence_ext.run.emerging import Settings
 from emergence_ext.run.finished import FinishedRun
@@ -43,9 +42,9 @@ def _logging() -> Iterator[None]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "draw_all", lambda *arguments: [])
+    monkeypatch.setattr("emergence_ext.report.emergence.figures", lambda run: {})
     monkeypatch.setattr(run, "strength_entropy", partial(run.strength_entropy, folds=2))
-    monkeypatch.setattr(run, "TEMPERATURES", (1.0,))
+    monkeypatch.setattr("emergence_ext.run.strength.TEMPERATURES", (1.0,))
     few = partial(Settings, importance_evals=3, regional_evals=3)
     monkeypatch.setattr(run, "Settings", few)
 

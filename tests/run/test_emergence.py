@@ -21,9 +21,9 @@ from emergence_ext.run.emerging import (
     Emergence,
     Settings,
     emergence,
-    file_name,
     split_images,
 )
+from emergence_ext.run.folder import file_name
 from emergence_ext.store.arrays import StoreError
 from tests.planted import feature_set
 

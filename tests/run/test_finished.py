@@ -23,7 +23,7 @@ def run(finished_run: Path) -> FinishedRun:
 
 @pytest.mark.parametrize("checkpoint", [0, 1, 2, -1, -2])
 def test_what_was_learned_gives_what_was_found(run: FinishedRun, checkpoint: int) -> None:
-    found, learned, features = run.found, run.learned(checkpoint), run.features(checkpoint)
+    found, learned, features = run.emergence, run.learned(checkpoint), run.features(checkpoint)
     assert torch.equal(learned.samples.transform(features.f), found.g[checkpoint])
     for number, layer in enumerate(found.layers):
         h = learned.regional[layer].transform(features.layers[layer])
@@ -33,11 +33,11 @@ def test_what_was_learned_gives_what_was_found(run: FinishedRun, checkpoint: int
 
 def test_the_network_and_the_images_are_those_of_the_run(run: FinishedRun) -> None:
     subject = run.subject()
-    assert list(subject.layers) == run.found.layers
+    assert list(subject.layers) == run.emergence.layers
     images = torch.stack([subject.dataset[n][0] for n in range(6)])
     with torch.no_grad():
         z = subject.module.eval()(subject.preprocess(images))
-    torch.testing.assert_close(z, run.found.z[-1, :6])
+    torch.testing.assert_close(z, run.emergence.z[-1, :6])
 
 
 def test_fields_of_the_subject_can_be_changed(

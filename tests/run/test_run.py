@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from emergence_ext import report
 from emergence_ext.data.folders import ImageFolder
 from emergence_ext.data.samples import Samples
 from emergence_ext.method.frame import Frame
@@ -22,12 +23,15 @@ from emergence_ext.network.checkpoints import load_checkpoints
 from emergence_ext.network.features import FeatureSet
 from emergence_ext.network.models import load_weights
 from emergence_ext.ops import library as _library
-from emergence_ext.report import drawing, tables
-from emergence_ext.report.drawing import IN_SPACE
+from emergence_ext.report import emergence as emergence_report
+from emergence_ext.report.emergence import IN_SPACE
+from emergence_ext.report.files import write_table
+from emergence_ext.report.headline import headline, warnings
 from emergence_ext.run import analyse as run
+from emergence_ext.run import strength as strength_module
 from emergence_ext.run.analyse import Settings, Subject
 from emergence_ext.run.emerging import Emergence
-from emergence_ext.run.strength import StrengthEntropy
+from emergence_ext.run.finished import FinishedRun
 from emergence_ext.store.arrays import StoreError
 from tests import tiny_networks
 
@@ -64,9 +68,8 @@ def subject(images: Samples, training: Path) -> Subject:
 
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes long and is the same in every run: figures and most of the folds."""
-    monkeypatch.setattr(drawing, "draw_all", lambda *arguments: [])
     monkeypatch.setattr(run, "strength_entropy", partial(run.strength_entropy, folds=2))
-    monkeypatch.setattr(run, "TEMPERATURES", (1.0,))
+    monkeypatch.setattr(strength_module, "TEMPERATURES", (1.0,))
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ def finished(images: Samples, training: Path, tmp_path_factory: pytest.TempPathF
     """A run of a network without checkpoints."""
     with pytest.MonkeyPatch.context() as patch:
         _hurry(patch)
-        return run.run(_subject(images, training), tmp_path_factory.mktemp("run"), SETTINGS).parent
+        return run.run(_subject(images, training), tmp_path_factory.mktemp("run"), SETTINGS).folder
 
 
 @pytest.fixture
@@ -107,8 +110,9 @@ def whole(images: Samples, training: Path, tmp_path_factory: pytest.TempPathFact
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "strength_entropy", partial(run.strength_entropy, folds=2))
-        report = run.run(subject, out, SETTINGS, alphas=[1.0], command="emergence run ...")
-    assert report == out / "report.html"
+        finished = run.run(subject, out, SETTINGS, alphas=[1.0], command="emergence run ...")
+    assert not (out / "tables").exists() and not (out / "figures").exists()
+    assert report.write(finished) == out / "report.html"
     return out
 
 
@@ -147,8 +151,9 @@ def test_the_configuration_says_what_was_done(whole: Path) -> None:
     assert [c["epoch"] for c in config["checkpoints"]] == [0, 2, 12]
     assert config["checkpoints"][-1]["accuracy"] > 0.9
     assert len(config["hashes"]["weights"]) == 64 == len(config["hashes"]["images"])
-    assert any("only 24 images" in warning for warning in config["warnings"])
-    assert config["headline"]["accuracy"]["value"] > 90
+    finished = FinishedRun.open(whole)
+    assert any("only 24 images" in warning for warning in warnings(finished))
+    assert headline(finished)["accuracy"]["value"] > 90
 
 
 def test_the_tables_hold_the_results(whole: Path) -> None:
@@ -172,9 +177,9 @@ def test_the_tables_hold_the_results(whole: Path) -> None:
 
 def test_cells_without_a_value_are_empty(tmp_path: Path) -> None:
     rows = [{"a": 1.0, "b": None}, {"a": float("nan"), "b": 'quoted, "text"'}]
-    tables.write(tmp_path / "t.csv", rows)
+    write_table(tmp_path / "t.csv", rows)
     assert (tmp_path / "t.csv").read_text() == 'a,b\n1,\n,"quoted, ""text"""\n'
-    tables.write(tmp_path / "none.csv", [])
+    write_table(tmp_path / "none.csv", [])
     assert (tmp_path / "none.csv").read_text() == ""
 
 
@@ -196,8 +201,7 @@ def test_a_second_run_finds_everything_done_and_changes_nothing(
     def refuse(*arguments: Any, **kwargs: Any) -> Any:
         raise AssertionError("what is there is made again")
 
-    monkeypatch.setattr(drawing, "draw_all", lambda *arguments: [])
-    monkeypatch.setattr(run, "extract", refuse)
+    monkeypatch.setattr(Subject, "extract", refuse)
     monkeypatch.setattr(run, "strength_entropy", refuse)
     module = tiny_networks.three()
     checkpoints = load_checkpoints(training / "epoch_*.safetensors")
@@ -211,7 +215,7 @@ def test_what_matched_regions_is_told_and_noted(
     subject: Subject, tmp_path: Path, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "emergence_ext")
-    out = run.run(subject, tmp_path / "run", SETTINGS, backend="reference").parent
+    out = run.run(subject, tmp_path / "run", SETTINGS, backend="reference").folder
     assert "regions are matched by plain torch: as asked" in caplog.text
     found = Emergence.load(out / "fits" / "emergence")
     noted = {name: stats.backend for name, stats in found.fits.items()}
@@ -300,7 +304,7 @@ def test_the_network_comes_back_as_it_was_after_a_failure(
     def interrupted(*arguments: Any, **kwargs: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "extract", interrupted)
+    monkeypatch.setattr(Subject, "extract", interrupted)
     module = tiny_networks.three()
     before = {name: x.clone() for name, x in module.state_dict().items()}
     checkpoints = load_checkpoints(training / "epoch_*.safetensors")
@@ -318,7 +322,7 @@ def test_a_network_without_checkpoints_is_one_of_its_own(finished: Path) -> None
 def test_outputs_choose_and_order_the_logits(
     subject: Subject, finished: Path, tmp_path: Path, quick: None
 ) -> None:
-    out = run.run(replace(subject, outputs=[2, 0, 1]), tmp_path / "turned", SETTINGS).parent
+    out = run.run(replace(subject, outputs=[2, 0, 1]), tmp_path / "turned", SETTINGS).folder
     one, other = (FeatureSet.load(x / "features" / "network").z for x in (finished, out))
     assert torch.equal(other, one[:, [2, 0, 1]])
 
@@ -380,20 +384,17 @@ def test_a_flipped_bit_is_found(what: str, subject: Subject, copy: Path, quick: 
 
 
 def test_the_temperature_of_the_run_is_among_those_of_the_table(
-    subject: Subject, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+    subject: Subject, tmp_path: Path, quick: None
 ) -> None:
-    drawn: list[Any] = []
-    monkeypatch.setattr(drawing, "draw_all", lambda *arguments: drawn.append(arguments[2]))
-    out = run.run(subject, tmp_path / "run", replace(SETTINGS, temperature=3.0)).parent
-    assert [row["temperature"] for row in _rows(out, "correlations")] == ["1", "3"]
-    assert drawn[0].temperature == 3.0
+    finished = run.run(subject, tmp_path / "run", replace(SETTINGS, temperature=3.0))
+    assert [s.temperature for s in finished.strengths()] == [1, 3]
 
 
 def test_a_collapse_at_another_temperature_is_told_and_does_not_end_the_run(
     subject: Subject, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = run.strength_entropy
-    monkeypatch.setattr(run, "TEMPERATURES", (1.0, 4.0))
+    monkeypatch.setattr(strength_module, "TEMPERATURES", (1.0, 4.0))
 
     def collapsing(f: Any, z: Any, y: Any, temperature: float, **kwargs: Any) -> Any:
         if temperature == 4:
@@ -401,31 +402,28 @@ def test_a_collapse_at_another_temperature_is_told_and_does_not_end_the_run(
         return real(f, z, y, temperature, **kwargs)
 
     monkeypatch.setattr(run, "strength_entropy", collapsing)
-    out = run.run(subject, tmp_path / "run", SETTINGS).parent
-    assert [row["temperature"] for row in _rows(out, "correlations")] == ["1"]
-    assert any("temperature 4: z: the category" in text for text in _config(out)["warnings"])
+    finished = run.run(subject, tmp_path / "run", SETTINGS)
+    assert [s.temperature for s in finished.strengths()] == [1]
+    assert any("temperature 4: z: the category" in text for text in warnings(finished))
 
 
-def test_figures_that_cannot_be_are_left_out(
-    whole: Path,
-    images: Samples,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(drawing, "save", lambda figure, path: None)
-    found = Emergence.load(whole / "fits" / "emergence")
-    strength = StrengthEntropy.load(whole / "fits" / "temperatures" / "1")
-
+def test_figures_that_cannot_be_are_left_out(whole: Path) -> None:
+    finished = FinishedRun.open(whole)
+    e = finished.emergence
     directions = torch.eye(3, 4)
-    flat = Frame(found.frame.priors, directions, ExactKappa(4))
-    wide = replace(found, frame=flat, g=found.g @ directions, h=found.h @ directions)
-    assert set(drawing.draw_all(tmp_path, wide, strength, images)) == FIGURES - set(IN_SPACE)
-    assert "dim = 4" in caplog.text
+    flat = Frame(e.frame.priors, directions, ExactKappa(4), e.frame.kappa_p)
+
+    def drawings(other: Emergence) -> dict[str, Any]:
+        run_of_other = FinishedRun.open(whole)
+        vars(run_of_other)["emergence"] = other  # in the place of what is read when asked for
+        return dict(emergence_report.figures(run_of_other))
+
+    wide = drawings(replace(e, frame=flat, g=e.g @ directions, h=e.h @ directions))
+    assert {name for name, draw in wide.items() if isinstance(draw, str)} == set(IN_SPACE)
+    assert "dim = 4" in wide["samples"]
 
     alone = replace(
-        found, labels=["last"], epochs=[0], **{x: getattr(found, x)[-1:] for x in "gzhw"},
-        raw_strength=found.raw_strength[-1:],
+        e, labels=["last"], epochs=[0], **{x: getattr(e, x)[-1:] for x in "gzhw"},
+        raw_strength=e.raw_strength[-1:],
     )  # fmt: skip
-    drawn = set(drawing.draw_all(tmp_path, alone, strength, images))
-    assert drawn == {name for name in FIGURES if not name.endswith("_epochs")}
+    assert set(drawings(alone)) == {name for name in FIGURES if not name.endswith("_epochs")}

@@ -40,7 +40,7 @@ def run(finished_run: Path) -> FinishedRun:
 
 @pytest.fixture(scope="module")
 def attacked(run: FinishedRun) -> Attack:
-    found = attack(run.subject(), run.found, run.learned(), STRONG)
+    found = attack(run.subject(), run.emergence, run.learned(), STRONG)
     assert 2 <= len(found.astray) < len(found.names)
     return found
 
@@ -75,7 +75,7 @@ def test_types_are_those_of_the_definition() -> None:
 
 
 def test_what_is_attacked_was_right_and_held_out(run: FinishedRun) -> None:
-    found = run.found
+    found = run.emergence
     result = attack(run.subject(), found, run.learned(), AttackSettings(images="6"))
     index = [found.names.index(name) for name in result.names]
     assert len(index) <= 6 and found.held_out[index].all()
@@ -90,10 +90,10 @@ def test_what_is_attacked_was_right_and_held_out(run: FinishedRun) -> None:
 def test_regions_of_the_clean_images_are_those_of_the_run(
     run: FinishedRun, attacked: Attack
 ) -> None:
-    index = [run.found.names.index(attacked.names[int(i)]) for i in attacked.astray]
-    torch.testing.assert_close(attacked.h[0], run.found.h[-1][:, index], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(attacked.g[0], run.found.g[-1][index], rtol=1e-4, atol=1e-5)
-    p = run.found.frame.posterior(attacked.h)  # [2, L, n, R, C]
+    index = [run.emergence.names.index(attacked.names[int(i)]) for i in attacked.astray]
+    torch.testing.assert_close(attacked.h[0], run.emergence.h[-1][:, index], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attacked.g[0], run.emergence.g[-1][index], rtol=1e-4, atol=1e-5)
+    p = run.emergence.frame.posterior(attacked.h)  # [2, L, n, R, C]
     for which, category in enumerate((attacked.original, attacked.adversarial)):
         chosen = category[None, None, :, None, None].expand(*p.shape[:-1], 1)
         expected = p.gather(-1, chosen)[..., 0] * (attacked.h.norm(dim=-1) > 0)
@@ -113,7 +113,7 @@ def test_an_image_that_is_right_again_at_the_end_was_not_led_astray(run: Finishe
     generator = torch.Generator().manual_seed(0)
     predicted = torch.tensor([[0, 0, 1], [1, 1, 0], [0, 2, 0]])  # of three steps
     h, g = (torch.randn(3, *shape, 3, generator=generator) for shape in ((2, 3, 4), (3,)))
-    taken = _Taken(run.found.frame)
+    taken = _Taken(run.emergence.frame)
     taken.add(_Steps(predicted, h, g, torch.rand(2, 3, 3, 4, 4)), torch.tensor([0, 0, 0]))
     arrays = taken.arrays()
     assert arrays["astray"].tolist() == [1]  # and the last was wrong before
@@ -210,7 +210,7 @@ def test_an_attack_is_the_same_again_in_other_batches_and_from_disk(
         return forward(self, images)
 
     monkeypatch.setattr(features.ForwardPass, "logits", small_machine)
-    again = attack(run.subject(), run.found, run.learned(), STRONG)
+    again = attack(run.subject(), run.emergence, run.learned(), STRONG)
     again.save(tmp_path / "attack")
     for other in (again, Attack.load(tmp_path / "attack")):
         assert other.names == attacked.names and other.grid == attacked.grid
@@ -226,7 +226,7 @@ def test_the_network_comes_back_as_it_was(run: FinishedRun) -> None:
     module = subject.module.train()
     parameters = {name: x.clone() for name, x in module.state_dict().items()}
     state = torch.get_rng_state()
-    attack(subject, run.found, run.learned(), AttackSettings(images="4", steps=2))
+    attack(subject, run.emergence, run.learned(), AttackSettings(images="4", steps=2))
     assert module.training and all(part.training for part in module.modules())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(x, parameters[name]) for name, x in module.state_dict().items())
@@ -237,7 +237,7 @@ def test_the_network_comes_back_as_it_was(run: FinishedRun) -> None:
 def test_the_class_map_says_which_output_is_which_category(
     run: FinishedRun, attacked: Attack
 ) -> None:
-    subject, found, order = run.subject(), run.found, [2, 0, 1]
+    subject, found, order = run.subject(), run.emergence, [2, 0, 1]
     linear = [part for part in subject.module.modules() if isinstance(part, nn.Linear)][-1]
     with torch.no_grad():
         # Category c is now told by output order[c].
@@ -252,7 +252,7 @@ def test_the_class_map_says_which_output_is_which_category(
 def test_gradients_are_those_of_float32_images_in_bfloat16_too(run: FinishedRun) -> None:
     subject = replace(run.subject(), precision="bfloat16")
     settings = AttackSettings(eps=0.04, steps=3, images="8")
-    result = attack(subject, run.found, run.learned(), settings)
+    result = attack(subject, run.emergence, run.learned(), settings)
     assert result.h.dtype == torch.float32 and result.images.dtype == torch.float32
     assert len(result.names) == 8
 
@@ -274,7 +274,7 @@ def test_settings_that_make_no_attack_are_refused(given: dict[str, object], word
 
 
 def test_runs_that_cannot_be_attacked_are_refused(run: FinishedRun) -> None:
-    subject, found, learned = run.subject(), run.found, run.learned()
+    subject, found, learned = run.subject(), run.emergence, run.learned()
     with pytest.raises(ValueError, match=r"tau must be in \[1/C, 1\)"):
         attack(subject, found, learned, AttackSettings(tau=0.2))
     wrong = replace(found, z=-found.z)

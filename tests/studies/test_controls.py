@@ -43,12 +43,12 @@ def test_weights_are_drawn_anew_and_the_networks_stay(run: FinishedRun) -> None:
     subject = run.subject()
     before = {name: x.clone() for name, x in subject.module.state_dict().items()}
     state = torch.random.get_rng_state()
-    first, again = (random_features(subject, run.found.grid, 0) for _ in range(2))
+    first, again = (random_features(subject, run.emergence.grid, 0) for _ in range(2))
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(x, before[name]) for name, x in subject.module.state_dict().items())
     assert torch.equal(first.z, again.z)
     assert not torch.allclose(first.z, run.features().z)
-    assert not torch.equal(random_features(subject, run.found.grid, 1).z, first.z)
+    assert not torch.equal(random_features(subject, run.emergence.grid, 1).z, first.z)
 
 
 def test_random_weights_are_not_those_that_the_seed_gives_a_new_network() -> None:
@@ -83,9 +83,9 @@ def test_controls_have_chance_and_the_network_has_more(run: FinishedRun) -> None
         "random weights",
         "shuffled outputs",
     ]
-    assert network.found is run.found
-    assert torch.equal(random.found.frame.directions, run.found.frame.directions)
-    assert other.found.frame.kappa_p == run.found.frame.kappa_p
+    assert network.found is run.emergence
+    assert torch.equal(random.found.frame.directions, run.emergence.frame.directions)
+    assert other.found.frame.kappa_p == run.emergence.frame.kappa_p
     rows = tables.controls([network, random, other])
     assert [row["network"] for row in rows[::2]] == [network.name, random.name, other.name]
     last = {row["network"]: row for row in rows[1::2]}
@@ -100,7 +100,7 @@ def test_controls_have_chance_and_the_network_has_more(run: FinishedRun) -> None
 def test_numbers_are_of_the_held_out_images_of_the_control_that_they_name(
     run: FinishedRun,
 ) -> None:
-    found = run.found
+    found = run.emergence
     rows = tables.controls([Control("first", found, 0), Control("last", found, -1)])
     for row, (t, k) in zip(rows, ((0, 0), (0, 1), (-1, 0), (-1, 1)), strict=True):
         points = found.points(t, k).subset(found.held_out)
@@ -121,7 +121,7 @@ def test_numbers_are_of_the_held_out_images_of_the_control_that_they_name(
 
 
 def test_a_control_whose_outputs_are_all_alike_has_no_correlation(run: FinishedRun) -> None:
-    alike = replace(run.found, z=torch.zeros_like(run.found.z))
+    alike = replace(run.emergence, z=torch.zeros_like(run.emergence.z))
     rows = tables.controls([Control("random weights", alike)])
     assert {row["Pearson of |g| with entropy"] for row in rows} == {"undefined"}
 
@@ -153,5 +153,5 @@ def test_without_a_finished_run_the_command_says_what_makes_one(tmp_path: Path) 
 
 def test_a_subject_may_be_another_object(run: FinishedRun) -> None:
     subject = replace(run.subject(), batch_size=5)
-    features = random_features(subject, run.found.grid, 0)
-    assert features.grid == run.found.grid
+    features = random_features(subject, run.emergence.grid, 0)
+    assert features.grid == run.emergence.grid
