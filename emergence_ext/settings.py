@@ -7,13 +7,45 @@ so that every room may import it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 Backend = Literal["auto", "fused", "reference"]
 """What matches regions, see `ops.choose`."""
 
 Precision = Literal["float32", "bfloat16"]
 """Of a network's forward pass."""
+
+BuiltinModel = Literal["small_vgg28", "small_vgg64", "vgg16_pooled"]
+"""Networks that the package brings, see `network.load_model`."""
+
+Preprocessing = Literal["none", "imagenet", "caffe", "inception", "clip"]
+"""How images in 0..1 become a network's input, see `network.preprocess`."""
+
+Attacked = Literal["held-out", "all"]
+"""Which images of a run an attack takes, where it is told no number of them."""
+
+Technique = Literal[
+    "activations",
+    "filters",
+    "excite",
+    "codes",
+    "occlusion",
+    "gradients",
+    "inversion",
+    "correspondence",
+    "attributes",
+    "fooling",
+    "annotators",
+]
+"""Ways to look inside a network, in the order in which they are shown."""
+
+Experiment = Literal["tables", "controls", "attack", "shapley", "distill", "animate"]
+"""What `emergence reproduce` does with a run, in this order."""
+
+
+def words(choices: Any) -> str:
+    """Name the words of a `Literal`, for a help text or an error."""
+    return ", ".join(get_args(choices))
 
 
 @dataclass(frozen=True)
@@ -55,3 +87,56 @@ class Settings:
         ):
             if not holds:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """What can be chosen about an attack; defaults are the paper's.
+
+    Attributes:
+        eps: most that a pixel in 0..1 may change.
+        step: by how much it changes in a step; None: a tenth of eps.
+        steps: number of steps.
+        tau: a region is important for a category where its p is above; None: the run's.
+        images: "held-out" images of the run, "all", or a number: so many of the held-out ones.
+        random_state: seed of the choice and order of images, and of intervals.
+    """
+
+    eps: float = 1 / 255
+    step: float | None = None
+    steps: int = 20
+    tau: float | None = None
+    images: str = "held-out"
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        for name, holds, expected in (
+            ("eps", 0 < self.eps <= 1, "above 0 and at most 1, the range of a pixel"),
+            ("step", self.step is None or 0 < self.step <= 1, "above 0 and at most 1"),
+            ("steps", self.steps >= 1, "at least 1"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+        number = self.images.isascii() and self.images.isdigit() and int(self.images) > 0
+        if not number and self.images not in get_args(Attacked):
+            raise ValueError(
+                f"images: expected {words(Attacked)}, or a number of images, got {self.images!r}"
+            )
+
+    @property
+    def stride(self) -> float:
+        """By how much a pixel changes in a step."""
+        return self.eps / 10 if self.step is None else self.step
+
+
+@dataclass(frozen=True)
+class ShapleySettings:
+    """How well Shapley values are known before their sampling ends.
+
+    Attributes:
+        samples: permutations of an image at most.
+        error: standard error to reach, as a share of the spread over the regions of an image.
+    """
+
+    samples: int = 400
+    error: float = 0.1

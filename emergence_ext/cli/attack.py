@@ -14,6 +14,7 @@ from emergence_ext.cli.common import (
     device_name,
     reported,
 )
+from emergence_ext.settings import Attacked, AttackSettings, words
 
 
 @app.command()
@@ -24,14 +25,14 @@ def attack(
         typer.Option(
             help="Most that a pixel in 0..1 may change; default: 1/255.", show_default=False
         ),
-    ] = 1 / 255,
+    ] = AttackSettings.eps,
     step: Annotated[
         float | None, typer.Option(help="Change of a pixel in a step; default: a tenth of eps.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Number of steps.")] = 20,
+    steps: Annotated[int, typer.Option(help="Number of steps.")] = AttackSettings.steps,
     images: Annotated[
-        str, typer.Option(help="held-out, all, or a number: so many of the held-out ones.")
-    ] = "held-out",
+        str, typer.Option(help=f"{words(Attacked)}, or a number: so many of the held-out ones.")
+    ] = AttackSettings.images,
     tau: Annotated[
         float | None, typer.Option(help="Threshold of important regions; default: the run's.")
     ] = None,
@@ -48,7 +49,6 @@ def attack(
     with reported():
         from emergence_ext import report
         from emergence_ext.run import FinishedRun
-        from emergence_ext.studies.attack import AttackSettings
         from emergence_ext.studies.attack import attack as study
 
         settings = AttackSettings(eps, step, steps, tau, images, seed)

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
-from emergence_ext import __version__
-from emergence_ext.store import StoreError
+from emergence_ext import __version__, settings
+from emergence_ext.settings import words
 
 if TYPE_CHECKING:
     from emergence_ext.method import Interval
@@ -44,7 +43,7 @@ Data = Annotated[Path, _data]
 DataOrRun = Annotated[Path | None, _data]
 _model_name = typer.Option(
     "--model",
-    help="small_vgg28, small_vgg64, vgg16_pooled, torchvision:NAME, timm:NAME or module:callable.",
+    help=f"{words(settings.BuiltinModel)}, torchvision:NAME, timm:NAME or module:callable.",
 )
 ModelName = Annotated[str, _model_name]
 ModelOrRun = Annotated[str | None, _model_name]
@@ -65,7 +64,7 @@ Size = Annotated[int, typer.Option("--size", help="Side of the images in pixels.
 Preprocess = Annotated[
     str,
     typer.Option(
-        "--preprocess", help="auto, none, imagenet, caffe, inception, clip, or module:callable."
+        "--preprocess", help=f"auto, {words(settings.Preprocessing)}, or module:callable."
     ),
 ]
 ClassMap = Annotated[
@@ -73,7 +72,10 @@ ClassMap = Annotated[
     typer.Option("--class-map", help="JSON file: folder name -> column of the output."),
 ]
 Precision = Annotated[
-    str, typer.Option("--precision", help="float32 or bfloat16, of the network's forward pass.")
+    str,
+    typer.Option(
+        "--precision", help=f"{words(settings.Precision)}, of the network's forward pass."
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
@@ -133,6 +135,8 @@ def existing(**given: Path | None) -> dict[str, Path]:
 
 def device_name(name: str) -> str:
     """Settle what --device means here."""
+    import torch
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -164,6 +168,8 @@ def reported() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, ImportError, OSError, RuntimeError, MemoryError) as error:
+        from emergence_ext.store import StoreError
+
         if verbose:
             raise
         misuse = isinstance(error, ValueError | TypeError | ImportError | FileNotFoundError)

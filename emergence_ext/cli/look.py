@@ -28,6 +28,7 @@ from emergence_ext.cli.common import (
     numbers,
     reported,
 )
+from emergence_ext.settings import Technique, words
 
 if TYPE_CHECKING:
     from emergence_ext.report.look import Looked
@@ -39,7 +40,9 @@ RunOrNone = Annotated[
         metavar="RUN_DIR", help="What `emergence run --out` wrote; else --data, --model."
     ),
 ]
-Only = Annotated[str | None, typer.Option(help="Techniques, comma between; default: all.")]
+Only = Annotated[
+    str | None, typer.Option(help=f"Some of {words(Technique)}, comma between; default: all.")
+]
 Images = Annotated[
     str | None, typer.Option(help="Images to show, by index, as 3,17; default: of each kind.")
 ]

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from emergence_ext.cli.common import (
@@ -31,6 +30,7 @@ from emergence_ext.cli.common import (
     numbers,
     reported,
 )
+from emergence_ext.settings import Backend, Settings, words
 
 
 @app.command()
@@ -41,7 +41,7 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
     """
     with reported():
         from emergence_ext import data, network, report, training
-        from emergence_ext.run import DIGITS, Settings, SubjectSpec, run
+        from emergence_ext.run import DIGITS, SubjectSpec, run
 
         started = time.perf_counter()
         train_set, test_set = data.digits(train=True), data.digits(train=False)
@@ -134,20 +134,23 @@ def run(
     preprocess: Preprocess = "auto",
     class_map: ClassMap = None,
     per_class: Annotated[int | None, typer.Option(help="Images of a category, at most.")] = None,
-    region_images: Annotated[int, typer.Option(help="Images on which regions are learned.")] = 300,
+    region_images: Annotated[
+        int, typer.Option(help="Images on which regions are learned.")
+    ] = Settings.region_images,
     alpha: Annotated[
         float, typer.Option(help="Weight of the alignment of regions with their image.")
-    ] = 0.1,
+    ] = Settings.alpha,
     alphas: Annotated[
         str | None, typer.Option(help="Further weights to compare in the last layer, as 1,10.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of the network's softmax.")] = 1.0,
-    tau: Annotated[float, typer.Option(help="Threshold of knowledge points.")] = 0.4,
-    dim: Annotated[int, typer.Option(help="Projected width.")] = 3,
+    temperature: Annotated[
+        float, typer.Option(help="Of the network's softmax.")
+    ] = Settings.temperature,
+    tau: Annotated[float, typer.Option(help="Threshold of knowledge points.")] = Settings.tau,
+    dim: Annotated[int, typer.Option(help="Projected width.")] = Settings.dim,
     precision: Precision = "float32",
     backend: Annotated[
-        str,
-        typer.Option(help="What matches regions: auto, fused (compiled) or reference (torch)."),
+        str, typer.Option(help=f"What matches regions: {words(Backend)} (plain torch).")
     ] = "auto",
     device: Device = "auto",
     seed: Seed = 0,
@@ -158,7 +161,7 @@ def run(
     """
     with reported():
         from emergence_ext import report
-        from emergence_ext.run import Settings, SubjectSpec
+        from emergence_ext.run import SubjectSpec
         from emergence_ext.run import run as analyse
 
         spec = SubjectSpec(
@@ -214,6 +217,8 @@ def doctor(
 
         typer.echo(network.format_environment(brief=brief))
         if model is not None:
+            import torch
+
             loaded = network.load_model(model, weights=weights, image_size=size)
             typer.echo(f"preprocessing, as --preprocess auto takes it: {loaded.preprocess}")
             typer.echo(

@@ -15,6 +15,7 @@ from emergence_ext.cli.common import (
     reported,
     with_interval,
 )
+from emergence_ext.settings import ShapleySettings
 
 
 @app.command()
@@ -28,11 +29,13 @@ def shapley(
         int | None,
         typer.Option(help="Images at most, of those that w was learned on; default: all."),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Permutations of an image at most.")] = 400,
+    samples: Annotated[
+        int, typer.Option(help="Permutations of an image at most.")
+    ] = ShapleySettings.samples,
     error: Annotated[
         float,
         typer.Option(help="Standard error to reach, as a share of the spread over regions."),
-    ] = 0.1,
+    ] = ShapleySettings.error,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:

@@ -24,6 +24,7 @@ from emergence_ext.network import (
     regions,
 )
 from emergence_ext.run import Emergence, Learned, Subject, require_same_network
+from emergence_ext.settings import AttackSettings
 from emergence_ext.studies.attacked import TYPE_TAU, TYPES, Attack, region_types
 from emergence_ext.studies.pgd import pgd, require_differentiable
 
@@ -31,46 +32,6 @@ logger = logging.getLogger(__name__)
 
 SHOWN: Final = 6  # images that are kept at every step
 SHOWN_OF_TYPE: Final = 3  # regions of each type that are kept at every step
-
-
-@dataclass(frozen=True)
-class AttackSettings:
-    """What can be chosen about an attack; defaults are the paper's.
-
-    Attributes:
-        eps: most that a pixel in 0..1 may change.
-        step: by how much it changes in a step; None: a tenth of eps.
-        steps: number of steps.
-        tau: a region is important for a category where its p is above; None: the run's.
-        images: "held-out" images of the run, "all", or a number: so many of the held-out ones.
-        random_state: seed of the choice and order of images, and of intervals.
-    """
-
-    eps: float = 1 / 255
-    step: float | None = None
-    steps: int = 20
-    tau: float | None = None
-    images: str = "held-out"
-    random_state: int = 0
-
-    def __post_init__(self) -> None:
-        for name, holds, expected in (
-            ("eps", 0 < self.eps <= 1, "above 0 and at most 1, the range of a pixel"),
-            ("step", self.step is None or 0 < self.step <= 1, "above 0 and at most 1"),
-            ("steps", self.steps >= 1, "at least 1"),
-        ):
-            if not holds:
-                raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
-        number = self.images.isascii() and self.images.isdigit() and int(self.images) > 0
-        if not number and self.images not in ("held-out", "all"):
-            raise ValueError(
-                f"images: expected held-out, all, or a number of images, got {self.images!r}"
-            )
-
-    @property
-    def stride(self) -> float:
-        """By how much a pixel changes in a step."""
-        return self.eps / 10 if self.step is None else self.step
 
 
 def attack(

@@ -14,6 +14,7 @@ from emergence_ext.lookup import optional
 from emergence_ext.method import pearson, spearman
 from emergence_ext.network import Above, above, grad_cam, region_cells
 from emergence_ext.run import Emergence, Subject, require_same_network
+from emergence_ext.settings import ShapleySettings
 from emergence_ext.store import Saved
 
 BATCH: Final = 8
@@ -112,8 +113,8 @@ def shapley(
     layers: Sequence[str] | None = None,
     images: int | None = None,
     *,
-    samples: int = 400,
-    error: float = 0.1,
+    samples: int = ShapleySettings.samples,
+    error: float = ShapleySettings.error,
     random_state: int = 0,
 ) -> Shapley:
     """Compute Shapley values of regions, and what they are compared with, in the finished network.
@@ -178,8 +179,8 @@ def region_values(
     columns: Tensor,
     grid: tuple[int, int],
     *,
-    samples: int = 400,
-    error: float = 0.1,
+    samples: int = ShapleySettings.samples,
+    error: float = ShapleySettings.error,
     random_state: int = 0,
 ) -> RegionValues:
     """Sample Shapley values of regions by captum; a region that is absent is zero in all channels.

@@ -36,7 +36,7 @@ SHOWN: Final = 10
 # What a technique raises where a network or its images do not allow it. Anything else is a defect.
 _REFUSALS = (ValueError, TypeError, ImportError, NotImplementedError, RuntimeError, MemoryError)
 
-TECHNIQUES: Final[Mapping[str, Callable[[Scene], Sheet]]] = {
+TECHNIQUES: Final[Mapping[Technique, Callable[[Scene], Sheet]]] = {
     "activations": activations,
     "filters": filters,
     "excite": excite,
