@@ -27,6 +27,7 @@ from emergence_ext.report.look.inversion import inversion
 from emergence_ext.report.look.occlusion import occlusion
 from emergence_ext.report.look.page import Shown, write_page
 from emergence_ext.report.look.sheet import Scene, Sheet
+from emergence_ext.settings import Technique
 
 logger = logging.getLogger(__name__)
 
