@@ -62,7 +62,7 @@ def codes(
     if last_linear is None:
         with moved_to(module, device) as target:
             run = ForwardPass(module, preprocess, None, precision, target)
-            first = run.prepared(run.images(as_samples(dataset), 0, 1))
+            first = run.prepared(run.images(as_samples(dataset), slice(1)))
             last_linear = find_head(module, first)[0]
     head, parts = last_linear, []
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from emergence_ext.data import MapStyle, as_samples
 from emergence_ext.network import (
@@ -15,12 +13,10 @@ from emergence_ext.network import (
     Precision,
     as_map,
     check_finite,
-    is_out_of_memory,
+    in_batches,
     moved_to,
     recorder,
 )
-
-logger = logging.getLogger(__name__)
 
 
 def stream(
@@ -56,28 +52,22 @@ def stream(
         ValueError: an unknown layer, one that gives no map, that never runs or runs twice; values
             that are not finite, with their image; images of different sizes.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     layers, inputs, samples = list(layers), list(inputs), as_samples(dataset)
     with (
         recorder(module, layers, inputs=inputs, keep=_copied) as record,
         moved_to(module, device) as target,
         torch.no_grad(),
-        tqdm(total=len(samples), desc="images", unit="image", leave=False, disable=None) as bar,
     ):
-        run = ForwardPass(module, preprocess, None, precision, target)
-        start = 0
-        while start < len(samples):
-            images = run.images(samples, start, start + batch_size)
-            try:
-                with torch.autocast(target.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                    module(run.prepared(images))
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or batch_size == 1:
-                    raise
-                batch_size = (min(batch_size, len(images)) + 1) // 2
-                logger.warning("out of memory; going on with %d images at a time", batch_size)
-                continue
+        forward = ForwardPass(module, preprocess, None, precision, target)
+
+        def run(batch: slice) -> None:
+            images = forward.images(samples, batch)
+            with torch.autocast(target.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                module(forward.prepared(images))
+
+        for batch, _ in in_batches(
+            run, len(samples), batch_size, description="images", leave=False
+        ):
             parts = {**record.outputs, **record.inputs}
             silent = next((name for name in [*layers, *inputs] if name not in parts), None)
             if silent is not None:
@@ -85,10 +75,8 @@ def stream(
             for name, part in parts.items():
                 if part.sum().isfinite():  # quicker than to look at each
                     continue
-                check_finite(part, f"layer {name!r}", samples.names[start : start + len(images)])
-            each(start, parts)
-            start += len(images)
-            bar.update(len(images))
+                check_finite(part, f"layer {name!r}", samples.names[batch])
+            each(batch.start, parts)
 
 
 def layer_maps(module: nn.Module, images: Tensor, layer: str) -> Tensor:

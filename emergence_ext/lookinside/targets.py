@@ -6,10 +6,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from emergence_ext.data import MapStyle, as_samples
-from emergence_ext.network import ForwardPass, Precision, check_finite, logits, moved_to, preserved
+from emergence_ext.network import (
+    ForwardPass,
+    Precision,
+    check_finite,
+    in_batches,
+    logits,
+    moved_to,
+    preserved,
+)
 
 Target = int | Sequence[int] | Tensor
 """A column of the output for all inputs, or one for each."""
@@ -79,7 +86,7 @@ def dataset_logits(
         dataset: map-style, (image `[channels, H', W']` in 0..1, label).
         preprocess: applied to every batch of images before the network.
         outputs: columns of the network's output that are the categories, in their order.
-        batch_size: images at a time.
+        batch_size: images at a time; halved with a warning where memory runs out.
         precision: `"bfloat16"` runs the network in autocast.
         device: where to run; by default where the module is.
 
@@ -91,9 +98,13 @@ def dataset_logits(
     parts = []
     with preserved(module), moved_to(module, device) as place, torch.no_grad():
         run = ForwardPass(module, preprocess, outputs, precision, place)
-        starts = range(0, len(samples), batch_size)
-        for start in tqdm(starts, desc="logits", unit="batch", leave=False, disable=None):
-            z = run.logits(run.images(samples, start, start + batch_size))
-            check_finite(z, "the logits", samples.names[start : start + len(z)])
+        for batch, z in in_batches(
+            lambda batch: run.logits(run.images(samples, batch)),
+            len(samples),
+            batch_size,
+            description="logits",
+            leave=False,
+        ):
+            check_finite(z, "the logits", samples.names[batch])
             parts.append(z.cpu())
     return torch.cat(parts)

@@ -5,6 +5,7 @@ figures.
 """
 
 from emergence_ext.network.above import Above, above, grad_cam, region_cells
+from emergence_ext.network.batches import in_batches
 from emergence_ext.network.checkpoints import (
     CheckpointFile,
     find_state,
@@ -21,30 +22,29 @@ from emergence_ext.network.features import (
     check_finite,
     extract,
     flat_features,
-    is_out_of_memory,
     moved_to,
 )
 from emergence_ext.network.hooks import (
     Record,
     as_map,
-    check_open,
     find_head,
     find_layers,
     logits,
-    preserved,
     recorder,
     regions,
 )
-from emergence_ext.network.models import LoadedModel, evaluating, load_model, suggest_layers
+from emergence_ext.network.models import LoadedModel, load_model, suggest_layers
 from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.network.receptive import receptive_field, region_boxes
 from emergence_ext.network.rectifiers import AsModules, Watch
+from emergence_ext.network.trace import Call, check_open, observed, preserved
 from emergence_ext.network.weights import load_weights, randomise
 from emergence_ext.settings import Precision
 
 __all__ = [
     "Above",
     "AsModules",
+    "Call",
     "CheckpointFile",
     "FeatureSet",
     "ForwardPass",
@@ -56,7 +56,6 @@ __all__ = [
     "as_map",
     "check_finite",
     "check_open",
-    "evaluating",
     "extract",
     "find_head",
     "find_layers",
@@ -65,14 +64,15 @@ __all__ = [
     "format_environment",
     "format_report",
     "grad_cam",
+    "in_batches",
     "inspect_model",
-    "is_out_of_memory",
     "keep_state",
     "load_checkpoints",
     "load_model",
     "load_weights",
     "logits",
     "moved_to",
+    "observed",
     "preprocess",
     "preserved",
     "randomise",

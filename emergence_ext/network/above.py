@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from emergence_ext.lookup import optional
-from emergence_ext.network.hooks import as_map, find_layers, logits, preserved, recorder, regions
+from emergence_ext.network.hooks import as_map, find_layers, logits, recorder, regions
+from emergence_ext.network.trace import observed, preserved
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,20 +84,14 @@ def above(module: nn.Module, layer: str, images: Tensor) -> Iterator[Above]:
     """
     with preserved(module):
         outputs: list[Tensor] = []
-
-        def keep_output(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            outputs.append(output.clone())
-
-        (submodule,) = find_layers(module, [layer]).values()
         with (
             torch.no_grad(),
             recorder(module, [layer], keep=lambda output: as_map(output).clone()) as record,
+            observed(
+                find_layers(module, [layer]), after=lambda call: outputs.append(call.output.clone())
+            ),
         ):
-            handle = submodule.register_forward_hook(keep_output)
-            try:
-                z = module(images)
-            finally:
-                handle.remove()
+            z = module(images)
         if not outputs:
             raise ValueError(f"layer: {layer!r} never runs in the forward pass")
         logits(z)

@@ -6,14 +6,16 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from emergence_ext.data import MapStyle, Samples, as_samples
-from emergence_ext.network.hooks import as_map, find_head, find_layers, preserved, recorder, regions
+from emergence_ext.network.batches import in_batches
+from emergence_ext.network.hooks import as_map, find_head, find_layers, recorder, regions
+from emergence_ext.network.trace import preserved
 from emergence_ext.settings import Precision
 from emergence_ext.store import Saved
 
@@ -145,8 +147,6 @@ def extract(
         raise ValueError("layers: expected at least one layer, got none")
     if precision not in get_args(Precision):
         raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     find_layers(module, named.values())
     samples = as_samples(dataset)
     with preserved(module), moved_to(module, device) as target, torch.no_grad():
@@ -175,21 +175,20 @@ class ForwardPass:
     precision: Precision
     device: torch.device
 
-    def images(self, samples: Samples, start: int, stop: int) -> Tensor:
-        """Stack samples `start` to `stop`, `[B, 3, H, W]`.
+    def images(self, samples: Samples, batch: slice) -> Tensor:
+        """Stack the images of a batch, `[B, 3, H, W]`.
 
         Raises:
             ValueError: images of different sizes.
         """
-        batch = [samples[index][0] for index in range(start, min(stop, len(samples)))]
-        odd = next((i for i, image in enumerate(batch) if image.shape != batch[0].shape), None)
-        if odd is not None:
-            raise ValueError(
-                f"dataset: image {samples.names[start + odd]!r} has shape "
-                f"{list(batch[odd].shape)}, expected {list(batch[0].shape)} like those before. "
-                "Resize the images to one size."
-            )
-        return torch.stack(batch)
+        images = [samples[index][0] for index in range(*batch.indices(len(samples)))]
+        for name, image in zip(samples.names[batch], images, strict=True):
+            if image.shape != images[0].shape:
+                raise ValueError(
+                    f"dataset: image {name!r} has shape {list(image.shape)}, expected "
+                    f"{list(images[0].shape)} like those before. Resize the images to one size."
+                )
+        return torch.stack(images)
 
     def prepared(self, images: Tensor) -> Tensor:
         """Bring images to the device and into the form that the network expects."""
@@ -221,7 +220,7 @@ class ForwardPass:
 
 
 def _head(run: ForwardPass, samples: Samples) -> str:
-    name, gives_output = find_head(run.module, run.prepared(run.images(samples, 0, 1)))
+    name, gives_output = find_head(run.module, run.prepared(run.images(samples, slice(1))))
     if not gives_output:
         logger.warning(
             "the output of the network is not that of its last fully connected layer %r; if it "
@@ -243,7 +242,7 @@ def _probe(
     with recorder(
         run.module, named.values(), inputs=[head], keep=lambda output: as_map(output).shape[2:]
     ) as record:
-        z = run.logits(run.images(samples, 0, 1))
+        z = run.logits(run.images(samples, slice(1)))
     silent = [name for name in named.values() if name not in record.outputs]
     silent += [head] if head not in record.inputs else []
     if silent:
@@ -275,36 +274,23 @@ def _stream(
 ) -> dict[str, Tensor]:
     """Fill the result arrays batch by batch."""
     arrays: dict[str, Tensor] = {}
-    with (
-        recorder(
-            run.module, named.values(), inputs=[head], keep=lambda output: regions(output, grid)
-        ) as record,
-        tqdm(total=len(samples), desc="features", unit="image", disable=None) as bar,
-    ):
+    keep = partial(regions, grid=grid)
+    with recorder(run.module, named.values(), inputs=[head], keep=keep) as record:
         torch.manual_seed(random_state)
-        start = 0
-        while start < len(samples):
-            images = run.images(samples, start, start + batch_size)
-            try:
-                z = run.logits(images)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or batch_size == 1:
-                    raise
-                batch_size = (min(batch_size, len(images)) + 1) // 2
-                logger.warning("out of memory; going on with %d images at a time", batch_size)
-                continue
+        for batch, z in in_batches(
+            lambda batch: run.logits(run.images(samples, batch)),
+            len(samples),
+            batch_size,
+            description="features",
+        ):
             parts = {f"layer {name!r}": record.outputs[dotted] for name, dotted in named.items()}
-            parts |= {
-                "the sample feature": flat_features(record.inputs[head], head),
-                "the logits": z,
-            }
+            parts["the sample feature"] = flat_features(record.inputs[head], head)
+            parts["the logits"] = z
             for what, part in parts.items():
-                check_finite(part, what, samples.names[start : start + len(images)])
+                check_finite(part, what, samples.names[batch])
                 if what not in arrays:
                     arrays[what] = torch.empty((len(samples), *part.shape[1:]))
-                arrays[what][start : start + len(images)] = part
-            start += len(images)
-            bar.update(len(images))
+                arrays[what][batch] = part
     return arrays
 
 
@@ -336,15 +322,6 @@ def check_finite(part: Tensor, what: str, names: Sequence[str]) -> None:
             f"features: NaN or infinite values in {what} for image {bad!r}. Check that image, the "
             "weights and the preprocessing."
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was too little memory, on any device."""
-    # On the CPU torch reports it as a plain RuntimeError.
-    text = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        "can't allocate memory" in text or "not enough memory" in text
-    )
 
 
 def _has_categories(dataset: MapStyle) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emergence_ext.lookup import nearest
+from emergence_ext.network.trace import Call, check_open, observed, preserved, trace
 
 
 @dataclass
@@ -39,17 +40,17 @@ def find_layers(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]
         ValueError: an unknown name, with the nearest ones, or one that is listed twice.
     """
     known = dict(module.named_modules(remove_duplicate=False))
-    found: dict[str, nn.Module] = {}
+    layers: dict[str, nn.Module] = {}
     for name in names:
-        if name in found:
+        if name in layers:
             raise ValueError(f"features: layer {name!r} is listed twice")
         if name not in known or name == "":
             raise ValueError(
                 f"features: no layer {name!r}.{nearest(name, filter(None, known))} "
                 "emergence doctor --model ... lists all."
             )
-        found[name] = known[name]
-    return found
+        layers[name] = known[name]
+    return layers
 
 
 @contextmanager
@@ -70,8 +71,7 @@ def recorder(
         names: dotted names of the layers.
         inputs: dotted names of modules whose first input is recorded too.
         keep: what to keep of an output `[B, K, H, W]` or `[B, T, K]`. It is called at once, and
-            must
-            copy: a ReLU after the layer may work in place.
+            must copy: a ReLU after the layer may work in place.
 
     Raises:
         ValueError: an unknown layer, or what `check_open` says; in a forward pass, a layer that
@@ -80,42 +80,37 @@ def recorder(
     record = Record()
     image_size: list[int] = []
 
-    def begin(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def begin(call: Call) -> None:
         record.outputs.clear()
         record.inputs.clear()
-        is_batch = bool(arguments) and isinstance(arguments[0], Tensor) and arguments[0].ndim == 4
-        image_size[:] = arguments[0].shape[2:] if is_batch else ()
+        batch = call.inputs[0] if call.inputs else None
+        image_size[:] = batch.shape[2:] if isinstance(batch, Tensor) and batch.ndim == 4 else ()
 
-    def store_output(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            _once(name, record.outputs)
-            if not isinstance(output, Tensor) or output.ndim not in (3, 4):
-                raise ValueError(
-                    f"features: layer {name!r} gives {_shape(output)}, expected a map "
-                    "[B, K, H, W] or tokens [B, T, K]. Choose a layer before the pooling."
-                )
-            record.outputs[name] = keep(_channels_first(output, image_size))
+    def store_output(call: Call) -> None:
+        _once(call.name, record.outputs)
+        if not isinstance(call.output, Tensor) or call.output.ndim not in (3, 4):
+            raise ValueError(
+                f"features: layer {call.name!r} gives {_shape(call.output)}, expected a map "
+                "[B, K, H, W] or tokens [B, T, K]. Choose a layer before the pooling."
+            )
+        record.outputs[call.name] = keep(_channels_first(call.output, image_size))
 
-        return hook
-
-    def store_input(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            _once(name, record.inputs)
-            if not arguments or not isinstance(arguments[0], Tensor):
-                raise ValueError(f"features: module {name!r} takes no tensor as its first argument")
-            record.inputs[name] = arguments[0].clone()
-
-        return hook
+    def store_input(call: Call) -> None:
+        _once(call.name, record.inputs)
+        if not call.inputs or not isinstance(call.inputs[0], Tensor):
+            raise ValueError(
+                f"features: module {call.name!r} takes no tensor as its first argument"
+            )
+        record.inputs[call.name] = call.inputs[0].clone()
 
     layers, takers = find_layers(module, names), find_layers(module, inputs)
     check_open(module, *layers.values(), *takers.values())
-    with ExitStack() as undo:
-        undo.enter_context(preserved(module))
-        undo.callback(module.register_forward_pre_hook(begin).remove)
-        for name, layer in layers.items():
-            undo.callback(layer.register_forward_hook(store_output(name)).remove)
-        for name, layer in takers.items():
-            undo.callback(layer.register_forward_pre_hook(store_input(name)).remove)
+    with (
+        preserved(module),
+        observed({"": module}, before=begin),
+        observed(layers, after=store_output),
+        observed(takers, before=store_input),
+    ):
         yield record
 
 
@@ -131,46 +126,23 @@ def find_head(module: nn.Module, images: Tensor) -> tuple[str, bool]:
     Raises:
         ValueError: no `nn.Linear` runs, or what `check_open` says.
     """
-    check_open(*module.modules())
-    ran: list[tuple[str, Tensor]] = []
+    linear: list[Call] = []
 
-    def note(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda _module, _inputs, output: ran.append((name, output))
+    def keep_linear(call: Call) -> None:
+        if isinstance(call.module, nn.Linear):
+            linear.append(call)
 
-    with ExitStack() as undo:
-        undo.enter_context(preserved(module))
-        for name, layer in module.named_modules():
-            if isinstance(layer, nn.Linear):
-                undo.callback(layer.register_forward_hook(note(name)).remove)
-        with torch.no_grad():
-            result = module(images)
-    if not ran:
+    result = trace(module, images, after=keep_linear)
+    if not linear:
         raise ValueError(
             "features: no nn.Linear runs in the network, so it has no last fully connected layer. "
             "Name the module whose input is the sample feature: last_linear=..."
         )
-    final = [
-        name
-        for name, output in ran
-        if isinstance(result, Tensor)
-        and output.shape == result.shape
-        and torch.equal(output, result)
-    ]
-    return (final[-1], True) if final else (ran[-1][0], False)
-
-
-def check_open(*parts: nn.Module) -> None:
-    """Refuse what cannot be looked into: modules that take no hooks.
-
-    Raises:
-        ValueError: one is compiled to TorchScript.
-    """
-    if any(isinstance(part, torch.jit.ScriptModule) for part in parts):
-        raise ValueError(
-            "module: it is compiled to TorchScript, or a part of it is, and takes no hooks. Give "
-            "the network as it is in Python; else, with layers named, only what goes by its output "
-            "works."
-        )
+    for call in reversed(linear):
+        same_shape = isinstance(result, Tensor) and call.output.shape == result.shape
+        if same_shape and torch.equal(call.output, result):
+            return call.name, True
+    return linear[-1].name, False
 
 
 def logits(output: Any) -> Tensor:
@@ -233,20 +205,6 @@ def regions(output: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
     if grid is not None and grid != tuple(maps.shape[2:]):
         maps = functional.adaptive_avg_pool2d(maps, grid)
     return maps.flatten(2).transpose(1, 2).clone(memory_format=torch.contiguous_format)
-
-
-@contextmanager
-def preserved(module: nn.Module) -> Iterator[None]:
-    """Put the module into eval mode and give back training modes and random state on leaving."""
-    modes = [(part, part.training) for part in module.modules()]
-    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(sorted(devices, key=str)):
-            module.eval()
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _channels_first(output: Tensor, image_size: list[int]) -> Tensor:

@@ -4,10 +4,8 @@ import inspect
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,8 +21,8 @@ from emergence_ext.network.builtin import (
     vgg16_pooled,
     vgg_layers,
 )
-from emergence_ext.network.hooks import check_open
 from emergence_ext.network.preprocessing import PREPROCESSING
+from emergence_ext.network.trace import Call, trace
 from emergence_ext.network.weights import check_and_load, load_weights, output_rows, read_weights
 
 __all__ = [
@@ -140,7 +138,7 @@ def suggest_layers(module: nn.Module, example: Tensor, count: int = 5) -> dict[s
     Raises:
         ValueError: no module gives a map `[B, K, H, W]` or tokens `[B, T, K]`.
     """
-    runs = _trace(module, example)
+    runs = _map_outputs(module, example)
     stages: dict[tuple[int, ...], list[_Output]] = defaultdict(list)
     for output in runs:
         stages[output.size].append(output)
@@ -180,36 +178,26 @@ class _Output(NamedTuple):
     convolves: bool  # has weights of its own, so that its stage is more than pooling
 
 
-def _trace(module: nn.Module, example: Tensor) -> list[_Output]:
+def _map_outputs(module: nn.Module, example: Tensor) -> list[_Output]:
     """List the modules that give a map or tokens, in the order in which they finish."""
-    check_open(*module.modules())
     outputs: list[_Output] = []
 
-    def record(name: str, submodule: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if not isinstance(output, Tensor) or len(output) != len(example):
+    def note(call: Call) -> None:
+        if not call.name or not isinstance(call.output, Tensor) or len(call.output) != len(example):
             return
-        size = _spatial_size(output, example)
-        pooling = next(submodule.parameters(), None) is None
+        size = _spatial_size(call.output, example)
+        pooling = next(call.module.parameters(), None) is None
         # What only resizes ends no stage; adaptive pooling may even go back to the size of one.
-        if size is None or (pooling and inputs and _spatial_size(inputs[0], example) != size):
+        resizes = pooling and call.inputs and _spatial_size(call.inputs[0], example) != size
+        if size is None or resizes:
             return
-        own = next(submodule.parameters(recurse=False), None) is not None
+        own = next(call.module.parameters(recurse=False), None) is not None
         depth = sum(
-            type(module.get_submodule(outer)) is not nn.Sequential for outer in _outer(name)
+            type(module.get_submodule(outer)) is not nn.Sequential for outer in _outer(call.name)
         )
-        outputs.append(_Output(name, len(outputs), size, depth, own))
+        outputs.append(_Output(call.name, len(outputs), size, depth, own))
 
-    handles = [
-        submodule.register_forward_hook(partial(record, name))
-        for name, submodule in module.named_modules()
-        if name
-    ]
-    try:
-        with evaluating(module), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            module(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    trace(module, example, after=note)
     return outputs
 
 
@@ -228,18 +216,6 @@ def _spatial_size(value: Any, example: Tensor) -> tuple[int, ...] | None:
     # A map has the shape of the image; [B, H, W, K], which some networks use inside, has not.
     stretch = height * example.shape[-1] / (width * example.shape[-2])
     return (height, width) if height * width > 1 and 0.6 < stretch < 1.7 else None
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Hold a module in eval mode, and give every submodule its own mode back."""
-    modes = [(submodule, submodule.training) for submodule in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for submodule, mode in modes:
-            submodule.training = mode
 
 
 def _build(build: Callable[..., Any], num_classes: int | None, random_state: int) -> nn.Module:

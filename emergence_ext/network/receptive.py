@@ -94,7 +94,7 @@ def receptive_field(
         ValueError: an unknown layer, or one that does not depend on the image.
     """
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-    image, output = _trace(module, layer, (height, width))
+    image, output = _image_and_map(module, layer, (height, width))
     rows, columns = _all_spans(image, output)
     down = _regular(rows, height) or _on_canvas(module, layer, (height, width), axis=0)
     down = down or _as_far_as_seen(rows, height)
@@ -183,7 +183,7 @@ def _on_canvas(module: nn.Module, layer: str, size: tuple[int, int], axis: int) 
     while length <= _LARGEST_CANVAS:
         height, width = (length, size[1]) if axis == 0 else (size[0], length)
         try:
-            image, output = _trace(module, layer, (height, width))
+            image, output = _image_and_map(module, layer, (height, width))
         except (RuntimeError, ValueError, AssertionError) as error:
             logger.debug("layer %s takes no %d x %d image: %s", layer, height, width, error)
             return None
@@ -259,7 +259,7 @@ class _Reached(Exception):
         self.output = output
 
 
-def _trace(module: nn.Module, layer: str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _image_and_map(module: nn.Module, layer: str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """An image and the layer's map of it, `[1, K, H, W]`, joined by positive linear operations."""
     find_layers(module, [layer])
     convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d)]

@@ -9,15 +9,14 @@ order of the calls, whether a module is shared, works in place, or is not there 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from emergence_ext.network.hooks import check_open, preserved
+from emergence_ext.network.trace import Call, trace
 
 RELU_MODULES: Final = (nn.ReLU, nn.ReLU6, nn.Threshold)
 
@@ -62,32 +61,22 @@ class Watch(TorchFunctionMode):
         Raises:
             ValueError: what `check_open` says of a part of it.
         """
-        with ExitStack() as undo:
-            undo.enter_context(preserved(self.module))
-            for name, part in self.module.named_modules():
-                if name:
-                    check_open(part)
-                    undo.callback(part.register_forward_pre_hook(self._enter(name)).remove)
-                    undo.callback(part.register_forward_hook(self._leave(name)).remove)
-            undo.callback(self._negative.clear)
-            undo.enter_context(torch.no_grad())
-            undo.enter_context(self)
-            self.module(example)
+        with self:
+            trace(self.module, example, before=self._enter, after=self._leave)
+        self._negative.clear()
 
-    def _enter(self, name: str) -> Callable[[nn.Module, Any], None]:
-        return lambda part, _inputs: self._running.append((name, part))
+    def _enter(self, call: Call) -> None:
+        self._running.append((call.name, call.module))
 
-    def _leave(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_part: nn.Module, _inputs: Any, output: Any) -> None:
-            self._running.pop()
-            self.runs[name] = self.runs.get(name, 0) + 1
-            is_tensor = isinstance(output, Tensor)
-            self.shapes[name] = tuple(output.shape) if is_tensor else None
-            if is_tensor and output.is_floating_point() and output.numel() and output.min() < 0:
-                # Kept so that its id stays its own; a container gives the tensor of its last part.
-                self._negative.setdefault(id(output), (output, []))[1].append(name)
-
-        return hook
+    def _leave(self, call: Call) -> None:
+        self._running.pop()
+        self.runs[call.name] = self.runs.get(call.name, 0) + 1
+        output = call.output
+        is_tensor = isinstance(output, Tensor)
+        self.shapes[call.name] = tuple(output.shape) if is_tensor else None
+        if is_tensor and output.is_floating_point() and output.numel() and output.min() < 0:
+            # Kept so that its id stays its own; a container gives the tensor of its last part.
+            self._negative.setdefault(id(output), (output, []))[1].append(call.name)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -99,8 +88,8 @@ class Watch(TorchFunctionMode):
                 self.before_relu.update(self._negative[id(x)][1])
             owner, part = self._running[-1] if self._running else ("", self.module)
             if not isinstance(part, RELU_MODULES):
-                key = (owner, function)
-                self.functional[key] = self.functional.get(key, 0) + 1
+                place = (owner, function)
+                self.functional[place] = self.functional.get(place, 0) + 1
         return func(*args, **kwargs)
 
 

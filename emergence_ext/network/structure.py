@@ -33,8 +33,18 @@ def _mixed(x: Tensor, groups: int) -> Tensor:
     return _Indicator.apply(x.unflatten(1, (groups, -1)).mean(dim=2))
 
 
-def _kernel(weight: Tensor, groups: int) -> Tensor:
-    return weight.new_ones(groups, 1, *weight.shape[2:]) / weight[0, 0].numel()
+def _convolved(
+    convolve: Callable[..., Tensor],
+    x: Tensor,
+    weight: Tensor,
+    groups: int,
+    width: int,
+    **places: Any,
+) -> Tensor:
+    """Means over the windows of a convolution; a group gives `width` channels, all alike."""
+    kernel = weight.new_ones(groups, 1, *weight.shape[2:]) / weight[0, 0].numel()
+    means = convolve(_mixed(x, groups), kernel, groups=groups, **places)
+    return means.repeat_interleave(width, dim=1)
 
 
 def _conv2d(
@@ -46,10 +56,9 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    sums = functional.conv2d(
-        _mixed(x, groups), _kernel(weight, groups), None, stride, padding, dilation, groups
-    )
-    return sums.repeat_interleave(weight.shape[0] // groups, dim=1)
+    places = {"stride": stride, "padding": padding, "dilation": dilation}
+    width = weight.shape[0] // groups
+    return _convolved(functional.conv2d, x, weight, groups, width, **places)
 
 
 def _conv_transpose2d(
@@ -62,17 +71,10 @@ def _conv_transpose2d(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Tensor:
-    sums = functional.conv_transpose2d(
-        _mixed(x, groups),
-        _kernel(weight, groups),
-        None,
-        stride,
-        padding,
-        output_padding,
-        groups,
-        dilation,
-    )
-    return sums.repeat_interleave(weight.shape[1], dim=1)
+    places = {"stride": stride, "padding": padding, "dilation": dilation}
+    places["output_padding"] = output_padding
+    width = weight.shape[1]
+    return _convolved(functional.conv_transpose2d, x, weight, groups, width, **places)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -109,55 +111,18 @@ def _sum(x: Any, y: Any, **kwargs: Any) -> Any:
     return x if isinstance(x, Tensor) else y
 
 
-# Each value from the value at its own position.
-_UNMIXED = (
-    *("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "local_response_norm"),
-    *(
-        "relu",
-        "relu_",
-        "relu6",
-        "leaky_relu",
-        "leaky_relu_",
-        "prelu",
-        "rrelu",
-        "elu",
-        "elu_",
-        "selu",
-    ),
-    *(
-        "celu",
-        "gelu",
-        "silu",
-        "mish",
-        "hardtanh",
-        "hardtanh_",
-        "hardswish",
-        "hardsigmoid",
-        "sigmoid",
-    ),
-    *(
-        "sigmoid_",
-        "tanh",
-        "tanh_",
-        "softplus",
-        "softsign",
-        "logsigmoid",
-        "clamp",
-        "clamp_",
-        "dropout",
-    ),
-)
-_COMBINING = (
-    "mul",
-    "mul_",
-    "__mul__",
-    "__rmul__",
-    "__imul__",
-    "sub",
-    "sub_",
-    "__sub__",
-    "__isub__",
-)
+# Names of functions and tensor methods without the underscores around them, by which those that
+# work in place (`relu_`) and operators (`__mul__`) differ from the others.
+_NORMALISATIONS = (
+    "batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm",
+)  # fmt: skip
+_ACTIVATIONS = (
+    "celu", "clamp", "dropout", "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh",
+    "leaky_relu", "logsigmoid", "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid",
+    "silu", "softplus", "softsign", "tanh",
+)  # fmt: skip
+_PRODUCTS = ("mul", "rmul", "imul")
+_DIFFERENCES = ("sub", "isub")
 
 _STRUCTURE: dict[str, Callable[..., Any]] = {
     "conv2d": _conv2d,
@@ -165,8 +130,8 @@ _STRUCTURE: dict[str, Callable[..., Any]] = {
     "linear": _linear,
     "max_pool2d": _max_pool2d,
     "adaptive_max_pool2d": _adaptive_max_pool2d,
-    **dict.fromkeys(_UNMIXED, _first),
-    **dict.fromkeys(_COMBINING, _sum),
+    **dict.fromkeys(_NORMALISATIONS + _ACTIVATIONS, _first),
+    **dict.fromkeys(_PRODUCTS + _DIFFERENCES, _sum),
 }
 
 
@@ -175,7 +140,7 @@ class Structure(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        replacement = _STRUCTURE.get(getattr(func, "__name__", ""))
+        replacement = _STRUCTURE.get(getattr(func, "__name__", "").strip("_"))
         if replacement is None:
             return func(*args, **kwargs)
         if not args and "input" in kwargs:

@@ -10,7 +10,6 @@ from typing import Final
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from emergence_ext.method import Frame, check_tau
 from emergence_ext.network import (
@@ -18,7 +17,7 @@ from emergence_ext.network import (
     Record,
     find_head,
     flat_features,
-    is_out_of_memory,
+    in_batches,
     moved_to,
     recorder,
     regions,
@@ -70,30 +69,21 @@ def attack(
         require_differentiable(subject.preprocess, first)
         head, _ = find_head(subject.module, network.prepared(first))
         named = {name: subject.layers[name] for name in found.layers}
-        with (
-            recorder(
-                subject.module,
-                named.values(),
-                inputs=[head],
-                keep=lambda output: regions(output.detach(), found.grid),
-            ) as record,
-            tqdm(total=len(order), desc="attack", unit="image", disable=None) as bar,
-        ):
+        with recorder(
+            subject.module,
+            named.values(),
+            inputs=[head],
+            keep=lambda output: regions(output.detach(), found.grid),
+        ) as record:
             torch.manual_seed(settings.random_state)
             watch = _Watch(network, record, head, named, found, learned, settings)
-            size = subject.batch_size
-            while len(order) > taken.count:
-                batch = order[taken.count : taken.count + size]
-                try:
-                    steps = watch.steps(subject, batch)
-                except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error) or size == 1:
-                        raise
-                    size = (min(size, len(batch)) + 1) // 2
-                    logger.warning("out of memory; going on with %d images at a time", size)
-                    continue
-                taken.add(steps, found.y[batch])
-                bar.update(len(batch))
+            for batch, steps in in_batches(
+                lambda batch: watch.steps(subject, order[batch]),
+                len(order),
+                subject.batch_size,
+                description="attack",
+            ):
+                taken.add(steps, found.y[order[batch]])
     return Attack(
         frame=found.frame,
         eps=settings.eps,

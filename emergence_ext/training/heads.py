@@ -1,8 +1,7 @@
 """What of a network is trained when the rest is frozen, and what goes into it."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Protocol
 
 import torch
@@ -11,15 +10,16 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from emergence_ext.data import MAX_MEMORY, Samples
+from emergence_ext.network import Call, observed
 
 __all__ = [
     "CachedInputs",
     "ImageInputs",
     "Inputs",
-    "find_head",
     "frozen_names",
     "remember_inputs",
     "set_training",
+    "trained_part",
 ]
 
 
@@ -91,20 +91,20 @@ def frozen_names(module: nn.Module, pattern: str | None) -> set[str]:
     frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     if pattern is not None:
         try:
-            found = {name for name in names if re.search(pattern, name)}
+            matching = {name for name in names if re.search(pattern, name)}
         except re.error as error:
             raise ValueError(f"freeze: {pattern!r} is no regular expression ({error})") from error
-        if not found:
+        if not matching:
             raise ValueError(
                 f"freeze: {pattern!r} is in no parameter's name: {', '.join(names[:6])}, ..."
             )
-        frozen |= found
+        frozen |= matching
     if len(frozen) == len(names):
         raise ValueError(f"freeze: {pattern!r} leaves no parameter to train")
     return frozen
 
 
-def find_head(module: nn.Module, frozen: set[str], example: Tensor) -> str:
+def trained_part(module: nn.Module, frozen: set[str], example: Tensor) -> str:
     """Name the smallest submodule around all that is trained whose output is the network's.
 
     Args:
@@ -122,65 +122,52 @@ def find_head(module: nn.Module, frozen: set[str], example: Tensor) -> str:
     for owner in owners[1:]:
         same = [left == right for left, right in zip(common, owner, strict=False)]
         common = common[: same.index(False) if False in same else len(same)]
-    # A container that only holds modules (ModuleList) never runs: its parent may.
-    for depth in range(len(common), 0, -1):
+    chain = {}
+    for depth in range(1, len(common) + 1):
         name = ".".join(common[:depth])
-        calls: list[tuple[bool, object]] = []
-        with _inputs_of(module.get_submodule(name), calls), torch.no_grad():
-            output = module(example)
-        if len(calls) == 1 and calls[0][0] and calls[0][1] is output:
+        chain[name] = module.get_submodule(name)
+    calls: dict[str, list[Call]] = {name: [] for name in chain}
+    with observed(chain, after=lambda call: calls[call.name].append(call)), torch.no_grad():
+        output = module(example)
+    # A container that only holds modules (ModuleList) never runs: its parent may.
+    for name in reversed(chain):
+        if len(calls[name]) == 1 and _gives(calls[name][0], output):
             return name
     return ""
 
 
+def _gives(call: Call, output: object) -> bool:
+    """Whether a call took one tensor and nothing else, and returned this very object."""
+    one = not call.keywords and len(call.inputs) == 1 and isinstance(call.inputs[0], Tensor)
+    return one and call.output is output
+
+
 def remember_inputs(
-    module: nn.Module, head: str, inputs: Inputs, batch_size: int, autocast: torch.autocast
+    module: nn.Module, part: str, inputs: Inputs, batch_size: int, autocast: torch.autocast
 ) -> Inputs:
-    """Compute what enters the submodule `head` once; return `inputs` if it is too much to keep."""
+    """Compute what enters the submodule `part` once; return `inputs` if it is too much to keep."""
     kept: list[Tensor] = []
 
     class _ReachedError(Exception):
         pass
 
-    def stop(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        kept.append(arguments[0].detach().clone())
+    def stop(call: Call) -> None:
+        kept.append(call.inputs[0].detach().clone())
         raise _ReachedError
 
-    places = torch.arange(len(inputs.labels)).split(batch_size)
-    handle = module.get_submodule(head).register_forward_pre_hook(stop)
-    try:
-        with torch.no_grad(), autocast:
-            for indices in tqdm(places, desc="frozen layers", leave=False, disable=None):
-                with suppress(_ReachedError):
-                    module(inputs.batch(indices))
-                if kept[0][0].nbytes * len(inputs.labels) > MAX_MEMORY:
-                    return inputs
-    finally:
-        handle.remove()
+    batches = torch.arange(len(inputs.labels)).split(batch_size)
+    with observed({part: module.get_submodule(part)}, before=stop), torch.no_grad(), autocast:
+        for indices in tqdm(batches, desc="frozen layers", leave=False, disable=None):
+            with suppress(_ReachedError):
+                module(inputs.batch(indices))
+            if kept[0][0].nbytes * len(inputs.labels) > MAX_MEMORY:
+                return inputs
     return CachedInputs(torch.cat(kept), inputs.labels)
 
 
-def set_training(module: nn.Module, head: str) -> None:
-    """Put the submodule `head` into training mode, except for what is frozen."""
+def set_training(module: nn.Module, part: str) -> None:
+    """Put the submodule `part` into training mode, except for what is frozen."""
     module.eval()
-    for submodule in module.get_submodule(head).modules():
+    for submodule in module.get_submodule(part).modules():
         own = list(submodule.parameters(recurse=False))
         submodule.training = not own or any(parameter.requires_grad for parameter in own)
-
-
-@contextmanager
-def _inputs_of(submodule: nn.Module, calls: list[tuple[bool, object]]) -> Iterator[None]:
-    """Record (took one tensor and nothing else, output) of every call."""
-
-    def record(
-        _: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object], output: object
-    ) -> None:
-        calls.append(
-            (not keywords and len(arguments) == 1 and isinstance(arguments[0], Tensor), output)
-        )
-
-    handle = submodule.register_forward_hook(record, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()

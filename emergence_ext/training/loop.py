@@ -15,10 +15,10 @@ from tqdm import tqdm
 from emergence_ext.data import Samples
 from emergence_ext.network import (
     CheckpointFile,
-    evaluating,
     find_state,
     keep_state,
     load_checkpoints,
+    preserved,
     restore_state,
     save_checkpoint,
     write_index,
@@ -150,7 +150,7 @@ def evaluate(
     """Return the share of samples that the module, left as it was, is right about."""
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     inputs = ImageInputs(samples, (preprocess or nn.Identity()).to(device), device)
-    with evaluating(module):
+    with preserved(module):
         return _accuracy(module, inputs, batch_size, _autocast(precision, device))
 
 

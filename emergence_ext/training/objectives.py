@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emergence_ext.training.heads import find_head, frozen_names, set_training
+from emergence_ext.training.heads import frozen_names, set_training, trained_part
 
 __all__ = ["CrossEntropy", "FeatureRegression", "Objective"]
 
@@ -40,7 +40,7 @@ class CrossEntropy:
 
     def head(self, module: nn.Module, example: Tensor) -> str:
         """Name the smallest submodule around all that is trained."""
-        return find_head(module, frozen_names(module, None), example)
+        return trained_part(module, frozen_names(module, None), example)
 
     def set_training(self, module: nn.Module, head: str) -> None:
         """Put the submodule `head` into training mode, except for what is frozen."""

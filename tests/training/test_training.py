@@ -15,7 +15,7 @@ from emergence_ext.data.samples import ArraySamples
 from emergence_ext.network.builtin import small_vgg
 from emergence_ext.network.models import load_weights
 from emergence_ext.training import loop as training
-from emergence_ext.training.heads import augment, find_head, frozen_names
+from emergence_ext.training.heads import augment, frozen_names, trained_part
 from emergence_ext.training.loop import Recipe, TrainingLog, evaluate, load_checkpoints, train
 
 
@@ -262,12 +262,12 @@ def test_resuming_on_other_frozen_weights_is_refused(tmp_path: Path) -> None:
 def test_the_head_is_the_smallest_module_that_gives_the_output() -> None:
     example = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     module = _trunk().eval()
-    assert find_head(module, frozen_names(module, "^trunk"), example) == "head"
-    assert find_head(module, frozen_names(module, r"^trunk|head\.0"), example) == "head"
-    assert find_head(module, frozen_names(module, r"^trunk|head\.[01]"), example) == "head.4"
-    assert find_head(module, set(), example) == ""
-    assert find_head(module, frozen_names(module, r"^head"), example) == ""
-    assert find_head(_net().eval(), frozen_names(_net(), "^conv"), example) == ""
+    assert trained_part(module, frozen_names(module, "^trunk"), example) == "head"
+    assert trained_part(module, frozen_names(module, r"^trunk|head\.0"), example) == "head"
+    assert trained_part(module, frozen_names(module, r"^trunk|head\.[01]"), example) == "head.4"
+    assert trained_part(module, set(), example) == ""
+    assert trained_part(module, frozen_names(module, r"^head"), example) == ""
+    assert trained_part(_net().eval(), frozen_names(_net(), "^conv"), example) == ""
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,6 @@ from emergence_ext.report.look.inversion import inversion
 from emergence_ext.report.look.occlusion import occlusion
 from emergence_ext.report.look.page import Shown, write_page
 from emergence_ext.report.look.sheet import Scene, Sheet
-from emergence_ext.settings import Technique
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ SHOWN: Final = 10
 # What a technique raises where a network or its images do not allow it. Anything else is a defect.
 _REFUSALS = (ValueError, TypeError, ImportError, NotImplementedError, RuntimeError, MemoryError)
 
-TECHNIQUES: Final[Mapping[Technique, Callable[[Scene], Sheet]]] = {
+TECHNIQUES: Final[Mapping[str, Callable[[Scene], Sheet]]] = {
     "activations": activations,
     "filters": filters,
     "excite": excite,

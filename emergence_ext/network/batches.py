@@ -1,0 +1,66 @@
+"""Batches of samples, in order, that become smaller where memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+def in_batches(
+    run: Callable[[slice], Result],
+    count: int,
+    batch_size: int,
+    *,
+    description: str,
+    leave: bool = True,
+) -> Iterator[tuple[slice, Result]]:
+    """Run samples `0 .. count - 1` in batches; where memory runs out, go on with half as many.
+
+    Args:
+        run: called with the samples of a batch; called again with fewer where it has no memory.
+        count: number of samples.
+        batch_size: samples at a time.
+        description: what the progress bar says.
+        leave: whether the bar stays when all is done.
+
+    Yields:
+        The samples of a batch and what `run` made of them.
+
+    Raises:
+        ValueError: a batch of no samples.
+        MemoryError, RuntimeError: there is not enough memory for one sample, or another error.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    with tqdm(total=count, desc=description, unit="image", leave=leave, disable=None) as bar:
+        start = 0
+        while start < count:
+            batch = slice(start, min(start + batch_size, count))
+            try:
+                result = run(batch)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error) or batch_size == 1:
+                    raise
+                batch_size = (batch.stop - batch.start + 1) // 2
+                logger.warning("out of memory; going on with %d images at a time", batch_size)
+                continue
+            yield batch, result
+            start = batch.stop
+            bar.update(batch.stop - batch.start)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was too little memory, on any device."""
+    # On the CPU torch reports it as a plain RuntimeError.
+    message = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "can't allocate memory" in message or "not enough memory" in message
+    )

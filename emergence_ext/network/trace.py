@@ -1,0 +1,123 @@
+"""What runs in a forward pass of a network, call by call, by hooks that are gone afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a module in a forward pass.
+
+    Attributes:
+        name: dotted name of the module, empty for the network itself.
+        module: the module.
+        inputs: its positional arguments.
+        keywords: its keyword arguments.
+        output: what it returned; None before it did.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: tuple[Any, ...]
+    keywords: dict[str, Any] = field(default_factory=dict)
+    output: Any = None
+
+
+Observer = Callable[[Call], object]
+
+
+def trace(
+    module: nn.Module,
+    inputs: Tensor,
+    *,
+    before: Observer | None = None,
+    after: Observer | None = None,
+) -> Any:
+    """Run a network once, without gradients, and return its output; it comes back as it was.
+
+    Args:
+        module: the network; every submodule of it is observed, and it itself.
+        inputs: a batch as the network takes it.
+        before: called as a module begins to run, in the order in which they begin.
+        after: called as a module has run, in the order in which they end.
+
+    Raises:
+        ValueError: what `check_open` says.
+    """
+    check_open(*module.modules())
+    parts = dict(module.named_modules())
+    with preserved(module), torch.no_grad(), observed(parts, before=before, after=after):
+        return module(inputs)
+
+
+@contextmanager
+def observed(
+    parts: Mapping[str, nn.Module],
+    *,
+    before: Observer | None = None,
+    after: Observer | None = None,
+) -> Iterator[None]:
+    """Tell observers of every call of some modules, for the length of the block.
+
+    Args:
+        parts: name -> module.
+        before: called as one of them begins to run; `output` is None.
+        after: called as one of them has run.
+    """
+
+    def entry(name: str, tell: Observer) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(part: nn.Module, inputs: Any, keywords: Any) -> None:
+            tell(Call(name, part, inputs, keywords))
+
+        return hook
+
+    def end(name: str, tell: Observer) -> Callable[[nn.Module, Any, Any, Any], None]:
+        def hook(part: nn.Module, inputs: Any, keywords: Any, output: Any) -> None:
+            tell(Call(name, part, inputs, keywords, output))
+
+        return hook
+
+    with ExitStack() as undo:
+        for name, part in parts.items():
+            if before is not None:
+                handle = part.register_forward_pre_hook(entry(name, before), with_kwargs=True)
+                undo.callback(handle.remove)
+            if after is not None:
+                handle = part.register_forward_hook(end(name, after), with_kwargs=True)
+                undo.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def preserved(module: nn.Module) -> Iterator[None]:
+    """Put the module into eval mode and give back training modes and random state on leaving."""
+    modes = [(part, part.training) for part in module.modules()]
+    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(sorted(devices, key=str)):
+            module.eval()
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def check_open(*parts: nn.Module) -> None:
+    """Refuse what cannot be looked into: modules that take no hooks.
+
+    Raises:
+        ValueError: one is compiled to TorchScript.
+    """
+    if any(isinstance(part, torch.jit.ScriptModule) for part in parts):
+        raise ValueError(
+            "module: it is compiled to TorchScript, or a part of it is, and takes no hooks. Give "
+            "the network as it is in Python; else, with layers named, only what goes by its output "
+            "works."
+        )
