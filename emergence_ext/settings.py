@@ -39,9 +39,6 @@ Technique = Literal[
 ]
 """Ways to look inside a network, in the order in which they are shown."""
 
-Experiment = Literal["tables", "controls", "attack", "shapley", "distill", "animate"]
-"""What `emergence reproduce` does with a run, in this order."""
-
 
 def words(choices: Any) -> str:
     """Name the words of a `Literal`, for a help text or an error."""

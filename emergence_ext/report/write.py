@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from emergence_ext.report import emergence
@@ -11,6 +12,8 @@ from emergence_ext.report.headline import headline, warnings
 from emergence_ext.report.html.write import write_page
 from emergence_ext.run import FinishedRun
 from emergence_ext.store import exists
+
+logger = logging.getLogger(__name__)
 
 
 def write(run: FinishedRun | Path | str) -> Path:
@@ -28,6 +31,8 @@ def write(run: FinishedRun | Path | str) -> Path:
         ImportError: jinja2 is not installed.
     """
     run = run if isinstance(run, FinishedRun) else FinishedRun.open(run)
+    for text in warnings(run):
+        logger.warning(text)
     write_results(run.folder, emergence.tables(run), emergence.figures(run))
     for experiment in EXPERIMENTS:
         path = run.inside.result(experiment.section.anchor)

@@ -91,8 +91,6 @@ def run(
     )
     computed = _computed(results, finished.other_alphas(backend))
     finished.config.settings["backend"]["computed"] = computed
-    for warning in missing:
-        logger.warning(warning)
     finished.config.write(folder.config)
     return finished
 
