@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emergence_ext.method.solver import FitStats, least_squares, minimise
+from emergence_ext.method.solver import least_squares, minimise
 
 GENERATOR = torch.Generator().manual_seed(0)
 A = torch.randn(6, 6, generator=GENERATOR)
@@ -96,17 +96,6 @@ def test_the_same_problem_gives_the_same_bits() -> None:
     first = minimise(_stiff, [torch.zeros(6)], max_evals=50, tol=0)
     second = minimise(_stiff, [torch.zeros(6)], max_evals=50, tol=0)
     assert torch.equal(first[0][0], second[0][0]) and first[1].losses == second[1].losses
-
-
-def test_statistics_survive_being_settings() -> None:
-    stats = FitStats((2.0, 1.0), 0.5, "reached it", {"kl": 0.25}, "fused")
-    again = FitStats.from_settings(stats.settings())
-    assert again == stats and again.evaluations == 1
-
-
-def test_statistics_from_before_backends_were_noted_are_read() -> None:
-    settings = {"losses": [2.0, 1.0], "seconds": 0.5, "stopped": "reached it", "terms": {}}
-    assert FitStats.from_settings(settings) == FitStats((2.0, 1.0), 0.5, "reached it")
 
 
 def test_least_squares_is_the_ridge_solution() -> None:

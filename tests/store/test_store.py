@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 import torch
@@ -11,15 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from emergence_ext.store.arrays import (
-    Saved,
-    StoreError,
-    exists,
-    load_arrays,
-    once,
-    save_arrays,
-    write_file,
-)
+from emergence_ext.store.arrays import StoreError, exists, load_arrays, save_arrays, write_file
 
 
 def _arrays() -> dict[str, Tensor]:
@@ -34,23 +25,6 @@ def _arrays() -> dict[str, Tensor]:
         "mask": torch.tensor([True, False]),
         "special": torch.tensor([math.nan, math.inf, -0.0]),
     }
-
-
-class _Pair(Saved):
-    def __init__(self, left: Tensor, name: str) -> None:
-        self.left = left
-        self.name = name
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {"left": self.left}, {"name": self.name}
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        return cls(arrays["left"], settings["name"])
-
-
-class _Other(_Pair):
-    pass
 
 
 def test_arrays_and_settings_come_back_bit_for_bit(tmp_path: Path) -> None:
@@ -87,34 +61,6 @@ def test_tensors_that_share_memory_are_stored(tmp_path: Path) -> None:
     base = torch.arange(6.0)
     save_arrays(tmp_path / "a", {"whole": base, "part": base[2:]}, {}, kind="test")
     assert torch.equal(load_arrays(tmp_path / "a")[0]["part"], base[2:])
-
-
-def test_an_object_comes_back_and_another_class_is_refused(tmp_path: Path) -> None:
-    _Pair(torch.ones(2), "x").save(tmp_path / "pair")
-    assert _Pair.load(tmp_path / "pair").name == "x"
-    with pytest.raises(StoreError, match="'_Pair', expected a '_Other'"):
-        _Other.load(tmp_path / "pair")
-
-
-def test_a_result_is_made_once(tmp_path: Path) -> None:
-    made: list[str] = []
-
-    def make() -> _Pair:
-        made.append("made")
-        return _Pair(torch.ones(2), "x")
-
-    assert once(None, _Pair, make).name == "x" and len(made) == 1
-    for _ in range(2):
-        assert once(tmp_path / "pair", _Pair, make).name == "x" and len(made) == 2
-    (tmp_path / "pair.safetensors").write_bytes(b"")
-    with pytest.raises(StoreError, match="damaged"):
-        once(tmp_path / "pair", _Pair, make)
-
-
-def test_an_object_whose_state_is_incomplete_is_a_store_error(tmp_path: Path) -> None:
-    save_arrays(tmp_path / "pair", {}, {"name": "x"}, kind="_Pair")
-    with pytest.raises(StoreError, match="does not make a _Pair"):
-        _Pair.load(tmp_path / "pair")
 
 
 def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
