@@ -100,7 +100,7 @@ def read_boxes(path: Path) -> Mapping[str, list[Box]]:
         ValueError: other columns, a box that is none, or what `read_csv` says.
         FileNotFoundError: no such file.
     """
-    found: dict[str, list[Box]] = {}
+    boxes: dict[str, list[Box]] = {}
     file = read_csv(path, "boxes")
     if not set(COLUMNS) <= set(file.columns):
         raise ValueError(
@@ -117,5 +117,5 @@ def read_boxes(path: Path) -> Mapping[str, list[Box]]:
                 f"{where} is no box in shares of the image: expected 0 <= left < right <= 1 and "
                 f"0 <= top < bottom <= 1, got {(left, top, right, bottom)}"
             )
-        found.setdefault(row["name"], []).append((left, top, right, bottom))
-    return found
+        boxes.setdefault(row["name"], []).append((left, top, right, bottom))
+    return boxes

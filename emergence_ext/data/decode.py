@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-__all__ = ["EXTENSIONS", "Crop", "Source", "decode", "decode_all", "read_pixels"]
+__all__ = ["EXTENSIONS", "CropRule", "Source", "decode", "decode_all", "read_pixels"]
 
-Crop = Literal["center", "squash"]
+CropRule = Literal["center", "squash"]
 
 # Raster formats that Pillow decodes by itself: EPS, for one, would start another program.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -34,7 +34,7 @@ class Source:
     box: tuple[float, float, float, float] | None = None
 
 
-def decode(source: Source, size: int, crop: Crop) -> Tensor:
+def decode(source: Source, size: int, crop: CropRule) -> Tensor:
     """Decode one image to pixels `[3, size, size]`, uint8.
 
     Rotated as its EXIF says, 16 bits reduced to 8, transparency laid over white, then resized with
@@ -63,7 +63,7 @@ def decode(source: Source, size: int, crop: Crop) -> Tensor:
     return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).contiguous()
 
 
-def decode_all(sources: Sequence[Source], size: int, crop: Crop) -> Iterator[Tensor | str]:
+def decode_all(sources: Sequence[Source], size: int, crop: CropRule) -> Iterator[Tensor | str]:
     """Decode sources in order, in threads: pixels `[3, size, size]` or the reason for none."""
 
     def attempt(source: Source) -> Tensor | str:
@@ -84,7 +84,7 @@ def decode_all(sources: Sequence[Source], size: int, crop: Crop) -> Iterator[Ten
 
 
 def read_pixels(
-    sources: Sequence[Source], size: int, crop: Crop, max_memory: int
+    sources: Sequence[Source], size: int, crop: CropRule, max_memory: int
 ) -> tuple[list[Source], list[tuple[str, str]], Tensor | None]:
     """Check every source by decoding it once.
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from emergence_ext.data.decode import EXTENSIONS, Crop, Source
+from emergence_ext.data.decode import EXTENSIONS, CropRule, Source
 from emergence_ext.data.samples import (
     MAX_MEMORY,
     ArraySamples,
@@ -66,7 +66,7 @@ class ImageFolder(ImageFiles):
         *,
         split: str | None = None,
         size: int,
-        crop: Crop = "center",
+        crop: CropRule = "center",
         per_class: int | None = None,
         random_state: int = 0,
         max_memory: int = MAX_MEMORY,
@@ -123,7 +123,7 @@ def coco2014(
     categories: Sequence[str],
     *,
     size: int,
-    crop: Crop = "center",
+    crop: CropRule = "center",
     per_class: int | None = None,
     random_state: int = 0,
     max_memory: int = MAX_MEMORY,
@@ -180,7 +180,7 @@ def cub200(
     *,
     split: str | None = None,
     size: int,
-    crop: Crop = "center",
+    crop: CropRule = "center",
     max_memory: int = MAX_MEMORY,
 ) -> ImageFiles:
     """Cut the annotated boxes of CUB-200-2011 out of its images, as the paper does.
@@ -309,16 +309,16 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _image_files(directory: Path) -> list[Path]:
-    found = [
+    files = [
         Path(folder, name)
         for folder, _, names in os.walk(directory)
         for name in names
         if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
     ]
-    return sorted(found)
+    return sorted(files)
 
 
-def image_set(root: Path | str, *, size: int, crop: Crop = "center") -> ImageFiles:
+def image_set(root: Path | str, *, size: int, crop: CropRule = "center") -> ImageFiles:
     """Return all images below a folder, at any depth, as one category of the folder's name.
 
     Raises:

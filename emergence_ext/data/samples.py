@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from emergence_ext.data.decode import Crop, Source, decode, read_pixels
+from emergence_ext.data.decode import CropRule, Source, decode, read_pixels
 
 __all__ = [
     "MAX_MEMORY",
@@ -129,7 +129,7 @@ class ImageFiles(Samples):
         categories: Sequence[str],
         *,
         size: int,
-        crop: Crop = "center",
+        crop: CropRule = "center",
         per_class: int | None = None,
         random_state: int = 0,
         max_memory: int = MAX_MEMORY,
@@ -149,7 +149,7 @@ class ImageFiles(Samples):
             categories, [source.label for source in good], [source.name for source in good], bad
         )
         self.size = size
-        self.crop: Crop = crop
+        self.crop: CropRule = crop
         self._sources = good
 
     def _image(self, index: int) -> Tensor:
@@ -215,15 +215,9 @@ def as_samples(
         )
     if len(dataset) == 0:
         raise ValueError("dataset: it is empty")
-    known = next(
-        (
-            found
-            for key in ("labels", "targets")
-            if (found := getattr(dataset, key, None)) is not None
-        ),
-        None,
-    )
-    labels = [int(label) for label in (known if known is not None else _labels_of(dataset))]
+    known = getattr(dataset, "labels", None)
+    known = getattr(dataset, "targets", None) if known is None else known
+    labels = [int(label) for label in (_labels_of(dataset) if known is None else known)]
     categories = (
         categories or getattr(dataset, "categories", None) or getattr(dataset, "classes", None)
     )

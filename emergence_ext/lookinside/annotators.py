@@ -37,7 +37,7 @@ class Labels:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Agreement:
     """A network and `A` annotators on `M` images.
 
     Attributes:
@@ -105,7 +105,7 @@ def read_labels(path: Path, names: Sequence[str], categories: Sequence[str]) -> 
     """
     place = {name: n for n, name in enumerate(names)}
     category = {name: c for c, name in enumerate(categories)}
-    found: dict[tuple[int, str], int] = {}
+    given: dict[tuple[int, str], int] = {}
     unknown = 0
     for where, name, annotator, label in _given(path):
         if not annotator:
@@ -121,17 +121,17 @@ def read_labels(path: Path, names: Sequence[str], categories: Sequence[str]) -> 
             unknown += 1
             continue
         key = (place[name], annotator)
-        if key in found:
+        if key in given:
             raise ValueError(f"{where}: {annotator!r} labels {name!r} again")
-        found[key] = category[label]
-    if not found:
+        given[key] = category[label]
+    if not given:
         raise ValueError(
             f"annotators: {path} holds no label of any of the {len(place)} images; names are as "
             f"{names[0]!r}"
         )
-    index = sorted({n for n, _ in found})
-    annotators = list(dict.fromkeys(annotator for _, annotator in found))
-    said = [[found.get((n, annotator), -1) for annotator in annotators] for n in index]
+    index = sorted({n for n, _ in given})
+    annotators = list(dict.fromkeys(annotator for _, annotator in given))
+    said = [[given.get((n, annotator), -1) for annotator in annotators] for n in index]
     return Labels(annotators, torch.tensor(index), torch.tensor(said), unknown)
 
 
@@ -152,7 +152,7 @@ def _given(path: Path) -> Iterator[tuple[str, str, str, str]]:
                 yield where, name, annotator, label
 
 
-def compare(labels: Labels, p: Tensor, y: Tensor) -> Comparison:
+def agreement(labels: Labels, p: Tensor, y: Tensor) -> Agreement:
     """Hold a network against annotators, on the images that they labelled.
 
     Args:
@@ -179,7 +179,7 @@ def compare(labels: Labels, p: Tensor, y: Tensor) -> Comparison:
     shares = votes / votes.sum(1, keepdim=True)
     # With the network there are two labels of every image, but of other images no comparison.
     several = votes.sum(1) > 1
-    return Comparison(
+    return Agreement(
         raters=[NETWORK, *labels.annotators],
         index=labels.index,
         votes=votes,

@@ -99,7 +99,7 @@ def object_attributes(
         raise ValueError(
             f"boxes: none of the {len(names)} images has one; names are as {names[0]!r}"
         )
-    found = torch.full((4, len(names)), torch.nan, dtype=torch.float64)
+    values = torch.full((4, len(names)), torch.nan, dtype=torch.float64)
     for n, name in enumerate(names):
         if boxes.get(name):
             left, top, right, bottom = max(
@@ -107,9 +107,9 @@ def object_attributes(
             )
             x, y = (left + right) / 2, (top + bottom) / 2
             away = ((2 * x - 1) ** 2 + (2 * y - 1) ** 2) ** 0.5 / 2**0.5
-            found[:, n] = torch.tensor([(right - left) * (bottom - top), away, x, y])
+            values[:, n] = torch.tensor([(right - left) * (bottom - top), away, x, y])
     titles = ("size", "off centre", "left to right", "top to bottom")
-    return {f"object: {title}": x for title, x in zip(titles, found, strict=True)}
+    return {f"object: {title}": x for title, x in zip(titles, values, strict=True)}
 
 
 def read_attributes(path: Path, names: Sequence[str]) -> dict[str, Tensor | list[str]]:
@@ -144,16 +144,16 @@ def read_attributes(path: Path, names: Sequence[str]) -> dict[str, Tensor | list
         raise ValueError(
             f"attributes: {path} lists none of the {len(names)} images; names are as {names[0]!r}"
         )
-    found: dict[str, Tensor | list[str]] = {}
+    attributes: dict[str, Tensor | list[str]] = {}
     for column in columns:
         given = (rows[name][column] if name in rows else "" for name in names)
         cells = ["" if cell.casefold() in MISSING else cell for cell in given]
         if all(_is_number(cell) for cell in cells if cell):
             values = [float(cell or "nan") for cell in cells]
-            found[column] = torch.tensor(values, dtype=torch.float64)
+            attributes[column] = torch.tensor(values, dtype=torch.float64)
         else:
-            found[column] = cells
-    return {name: values for name, values in found.items() if _known(values)}
+            attributes[column] = cells
+    return {name: values for name, values in attributes.items() if _known(values)}
 
 
 def odd_word(words: Sequence[str]) -> int | None:
@@ -209,15 +209,15 @@ def accuracy_by(attribute: Tensor | Sequence[str], right: Tensor, bins: int = 5)
     # Bounds are values that occur, so that equal values never part.
     edges = torch.quantile(values, inner, interpolation="lower").unique()
     place = torch.searchsorted(edges, values)
-    found = []
+    groups = []
     for b in place.unique():
         some = place == b
         x = values[some]
         accuracy = _accuracy(right[some])
-        found.append(
+        groups.append(
             Group("", float(x.min()), float(x.max()), float(x.quantile(0.5)), len(x), accuracy)
         )
-    return found
+    return groups
 
 
 def _known(attribute: Tensor | Sequence[str]) -> bool:

@@ -66,8 +66,8 @@ def codes(
             last_linear = find_head(module, first)[0]
     head, parts = last_linear, []
 
-    def keep(_start: int, found: Mapping[str, Tensor]) -> None:
-        parts.append(flat_features(found[head], head).cpu())
+    def keep(_start: int, inputs: Mapping[str, Tensor]) -> None:
+        parts.append(flat_features(inputs[head], head).cpu())
 
     stream(
         module,
@@ -132,12 +132,12 @@ def rectangle(count: int) -> tuple[int, int]:
     """
     if count < 1:
         raise ValueError(f"count: expected at least 1 image, got {count}")
-    found = [
+    grids = [
         (rows, columns)
         for rows in range(max(1, math.isqrt(count // 2)), math.isqrt(count) + 1)
         if (columns := min(count // rows, 2 * rows))
     ]
-    return max(found, key=lambda grid: (grid[0] * grid[1], grid[0]))
+    return max(grids, key=lambda grid: (grid[0] * grid[1], grid[0]))
 
 
 def lay_out(points: Tensor, grid: tuple[int, int]) -> Tensor:

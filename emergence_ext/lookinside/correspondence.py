@@ -169,7 +169,7 @@ def read_keypoints(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
             says.
         FileNotFoundError: no such file.
     """
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+    keypoints: dict[str, dict[str, tuple[float, float]]] = {}
     file = read_csv(path, "keypoints")
     if not set(COLUMNS) <= set(file.columns):
         raise ValueError(
@@ -181,7 +181,7 @@ def read_keypoints(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
             x, y = float(row["x"]), float(row["y"])
         except ValueError:
             raise ValueError(f"{where} holds no numbers") from None
-        of_image = found.setdefault(row["name"], {})
+        of_image = keypoints.setdefault(row["name"], {})
         if row["keypoint"] in of_image:
             raise ValueError(f"{where} names a keypoint twice")
         if not (0 <= x <= 1 and 0 <= y <= 1):
@@ -189,7 +189,7 @@ def read_keypoints(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
                 f"{where} is not in the image: expected x and y in shares of it, 0..1, got {(x, y)}"
             )
         of_image[row["keypoint"]] = (x, y)
-    return found
+    return keypoints
 
 
 def shared_keypoints(

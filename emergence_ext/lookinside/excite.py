@@ -113,8 +113,8 @@ def random_directions(D: int, K: int, random_state: int = 0) -> Tensor:
     if not 1 <= D <= K:
         raise ValueError(f"D: expected 1..{K} directions in {K} dimensions, got {D}")
     generator = torch.Generator().manual_seed(random_state)
-    drawn = torch.randn(K, D, generator=generator, dtype=torch.float64)
-    q, r = torch.linalg.qr(drawn)
+    normal = torch.randn(K, D, generator=generator, dtype=torch.float64)
+    q, r = torch.linalg.qr(normal)
     # Without the signs of the diagonal the rotation would not be drawn evenly (Mezzadri 2007).
     return (q * r.diagonal().sign()).t().float().contiguous()
 
@@ -162,8 +162,8 @@ def _highest(given: Tensor, F: Tensor) -> tuple[Tensor, Tensor]:
     for d in range(0, D, at_once):
         for b in range(0, len(F), images):
             part = slice(d, d + at_once), slice(b, b + images)
-            found = (given[part[0]] @ F[part[1]]).max(dim=2)
-            values[part], places[part] = found.values.t(), found.indices.t()
+            best = (given[part[0]] @ F[part[1]]).max(dim=2)
+            values[part], places[part] = best.values.t(), best.indices.t()
     return values, places
 
 

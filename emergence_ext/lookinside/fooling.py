@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.lookinside.targets import Target, target_columns
+from emergence_ext.network import logits
 from emergence_ext.render import Seen, check_images, log_probability, render, seeing
 
 
@@ -104,13 +105,12 @@ def fool(
         )
     first = start[:1] if preprocess is None else preprocess(start[:1])
     aim = target_columns(module, first.expand(len(start), *first.shape[1:]), target)
-    found, taken = [], []
+    fooling, arrived = [], []
     for images, columns in zip(start.split(batch_size), aim.split(batch_size), strict=True):
         columns = columns.to(images.device)
 
         def sure(seen: Seen, columns: Tensor = columns) -> Tensor:
-            assert seen.output is not None  # read because of `until`
-            return seen.output.softmax(1).gather(1, columns[:, None])[:, 0] >= confidence
+            return logits(seen.output).softmax(1).gather(1, columns[:, None])[:, 0] >= confidence
 
         result = render(
             module,
@@ -122,11 +122,11 @@ def fool(
             until=sure,
             describe="fooling",
         )
-        found.append(result.images)
-        taken.append(result.arrived)
-    images = torch.cat(found)
+        fooling.append(result.images)
+        arrived.append(result.arrived)
+    images = torch.cat(fooling)
     after = _probabilities(module, images, preprocess, batch_size)
-    return Fooling(start.detach(), images, aim.cpu(), before, after, torch.cat(taken), confidence)
+    return Fooling(start.detach(), images, aim.cpu(), before, after, torch.cat(arrived), confidence)
 
 
 def _probabilities(

@@ -104,8 +104,8 @@ def smooth_grad(
             # One copy after the other: several at once would be other numbers.
             noise = [torch.randn(x.shape[1:], generator=generator) for _ in range(count)]
             noisy = (x + deviation * torch.stack(noise).to(x)).requires_grad_()
-            found = method.attribute(noisy, target=column.expand(count), abs=False)
-            total += found.detach().sum(0)
+            gradient = method.attribute(noisy, target=column.expand(count), abs=False)
+            total += gradient.detach().sum(0)
         return total / n_samples
 
     return _of_batches(module, inputs, target, 1, smoothed)
@@ -210,16 +210,16 @@ def hidden_relus(module: nn.Module, inputs: Tensor) -> list[str]:
     """
     watch = Watch(module)
     watch.run(inputs[:1])
-    told = [
+    hidden = [
         f"{function} in {owner or 'the network itself'}" + (f" ({n} times)" if n > 1 else "")
         for (owner, function), n in watch.functional.items()
     ]
     for name, part in module.named_modules():
         if isinstance(part, nn.ReLU) and watch.runs.get(name, 0) > 1:
-            told.append(f"module {name}, which is shared ({watch.runs[name]} calls)")
+            hidden.append(f"module {name}, which is shared ({watch.runs[name]} calls)")
         elif isinstance(part, nn.ReLU6) and watch.runs.get(name, 0):
-            told.append(f"module {name}, a ReLU6")
-    return told
+            hidden.append(f"module {name}, a ReLU6")
+    return hidden
 
 
 class _Visible(nn.Module):
@@ -270,7 +270,7 @@ def _of_batches(
     with preserved(module), _quiet():
         for x, column in tqdm(jobs, desc="gradients", disable=None, leave=False):
             try:
-                found = attribute(x.detach().clone().requires_grad_(), column)
+                attribution = attribute(x.detach().clone().requires_grad_(), column)
             except RuntimeError as error:
                 if "require grad" in str(error) or "not have been used" in str(error):
                     raise ValueError(
@@ -278,8 +278,8 @@ def _of_batches(
                         "a no_grad or a rounding in its forward pass?"
                     ) from error
                 raise
-            found = found.detach().cpu()
-            parts.append(found.float() if found.dtype.itemsize < 4 else found)
+            attribution = attribution.detach().cpu()
+            parts.append(attribution.float() if attribution.dtype.itemsize < 4 else attribution)
     return torch.cat(parts)
 
 

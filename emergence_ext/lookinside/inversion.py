@@ -78,7 +78,7 @@ def invert(
     targets = maps_of(module, [layer], images, preprocess=preprocess, batch_size=batch_size)[layer]
     n, channels, height, width = images.shape
     starts = noise(n, channels, (height, width), random_state=random_state).to(images)
-    found, losses = [], []
+    parts, losses = [], []
     for start, target in zip(starts.split(batch_size), targets.split(batch_size), strict=True):
         objective = (
             code(layer, target) + norm_weight * alpha_norm() + variation_weight * total_variation()
@@ -94,12 +94,12 @@ def invert(
             random_state=random_state,
             describe=f"inversion of {layer}",
         )
-        found.append(result.images)
+        parts.append(result.images)
         losses.append(result.losses)
 
     def error(x: Tensor) -> Tensor:
         maps = maps_of(module, [layer], x, preprocess=preprocess, batch_size=batch_size)[layer]
         return ((maps - targets).flatten(1).norm(dim=1) / targets.flatten(1).norm(dim=1)).cpu()
 
-    inverted = torch.cat(found)
+    inverted = torch.cat(parts)
     return Inversion(layer, inverted, error(inverted), error(starts), torch.cat(losses, dim=1))

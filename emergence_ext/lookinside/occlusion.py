@@ -114,7 +114,7 @@ def occlusion(
                 batch[k, :, *part] = fill[job // len(places), :, *part]
             logits.append(_logits(module, batch, columns[image], len(batch)))
     shape = (n, *boxes.shape[:2])
-    return _found(torch.cat(logits), whole, shape, boxes)
+    return _occlusion(torch.cat(logits), whole, shape, boxes)
 
 
 def region_occlusion(
@@ -149,17 +149,16 @@ def region_occlusion(
     for i in tqdm(range(len(inputs)), desc="regions", unit="image", disable=None, leave=False):
         with above(module, layer, inputs[i : i + 1]) as part, torch.no_grad():
             maps = part.maps
-            grid = grid or (maps.shape[2], maps.shape[3])
-            cells = region_cells(maps.shape[2:], grid).to(maps.device)
+            H, W = grid or (maps.shape[2], maps.shape[3])
+            cells = region_cells(maps.shape[2:], (H, W)).to(maps.device)
             whole.append(_logits(part, maps, columns[i : i + 1], 1))
-            for regions in torch.arange(grid[0] * grid[1]).split(perturbations_per_eval):
+            for regions in torch.arange(H * W).split(perturbations_per_eval):
                 hidden = cells == regions.to(maps.device)[:, None, None]
                 batch = maps.masked_fill(hidden[:, None], 0)
                 logits.append(_logits(part, batch, columns[i].expand(len(batch)), len(batch)))
-    assert grid is not None
-    boxes = torch.stack([_box(cells == r) for r in range(grid[0] * grid[1])])
-    shape = (len(inputs), *grid)
-    return _found(torch.cat(logits), torch.cat(whole), shape, boxes.unflatten(0, grid))
+    boxes = torch.stack([_box(cells == r) for r in range(H * W)])
+    shape = (len(inputs), H, W)
+    return _occlusion(torch.cat(logits), torch.cat(whole), shape, boxes.unflatten(0, (H, W)))
 
 
 def _windows(size: torch.Size, shape: Size, strides: Size | None) -> Tensor:
@@ -226,7 +225,7 @@ def _logits(
     return torch.cat(parts).cpu()
 
 
-def _found(hidden: Tensor, whole: Tensor, shape: tuple[int, ...], boxes: Tensor) -> Occlusion:
+def _occlusion(hidden: Tensor, whole: Tensor, shape: tuple[int, ...], boxes: Tensor) -> Occlusion:
     p, odds, z = (x.reshape(shape) for x in hidden.T)
     p_whole, odds_whole, z_whole = whole.T
     return Occlusion(p, odds, z, p_whole, odds_whole, z_whole, boxes)

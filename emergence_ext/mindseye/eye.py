@@ -207,16 +207,15 @@ def layer_rows(
         module, layer, images, regions, preprocess, batch_size: as in `minds_eye`.
     """
     check_number(len(images))
-    rows: Tensor | None = None
+    rows = torch.empty(0)
     with torch.no_grad(), seeing(module, [layer], preprocess=preprocess) as see:
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             maps = see(images[batch]).layers[layer]
-            found = pooled(_within(maps, None if regions is None else regions[batch])).cpu()
-            if rows is None:  # at once, since parts and their whole would be twice as much
-                rows = found.new_empty(len(images), found.shape[1])
-            rows[batch] = found
-    assert rows is not None
+            part = pooled(_within(maps, None if regions is None else regions[batch])).cpu()
+            if not start:  # at once, since parts and their whole would be twice as much
+                rows = part.new_empty(len(images), part.shape[1])
+            rows[batch] = part
     return rows
 
 
@@ -231,19 +230,20 @@ def _measured(
     options: _Options,
 ) -> MindsEye:
     adaptive, target, channels = objective.adaptive, objective.target, objective.channels
-    found = rendering.images
     return MindsEye(
         layer=layer,
         previous=objective.previous,
         facets=facets,
         channels=channels.cpu(),
         initial=initial,
-        images=found,
+        images=rendering.images,
         kept=rendering.kept,
         losses=rendering.losses,
         shape=adaptive.shape.detach().cpu(),
         scale=adaptive.scale.detach().cpu(),
-        score=score(module, layer, facets, target, channels, found, initial, images, **options),
+        score=score(
+            module, layer, facets, target, channels, rendering.images, initial, images, **options
+        ),
     )
 
 

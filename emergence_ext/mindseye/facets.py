@@ -109,15 +109,15 @@ def find_facets(
         )
     points = _embedded(x, random_state)
     labels, centres = _clusters(points, count, random_state)
-    found = []
+    groups = []
     for c in range(count):
         own = np.flatnonzero(labels == c)
         distance = np.linalg.norm(points[own] - centres[c], axis=1)
         order = np.argsort(distance, kind="stable")[:members]
         near = torch.from_numpy(distance[order])
-        found.append(Facet(torch.from_numpy(own[order]), facet_weights(near), near))
+        groups.append(Facet(torch.from_numpy(own[order]), facet_weights(near), near))
     return Facets(
-        torch.from_numpy(points), torch.from_numpy(labels), torch.from_numpy(centres), found
+        torch.from_numpy(points), torch.from_numpy(labels), torch.from_numpy(centres), groups
     )
 
 

@@ -76,13 +76,13 @@ class Schedule:
 
     def views(self) -> list[View]:
         """What the network is shown of the image."""
-        found: list[View] = [Jitter(self.jitter)] if self.jitter else []
-        return found if min(ends(self.crop)) >= 1 else [*found, Crop(self.crop)]
+        views: list[View] = [Jitter(self.jitter)] if self.jitter else []
+        return views if min(ends(self.crop)) >= 1 else [*views, Crop(self.crop)]
 
     def smoothing(self) -> list[Smoothing]:
         """What is done to the image after each step."""
-        found: list[Smoothing] = [self._blurred] if max(ends(self.blur)) > 0 else []
-        return found if self.denoising is None else [*found, SplitBregman(self.denoising)]
+        smoothing: list[Smoothing] = [self._blurred] if max(ends(self.blur)) > 0 else []
+        return smoothing if self.denoising is None else [*smoothing, SplitBregman(self.denoising)]
 
     def run(
         self,

@@ -54,12 +54,12 @@ class Score:
     @property
     def undefined(self) -> list[str | None]:
         """Of each facet, why channels have no share; None where all have one."""
-        found = []
+        reasons = []
         for row in self.share:
             count = int(row.isnan().sum())
-            told = f"the target's mean is not above 0 in {count} of {len(row)} channels"
-            found.append(told if count else None)
-        return found
+            reason = f"the target's mean is not above 0 in {count} of {len(row)} channels"
+            reasons.append(reason if count else None)
+        return reasons
 
     def _defined(self) -> list[Tensor]:
         return [row[~row.isnan()] for row in self.share]
@@ -135,7 +135,7 @@ def logits_of(
         None where that names no class: no tensor `[n, outputs]`, fewer than two outputs, or numbers
         that are not finite.
     """
-    found = []
+    outputs = []
     with torch.no_grad(), preserved(module):
         for batch in images.split(batch_size):
             z = module(batch if preprocess is None else preprocess(batch))
@@ -143,8 +143,8 @@ def logits_of(
                 return None
             if not bool(z.isfinite().all()):
                 return None
-            found.append(z.float().cpu())
-    return torch.cat(found)
+            outputs.append(z.float().cpu())
+    return torch.cat(outputs)
 
 
 def _sizes(masks: Tensor) -> Tensor:

@@ -70,19 +70,19 @@ def load_checkpoints(pattern: Path | str | Sequence[Path | str]) -> list[Checkpo
         ValueError: nothing matches, a file without an epoch, or two files of one epoch.
     """
     if isinstance(pattern, str | Path):
-        paths = [Path(found) for found in glob.glob(str(pattern), recursive=True)]
+        paths = [Path(path) for path in glob.glob(str(pattern), recursive=True)]
     else:
-        paths = [Path(given) for given in pattern]
+        paths = [Path(path) for path in pattern]
         absent = next((path for path in paths if not path.is_file()), None)
         if absent is not None:
             raise ValueError(f"checkpoints: no file {absent}")
     if not paths:
         raise ValueError(f"checkpoints: nothing matches {str(pattern)!r}. Is the pattern quoted?")
-    found = sorted((_epoch_of(path), path) for path in paths)
-    for (epoch, path), (next_epoch, next_path) in pairwise(found):
+    files = sorted((_epoch_of(path), path) for path in paths)
+    for (epoch, path), (next_epoch, next_path) in pairwise(files):
         if epoch == next_epoch:
             raise ValueError(f"checkpoints: {path} and {next_path} are both of epoch {epoch}")
-    return [CheckpointFile(f"epoch {epoch}", epoch, path) for epoch, path in found]
+    return [CheckpointFile(f"epoch {epoch}", epoch, path) for epoch, path in files]
 
 
 def keep_state(

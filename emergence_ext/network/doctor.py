@@ -155,12 +155,12 @@ def format_report(report: ModelReport) -> str:
     lines.append(f"  functional (no module): {_listed(calls)}")
     lines += ["", "suggested layers (name, dotted name, map, receptive field, stride)"]
     for name, dotted in report.suggested.items():
-        found = report.fields.get(name)
+        field = report.fields.get(name)
         seen = (
             "map {}x{}, field {}x{} px, stride {:g}x{:g}".format(
-                *found.grid, *found.size, *found.stride
+                *field.grid, *field.size, *field.stride
             )
-            if found
+            if field
             else "no receptive field"
         )
         lines.append(f"  {name}: {dotted}, {seen}")
@@ -191,11 +191,11 @@ def environment() -> dict[str, Any]:
 
 def format_environment(brief: bool = False) -> str:
     """Return the environment as text for a terminal; `brief` leaves the build's flags out."""
-    found = environment()
-    library = found["library"]
-    device = found["cuda_device"] or "no CUDA device"
+    facts = environment()
+    library = facts["library"]
+    device = facts["cuda_device"] or "no CUDA device"
     lines = [
-        f"emergence_ext {found['package']}, Python {found['python']}, torch {found['torch']}, "
+        f"emergence_ext {facts['package']}, Python {facts['python']}, torch {facts['torch']}, "
         f"{device}"
     ]
     for backend, reason in library["why_not"].items():
@@ -207,12 +207,12 @@ def format_environment(brief: bool = False) -> str:
             sets = ", ".join(library["instruction_sets"])
             there += f", instruction set {library['instruction_set']} (here: {sets})"
         lines.append(f"  {backend} ops: {there if reason is None else f'not there: {reason}'}")
-    for kind, reason in found["why_not_fused"].items():
+    for kind, reason in facts["why_not_fused"].items():
         taken = "fused" if reason is None else "reference (plain torch)"
         if reason not in (None, library["why_not"][kind]):
             taken += f": {reason}"
         lines.append(f"  backend auto on {kind}: {taken}")
-    for extra, packages in found["extras"].items():
+    for extra, packages in facts["extras"].items():
         absent = [name for name, version in packages.items() if version is None]
         text = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
         if absent:
@@ -220,7 +220,7 @@ def format_environment(brief: bool = False) -> str:
             text = f"{text}; {missing}" if text else missing
         lines.append(f"  [{extra}] {text}")
     if not brief:
-        lines.append(f"  platform: {found['platform']}")
+        lines.append(f"  platform: {facts['platform']}")
         above = ("why_not", "instruction_set", "instruction_sets")
         lines += [f"  {key}: {value}" for key, value in library.items() if key not in above]
     return "\n".join(lines)
@@ -268,8 +268,8 @@ def _advice(report: ModelReport) -> list[str]:
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "none"
+    text = ", ".join(names[:most])
+    return f"{text} and {len(names) - most} more" if len(names) > most else text or "none"
 
 
 def _extras() -> dict[str, dict[str, str | None]]:
@@ -278,13 +278,13 @@ def _extras() -> dict[str, dict[str, str | None]]:
         requirements = importlib.metadata.requires("emergence_ext") or []
     except importlib.metadata.PackageNotFoundError:
         return {}
-    found: dict[str, dict[str, str | None]] = {}
+    extras: dict[str, dict[str, str | None]] = {}
     for requirement in requirements:
         match = re.match(r"([\w.-]+)[^;]*;.*extra == ['\"]([\w-]+)['\"]", requirement)
         # Extras that only gather others name this package itself.
         if match and match[1].replace("-", "_") != "emergence_ext" and match[2] != "dev":
-            found.setdefault(match[2], {})[match[1]] = _version(match[1])
-    return found
+            extras.setdefault(match[2], {})[match[1]] = _version(match[1])
+    return extras
 
 
 def _version(package: str) -> str | None:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _LARGEST_CANVAS = 2048
 
 Span = tuple[int, int]
-Box = tuple[int, int, int, int]
+PixelBox = tuple[int, int, int, int]
 Spans = dict[int, Span] | list[Span]
 
 
@@ -55,7 +55,7 @@ class ReceptiveField:
     rows: tuple[Span, ...]
     columns: tuple[Span, ...]
 
-    def box(self, row: int, col: int) -> Box:
+    def box(self, row: int, col: int) -> PixelBox:
         """Return `(top, left, bottom, right)` of a region's field within the image, ends exclusive.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,8 +26,8 @@ class Call:
     name: str
     module: nn.Module
     inputs: tuple[Any, ...]
-    keywords: dict[str, Any] = field(default_factory=dict)
-    output: Any = None
+    keywords: dict[str, Any]
+    output: Any
 
 
 Observer = Callable[[Call], object]
@@ -72,25 +72,20 @@ def observed(
         after: called as one of them has run.
     """
 
-    def entry(name: str, tell: Observer) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(part: nn.Module, inputs: Any, keywords: Any) -> None:
-            tell(Call(name, part, inputs, keywords))
-
-        return hook
-
-    def end(name: str, tell: Observer) -> Callable[[nn.Module, Any, Any, Any], None]:
-        def hook(part: nn.Module, inputs: Any, keywords: Any, output: Any) -> None:
+    def hook(name: str, tell: Observer) -> Callable[..., None]:
+        # What is called before a module runs is given no output.
+        def tell_call(part: nn.Module, inputs: Any, keywords: Any, output: Any = None) -> None:
             tell(Call(name, part, inputs, keywords, output))
 
-        return hook
+        return tell_call
 
     with ExitStack() as undo:
         for name, part in parts.items():
             if before is not None:
-                handle = part.register_forward_pre_hook(entry(name, before), with_kwargs=True)
+                handle = part.register_forward_pre_hook(hook(name, before), with_kwargs=True)
                 undo.callback(handle.remove)
             if after is not None:
-                handle = part.register_forward_hook(end(name, after), with_kwargs=True)
+                handle = part.register_forward_hook(hook(name, after), with_kwargs=True)
                 undo.callback(handle.remove)
         yield
 

@@ -96,9 +96,9 @@ def check_and_load(
         "wrong shape": misshapen,
     }
     text = "; ".join(
-        f"{len(found)} {kind} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
-        for kind, found in problems.items()
-        if found
+        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for kind, keys in problems.items()
+        if keys
     )
     if text or len(missing) == len(own):
         raise ValueError(
@@ -133,7 +133,7 @@ def randomise(module: nn.Module, random_state: int) -> None:
     """
     own = torch.Generator().manual_seed(random_state)
     seed = int(torch.randint(2**62, (), generator=own))
-    drawn: set[int] = set()
+    initialised: set[int] = set()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for layer in module.modules():
@@ -141,7 +141,7 @@ def randomise(module: nn.Module, random_state: int) -> None:
                 reset: Any = getattr(layer, name, None)
                 if callable(reset):
                     reset()
-                    drawn |= {id(x) for x in layer.parameters(recurse=False)}
+                    initialised |= {id(x) for x in layer.parameters(recurse=False)}
         for x in module.parameters():
-            if id(x) not in drawn:
+            if id(x) not in initialised:
                 x.copy_(torch.randn(x.shape).to(x) * x.std(correction=0) + x.mean())

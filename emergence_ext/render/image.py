@@ -88,8 +88,8 @@ def noise(
         Images in 0..1, `[n, channels, H, W]`.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    drawn = []
+    images = []
     for index in range(count):
         generator = torch.Generator().manual_seed(random_state + index)
-        drawn.append(torch.randn(channels, height, width, generator=generator))
-    return (0.5 + spread * torch.stack(drawn)).clamp(0, 1)
+        images.append(torch.randn(channels, height, width, generator=generator))
+    return (0.5 + spread * torch.stack(images)).clamp(0, 1)

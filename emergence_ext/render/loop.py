@@ -197,19 +197,19 @@ def _gradient(
             "preprocessing, and the learning rate."
         )
     total = loss[going].sum()
-    found: tuple[Tensor | None, ...] = (None,)
+    gradients: tuple[Tensor | None, ...] = (None,)
     if total.requires_grad:
-        found = torch.autograd.grad(total, [x, *parameters], allow_unused=True)
-    if found[0] is None:
+        gradients = torch.autograd.grad(total, [x, *parameters], allow_unused=True)
+    if gradients[0] is None:
         raise ValueError(
             "objective: it does not depend on the image in a way that torch can differentiate. "
             "Check the preprocessing for rounding, detaching or NumPy."
         )
-    for parameter, gradient in zip(parameters, found[1:], strict=True):
+    for parameter, gradient in zip(parameters, gradients[1:], strict=True):
         parameter.grad = gradient
-    if not bool(found[0].isfinite().all()):
+    if not bool(gradients[0].isfinite().all()):
         raise ValueError(f"objective: its gradient is NaN or infinite at iteration {t + 1}")
-    return found[0]
+    return gradients[0]
 
 
 @torch.no_grad()

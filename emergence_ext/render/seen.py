@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.network import as_map, find_layers, logits, recorder
+from emergence_ext.network import Call, as_map, find_layers, logits, observed, recorder
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,21 +63,16 @@ def seeing(
             device than the network.
     """
     names = list(dict.fromkeys(layers))
-    with (
-        recorder(module, names, keep=_recorded) as record,
-        ExitStack() as undo,
-    ):
-        looking, whole = False, output or not names
+    looking, whole = False, output or not names
 
-        def end(*_: Any) -> None:
-            # Somebody else may look through the same network meanwhile.
-            if looking and len(record.outputs) == len(names):
-                raise _Enough
+    def end(_call: Call) -> None:
+        # Somebody else may look through the same network meanwhile.
+        if looking and len(record.outputs) == len(names):
+            raise _Enough
 
-        if not output:
-            # Registered after the recorder's own, so that it finds the layer's output recorded.
-            for layer in find_layers(module, names).values():
-                undo.callback(layer.register_forward_hook(end).remove)
+    # Observed after the recorder's own, so that the layer's output is recorded.
+    ending = {} if output else find_layers(module, names)
+    with recorder(module, names, keep=_recorded) as record, observed(ending, after=end):
 
         def run_whole(inputs: Tensor) -> None:
             """Have the recorder refuse a layer that would run again after the pass has ended."""
@@ -106,8 +100,8 @@ def seeing(
             missing = [name for name in names if name not in record.outputs]
             if missing:
                 raise ValueError(f"layer: {missing[0]!r} never runs in the forward pass")
-            found = {name: record.outputs[name] for name in names}
-            return Seen(images, found, _as_float(logits(z)) if output else None, progress)
+            maps = {name: record.outputs[name] for name in names}
+            return Seen(images, maps, _as_float(logits(z)) if output else None, progress)
 
         yield see
 

@@ -32,7 +32,7 @@ from emergence_ext.run import (
 )
 from emergence_ext.settings import Backend
 from emergence_ext.store import Saved, once
-from emergence_ext.training import RECIPES, Place, Recipe, distil
+from emergence_ext.training import RECIPES, FeaturePlace, Recipe, distil
 
 NAME: Final = "distill"  # of the experiment, and of its folder in a run
 CONV: Final = "conv"
@@ -246,7 +246,7 @@ def distillation(
     return Distillation(networks, [student.missed for student in students])
 
 
-def find_places(subject: Subject, at: Sequence[str], compared: str) -> list[Place]:
+def find_places(subject: Subject, at: Sequence[str], compared: str) -> list[FeaturePlace]:
     """Say where in a network features are regressed.
 
     Args:
@@ -266,13 +266,13 @@ def find_places(subject: Subject, at: Sequence[str], compared: str) -> list[Plac
     return places
 
 
-def _find_place(subject: Subject, at: str) -> Place:
+def _find_place(subject: Subject, at: str) -> FeaturePlace:
     if at == FC:
         example = subject.preprocess(subject.dataset[0][0][None])
-        return Place(FC, find_head(subject.module, example)[0], "input")
+        return FeaturePlace(FC, find_head(subject.module, example)[0], "input")
     label = list(subject.layers)[-1] if at == CONV else at
     _require_layer(subject, label, "at", [CONV, FC])
-    return Place(label, subject.layers[label])
+    return FeaturePlace(label, subject.layers[label])
 
 
 def _require_layer(subject: Subject, name: str, argument: str, words: Sequence[str]) -> None:
@@ -312,7 +312,7 @@ def training_images(subject: Subject) -> Samples:
 
 def train_student(
     subject: Subject,
-    place: Place,
+    place: FeaturePlace,
     train_set: Samples,
     recipe: Recipe,
     *,
@@ -389,7 +389,7 @@ def fitted_again(run: FinishedRun) -> Student:
     return Student(FITTED_AGAIN, run.emergence.epochs[-1], run.features, folder=folder)
 
 
-def student_folder(run: FinishedRun, place: Place) -> Path:
+def student_folder(run: FinishedRun, place: FeaturePlace) -> Path:
     """Where everything of one student of a run lies."""
     return run.inside.experiment(NAME) / "students" / file_name(place.label)
 

@@ -3,13 +3,13 @@
 It knows nothing of what is analysed afterwards.
 """
 
-from emergence_ext.training.distilling import Place, distil
+from emergence_ext.training.distilling import FeaturePlace, distil
 from emergence_ext.training.loop import TrainingLog, train
 from emergence_ext.training.recipes import RECIPES, Recipe
 
 __all__ = [
     "RECIPES",
-    "Place",
+    "FeaturePlace",
     "Recipe",
     "TrainingLog",
     "distil",

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from emergence_ext.data import Samples
 from emergence_ext.network import recorder
 from emergence_ext.training.loop import TrainingLog, train
-from emergence_ext.training.objectives import FeatureRegression
+from emergence_ext.training.losses import FeatureRegression
 from emergence_ext.training.recipes import Recipe
 
-__all__ = ["Place", "distil", "take_upper_layers"]
+__all__ = ["FeaturePlace", "distil", "take_upper_layers"]
 
 
 @dataclass(frozen=True)
-class Place:
+class FeaturePlace:
     """Where features are taken in a network.
 
     Attributes:
@@ -59,7 +59,7 @@ class Place:
 def distil(
     teacher: nn.Module,
     student: nn.Module,
-    place: Place,
+    place: FeaturePlace,
     train_set: Samples,
     val_set: Samples,
     recipe: Recipe,
@@ -118,7 +118,7 @@ def distil(
                 checkpoints=checkpoints,
                 random_state=random_state,
                 device=device,
-                objective=FeatureRegression(teacher, mine, theirs, f"{place.side} {place.module}"),
+                loss=FeatureRegression(teacher, mine, theirs, f"{place.side} {place.module}"),
             )
     finally:
         teacher.to(home)
@@ -127,7 +127,7 @@ def distil(
 
 
 def take_upper_layers(
-    student: nn.Module, teacher: nn.Module, place: Place, example: Tensor
+    student: nn.Module, teacher: nn.Module, place: FeaturePlace, example: Tensor
 ) -> list[str]:
     """Copy all weights into a student on which its features do not depend, and freeze them.
 

@@ -32,7 +32,7 @@ from emergence_ext.training.heads import (
     frozen_names,
     remember_inputs,
 )
-from emergence_ext.training.objectives import CrossEntropy, Objective
+from emergence_ext.training.losses import CrossEntropy, Loss
 from emergence_ext.training.recipes import RECIPES, Recipe
 
 __all__ = [
@@ -54,7 +54,7 @@ class TrainingLog(Saved):
 
     Attributes:
         epoch: 0, 1, ...
-        loss: mean of the objective, the cross-entropy if no other was given, over the steps.
+        loss: mean of the loss, the cross-entropy if no other was given, over the steps.
         accuracy: share right in those steps (weights still changing, images augmented).
         val_accuracy: share right on the validation set after the epoch.
         seconds: duration, validation included.
@@ -82,7 +82,7 @@ def train(
     checkpoints: Sequence[int] | None = None,
     random_state: int = 0,
     device: torch.device | str = "cpu",
-    objective: Objective | None = None,
+    loss: Loss | None = None,
 ) -> TrainingLog:
     """Train a network in place, keep checkpoints, and go on after the last epoch if killed.
 
@@ -104,7 +104,7 @@ def train(
             last.
         random_state: seed of the order, augmentation and dropout.
         device: where to train; the module comes back to the CPU.
-        objective: what is lowered; the cross-entropy of the labels when left out.
+        loss: what is lowered; the cross-entropy of the labels when left out.
 
     Raises:
         ValueError: the output's width is not the number of categories, a pattern that freezes
@@ -128,7 +128,7 @@ def train(
             kept,
             random_state,
             torch.device(device),
-            objective or CrossEntropy(),
+            loss or CrossEntropy(),
         )
         return run.go(train_set, val_set, (preprocess or nn.Identity()).to(device))
     finally:
@@ -165,10 +165,10 @@ class _Run:
         kept: set[int],
         random_state: int,
         device: torch.device,
-        objective: Objective,
+        loss: Loss,
     ) -> None:
         self.module = module
-        self.objective = objective
+        self.loss = loss
         self.recipe = recipe
         self.out = out
         self.kept = kept
@@ -193,16 +193,16 @@ class _Run:
         return self.log
 
     def _train(self, inputs: Inputs, val_inputs: Inputs, example: Tensor, signature: str) -> None:
-        head = self.objective.head(self.module, example)
+        part = self.loss.trained_part(self.module, example)
         trained = self.module
         size = self.recipe.batch_size
-        if head and not self.recipe.augment:
+        if part and not self.recipe.augment:
             cached = [
-                remember_inputs(self.module, head, given, size, self.autocast)
+                remember_inputs(self.module, part, given, size, self.autocast)
                 for given in (inputs, val_inputs)
             ]
             if all(isinstance(given, CachedInputs) for given in cached):
-                trained = self.module.get_submodule(head)
+                trained = self.module.get_submodule(part)
                 inputs, val_inputs = cached
         if not self.log.epoch:
             self.log._add(
@@ -216,7 +216,7 @@ class _Run:
         ) as bar:
             for epoch in range(done + 1, self.recipe.epochs + 1):
                 start = time.perf_counter()
-                self.objective.set_training(self.module, head)
+                self.loss.set_training(self.module, part)
                 loss, accuracy = self._epoch(epoch, trained, inputs, bar)
                 self.module.eval()
                 validation = _accuracy(trained, val_inputs, size, self.autocast)
@@ -246,7 +246,7 @@ class _Run:
                     )
                 given = inputs.batch(indices, generator if self.recipe.augment else None)
                 labels = inputs.labels[indices]
-                loss, logits = self.objective.step(trained, given, labels, self.autocast)
+                loss, logits = self.loss.step(trained, given, labels, self.autocast)
                 if not torch.isfinite(loss):
                     raise ValueError(
                         f"lr: the loss is {loss.item()} in epoch {epoch}; train with a lower one "
@@ -279,7 +279,7 @@ class _Run:
     def _signature(self, train_set: Samples, val_set: Samples) -> str:
         """Return a digest of all that the result depends on: only the same training is resumed."""
         digest = hashlib.sha256(repr((self.recipe, self.random_state, sorted(self.kept))).encode())
-        digest.update(self.objective.identity.encode())
+        digest.update(self.loss.identity.encode())
         for samples in (train_set, val_set):
             digest.update(repr((samples.categories, samples.names, samples.labels)).encode())
         for name, parameter in self.module.named_parameters():
@@ -298,10 +298,10 @@ class _Run:
         self._write_index()
 
     def _resume(self, signature: str) -> None:
-        found = find_state(self.out)
-        if found is None:
+        state = find_state(self.out)
+        if state is None:
             return
-        arrays, settings = found
+        arrays, settings = state
         if settings.get("signature") != signature:
             raise ValueError(
                 f"out: {self.out} holds a training with other settings, data or frozen weights. "

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from emergence_ext.data.samples import ArraySamples
-from emergence_ext.lookinside.annotators import Labels, compare, counts, fleiss_kappa, read_labels
+from emergence_ext.lookinside.annotators import Labels, agreement, counts, fleiss_kappa, read_labels
 from emergence_ext.report.look.annotators import annotators as sheet
 from emergence_ext.report.look.sheet import Scene
 from emergence_ext.run.subject import Subject
@@ -54,7 +54,7 @@ def compared() -> tuple:
     said = [[0, 0]] * 20 + [[0, 1]] * 5 + [[1, 0]] * 10 + [[1, 1]] * 15
     labels = Labels(["A", "B"], torch.arange(50), torch.tensor(said))
     p = torch.tensor([[0.9, 0.1]] * 25 + [[0.2, 0.8]] * 25)
-    return labels, compare(labels, p, torch.tensor([0] * 25 + [1] * 25))
+    return labels, agreement(labels, p, torch.tensor([0] * 25 + [1] * 25))
 
 
 def test_cohens_kappa_of_the_published_example() -> None:
@@ -78,7 +78,7 @@ def test_accuracy_confusion_and_distance() -> None:
 
 def test_missing_labels_count_for_nothing() -> None:
     said = torch.tensor([[0, -1], [1, -1], [-1, 1]])
-    found = compare(
+    found = agreement(
         Labels(["A", "B"], torch.arange(3), said), torch.eye(2)[[0, 0, 1]], torch.tensor([0, 1, 1])
     )
     assert found.cohen[1, 2].isnan()  # no image in common
@@ -91,8 +91,8 @@ def test_both_fleiss_kappas_are_of_the_same_images() -> None:
     said = torch.tensor([[0, 0], [1, 1], [0, 1], [1, -1], [0, -1]])
     p = torch.eye(2)[[0, 1, 0, 0, 1]]  # against the only label of the last two
     y = torch.tensor([0, 1, 0, 1, 0])
-    found = compare(Labels(["A", "B"], torch.arange(5), said), p, y)
-    short = compare(Labels(["A", "B"], torch.arange(3), said[:3]), p[:3], y[:3])
+    found = agreement(Labels(["A", "B"], torch.arange(5), said), p, y)
+    short = agreement(Labels(["A", "B"], torch.arange(3), said[:3]), p[:3], y[:3])
     assert found.fleiss == pytest.approx(short.fleiss)
     assert found.fleiss_with_network == pytest.approx(short.fleiss_with_network)
 
@@ -139,10 +139,10 @@ def test_files_that_do_not_fit_are_refused(tmp_path, text, message) -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     labels, _ = compared()
     with pytest.raises(ValueError, match="M = 50"):
-        compare(labels, torch.ones(3, 2), torch.zeros(3).long())
+        agreement(labels, torch.ones(3, 2), torch.zeros(3).long())
     empty = Labels(["A"], torch.arange(1), torch.tensor([[-1]]))
     with pytest.raises(ValueError, match="at least one label an image"):
-        compare(empty, torch.ones(1, 2), torch.zeros(1).long())
+        agreement(empty, torch.ones(1, 2), torch.zeros(1).long())
 
 
 class Red(nn.Module):

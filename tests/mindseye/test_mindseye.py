@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_render import Net
 from torch import Tensor, nn
 
 from emergence_ext.data.folders import image_set
@@ -27,6 +26,7 @@ from emergence_ext.mindseye import (
 from emergence_ext.network.models import load_model, load_weights
 from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.render import GaussianBlur, Ramp, l1, maps_of
+from tests.render.test_render import Net
 from tests.tiny_networks import in_a_dict, not_finite, one_output
 from tests.tiny_networks import maps as maps_alone
 

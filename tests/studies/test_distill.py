@@ -39,14 +39,14 @@ from emergence_ext.studies.distill import (
     training_images,
 )
 from emergence_ext.training import loop as training
-from emergence_ext.training.distilling import Place, distil, take_upper_layers
+from emergence_ext.training.distilling import FeaturePlace, distil, take_upper_layers
 from emergence_ext.training.recipes import Recipe
 from tests import tiny_networks
 from tests.planted import feature_set
 
 RECIPE = Recipe(epochs=3, batch_size=12, lr=0.02, weight_decay=0)
-CONV = Place("conv2_1", "conv2_1")
-FC = Place("fc", "fc2", "input")
+CONV = FeaturePlace("conv2_1", "conv2_1")
+FC = FeaturePlace("fc", "fc2", "input")
 SETTINGS = Settings(region_images=40, importance_evals=10, regional_evals=20)
 
 
@@ -80,7 +80,9 @@ def teacher(training: Path) -> nn.Module:
     return module
 
 
-def _distil(teacher: nn.Module, place: Place, images: ImageFolder, out: Path, **more: Any) -> Any:
+def _distil(
+    teacher: nn.Module, place: FeaturePlace, images: ImageFolder, out: Path, **more: Any
+) -> Any:
     student = _net(7)
     recipe = more.pop("recipe", RECIPE)
     log = distil(teacher, student, place, images, images, recipe, out=out, **more)
@@ -89,10 +91,14 @@ def _distil(teacher: nn.Module, place: Place, images: ImageFolder, out: Path, **
 
 @pytest.mark.parametrize(
     ("place", "own"),
-    [(CONV, ("conv",)), (FC, ("conv", "fc1")), (Place("conv1_1", "conv1_1"), ("conv1",))],
+    [(CONV, ("conv",)), (FC, ("conv", "fc1")), (FeaturePlace("conv1_1", "conv1_1"), ("conv1",))],
 )
 def test_layers_above_the_place_are_the_teachers_and_stay_so(
-    place: Place, own: tuple[str, ...], teacher: nn.Module, images: ImageFolder, tmp_path: Path
+    place: FeaturePlace,
+    own: tuple[str, ...],
+    teacher: nn.Module,
+    images: ImageFolder,
+    tmp_path: Path,
 ) -> None:
     first = _state(_net(7))
     student, log = _distil(teacher, place, images, tmp_path)
@@ -213,7 +219,7 @@ def test_dropout_is_off_and_frozen_statistics_stay(images: ImageFolder, tmp_path
     teacher, student = (_net(seed, _Dropping) for seed in (0, 1))
     teacher.norm.running_mean.fill_(3)
     teacher.conv[1].running_mean.fill_(-0.5)
-    place = Place("conv", "conv")
+    place = FeaturePlace("conv", "conv")
     take_upper_layers(student, teacher, place, torch.rand(1, 3, 16, 16))
     assert not student.conv[1].running_mean.any()  # below the place nothing is the teacher's
     student.modes.clear()
@@ -226,14 +232,14 @@ def test_dropout_is_off_and_frozen_statistics_stay(images: ImageFolder, tmp_path
 @pytest.mark.parametrize(
     ("place", "build", "message"),
     [
-        (Place("x", "fc2"), tiny_networks.three, "gives shape"),
-        (Place("input", "conv1_1.0", "input"), tiny_networks.three, "leaves the student no"),
-        (Place("x", "conv9"), tiny_networks.three, "no layer 'conv9'"),
+        (FeaturePlace("x", "fc2"), tiny_networks.three, "gives shape"),
+        (FeaturePlace("input", "conv1_1.0", "input"), tiny_networks.three, "leaves the student no"),
+        (FeaturePlace("x", "conv9"), tiny_networks.three, "no layer 'conv9'"),
         (CONV, tiny_networks.wider, "another architecture than the teacher's"),
     ],
 )
 def test_places_and_students_that_make_no_sense_are_refused(
-    place: Place, build: Any, message: str
+    place: FeaturePlace, build: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         take_upper_layers(_net(1, build), _net(0), place, torch.rand(1, 3, 16, 16))
@@ -562,8 +568,8 @@ def test_the_demo_is_distilled_on_the_digits_that_it_was_not_analysed_on() -> No
     images = training_images(subject)
     assert len(images) == 4000 and not {*images.names} & {*subject.dataset.names}
     assert find_places(subject, ["conv", "fc"], "conv5_3") == [
-        Place("conv5_3", "conv5_3"),
-        Place("fc", "fc2", "input"),
+        FeaturePlace("conv5_3", "conv5_3"),
+        FeaturePlace("fc", "fc2", "input"),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import torch
 
 from emergence_ext import figures
-from emergence_ext.lookinside.annotators import PEOPLE, Comparison, Labels, compare, read_labels
+from emergence_ext.lookinside.annotators import PEOPLE, Agreement, Labels, agreement, read_labels
 from emergence_ext.report.files import Row, interval
 from emergence_ext.report.look.attributes import AMONG, network_logits
 from emergence_ext.report.look.sheet import Scene, Sheet, pictures
@@ -31,7 +31,7 @@ def annotators(scene: Scene) -> Sheet:
     dataset = scene.subject.dataset
     labels = read_labels(scene.files["annotators"], dataset.names, dataset.categories)
     p = network_logits(scene)[labels.index].double().softmax(1)
-    found = compare(labels, p, torch.tensor(dataset.labels)[labels.index])
+    found = agreement(labels, p, torch.tensor(dataset.labels)[labels.index])
     shown = found.ranked()[:SHOWN]
     return Sheet(
         "Network and people",
@@ -58,7 +58,7 @@ def annotators(scene: Scene) -> Sheet:
     )
 
 
-def _raters(found: Comparison) -> list[Row]:
+def _raters(found: Agreement) -> list[Row]:
     rows: list[Row] = []
     for k, name in enumerate(found.raters):
         accuracy, images = found.accuracy(k)
@@ -67,7 +67,7 @@ def _raters(found: Comparison) -> list[Row]:
     return [*rows, {"rater": PEOPLE, "labels": labels, **interval("accuracy", accuracy)}]
 
 
-def _kappas(found: Comparison) -> list[Row]:
+def _kappas(found: Agreement) -> list[Row]:
     names = found.raters
     pairs: list[Row] = [
         {"kappa": "Cohen", "raters": f"{names[a]}, {names[b]}", "value": float(found.cohen[a, b])}
@@ -81,7 +81,7 @@ def _kappas(found: Comparison) -> list[Row]:
     ]
 
 
-def _images(scene: Scene, found: Comparison) -> list[Row]:
+def _images(scene: Scene, found: Agreement) -> list[Row]:
     dataset = scene.subject.dataset
     names = dataset.categories
     return [
@@ -100,7 +100,7 @@ def _images(scene: Scene, found: Comparison) -> list[Row]:
     ]
 
 
-def _notes(found: Comparison, labels: Labels) -> list[str]:
+def _notes(found: Agreement, labels: Labels) -> list[str]:
     network, images = found.accuracy(0)
     people, count = found.human()
     with_people = found.cohen[0, 1:].nanmean()

@@ -13,18 +13,18 @@ from torch.nn import functional
 
 from emergence_ext.training.heads import frozen_names, set_training, trained_part
 
-__all__ = ["CrossEntropy", "FeatureRegression", "Objective"]
+__all__ = ["CrossEntropy", "FeatureRegression", "Loss"]
 
 
-class Objective(Protocol):
+class Loss(Protocol):
     """What a training lowers, and in which modes of the network."""
 
     identity: str  # what beside network, images and recipe decides over the result
 
-    def head(self, module: nn.Module, example: Tensor) -> str:
+    def trained_part(self, module: nn.Module, example: Tensor) -> str:
         """Name the smallest submodule that has to be run; empty for the network itself."""
 
-    def set_training(self, module: nn.Module, head: str) -> None:
+    def set_training(self, module: nn.Module, part: str) -> None:
         """Put what is trained into training mode."""
 
     def step(
@@ -38,13 +38,13 @@ class CrossEntropy:
 
     identity = ""
 
-    def head(self, module: nn.Module, example: Tensor) -> str:
+    def trained_part(self, module: nn.Module, example: Tensor) -> str:
         """Name the smallest submodule around all that is trained."""
         return trained_part(module, frozen_names(module, None), example)
 
-    def set_training(self, module: nn.Module, head: str) -> None:
-        """Put the submodule `head` into training mode, except for what is frozen."""
-        set_training(module, head)
+    def set_training(self, module: nn.Module, part: str) -> None:
+        """Put the submodule `part` into training mode, except for what is frozen."""
+        set_training(module, part)
 
     def step(
         self, module: nn.Module, inputs: Tensor, labels: Tensor, autocast: torch.autocast
@@ -82,11 +82,11 @@ class FeatureRegression:
         state = {name: x.cpu().contiguous() for name, x in teacher.state_dict().items()}
         self.identity = f"{place} of {hashlib.sha256(save(state)).hexdigest()}"
 
-    def head(self, module: nn.Module, example: Tensor) -> str:
+    def trained_part(self, module: nn.Module, example: Tensor) -> str:
         """All of the student is run: its features are somewhere in the middle."""
         return ""
 
-    def set_training(self, module: nn.Module, head: str) -> None:
+    def set_training(self, module: nn.Module, part: str) -> None:
         """Put modules with trained parameters into training mode, and nothing else.
 
         Dropout stays off: it would pull regressed features, which are zero by chance, to zero.
