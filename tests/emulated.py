@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from emergence_ext.ops import fused as ops
+from emergence_ext.ops.registration import register
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["-std=c++20", "-fPIC", "-DEMERGENCE_EMULATED", "-O2", "-ffp-contract=off", "-Wall"]
@@ -30,7 +30,7 @@ class EmulatedGPU:
 
     def __init__(self, path: Path) -> None:
         torch.ops.load_library(str(path))
-        ops._register(self.namespace)
+        register(self.namespace)
         self.ops = torch.ops.emergence_emulated
         self.library = ctypes.CDLL(str(path))
         self.set_device()

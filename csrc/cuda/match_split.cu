@@ -115,8 +115,162 @@ __device__ __forceinline__ int run_length(int group, int tiles) {
   return 2 * (left < kTilesOfGroup ? left : kTilesOfGroup);
 }
 
-// A warp has 64 rows of q; a lane sees, of each tile of eight candidates, two. Candidates lie in
-// shared memory in such an order that what a lane sees of a group of tiles is a run of neighbours.
+// Candidates lie in shared memory in such an order that what a lane sees of a group of tiles is a
+// run of neighbours.
+__device__ __forceinline__ int place_of_word(int s, int tiles) {
+  const int group = s / kCandidates, length = run_length(group, tiles);
+  const int run = s % kCandidates / length, e = s % kCandidates % length;
+  return (group * kTilesOfGroup + e / 2) * 8 + 2 * run + e % 2;
+}
+
+// The candidates of image i.
+template <int D>
+__device__ __forceinline__ void stage(const Problem<float>& p, const uint4* __restrict__ d_split,
+                                      int tiles, int64_t i, uint4* words,
+                                      Candidate<float, D>* staged) {
+  constexpr int kParts = parts_of(D);
+  const int S = static_cast<int>(p.S), padded = 8 * tiles;
+  for (int s = threadIdx.x; s < padded; s += kThreads) {
+    const int at = place_of_word(s, tiles);
+    const int64_t from = i * S + (s < S ? s : S - 1);  // the last one cannot win against itself
+#pragma unroll
+    for (int part = 0; part < kParts; ++part)
+      words[part * padded + at] = d_split[from * kParts + part];
+    if (s >= S) continue;
+#pragma unroll
+    for (int k = 0; k < D; ++k) staged[s].x[k] = p.d[from * D + k];
+  }
+}
+
+// Rows of q of a block of threads: images j0, j0 + 1, ... one after another.
+struct Rows {
+  int64_t j0;
+  int R, count;
+
+  // What is past the last one is the last one, and not written.
+  __device__ __forceinline__ int64_t of_slot(int slot) const {
+    return j0 * R + (slot < count ? slot : count - 1);
+  }
+};
+
+template <int kParts>
+__device__ __forceinline__ void load_rows(uint32_t (&a)[kTilesOfWarp][kParts][4],
+                                          const uint4* __restrict__ q_split, const Rows& rows,
+                                          int row_of_tile, int place_of_lane, int first) {
+#pragma unroll
+  for (int m = 0; m < kTilesOfWarp; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row = rows.of_slot(first + m * 16 + half * 8 + row_of_tile);
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        const uint4 x = q_split[row * kParts + part];
+        a[m][part][half] = place_of_lane % 2 ? x.y : x.x;
+        a[m][part][2 + half] = place_of_lane % 2 ? x.w : x.z;
+      }
+    }
+}
+
+// The largest sum of a lane in each of its rows, and the group of tiles that has it.
+template <int kParts>
+__device__ __forceinline__ void find_groups(const uint32_t (&a)[kTilesOfWarp][kParts][4],
+                                            const uint4* words, int tiles, int row_of_tile,
+                                            int place_of_lane, float (&best)[kRowsOfLane],
+                                            int (&winner)[kRowsOfLane]) {
+  const int groups = (tiles + kTilesOfGroup - 1) / kTilesOfGroup, padded = 8 * tiles;
+#pragma unroll
+  for (int x = 0; x < kRowsOfLane; ++x) {
+    best[x] = kLowest<float>;
+    winner[x] = 0;
+  }
+  const uint32_t* const of_lane =
+      reinterpret_cast<const uint32_t*>(words) + 4 * row_of_tile + place_of_lane;
+  for (int group = 0; group < groups; ++group) {
+    float top[kRowsOfLane];
+#pragma unroll
+    for (int x = 0; x < kRowsOfLane; ++x) top[x] = best[x];
+#pragma unroll
+    for (int tile = 0; tile < kTilesOfGroup; ++tile) {
+      if (group * kTilesOfGroup + tile >= tiles) break;
+      uint32_t b[kParts];
+#pragma unroll
+      for (int part = 0; part < kParts; ++part)
+        b[part] = of_lane[4 * (part * padded + (group * kTilesOfGroup + tile) * 8)];
+#pragma unroll
+      for (int m = 0; m < kTilesOfWarp; ++m) {
+        float sum[4];
+        product_float16(sum, a[m][0], b[0], b[0]);
+        if constexpr (kParts > 1) multiply_float16(sum, a[m][1], b[1], b[1]);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) top[2 * m + c / 2] = max_nan(top[2 * m + c / 2], sum[c]);
+      }
+    }
+#pragma unroll
+    for (int x = 0; x < kRowsOfLane; ++x) {
+      if (top[x] > best[x]) winner[x] = group;
+      best[x] = top[x];
+    }
+  }
+}
+
+// The run of candidates, group and lane, that has the largest sum of all four lanes of a row; the
+// lowest of equal ones. kNoRun where a sum was NaN.
+__device__ __forceinline__ int winning_run(float best, int group, int place_of_lane) {
+  float most = best;
+#pragma unroll
+  for (int apart = 1; apart < 4; apart *= 2)
+    most = max_nan(most, __shfl_xor_sync(kFullWarp, most, apart));
+  int run = best == most ? 4 * group + place_of_lane : kNoRun;
+#pragma unroll
+  for (int apart = 1; apart < 4; apart *= 2) {
+    const int other = __shfl_xor_sync(kFullWarp, run, apart);
+    run = other < run ? other : run;
+  }
+  return run;
+}
+
+// The best of the candidates of a run, by four lanes; where a sum was NaN, of all.
+template <int D>
+__device__ __forceinline__ Best<float> score_run(const float (&q)[D],
+                                                 const Candidate<float, D>* staged, int run,
+                                                 int tiles, int S, int place_of_lane) {
+  int begin = 0, past = S;
+  if (run != kNoRun) {
+    const int length = run_length(run / 4, tiles);
+    begin = run / 4 * kCandidates + run % 4 * length;
+    past = begin + length;
+  }
+  const int end = past < S ? past : S;
+  Best<float> best;
+  best.place = begin;
+#pragma unroll 1
+  for (int s = begin + place_of_lane; s < end; s += 4)
+    best.follow(product<float, D>(q, staged[s]), s);
+#pragma unroll
+  for (int apart = 1; apart < 4; apart *= 2) {
+    const float y = __shfl_xor_sync(kFullWarp, best.value, apart);
+    const int s = __shfl_xor_sync(kFullWarp, best.place, apart);
+    best.join(y, s);
+  }
+  return best;
+}
+
+// T of the images, a warp for each; `T` is that of the first one.
+__device__ __forceinline__ void sum_values(const float* values, int images, int R,
+                                           float* __restrict__ T) {
+  const int lane = threadIdx.x % kWarp;
+  for (int j = threadIdx.x / kWarp; j < images; j += kWarps) {
+    float sum = 0;
+    for (int r = lane; r < R; r += kWarp) sum += values[j * R + r];
+#pragma unroll
+    for (int apart = kWarp / 2; apart > 0; apart /= 2)
+      sum += __shfl_xor_sync(kFullWarp, sum, apart);
+    if (lane == 0) T[j] = sum;
+  }
+}
+
+// A warp has 64 rows of q, a lane of them eight: it sees, of each tile of eight candidates, two.
+// Lanes l, l + 1, l + 2, l + 3 have the same rows.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 2)
     match_kernel(const Problem<float> p, const uint4* __restrict__ q_split,
@@ -125,7 +279,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   constexpr int kParts = parts_of(D);
   using Row = Candidate<float, D>;
   const int S = static_cast<int>(p.S), R = static_cast<int>(p.R);
-  const int groups = (work.tiles + kTilesOfGroup - 1) / kTilesOfGroup, padded = 8 * work.tiles;
+  const int padded = 8 * work.tiles;
   uint4* const words = reinterpret_cast<uint4*>(shared_memory());       // [kParts, padded]
   Row* const staged = reinterpret_cast<Row*>(words + kParts * padded);  // [S]
   float* const values = reinterpret_cast<float*>(staged + round_up(S, 2));
@@ -133,100 +287,36 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int64_t j0 = int64_t{blockIdx.x % work.sets} * work.images;
   const int64_t i0 = int64_t{blockIdx.x / work.sets} * work.others;
   const int64_t i1 = smaller(i0 + work.others, p.B);
-  const int images = static_cast<int>(smaller(work.images, p.N - j0)), rows = images * R;
+  const int images = static_cast<int>(smaller(work.images, p.N - j0));
+  const Rows rows{j0, R, images * R};
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int row_of_tile = lane / 4, place_of_lane = lane % 4;
 
   for (int64_t i = i0; i < i1; ++i) {
     __syncthreads();
-    for (int s = threadIdx.x; s < padded; s += kThreads) {
-      const int group = s / kCandidates, length = run_length(group, work.tiles);
-      const int run = s % kCandidates / length, e = s % kCandidates % length;
-      const int at = (group * kTilesOfGroup + e / 2) * 8 + 2 * run + e % 2;
-      const int64_t from = i * S + (s < S ? s : S - 1);  // the last one cannot win against itself
-#pragma unroll
-      for (int part = 0; part < kParts; ++part)
-        words[part * padded + at] = d_split[from * kParts + part];
-      if (s >= S) continue;
-#pragma unroll
-      for (int k = 0; k < D; ++k) staged[s].x[k] = p.d[from * D + k];
-    }
+    stage<D>(p, d_split, work.tiles, i, words, staged);
     __syncthreads();
 
-    for (int first = warp * kTilesOfWarp * 16; first < rows; first += kSlots) {
+    for (int first = warp * kTilesOfWarp * 16; first < rows.count; first += kSlots) {
       uint32_t a[kTilesOfWarp][kParts][4];
-#pragma unroll
-      for (int m = 0; m < kTilesOfWarp; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int slot = first + m * 16 + half * 8 + row_of_tile;
-          const int64_t row = j0 * R + (slot < rows ? slot : rows - 1);
-#pragma unroll
-          for (int part = 0; part < kParts; ++part) {
-            const uint4 x = q_split[row * kParts + part];
-            a[m][part][half] = place_of_lane % 2 ? x.y : x.x;
-            a[m][part][2 + half] = place_of_lane % 2 ? x.w : x.z;
-          }
-        }
+      load_rows(a, q_split, rows, row_of_tile, place_of_lane, first);
       float best[kRowsOfLane];
       int winner[kRowsOfLane];
-#pragma unroll
-      for (int x = 0; x < kRowsOfLane; ++x) {
-        best[x] = kLowest<float>;
-        winner[x] = 0;
-      }
-      const uint32_t* const of_lane =
-          reinterpret_cast<const uint32_t*>(words) + 4 * row_of_tile + place_of_lane;
-      for (int group = 0; group < groups; ++group) {
-        float top[kRowsOfLane];
-#pragma unroll
-        for (int x = 0; x < kRowsOfLane; ++x) top[x] = best[x];
-#pragma unroll
-        for (int tile = 0; tile < kTilesOfGroup; ++tile) {
-          if (group * kTilesOfGroup + tile >= work.tiles) break;
-          uint32_t b[kParts];
-#pragma unroll
-          for (int part = 0; part < kParts; ++part)
-            b[part] = of_lane[4 * (part * padded + (group * kTilesOfGroup + tile) * 8)];
-#pragma unroll
-          for (int m = 0; m < kTilesOfWarp; ++m) {
-            float sum[4];
-            product_float16(sum, a[m][0], b[0], b[0]);
-            if constexpr (kParts > 1) multiply_float16(sum, a[m][1], b[1], b[1]);
-#pragma unroll
-            for (int c = 0; c < 4; ++c) top[2 * m + c / 2] = max_nan(top[2 * m + c / 2], sum[c]);
-          }
-        }
-#pragma unroll
-        for (int x = 0; x < kRowsOfLane; ++x) {
-          if (top[x] > best[x]) winner[x] = group;
-          best[x] = top[x];
-        }
-      }
-
+      find_groups(a, words, work.tiles, row_of_tile, place_of_lane, best, winner);
       int* const runs = reinterpret_cast<int*>(values);  // until there are values
 #pragma unroll
       for (int x = 0; x < kRowsOfLane; ++x) {
-        float most = best[x];
-#pragma unroll
-        for (int apart = 1; apart < 4; apart *= 2)
-          most = max_nan(most, __shfl_xor_sync(kFullWarp, most, apart));
-        int run = best[x] == most ? 4 * winner[x] + place_of_lane : kNoRun;
-#pragma unroll
-        for (int apart = 1; apart < 4; apart *= 2) {
-          const int other = __shfl_xor_sync(kFullWarp, run, apart);
-          run = other < run ? other : run;
-        }
+        const int run = winning_run(best[x], winner[x], place_of_lane);
         const int slot = first + 8 * x + row_of_tile;
-        if (place_of_lane == 0 && slot < rows) runs[slot] = run;
+        if (place_of_lane == 0 && slot < rows.count) runs[slot] = run;
       }
       __syncwarp();
       // Four lanes score a run; where a sum was NaN, all candidates.
 #pragma unroll 4
       for (int x = 0; x < kRowsOfLane; ++x) {
         const int slot = first + 8 * x + row_of_tile;
-        const int64_t row = j0 * R + (slot < rows ? slot : rows - 1);
-        const int run = slot < rows ? runs[slot] : 0;
+        const int64_t row = rows.of_slot(slot);
+        const int run = slot < rows.count ? runs[slot] : 0;
         __syncwarp();
         float q[D];
 #pragma unroll
@@ -234,40 +324,16 @@ __global__ void __launch_bounds__(kThreads, 2)
           q[k] = p.q[row * D + k];
           if (p.v) q[k] *= p.v[row / R * D + k];
         }
-        int begin = 0, past = S;
-        if (run != kNoRun) {
-          const int length = run_length(run / 4, work.tiles);
-          begin = run / 4 * kCandidates + run % 4 * length;
-          past = begin + length;
-        }
-        const int end = past < S ? past : S;
-        Best<float> found;
-        found.place = begin;
-#pragma unroll 1
-        for (int s = begin + place_of_lane; s < end; s += 4)
-          found.follow(product<float, D>(q, staged[s]), s);
-#pragma unroll
-        for (int apart = 1; apart < 4; apart *= 2) {
-          const float y = __shfl_xor_sync(kFullWarp, found.value, apart);
-          const int s = __shfl_xor_sync(kFullWarp, found.place, apart);
-          found.join(y, s);
-        }
-        if (place_of_lane > 0 || slot >= rows) continue;
+        const Best<float> chosen = score_run<D>(q, staged, run, work.tiles, S, place_of_lane);
+        if (place_of_lane > 0 || slot >= rows.count) continue;
         // What is not finite in its parts is never a plausible number.
-        const float value = run == kNoRun ? found.value + kNaN : found.value;
+        const float value = run == kNoRun ? chosen.value + kNaN : chosen.value;
         values[slot] = p.a ? p.a[row] * value : value;
-        if (matches.data) write_match(matches, (i * p.N + j0) * R + slot, found.place);
+        if (matches.data) write_match(matches, (i * p.N + j0) * R + slot, chosen.place);
       }
     }
     __syncthreads();
-    for (int j = warp; j < images; j += kWarps) {
-      float sum = 0;
-      for (int r = lane; r < R; r += kWarp) sum += values[j * R + r];
-#pragma unroll
-      for (int apart = kWarp / 2; apart > 0; apart /= 2)
-        sum += __shfl_xor_sync(kFullWarp, sum, apart);
-      if (lane == 0) T[i * p.N + j0 + j] = sum;
-    }
+    sum_values(values, images, R, T + i * p.N + j0);
   }
 }
 

@@ -1,0 +1,180 @@
+"""What torch has to know of the compiled ops: shapes for fake tensors, gradients, autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_COMPACT_LIMIT = 256  # kCompactLimit of csrc/maxsim.h
+
+
+def register(namespace: str = "emergence_ext") -> None:
+    """Give the ops of a loaded library their shapes, gradients and autocast.
+
+    Args:
+        namespace: the library's; its gradients are computed by its own ops.
+    """
+    library, ops = torch.library, getattr(torch.ops, namespace)
+    for name, fake in (
+        ("maxsim", _fake_scores),
+        ("maxsim_indices", _fake_matches),
+        ("maxsim_backward", _fake_gradients),
+        ("match_kl", _fake_match_kl),
+        ("match_kl_scaled", _fake_match_kl_scaled),
+        ("scale_gradient", _fake_scaled),
+    ):
+        library.register_fake(f"{namespace}::{name}", fake)
+    for name, backward, setup in (
+        ("maxsim", _gradients_of_scores, _save_inputs),
+        ("maxsim_indices", _gradients_of_matched, _save_matches),
+        ("match_kl", _gradients_of_loss, _keeper(0, 1, 2, 3)),
+        ("match_kl_scaled", _gradients_of_loss, _keeper(1, 3, 4)),
+    ):
+        library.register_autograd(
+            f"{namespace}::{name}", partial(backward, ops), setup_context=setup
+        )
+        for device in ("cpu", "cuda"):
+            library.register_autocast(f"{namespace}::{name}", device, torch.float32)
+    for name, op, instead in (
+        ("maxsim_backward", "maxsim", ", or use emergence_ext.reference.maxsim"),
+        ("scale_gradient", "match_kl", ""),
+    ):
+        library.register_autograd(f"{namespace}::{name}", _no_second_derivative(op, instead))
+
+
+def _compute_type(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _fake_scores(q: Tensor, d: Tensor, a: Tensor | None, **options: Any) -> Tensor:
+    torch._check(
+        q.dim() == 3 and d.dim() == 3, lambda: "maxsim: q and d must be [N, R, D], [B, S, D]"
+    )
+    torch._check(q.shape[2] == d.shape[2], lambda: "maxsim: q and d must have one width D")
+    return q.new_empty((d.shape[0], q.shape[0]), dtype=_compute_type(q))
+
+
+def _fake_matches(
+    q: Tensor, d: Tensor, a: Tensor | None, *, compact: bool = False, **options: Any
+) -> tuple[Tensor, Tensor]:
+    T = _fake_scores(q, d, a)
+    index = torch.uint8 if d.shape[1] <= _COMPACT_LIMIT else torch.int32
+    shape = (d.shape[0], q.shape[0], q.shape[1])
+    return T, q.new_empty(shape, dtype=index if compact else torch.int64)
+
+
+def _fake_gradients(
+    G: Tensor, q: Tensor, d: Tensor, a: Tensor | None, argmax: Tensor, needs: list[bool]
+) -> tuple[Tensor, ...]:
+    shapes = (q.shape, d.shape, q.shape[:2])
+    return tuple(
+        q.new_empty(shape if need else (0,)) for shape, need in zip(shapes, needs, strict=True)
+    )
+
+
+def _fake_loss(wanted: list[Tensor], needs: list[bool]) -> tuple[Tensor, ...]:
+    dtype = _compute_type(wanted[0])
+    grads = (
+        x.new_empty(x.shape if need else (0,), dtype=dtype)
+        for x, need in zip(wanted, needs, strict=True)
+    )
+    return wanted[0].new_empty((), dtype=dtype), *grads
+
+
+def _fake_match_kl(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None,
+    needs: list[bool],
+    **options: Any,
+) -> tuple[Tensor, ...]:
+    return _fake_loss([q, d, a, b.to(q.dtype)], needs)
+
+
+def _fake_match_kl_scaled(
+    f: Tensor,
+    v: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None,
+    needs: list[bool],
+    **options: Any,
+) -> tuple[Tensor, ...]:
+    return _fake_loss([v, a, b.to(v.dtype)], needs)
+
+
+def _save_inputs(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+    ctx.options = keyword_only_inputs
+
+
+def _save_matches(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _gradients_of_scores(ops: Any, ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:
+    """The matches were not kept: find them again."""
+    q, d, a = ctx.saved_tensors
+    matched = ops.maxsim_indices
+    _, argmax = matched(q, d, a, **ctx.options, compact=True)
+    return _gradients(ops, ctx, G, q, d, a, argmax)
+
+
+def _gradients_of_matched(ops: Any, ctx: Any, G: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    q, d, a, argmax = ctx.saved_tensors
+    return _gradients(ops, ctx, G, q, d, a, argmax)
+
+
+def _gradients(
+    ops: Any, ctx: Any, G: Tensor, q: Tensor, d: Tensor, a: Tensor | None, argmax: Tensor
+) -> tuple[Tensor | None, ...]:
+    needs = [bool(need) for need in ctx.needs_input_grad[:3]]
+    grads = ops.maxsim_backward(G, q, d, a, argmax, needs)
+    return tuple(grad if need else None for grad, need in zip(grads, needs, strict=True))
+
+
+def _keeper(*places: int) -> Callable[..., None]:
+    """Keep the gradients that were formed with the loss, of the inputs at `places`."""
+
+    def save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
+        ctx.places, ctx.number, ctx.formed = places, len(inputs), inputs[-1]
+        ctx.save_for_backward(*(inputs[place] for place in places), *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    return save
+
+
+def _gradients_of_loss(ops: Any, ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    inputs, formed = ctx.saved_tensors[: len(ctx.places)], ctx.saved_tensors[len(ctx.places) :]
+    grads: list[Tensor | None] = [None] * ctx.number
+    for place, x, gradient, known in zip(ctx.places, inputs, formed, ctx.formed, strict=True):
+        if not ctx.needs_input_grad[place]:
+            continue
+        if not known:
+            raise RuntimeError("match_kl: a gradient is wanted that `needs` did not ask for")
+        grads[place] = ops.scale_gradient(grad, gradient, x)
+    return tuple(grads)
+
+
+def _fake_scaled(grad: Tensor, gradient: Tensor, of: Tensor) -> Tensor:
+    return torch.empty_like(gradient, dtype=of.dtype)
+
+
+def _no_second_derivative(op: str, instead: str) -> Callable[..., None]:
+    def backward(ctx: Any, *grads: Any) -> None:
+        raise RuntimeError(
+            f"{op}: there is no second derivative; "
+            f"call backward() without create_graph=True{instead}"
+        )
+
+    return backward
