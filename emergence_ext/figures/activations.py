@@ -60,7 +60,7 @@ def activation_grid(
     pixels = as_pixels(sizes, images)
     values = sizes.numbers("maps", maps, "n k H W")
     numbers = sizes.numbers("channels", channels, "n k").astype(int)
-    told = sizes.names("names", names, "n") if names is not None else [""] * sizes["n"]
+    titles = sizes.names("names", names, "n") if names is not None else [""] * sizes["n"]
     columns = -(-sizes["k"] // rows)
     side = 1.2
     tile = min((PAGE - 2 * _EDGE - side - 0.1) / columns, side / rows) - _TILE_GAP
@@ -69,7 +69,7 @@ def activation_grid(
     for i, picture in enumerate(pixels):
         top = i * block + _HEAD
         put_image(page, picture, (_EDGE, top, side, side))
-        page.text(_EDGE, top - 0.04, display_name(told[i], 20), fontsize=7.5)
+        page.text(_EDGE, top - 0.04, display_name(titles[i], 20), fontsize=7.5)
         scale = float(np.abs(values[i]).max()) or 1.0
         for place in range(sizes["k"]):
             row, column = divmod(place, columns)

@@ -22,6 +22,7 @@ from emergence_ext.figures.style import (
     new_figure,
     styled,
 )
+from emergence_ext.figures.tiles import ImageGrid, Place, write_above
 
 _NUMBERED = 12  # categories or raters up to which cells hold their numbers
 _BARS = 3  # categories that are told of an image
@@ -47,18 +48,18 @@ def confusions(confusion: Any, titles: Sequence[str], categories: Sequence[str])
     shares = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
     figure = new_figure(PAGE, 0.9 + (PAGE - 1.2) / len(heads))
     panels = figure.subplots(1, len(heads), squeeze=False, sharey=True)[0]
-    told = [display_name(name, 12) for name in names]
+    ticks = [display_name(name, 12) for name in names]
     for axes, title, share, count in zip(panels, heads, shares, counts, strict=True):
-        drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        colored = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         axes.set_title(literal_name(title, 40))
-        axes.set_xticks(range(len(names)), told, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(names)), told)
+        axes.set_xticks(range(len(names)), ticks, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), ticks)
         axes.set_xlabel("says")
         axes.grid(False)
         if len(names) <= _NUMBERED:
             _write(axes, share, [[f"{c:.0f}" if c else "" for c in row] for row in count])
     panels[0].set_ylabel("true category")
-    bar = figure.colorbar(drawn, ax=list(panels), shrink=0.7, pad=0.01, aspect=30)
+    bar = figure.colorbar(colored, ax=list(panels), shrink=0.7, pad=0.01, aspect=30)
     bar.set_label("share of the true category")
     return figure
 
@@ -80,7 +81,7 @@ def agreement(cohen: Any, raters: Sequence[str]) -> Figure:
     side = min(PAGE, 1.9 + 0.32 * len(names))
     figure = new_figure(side + 0.6, side)
     axes = figure.subplots()
-    drawn = axes.imshow(kappa, cmap="RdBu_r", vmin=-1, vmax=1)
+    colored = axes.imshow(kappa, cmap="RdBu_r", vmin=-1, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.set_title("Cohen's kappa")
@@ -88,7 +89,7 @@ def agreement(cohen: Any, raters: Sequence[str]) -> Figure:
     if len(names) <= _NUMBERED:
         text = [[f"{k:.2f}".replace("-", "\u2212") if k == k else "" for k in row] for row in kappa]
         _write(axes, np.abs(kappa), text)
-    figure.colorbar(drawn, ax=axes, shrink=0.7)
+    figure.colorbar(colored, ax=axes, shrink=0.7)
     return figure
 
 
@@ -128,20 +129,17 @@ def seen_apart(
     shares = voted / voted.sum(axis=1, keepdims=True)
     apart = sizes.numbers("distance", distance, "n")
     y = sizes.labels(labels, names, "n")
-    block = (PAGE - 0.1) / columns
-    side, head = 0.95, 0.2
-    rows = -(-sizes["n"] // columns)
-    figure = new_figure(PAGE, rows * (side + head) + 0.3, constrained=False)
+    layout = ImageGrid(sizes["n"], columns, head=0.2, largest=0.95)
+    figure = new_figure(PAGE, layout.bottom + 0.3, constrained=False)
     for index in range(sizes["n"]):
-        row, column = divmod(index, columns)
-        left, top = 0.05 + column * block, row * (side + head) + head
-        axes = inch_axes(figure, left, top, side, side)
+        axes = layout.axes(figure, index)
         show_image(axes, pixels[index])
         title = f"{display_name(names[y[index]], 18)}: apart by {apart[index]:.2f}"
-        axes.text(0, 1.02, title, transform=axes.transAxes, fontsize=7, va="bottom")
-        room = block - side - 0.15
-        _bars(figure, sure[index], shares[index], names, (left + side + 0.06, top, room, side))
-    axes = inch_axes(figure, 0.05, rows * (side + head) + 0.04, PAGE - 0.1, 0.22)
+        write_above(axes, title)
+        left, top, side, _ = layout.place(index)
+        place = (left + side + 0.06, top, layout.block - side - 0.15, side)
+        _draw_bars(figure, sure[index], shares[index], names, place)
+    axes = inch_axes(figure, 0.05, layout.bottom + 0.04, PAGE - 0.1, 0.22)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
     for x, color, text in ((0.0, ACCENT, "network, p"), (0.16, CONTRAST, "people, share of votes")):
@@ -150,19 +148,12 @@ def seen_apart(
     return figure
 
 
-def _bars(
-    figure: Figure,
-    p: Array,
-    shares: Array,
-    names: Sequence[str],
-    place: tuple[float, float, float, float],
-) -> None:
-    """Draw the likeliest categories of both as bars into `(left, top, width, height)` inches."""
-    left, top, width, height = place
+def _draw_bars(figure: Figure, p: Array, shares: Array, names: Sequence[str], place: Place) -> None:
+    """Draw the likeliest categories of both as bars."""
     first = [int(p.argmax()), int(shares.argmax())]
     rest = np.argsort(-(p + shares), kind="stable").tolist()
     chosen = [c for c in dict.fromkeys([*first, *rest]) if p[c] + shares[c] > 0.005][:_BARS]
-    axes = inch_axes(figure, left, top, width, height)
+    axes = inch_axes(figure, *place)
     axes.set(xlim=(0, 1.28), ylim=(_BARS, 0))
     axes.axis("off")
     for k, c in enumerate(chosen):
@@ -175,6 +166,6 @@ def _bars(
 def _write(axes: Any, dark: Array, text: list[list[str]]) -> None:
     """Write a text into each cell, white where the cell is dark."""
     for i, line in enumerate(text):
-        for j, told in enumerate(line):
+        for j, word in enumerate(line):
             color = "white" if dark[i, j] > 0.6 else INK
-            axes.text(j, i, told, ha="center", va="center", fontsize=6, color=color)
+            axes.text(j, i, word, ha="center", va="center", fontsize=6, color=color)

@@ -29,13 +29,13 @@ from emergence_ext.figures.style import (
     MUTED,
     PAGE,
     category_style,
-    inch_axes,
     literal_name,
     new_figure,
     note,
     styled,
     way_name,
 )
+from emergence_ext.figures.tiles import ImageGrid
 
 TYPE_MEANINGS = (
     "type 1: original to adversarial, always one of them",
@@ -84,12 +84,12 @@ def attack_curves(
     left.set_ylabel(f"regions with p > {tau:g}")
     left.legend(loc="upper left")
     value, low, high = sizes.band("changes", changes, "3 L")
-    shown = (
+    titles = (
         ("Change of orientation", "1 − cos(h before, h after)"),
         ("Change of strength", "mean | |h| before − after |"),
         ("The same, relative", "over the mean |h| before"),
     )
-    for column, (title, label) in enumerate(shown):
+    for column, (title, label) in enumerate(titles):
         axes = figure.add_subplot(grid[1, 2 * column : 2 * column + 2])
         rows = [value[column], low[column], high[column]]
         if column == 0:
@@ -259,33 +259,23 @@ def attack_images(
     important = sizes.numbers("p", p, "2 2 n R") > tau
     maps = [[region_maps(state, grid, sizes) for state in category] for category in important]
     before, after = (sizes.labels(x, names, "n") for x in (original, adversarial))
-    gap, between, head, below = 0.04, 0.16, 0.34, 0.34
-    abreast = 2 if sizes["n"] > 1 else 1
-    side = ((PAGE - 0.1 - between * (abreast - 1)) / abreast - 3 * gap) / 4
-    side = min(side, 1.1)
-    rows = -(-sizes["n"] // abreast)
-    figure = new_figure(PAGE, rows * (side + head) + below, constrained=False)
+    columns = 2 if sizes["n"] > 1 else 1
+    layout = ImageGrid(sizes["n"], columns, 4, head=0.34, gap=0.04, between=0.16, largest=1.1)
+    figure = new_figure(PAGE, layout.bottom + 0.34, constrained=False)
     for index in range(sizes["n"]):
-        row, block = divmod(index, abreast)
-        left = 0.05 + block * (4 * side + 3 * gap + between)
-        top = row * (side + head) + head
-        shown = [inch_axes(figure, left + k * (side + gap), top, side, side) for k in range(4)]
-        show_image(shown[0], clean[index])
-        show_image(shown[1], np.clip(0.5 + (attacked[index] - clean[index]) / (2 * eps), 0, 1))
-        for axes, state, image in zip(shown[2:], (0, 1), (clean, attacked), strict=True):
+        panels = [layout.axes(figure, index, k) for k in range(4)]
+        show_image(panels[0], clean[index])
+        show_image(panels[1], np.clip(0.5 + (attacked[index] - clean[index]) / (2 * eps), 0, 1))
+        for axes, state, image in zip(panels[2:], (0, 1), (clean, attacked), strict=True):
             show_image(axes, pale(image[index]))
             _mark(axes, maps[0][state][index], maps[1][state][index])
         added = f"added, ±{255 * eps:.3g}/255"
-        for axes, title in zip(shown, ("image", added, "before", "after"), strict=True):
+        for axes, title in zip(panels, ("image", added, "before", "after"), strict=True):
             axes.text(0, 1.03, title, transform=axes.transAxes, fontsize=6.5, color=MUTED)
-        shown[0].text(
-            0,
-            1.17,
-            way_name(names[before[index]], names[after[index]], 44),
-            transform=shown[0].transAxes,
-            fontsize=7.5,
-            va="bottom",
-        )
+        panels[0].text(
+            0, 1.17, way_name(names[before[index]], names[after[index]], 44),
+            transform=panels[0].transAxes, fontsize=7.5, va="bottom",
+        )  # fmt: skip
     _image_key(figure, tau)
     return figure
 
@@ -311,8 +301,8 @@ def _image_key(figure: Figure, tau: float) -> None:
             Patch(facecolor=ACCENT, alpha=0.4, edgecolor=ACCENT, lw=0),
             Patch(facecolor="none", edgecolor=CONTRAST, lw=0, hatch="//////"),
         ]
-        told = [
+        meanings = [
             f"important for the original category, p > {tau:g}",
             "important for the adversarial category",
         ]
-        figure.legend(key, told, loc="lower center", ncols=2, handlelength=1.6)
+        figure.legend(key, meanings, loc="lower center", ncols=2, handlelength=1.6)

@@ -21,14 +21,14 @@ from emergence_ext.figures.style import (
     category_style,
     display_name,
     figure_note,
-    inch_axes,
     legend_height,
     literal_name,
     new_figure,
     styled,
 )
+from emergence_ext.figures.tiles import ImageGrid, write_below
 
-_EDGE, _GAP, _HEAD = 0.08, 0.08, 0.2  # inches around the page, between images, above them
+_LAYOUT: dict[str, Any] = {"edges": (0.08, 0.08), "head": 0.2}  # inches
 _SPREAD = 0.3  # how far the categories stand beside their layer
 
 
@@ -63,8 +63,8 @@ def layer_differences(
     rows, key = -(-len(measures) // 2), legend_height(names, PAGE)
     figure = new_figure(PAGE, 1.95 * rows + key + 0.38)
     a, b = (literal_name(name, 48) for name in between)
-    told = "Line: all images. Marks: by category. Band and bars: 95 % intervals over images."
-    figure.suptitle(f"A: {a}, B: {b}\n{told}", x=0.01, ha="left", fontsize=7, color=MUTED)
+    legend = "Line: all images. Marks: by category. Band and bars: 95 % intervals over images."
+    figure.suptitle(f"A: {a}, B: {b}\n{legend}", x=0.01, ha="left", fontsize=7, color=MUTED)
     panels = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes, (title, band) in zip(panels, measures.items(), strict=False):
         value, low, high = sizes.band(title, band, "L columns")
@@ -141,32 +141,27 @@ def moved_regions(
     far, p = sizes.numbers("distance", distance, "n"), sizes.numbers("truth", truth, "n 2")
     if len(states) != len(y):
         raise ValueError(f"moved_regions: states must name n={len(y)} items, got {len(states)}")
-    side = (PAGE - 2 * _EDGE - (columns - 1) * _GAP) / columns
-    below = 0.5
-    rows = -(-len(y) // columns)
-    figure = new_figure(PAGE, rows * (_HEAD + side + below) + 0.4, constrained=False)
+    layout = ImageGrid(len(y), columns, **_LAYOUT, foot=0.5, between=0.08)
+    figure = new_figure(PAGE, layout.bottom + 0.4, constrained=False)
+    limit = max(6, int(layout.side / 0.056))
     for index, picture in enumerate(pictures):
-        row, column = divmod(index, columns)
-        left, top = _EDGE + column * (side + _GAP), row * (_HEAD + side + below)
-        _head(figure, names[y[index]], int(y[index]), left, top, side)
-        axes = inch_axes(figure, left, top + _HEAD, side, side)
+        _name_image(layout.head_axes(figure, index, layout.side), names[y[index]], int(y[index]))
+        axes = layout.axes(figure, index)
         show_image(axes, picture)
         _box(axes, boxes[index], "-")
         if wide is not None:
             _box(axes, wide[index], (0, (2, 2)))
         before, after = states[index]
-        limit = max(6, int(side / 0.056))
-        before, after = display_name(before, limit), display_name(after, limit - 2)
         lines = [f"moved {far[index]:.2g}, p {p[index, 0]:.2f} \u2192 {p[index, 1]:.2f}"]
-        lines += [before, f"\u2192 {after}"]
-        axes.text(
-            0, -0.03, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=6.3,
-            linespacing=1.25,
-        )  # fmt: skip
-    told = "p: probability of the true category; below, what the region is a knowledge point for. "
-    told += "The box is the region"
-    told += ", dashed what it sees." if wide is not None else "; it sees more of the image."
-    figure_note(figure, f"{told}\n{remark}".strip(), 0.06)
+        lines += [display_name(before, limit), f"\u2192 {display_name(after, limit - 2)}"]
+        write_below(axes, "\n".join(lines))
+    seen = ", dashed what it sees." if wide is not None else "; it sees more of the image."
+    figure_note(
+        figure,
+        "p: probability of the true category; below, what the region is a knowledge point for. "
+        f"The box is the region{seen}\n{remark}".strip(),
+        0.06,
+    )
     return figure
 
 
@@ -207,22 +202,19 @@ def moved_images(
     less = region_maps(sizes.flags("lost", lost, "n R"), grid, sizes)
     y = sizes.labels(labels, names, "n")
     most = float(np.nanmax(far)) or 1.0
-    side = (PAGE - 2 * _EDGE - (columns - 1) * 2 * _GAP) / (2 * columns) - 0.02
-    rows = -(-len(y) // columns)
-    figure = new_figure(PAGE, rows * (_HEAD + side + 0.2) + 0.4, constrained=False)
+    layout = ImageGrid(len(y), columns, 2, **_LAYOUT, foot=0.2, gap=0.04, between=0.16)
+    figure = new_figure(PAGE, layout.bottom + 0.4, constrained=False)
     for index, picture in enumerate(pictures):
-        row, column = divmod(index, columns)
-        left = _EDGE + column * (2 * side + 0.04 + 2 * _GAP)
-        top = row * (_HEAD + side + 0.2)
-        _head(figure, names[y[index]], int(y[index]), left, top, 2 * side)
-        show_image(inch_axes(figure, left, top + _HEAD, side, side), picture)
-        axes = inch_axes(figure, left + side + 0.04, top + _HEAD, side, side)
+        head = layout.head_axes(figure, index, 2 * layout.side)
+        _name_image(head, names[y[index]], int(y[index]))
+        show_image(layout.axes(figure, index), picture)
+        axes = layout.axes(figure, index, 1)
         show_image(axes, pale(picture))
         heat(axes, far[index] / most)
         outline(axes, more[index])
         _cross(axes, less[index])
-        told = f"mean {far[index].mean():.2g}, +{more[index].sum()} \u2212{less[index].sum()}"
-        axes.text(0, -0.04, told, transform=axes.transAxes, va="top", fontsize=6.3)
+        counts = f"+{more[index].sum()} \u2212{less[index].sum()}"
+        write_below(axes, f"mean {far[index].mean():.2g}, {counts}")
     figure_note(
         figure,
         f"Colour: how far a region moved, full at {most:.3g}. Outlined: became a reliable point "
@@ -232,14 +224,11 @@ def moved_images(
     return figure
 
 
-def _head(figure: Figure, name: str, category: int, left: float, top: float, width: float) -> None:
-    """Write mark and name of a category above an image."""
+def _name_image(axes: Axes, name: str, category: int) -> None:
+    """Write mark and name of a category above an image, smaller than above a block of them."""
     look = category_style(category)
-    axes = inch_axes(figure, left, top, width, _HEAD)
-    axes.set(xlim=(0, width), ylim=(0, _HEAD))
-    axes.axis("off")
     axes.plot(0.05, 0.07, look.marker, color=look.color, mec=look.edge, ms=4, mew=0.4)
-    limit = max(6, int((width - 0.12) / 0.06))
+    limit = max(6, int((axes.get_xlim()[1] - 0.12) / 0.06))
     axes.text(0.12, 0.07, display_name(name, limit), va="center", fontsize=7)
 
 

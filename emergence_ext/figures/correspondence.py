@@ -26,9 +26,7 @@ from emergence_ext.figures.style import (
     new_figure,
     styled,
 )
-from emergence_ext.figures.tiles import open_page, put_image
-
-_EDGE, _GAP, _HEAD, _BETWEEN = 0.08, 0.24, 0.2, 0.12  # inches
+from emergence_ext.figures.tiles import ImageGrid, open_page, put_image
 
 
 @styled
@@ -62,20 +60,19 @@ def correspondences(
     given = sizes.numbers("images", images, "n 2 channels height width")
     for name, lists in (("starts", starts), ("ends", ends), ("sure", sure)):
         sizes.names(name, lists, "n")
-    told = sizes.names("names", names, "n") if names is not None else [""] * sizes["n"]
+    titles = sizes.names("names", names, "n") if names is not None else [""] * sizes["n"]
     pixels = as_pixels(Sizes("correspondences"), given.reshape(-1, *given.shape[2:]))
-    abreast = 2 if sizes["n"] > 1 else 1
-    side = (PAGE / abreast - _EDGE - _BETWEEN - _GAP) / 2 if abreast > 1 else 2.6
-    rows = -(-sizes["n"] // abreast)
-    figure, page = open_page(PAGE, rows * (side + _HEAD + 0.06) + 0.4)
+    layout = ImageGrid(
+        sizes["n"], 2 if sizes["n"] > 1 else 1, 2, edges=(0.08, 0.12), head=0.2, foot=0.06,
+        gap=0.24, between=0.2, largest=2.6,
+    )  # fmt: skip
+    figure, page = open_page(PAGE, layout.bottom + 0.4)
     for i in range(sizes["n"]):
-        row, column = divmod(i, abreast)
-        left = _EDGE + column * (PAGE / abreast)
-        top = row * (side + _HEAD + 0.06) + _HEAD
-        right = left + side + _GAP
-        put_image(page, pixels[2 * i], (left, top, side, side))
-        put_image(page, pixels[2 * i + 1], (right, top, side, side))
-        page.text(left, top - 0.05, display_name(told[i], 44), fontsize=7)
+        places = layout.place(i), layout.place(i, 1)
+        (left, top, side, _), (right, *_) = places
+        for k, place in enumerate(places):
+            put_image(page, pixels[2 * i + k], place)
+        page.text(left, top - 0.05, display_name(titles[i], 44), fontsize=7)
         of_pair = Sizes("correspondences")
         begin = of_pair.numbers("starts", starts[i], "m 2") * side + (left, top)
         end = of_pair.numbers("ends", ends[i], "m 2") * side + (right, top)

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from emergence_ext.figures.images import as_pixels
 from emergence_ext.figures.inputs import Sizes
 from emergence_ext.figures.style import PAGE, figure_note, literal_name, styled
-from emergence_ext.figures.tiles import Place, number, open_page, put_box, put_image
+from emergence_ext.figures.tiles import ImageGrid, Place, number, open_page, put_box, put_image
 
-_EDGE, _GAP, _LABEL, _UNDER = 0.08, 0.05, 0.86, 0.16  # inches
+_EDGE, _LABEL = 0.08, 0.86  # inches
 
 
 @styled
@@ -50,21 +50,21 @@ def exciting_images(
     box = sizes.numbers("boxes", boxes, "D k 4")
     pixels = sizes.numbers("images", images, "D k channels height width")
     flat = as_pixels(Sizes("exciting_images"), pixels.reshape(-1, *pixels.shape[2:]))
-    figure, page, places = _rows(rows, sizes["k"])
+    figure, page, layout = _open_rows(rows, sizes["k"])
     for d, j in np.ndindex(*value.shape):
-        picture = flat[d * sizes["k"] + j]
-        put_image(page, picture, places[d][j])
+        picture, place = flat[d * sizes["k"] + j], layout.place(d, j)
+        put_image(page, picture, place)
         size = (picture.shape[0], picture.shape[1])
-        put_box(page, box[d, j].tolist(), size, places[d][j], ls=(0, (1, 1)) if whole else "-")
-        _write_value(page, float(value[d, j]), places[d][j])
-    told = (
+        put_box(page, box[d, j].tolist(), size, place, ls=(0, (1, 1)) if whole else "-")
+        _write_value(page, float(value[d, j]), place)
+    box_is = (
         "dashed its cell of the map: it sees (nearly) all of the image"
         if whole
         else ("the box is what it sees (its receptive field)")
     )
     figure_note(
         figure,
-        f"{literal_name(layer)}: each image once, at the region with its highest value; {told}.\n"
+        f"{literal_name(layer)}: each image once, at the region with its highest value; {box_is}.\n"
         f"Under it the value. {remark}".rstrip(),
         0.06,
     )
@@ -90,13 +90,13 @@ def exciting_patches(
     sizes = Sizes("exciting_patches")
     rows = sizes.names("names", names, "D")
     value = sizes.numbers("values", values, "D k")
-    figure, page, places = _rows(rows, sizes["k"])
+    figure, page, layout = _open_rows(rows, sizes["k"])
     for d, j in np.ndindex(*value.shape):
         patch = as_pixels(Sizes("exciting_patches"), np.asarray(patches[d][j])[None])[0]
-        left, top, side, _ = places[d][j]
+        left, top, side, _ = place = layout.place(d, j)
         height, width = np.array(patch.shape[:2]) * side / max(patch.shape[:2])
         put_image(page, patch, (left, top + side - height, width, height))
-        _write_value(page, float(value[d, j]), places[d][j])
+        _write_value(page, float(value[d, j]), place)
     figure_note(
         figure,
         f"{literal_name(layer)}: what the region sees that excites a direction most, of each image "
@@ -106,16 +106,16 @@ def exciting_patches(
     return figure
 
 
-def _rows(names: Sequence[str], k: int) -> tuple[Figure, Axes, list[list[Place]]]:
-    """An empty figure with named rows, and k places in each."""
-    side = min((PAGE - _EDGE - _LABEL + _GAP) / k - _GAP, 0.8)
-    figure, page = open_page(PAGE, _EDGE + len(names) * (side + _UNDER) + 0.38)
-    places: list[list[Place]] = []
+def _open_rows(names: Sequence[str], k: int) -> tuple[Figure, Axes, ImageGrid]:
+    """Return an empty figure with named rows, and where k images lie in each."""
+    layout = ImageGrid(
+        len(names), cells=k, edges=(_LABEL, _EDGE), top=_EDGE, foot=0.16, gap=0.05, largest=0.8
+    )
+    figure, page = open_page(PAGE, layout.bottom + 0.38)
     for d, name in enumerate(names):
-        top = _EDGE + d * (side + _UNDER)
-        page.text(_EDGE, top + side / 2, fill(literal_name(name, 36), 14), va="center", fontsize=7)
-        places.append([(_LABEL + j * (side + _GAP), top, side, side) for j in range(k)])
-    return figure, page, places
+        middle = layout.place(d)[1] + layout.side / 2
+        page.text(_EDGE, middle, fill(literal_name(name, 36), 14), va="center", fontsize=7)
+    return figure, page, layout
 
 
 def _write_value(page: Axes, value: float, place: Place) -> None:

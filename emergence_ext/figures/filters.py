@@ -18,9 +18,9 @@ from emergence_ext.figures.style import (
     signed_text,
     styled,
 )
-from emergence_ext.figures.tiles import open_page, put_image
+from emergence_ext.figures.tiles import ImageGrid, open_page, put_image
 
-_EDGE, _GAP, _UNDER = 0.08, 0.06, 0.2  # inches
+_EDGE, _GAP = 0.08, 0.06  # inches
 
 
 @styled
@@ -48,22 +48,20 @@ def first_filters(weight: Any, smoothness: Any, noisy: Any, layer: str) -> Figur
     tiles = _signed(values, float(np.abs(values).max())).transpose(0, 2, 3, 1)
     tiles = np.repeat(tiles, 3, axis=3) if tiles.shape[3] == 1 else tiles
     columns = 16 if len(tiles) > 32 else 12 if len(tiles) > 16 else 8
-    side = (PAGE - 2 * _EDGE + _GAP) / columns - _GAP
-    rows = -(-len(tiles) // columns)
-    figure, page = open_page(PAGE, _EDGE + rows * (side + _UNDER) + 0.36)
-    for place, k in enumerate(np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")):
-        row, column = divmod(place, columns)
-        left, top = _EDGE + column * (side + _GAP), _EDGE + row * (side + _UNDER)
-        put_image(page, tiles[k], (left, top, side, side))
+    layout = ImageGrid(len(tiles), columns, edges=(_EDGE, _EDGE), top=_EDGE, foot=0.2, between=_GAP)
+    figure, page = open_page(PAGE, layout.bottom + 0.36)
+    for rank, k in enumerate(np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")):
+        left, top, side, _ = place = layout.place(rank)
+        put_image(page, tiles[k], place)
         if flagged[k]:
             page.add_patch(
                 Rectangle((left, top), side, side, fill=False, ls="--", color=CONTRAST, lw=1.2)
             )
-        told = "" if np.isnan(score[k]) else signed_text(score[k], plus=False)
+        text = "" if np.isnan(score[k]) else signed_text(score[k], plus=False)
         under: dict[str, Any] = {"y": top + side + 0.03, "va": "top", "fontsize": 5.5}
         page.text(left, s=f"{k}", **under)
         color = CONTRAST if flagged[k] else MUTED
-        page.text(left + side, s=told, ha="right", color=color, **under)
+        page.text(left + side, s=text, ha="right", color=color, **under)
     figure_note(
         figure,
         f"{literal_name(layer)}: {sizes['K']} filters of {sizes['h']} x {sizes['w']}, one scale "
@@ -95,13 +93,14 @@ def deep_filters(
     numbers = sizes.numbers("rows", rows, "n").astype(int)
     inputs = sizes.numbers("columns", columns, "n m").astype(int)
     tiles = _signed(values, float(np.quantile(np.abs(values), 0.999)))
-    margin, under = 0.32, 0.13
-    side = min((PAGE - margin - _EDGE + _GAP) / sizes["m"] - _GAP, 0.42)
-    step = side + under + 0.02
-    figure, page = open_page(PAGE, _EDGE + sizes["n"] * step + 0.38)
+    layout = ImageGrid(
+        sizes["n"], cells=sizes["m"], edges=(0.32, _EDGE), top=_EDGE, foot=0.15, gap=_GAP,
+        largest=0.42,
+    )  # fmt: skip
+    figure, page = open_page(PAGE, layout.bottom + 0.38)
     for i, j in np.ndindex(*inputs.shape):
-        left, top = margin + j * (side + _GAP), _EDGE + i * step
-        put_image(page, tiles[i, j], (left, top, side, side))
+        left, top, side, _ = place = layout.place(i, j)
+        put_image(page, tiles[i, j], place)
         page.text(left, top + side + 0.02, str(inputs[i, j]), va="top", color=MUTED, fontsize=5)
         if j == 0:
             page.text(

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 
 from emergence_ext.figures.images import as_pixels, show_image
 from emergence_ext.figures.inputs import Sizes
-from emergence_ext.figures.style import MUTED, PAGE, display_name, inch_axes, new_figure, styled
+from emergence_ext.figures.style import INK, MUTED, PAGE, display_name, new_figure, styled
+from emergence_ext.figures.tiles import ImageGrid, write_above
 
-_GAP, _HEAD, _EDGE, _BETWEEN = 0.06, 0.46, 0.06, 0.22
+_EDGE, _BETWEEN = 0.06, 0.22  # inches
 
 
 @styled
@@ -49,34 +50,25 @@ def fooling(
     sizes.labels(target, names, "n")
     added = last - first
     largest = np.abs(added).max(axis=(1, 2, 3), keepdims=True)
-    shown = 0.5 + 0.5 * added / np.where(largest > 0, largest, 1)
+    amplified = 0.5 + 0.5 * added / np.where(largest > 0, largest, 1)
     columns = min(columns, len(first))
-    block = (PAGE - 2 * _EDGE - _BETWEEN) / 2
-    side = (block - 2 * _GAP) / 3
-    high = side * first.shape[1] / first.shape[2]
-    rows = -(-len(first) // columns)
-    width = 2 * _EDGE + columns * block + (columns - 1) * _BETWEEN
-    figure = new_figure(width, rows * (high + _HEAD) + 0.1, constrained=False)
+    width = columns * (PAGE - 2 * _EDGE + _BETWEEN) / 2 - _BETWEEN + 2 * _EDGE  # two on a page
+    layout = ImageGrid(
+        len(first), columns, 3, width=width, edges=(_EDGE, _EDGE), head=0.41, foot=0.05, gap=0.06,
+        between=_BETWEEN, aspect=first.shape[1] / first.shape[2],
+    )  # fmt: skip
+    figure = new_figure(width, layout.bottom + 0.1, constrained=False)
     for i in range(len(first)):
-        row, column = divmod(i, columns)
-        told = (
-            _said(p[0][i], names),
-            f"added, at most {largest[i].item():.3f}\nrms {np.sqrt(np.mean(added[i] ** 2)):.4f}",
-            _said(p[1][i], names),
+        size = f"at most {largest[i].item():.3f}\nrms {np.sqrt(np.mean(added[i] ** 2)):.4f}"
+        pictures = (
+            (first[i], _said(p[0][i], names), INK),
+            (amplified[i], f"added, {size}", MUTED),
+            (last[i], _said(p[1][i], names), INK),
         )
-        for k, picture in enumerate((first[i], shown[i], last[i])):
-            left = _EDGE + column * (block + _BETWEEN) + k * (side + _GAP)
-            axes = inch_axes(figure, left, row * (high + _HEAD) + _HEAD - 0.05, side, high)
+        for k, (picture, title, color) in enumerate(pictures):
+            axes = layout.axes(figure, i, k)
             show_image(axes, picture)
-            axes.text(
-                0,
-                1.03,
-                told[k],
-                transform=axes.transAxes,
-                va="bottom",
-                fontsize=6.5,
-                color=MUTED if k == 1 else None,
-            )
+            write_above(axes, title, 6.5, color)
     return figure
 
 

@@ -15,12 +15,12 @@ from emergence_ext.figures.style import (
     MUTED,
     PAGE,
     display_name,
-    inch_axes,
     literal_name,
     new_figure,
     signed_text,
     styled,
 )
+from emergence_ext.figures.tiles import ImageGrid, text_axes, write_above
 
 _EDGE, _GAP, _BETWEEN = 0.05, 0.025, 0.08  # inches: page, map to map, method to method
 _TOP = 0.36  # inches above the first row, for the names of the columns
@@ -67,39 +67,41 @@ def attributions(
     pixels = as_pixels(sizes, images)
     rho = sizes.numbers("similarity", similarity, "methods n")
     y = sizes.labels(labels, names, "n")
-    shown = {}
+    values = {}
     for name, pair in maps.items():
         letters = "n channels height width" if name in signed else f"n H{name} W{name}"
-        shown[name] = [sizes.numbers(name, x, letters) for x in pair if x is not None]
-    count, beside = len(methods), max(len(pair) for pair in shown.values())
+        values[name] = [sizes.numbers(name, x, letters) for x in pair if x is not None]
+    count, beside = len(methods), max(len(pair) for pair in values.values())
     free = PAGE - 2 * _EDGE - count * (beside * _GAP + _BETWEEN)
     side = min(1.0, free / (1 + beside * count))
     step = beside * (side + _GAP) + _BETWEEN
-    figure = new_figure(PAGE, _TOP + sizes["n"] * (side + _ROW) + _FOOT, constrained=False)
+    first = _EDGE + side + _BETWEEN
+    image_places = ImageGrid(sizes["n"], top=_TOP, head=_ROW, largest=side)
+    # A block a method, as wide as its maps.
+    map_places = ImageGrid(
+        sizes["n"] * count, count, beside, width=first + count * step, top=_TOP, head=_ROW,
+        edges=(first, _GAP + _BETWEEN), gap=_GAP, between=_GAP + _BETWEEN, largest=side,
+    )  # fmt: skip
+    figure = new_figure(PAGE, image_places.bottom + _FOOT, constrained=False)
     for k, name in enumerate(methods):
-        head = inch_axes(figure, _EDGE + side + _BETWEEN + k * step, 0, step, _TOP)
-        head.text(0, 0.5, literal_name(name), va="bottom", fontsize=7.5, weight="bold")
-        for place, told in enumerate(("network", "random")[:beside]):
-            x = place * (side + _GAP) / step
-            head.text(x, 0.08, told, va="bottom", fontsize=6.5, color=MUTED)
-        head.axis("off")
+        head = text_axes(figure, first + k * step, 0, step, _TOP)
+        head.text(0, 0.18, literal_name(name), va="bottom", fontsize=7.5, weight="bold")
+        for place, weights in enumerate(("network", "random")[:beside]):
+            head.text(place * (side + _GAP), 0.03, weights, va="bottom", fontsize=6.5, color=MUTED)
     for index in range(sizes["n"]):
-        top = _TOP + index * (side + _ROW) + _ROW
-        axes = inch_axes(figure, _EDGE, top, side, side)
+        axes = image_places.axes(figure, index)
         show_image(axes, pixels[index])
-        _above(axes, display_name(names[y[index]], 24))
+        write_above(axes, display_name(names[y[index]], 24), 6.5)
         for k, name in enumerate(methods):
-            left = _EDGE + side + _BETWEEN + k * step
-            for place, values in enumerate(shown[name]):
-                axes = inch_axes(figure, left + place * (side + _GAP), top, side, side)
+            for place, batch in enumerate(values[name]):
+                axes = map_places.axes(figure, index * count + k, place)
                 if name in signed:
-                    show_image(axes, _colours(values[index]))
+                    show_image(axes, _colours(batch[index]))
                 else:
-                    _draw_map(axes, values[index], pixels[index], name in laid_over)
+                    _draw_map(axes, batch[index], pixels[index], name in laid_over)
             if beside > 1:
                 r = rho[k, index]
-                told = f"ρ {signed_text(r)}"
-                _above(axes, told if np.isfinite(r) else "ρ none")
+                write_above(axes, f"ρ {signed_text(r)}" if np.isfinite(r) else "ρ none", 6.5)
     return figure
 
 
@@ -124,7 +126,3 @@ def _scale(values: Array) -> float:
     """Largest absolute value but for a few that stand out, so that these do not hide the rest."""
     top = float(np.quantile(np.abs(values), _SHARE)) or float(np.abs(values).max())
     return top or 1.0
-
-
-def _above(axes: Axes, text: str) -> None:
-    axes.text(0, 1.02, text, transform=axes.transAxes, fontsize=6.5, va="bottom")

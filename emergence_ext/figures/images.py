@@ -18,15 +18,15 @@ from emergence_ext.figures.style import (
     INK,
     MUTED,
     PAGE,
-    category_style,
     display_name,
     inch_axes,
     new_figure,
     styled,
 )
+from emergence_ext.figures.tiles import ImageGrid, color_key, name_category, write_above
 
 _GAP = 0.05  # inches between an image and its map
-_EDGE = 0.05  # inches kept free around the page
+_EDGE = 0.05  # inches kept free at the edges of the page
 _BETWEEN = 0.15  # inches between blocks of images
 _HEAD = 0.19  # inches above the images, for names
 _HEAT = ListedColormap(
@@ -75,38 +75,24 @@ def point_regions(
     sure = region_maps(sizes.numbers("truth", truth, "n R"), grid, sizes)
     blocks = [(c, np.flatnonzero(y == c)[:columns]) for c in np.unique(y)]
     abreast = 2 if columns <= 4 and len(blocks) > 1 else 1
-    rows = -(-len(blocks) // abreast)
-    room = (PAGE - 2 * _EDGE - _BETWEEN * (abreast - 1)) / abreast
-    step = min((room + _GAP) / columns, 1.5)
-    side = (step - 2 * _GAP) / 2
+    layout = ImageGrid(
+        len(blocks), abreast, 2 * columns, head=_HEAD, foot=_GAP, gap=_GAP, between=_BETWEEN,
+        largest=0.75 - _GAP,
+    )  # fmt: skip
     below = 0.62
-    figure = new_figure(PAGE, rows * (side + _HEAD + _GAP) + below, constrained=False)
-    for index, (category, members) in enumerate(blocks):
-        row, block = divmod(index, abreast)
-        left = _EDGE + block * (room + _BETWEEN)
-        top = row * (side + _HEAD + _GAP) + _HEAD
-        _name_block(figure, names[category], category, left, top)
+    figure = new_figure(PAGE, layout.bottom + below, constrained=False)
+    for block, (category, members) in enumerate(blocks):
+        head = layout.head_axes(figure, block)
+        name_category(head, display_name(names[category], 30), category, 0.45 * _HEAD)
         for column, image in enumerate(members):
-            axes = inch_axes(figure, left + column * step, top, side, side)
-            show_image(axes, pixels[image])
-            axes = inch_axes(figure, left + column * step + side + _GAP, top, side, side)
+            show_image(layout.axes(figure, block, 2 * column), pixels[image])
+            axes = layout.axes(figure, block, 2 * column + 1)
             show_image(axes, pale(pixels[image]))
             heat(axes, sure[image])
             _hatch(axes, point[image] & ~reliable[image])
             outline(axes, reliable[image])
     _point_key(figure, below)
     return figure
-
-
-def _name_block(figure: Figure, name: str, category: int, left: float, top: float) -> None:
-    """Write the mark and name of a category above its images."""
-    look = category_style(category)
-    axes = inch_axes(figure, left, top - _HEAD, 2.0, _HEAD)
-    axes.set(xlim=(0, 2.0), ylim=(0, _HEAD))
-    axes.axis("off")
-    middle = 0.45 * _HEAD
-    axes.plot(0.05, middle, look.marker, color=look.color, mec=look.edge, ms=4.5, mew=0.4)
-    axes.text(0.14, middle, display_name(name, 30), va="center", fontsize=7.5)
 
 
 def _point_key(figure: Figure, below: float) -> None:
@@ -120,10 +106,9 @@ def _point_key(figure: Figure, below: float) -> None:
         Patch(facecolor="none", edgecolor=INK, lw=1.0),
         Patch(facecolor="none", edgecolor=INK, lw=0, hatch=2 * _HATCH),
     ]
-    told = ["knowledge point for the true category", "for another category"]
     figure.legend(
         key,
-        told,
+        ["knowledge point for the true category", "for another category"],
         loc="center left",
         bbox_to_anchor=(2.75 / PAGE, (below - 0.25) / height),
         ncols=2,
@@ -158,33 +143,28 @@ def shared_regions(
     """
     sizes = Sizes("shared_regions")
     heads = sizes.names("titles", titles, "pairs")
-    told = sizes.names("notes", notes, "pairs")
+    remarks = sizes.names("notes", notes, "pairs")
     shared = sizes.flags("is_shared", is_shared, "pairs columns R").reshape(-1, sizes["R"])
     maps = region_maps(shared, grid, sizes)
     every = sizes.numbers("images", images, "pairs columns channels height width")
     pixels = as_pixels(Sizes("shared_regions"), every.reshape(-1, *every.shape[2:]))
-    abreast = 2 if len(heads) > 1 else 1
-    rows = -(-len(heads) // abreast)
-    room = (PAGE - 2 * _EDGE - _BETWEEN * (abreast - 1)) / abreast
-    side = min((room + _GAP) / columns, 1.5) - _GAP
-    head = 1.7 * _HEAD
-    figure = new_figure(PAGE, rows * (side + head + _GAP) + _EDGE, constrained=False)
-    for index, (title, remark) in enumerate(zip(heads, told, strict=True)):
-        row, block = divmod(index, abreast)
-        left = _EDGE + block * (room + _BETWEEN)
-        top = row * (side + head + _GAP) + head
+    layout = ImageGrid(
+        len(heads), 2 if len(heads) > 1 else 1, columns, head=1.7 * _HEAD, foot=_GAP, gap=_GAP,
+        between=_BETWEEN, largest=1.5 - _GAP,
+    )  # fmt: skip
+    figure = new_figure(PAGE, layout.bottom + _EDGE, constrained=False)
+    for pair, (title, remark) in enumerate(zip(heads, remarks, strict=True)):
         for column in range(columns):
-            place = index * columns + column
-            if not maps[place].any():
+            cells, image = maps[pair * columns + column], pixels[pair * columns + column]
+            if not cells.any():
                 continue
-            axes = inch_axes(figure, left + column * (side + _GAP), top, side, side)
-            show_image(axes, pixels[place])
-            veil = np.zeros((*maps[place].shape, 4))
-            veil[..., :3], veil[..., 3] = 1, 0.68 * ~maps[place]
+            axes = layout.axes(figure, pair, column)
+            show_image(axes, image)
+            veil = np.zeros((*cells.shape, 4))
+            veil[..., :3], veil[..., 3] = 1, 0.68 * ~cells
             axes.imshow(veil, extent=_frame(axes), interpolation="nearest", aspect="auto")
-            outline(axes, maps[place])
-        axes = inch_axes(figure, left, top - head, room, head)
-        axes.axis("off")
+            outline(axes, cells)
+        axes = layout.head_axes(figure, pair)
         axes.text(0, 0.55, title, fontsize=7.5, transform=axes.transAxes)
         axes.text(0, 0.14, remark, fontsize=6.5, color=MUTED, transform=axes.transAxes)
     return figure
@@ -229,26 +209,19 @@ def importance_maps(
     finite = share[np.isfinite(share)]
     top = max(2.0, float(np.quantile(finite, 0.99))) if finite.size else 2.0
     scale = TwoSlopeNorm(1.0, vmin=0.0, vmax=top)
-    side = (PAGE - 2 * _EDGE - _BETWEEN * (columns - 1)) / (2 * columns) - _GAP / 2
-    rows = -(-sizes["n"] // columns)
-    head = _HEAD if any(titles) else _EDGE
-    figure = new_figure(PAGE, rows * (side + head) + 0.6, constrained=False)
-    drawn = None
-    for index in range(sizes["n"]):
-        row, column = divmod(index, columns)
-        left = _EDGE + column * (2 * side + _GAP + _BETWEEN)
-        upper = row * (side + head) + head
-        axes = inch_axes(figure, left, upper, side, side)
+    layout = ImageGrid(
+        sizes["n"], columns, 2, head=_HEAD if any(titles) else _EDGE, gap=_GAP, between=_BETWEEN
+    )
+    figure = new_figure(PAGE, layout.bottom + 0.6, constrained=False)
+    for index, title in enumerate(titles):
+        axes = layout.axes(figure, index)
         show_image(axes, pixels[index])
-        axes.text(0, 1.03, titles[index], transform=axes.transAxes, fontsize=7, va="bottom")
-        axes = inch_axes(figure, left + side + _GAP, upper, side, side)
-        drawn = axes.imshow(share[index], cmap="PuOr_r", norm=scale, aspect="auto")
+        write_above(axes, title)
+        axes = layout.axes(figure, index, 1)
+        colored = axes.imshow(share[index], cmap="PuOr_r", norm=scale, aspect="auto")
         axes.axis("off")
-    bar = inch_axes(figure, PAGE / 2 - 1.5, rows * (side + head) + 0.14, 3.0, 0.09)
-    if drawn is not None:
-        figure.colorbar(drawn, cax=bar, orientation="horizontal")
-    bar.set_xlabel("importance w, in shares of a uniform one")
-    bar.grid(False)
+    meaning = "importance w, in shares of a uniform one"
+    color_key(figure, colored, meaning, PAGE / 2, layout.bottom + 0.14, 3.0)
     return figure
 
 

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from emergence_ext.figures.images import as_pixels, show_image
 from emergence_ext.figures.inputs import Sizes
-from emergence_ext.figures.style import MUTED, PAGE, inch_axes, literal_name, new_figure, styled
+from emergence_ext.figures.style import MUTED, literal_name, new_figure, styled
+from emergence_ext.figures.tiles import ImageGrid, write_below
 
-_GAP, _HEAD, _EDGE = 0.07, 0.22, 0.05
+_GAP = 0.07  # inches
 
 
 @styled
@@ -30,23 +31,26 @@ def inversions(images: Any, inverted: Sequence[Any], errors: Any, layers: Sequen
     sizes = Sizes("inversions")
     names = sizes.names("layers", layers, "L")
     pixels = as_pixels(sizes, images)
-    found = [as_pixels(sizes, x) for x in inverted]
-    if len(found) != len(names):
-        raise ValueError(f"inversions: inverted must hold L={len(names)} batches, got {len(found)}")
+    batches = [as_pixels(sizes, x) for x in inverted]
+    if len(batches) != len(names):
+        raise ValueError(
+            f"inversions: inverted must hold L={len(names)} batches, got {len(batches)}"
+        )
     error = sizes.numbers("errors", errors, "L n")
     columns = len(names) + 1
-    side = min(1.6, (PAGE - 2 * _EDGE - _GAP * (columns - 1)) / columns)
-    step = side * pixels.shape[1] / pixels.shape[2] + _HEAD
-    width = max(3.0, 2 * _EDGE + columns * (side + _GAP))
-    figure = new_figure(width, 0.22 + len(pixels) * step, constrained=False)
+    layout = ImageGrid(
+        len(pixels), cells=columns, top=0.22, foot=0.22, gap=_GAP, largest=1.6,
+        aspect=pixels.shape[1] / pixels.shape[2],
+    )  # fmt: skip
+    width = max(3.0, 0.1 + columns * (layout.side + _GAP))
+    figure = new_figure(width, layout.bottom, constrained=False)
     for row, image in enumerate(pixels):
-        for column, shown in enumerate([image, *(batch[row] for batch in found)]):
-            left, top = _EDGE + column * (side + _GAP), 0.22 + row * step
-            axes = inch_axes(figure, left, top, side, step - _HEAD)
-            show_image(axes, shown)
+        for column, picture in enumerate([image, *(batch[row] for batch in batches)]):
+            axes = layout.axes(figure, row, column)
+            show_image(axes, picture)
             if row == 0:
                 name = literal_name(names[column - 1], 16) if column else "image"
                 axes.set_title(name, fontsize=7.5, pad=3)
-            told = f"code error {error[column - 1, row]:.3f}" if column else ""
-            axes.text(0, -0.03, told, transform=axes.transAxes, va="top", fontsize=6.5, color=MUTED)
+            if column:
+                write_below(axes, f"code error {error[column - 1, row]:.3f}", 6.5, MUTED)
     return figure

@@ -21,6 +21,7 @@ from emergence_ext.figures.style import (
     new_figure,
     styled,
 )
+from emergence_ext.figures.tiles import ImageGrid, name_category, text_axes, write_below
 
 _GAP, _EDGE, _HEAD, _LINE = 0.06, 0.06, 0.24, 0.125  # inches
 _SMALL, _LEFT, _NAME = 0.62, 2.8, 0.3  # inches, of what stands beside the plane
@@ -61,24 +62,24 @@ def facet_embedding(
     y = sizes.labels(labels, names)
     chosen = [plain(x).astype(int) for x in members]
     share = [plain(x) for x in weights]
-    shown = [as_pixels(Sizes("facet_embedding"), x) for x in images]
-    if not len(chosen) == len(share) == len(shown) == len(middle):
+    pixels = [as_pixels(Sizes("facet_embedding"), x) for x in images]
+    if not len(chosen) == len(share) == len(pixels) == len(middle):
         raise ValueError(f"facet_embedding: members, weights, images must be of C={len(middle)}")
     beside = min(len(names), _SHOWN)
     # Of many facets only one line of images each, so that the page stays a page.
-    lines = [min(-(-len(x) // _ABREAST), 2 if len(names) <= _SHOWN // 2 else 1) for x in shown]
+    lines = [min(-(-len(x) // _ABREAST), 2 if len(names) <= _SHOWN // 2 else 1) for x in pixels]
     heights = [_NAME + n * (_SMALL + _GAP + _LINE) for n in lines[:beside]]
     rest = _NAME if beside < len(names) else 0.0
     figure = new_figure(PAGE, max(2.8, sum(heights) + rest + 0.1), constrained=False)
     _draw_plane(figure, place, y, middle, chosen)
     top = 0.05
     for c, name in enumerate(names[:beside]):
-        told = f"{name}: {int((y == c).sum())} images, weights of the nearest below"
+        title = f"{name}: {int((y == c).sum())} images, weights of the nearest below"
         count = lines[c] * _ABREAST
-        _draw_facet(figure, top, c, told, shown[c][:count], share[c][:count])
+        _draw_facet(figure, top, c, title, pixels[c][:count], share[c][:count])
         top += heights[c]
     if rest:
-        head = _heading(figure, top)
+        head = text_axes(figure, _LEFT, top, _ROOM, 0.22)
         head.text(0.05, 0.1, f"and {len(names) - beside} more facets", va="center", fontsize=7.5)
     return figure
 
@@ -98,25 +99,17 @@ def _draw_plane(figure: Figure, place: Array, y: Array, middle: Array, chosen: l
         axes.plot(*middle[c], "x", color=INK, ms=7, mew=1.6, zorder=5)
 
 
-def _heading(figure: Figure, top: float) -> Axes:
-    head = inch_axes(figure, _LEFT, top, _ROOM, 0.22)
-    head.set(xlim=(0, _ROOM), ylim=(0, 0.22))
-    head.axis("off")
-    return head
-
-
 def _draw_facet(
-    figure: Figure, top: float, c: int, told: str, images: Array, weights: Array
+    figure: Figure, top: float, c: int, title: str, images: Array, weights: Array
 ) -> None:
-    """Draw the images of facet c, `[m, H', W', 3]`, with their weights, below what is told."""
-    look = category_style(c)
-    head = _heading(figure, top)
-    head.plot(0.05, 0.1, look.marker, color=look.color, mec=look.edge, ms=4.5, mew=0.4)
-    head.text(0.14, 0.1, told, va="center", fontsize=7.5)
+    """Draw the images of facet c, `[m, H', W', 3]`, with their weights, below the title."""
+    name_category(text_axes(figure, _LEFT, top, _ROOM, 0.22), title, c, 0.1)
+    layout = ImageGrid(
+        len(images), _ABREAST, width=_LEFT + _ABREAST * (_SMALL + _GAP), edges=(_LEFT, _GAP),
+        top=top + 0.25, foot=_GAP + _LINE, between=_GAP,
+    )  # fmt: skip
     for k, image in enumerate(images):
-        row, column = divmod(k, _ABREAST)
-        down = top + 0.25 + row * (_SMALL + _GAP + _LINE)
-        small = inch_axes(figure, _LEFT + column * (_SMALL + _GAP), down, _SMALL, _SMALL)
+        small = layout.axes(figure, k)
         show_image(small, image)
         small.text(
             0.5, -0.04, f"{weights[k]:.3f}", transform=small.transAxes, ha="center", va="top",
@@ -150,20 +143,21 @@ def picture_sheet(
             f"picture_sheet: images must be {len(left_names)} rows of {len(heads)} pictures"
         )
     margin = min(1.1, 0.12 + 0.062 * max(map(len, left_names))) if any(left_names) else 0
-    side = min(1.5, (PAGE - margin - 2 * _EDGE) / len(heads) - _GAP)
     lines = max((text.count("\n") + 1 for row in told for text in row), default=0) if told else 0
-    step = side + _GAP + (lines * _LINE + 0.03 if lines else 0)
+    layout = ImageGrid(
+        len(images), cells=len(heads), edges=(margin + _EDGE, _EDGE + _GAP), top=_HEAD, gap=_GAP,
+        foot=_GAP + (lines * _LINE + 0.03 if lines else 0), largest=1.5,
+    )  # fmt: skip
+    side = layout.side
     width = max(2.4, margin + 2 * _EDGE + len(heads) * (side + _GAP))
-    figure = new_figure(width, _HEAD + len(images) * step + 0.04, constrained=False)
+    figure = new_figure(width, layout.bottom + 0.04, constrained=False)
     limit = max(4, int(side / 0.058))
     for r, row in enumerate(images):
-        top = _HEAD + r * step
         if margin:
-            named = inch_axes(figure, _EDGE, top, margin, side)
-            named.axis("off")
-            named.text(0, 0.5, literal_name(left_names[r], 18), va="center", fontsize=7.5)
+            name = text_axes(figure, _EDGE, layout.place(r)[1], margin, side)
+            name.text(0, side / 2, literal_name(left_names[r], 18), va="center", fontsize=7.5)
         for c, picture in enumerate(row):
-            axes = inch_axes(figure, margin + _EDGE + c * (side + _GAP), top, side, side)
+            axes = layout.axes(figure, r, c)
             head = literal_name(heads[c], limit) if r == 0 and heads[c] else ""
             _draw_picture(axes, picture, head, told[r][c] if told else "")
     return figure
@@ -178,4 +172,4 @@ def _draw_picture(axes: Axes, picture: Any, head: str, told: str) -> None:
     if head:
         axes.set_title(head, fontsize=7.5, pad=3)
     if told:
-        axes.text(0, -0.03, told, transform=axes.transAxes, va="top", fontsize=6.3, color=MUTED)
+        write_below(axes, told, color=MUTED)

@@ -6,27 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from emergence_ext.figures.images import as_pixels, region_maps, show_image
 from emergence_ext.figures.inputs import Array, Sizes
 from emergence_ext.figures.style import (
-    INK,
-    MUTED,
     PAGE,
+    correlation_text,
     display_name,
-    inch_axes,
     literal_name,
     new_figure,
-    signed_text,
     styled,
 )
+from emergence_ext.figures.tiles import ImageGrid, color_key, name_column, write_above
 
-_EDGE, _GAP, _BETWEEN = 0.05, 0.04, 0.16  # inches: page, image to map, block to block
-_HEAD = 0.19  # inches above the images, for what is written there
-_FOOT = 0.55  # inches below them, for the bars of colours
+_LAYOUT: dict[str, Any] = {"head": 0.19, "gap": 0.04, "between": 0.16}  # inches
+_FOOT = 0.55  # inches below the images, for the keys of colours
+_SCALES = (
+    "probability of the class with the window there",
+    "loss of log odds, in shares of the map's largest",
+)
 
 
 @styled
@@ -68,43 +68,34 @@ def occlusion_maps(
     fallen = sizes.numbers("loss", loss, "n H W")
     windows = sizes.numbers("boxes", boxes, "H W 4")
     y = sizes.labels(labels, names, "n")
-    block = (PAGE - 2 * _EDGE - _BETWEEN * (columns - 1)) / columns
-    side = min(1.6, (block - 2 * _GAP) / 3)
-    rows = -(-sizes["n"] // columns)
-    figure = new_figure(PAGE, rows * (side + _HEAD) + _FOOT, constrained=False)
+    layout = ImageGrid(sizes["n"], columns, 3, **_LAYOUT, largest=1.6)
+    figure = new_figure(PAGE, layout.bottom + _FOOT, constrained=False)
     across = _borders(windows[0, :, 1], windows[0, :, 3], pixels.shape[2])
     down = _borders(windows[:, 0, 0], windows[:, 0, 2], pixels.shape[1])
     for index in range(sizes["n"]):
-        row, column = divmod(index, columns)
-        left = _EDGE + column * (block + _BETWEEN)
-        top = row * (side + _HEAD) + _HEAD
-        axes = inch_axes(figure, left, top, side, side)
+        axes = layout.axes(figure, index)
         show_image(axes, pixels[index])
-        _above(axes, display_name(names[y[index]], 16))
+        write_above(axes, display_name(names[y[index]], 16))
         upper, start, lower, end = windows[0, 0]
         axes.add_patch(
             Rectangle((start, upper), end - start, lower - upper, fc="0.5", ec="white", lw=0.8)
         )
         least, most = hidden[index].min(), np.abs(fallen[index]).max()
-        for k, (values, colors, ends, told) in enumerate(
+        for k, (values, colors, ends, title) in enumerate(
             (
                 (hidden[index], "cividis", (0, 1), f"p {whole[index]:.2f}, least {least:.2f}"),
                 (fallen[index] / (most or 1), "RdBu_r", (-1, 1), f"± {most:.2g} in log odds"),
             ),
             start=1,
         ):
-            axes = inch_axes(figure, left + k * (side + _GAP), top, side, side)
-            drawn = axes.pcolormesh(across, down, values, cmap=colors, vmin=ends[0], vmax=ends[1])
+            axes = layout.axes(figure, index, k)
+            colored = axes.pcolormesh(across, down, values, cmap=colors, vmin=ends[0], vmax=ends[1])
             axes.set(xlim=(0, pixels.shape[2]), ylim=(pixels.shape[1], 0))
             axes.axis("off")
-            _above(axes, told)
+            write_above(axes, title)
             if index == 0:
-                title = (
-                    "probability of the class with the window there",
-                    "loss of log odds, in shares of the map's largest",
-                )[k - 1]
-                place = ((2 * k - 1) * PAGE / 4 - 1.35, rows * (side + _HEAD) + 0.1)
-                _bar(figure, drawn, title, *place)
+                middle = (2 * k - 1) * PAGE / 4
+                color_key(figure, colored, _SCALES[k - 1], middle, layout.bottom + 0.1)
     return figure
 
 
@@ -143,44 +134,27 @@ def occlusion_regions(
     largest = np.abs(fallen).max(axis=1)
     y = sizes.labels(labels, names, "n")
     maps = {"occlusion": region_maps(_scaled(fallen), grid, sizes)}
-    told = {"occlusion": [f"± {most:.2g} logits" for most in largest]}
+    titles = {"occlusion": [f"± {most:.2g} logits" for most in largest]}
     for name, (values, rho) in others.items():
         maps[name] = region_maps(_scaled(sizes.numbers(name, values, "n R")), grid, sizes)
-        told[name] = [_rho(r) for r in sizes.numbers(f"{name}, correlation", rho, "n")]
-    cells = 1 + len(maps)
-    block = (PAGE - 2 * _EDGE - _BETWEEN * (columns - 1)) / columns
-    side = min(1.1, (block - (cells - 1) * _GAP) / cells)
-    rows = -(-sizes["n"] // columns)
-    figure = new_figure(PAGE, _HEAD + rows * (side + _HEAD) + _FOOT, constrained=False)
+        rank = sizes.numbers(f"{name}, correlation", rho, "n")
+        titles[name] = [correlation_text(r) for r in rank]
+    layout = ImageGrid(sizes["n"], columns, 1 + len(maps), **_LAYOUT, top=0.19, largest=1.1)
+    figure = new_figure(PAGE, layout.bottom + _FOOT, constrained=False)
     for index in range(sizes["n"]):
-        row, column = divmod(index, columns)
-        left = _EDGE + column * (block + _BETWEEN)
-        top = _HEAD + row * (side + _HEAD) + _HEAD
-        axes = inch_axes(figure, left, top, side, side)
+        axes = layout.axes(figure, index)
         show_image(axes, pixels[index])
-        _above(axes, display_name(names[y[index]], 16))
+        write_above(axes, display_name(names[y[index]], 16))
         for k, (name, values) in enumerate(maps.items(), start=1):
-            axes = inch_axes(figure, left + k * (side + _GAP), top, side, side)
-            drawn = axes.imshow(values[index], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+            axes = layout.axes(figure, index, k)
+            colored = axes.imshow(values[index], cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
             axes.axis("off")
-            _above(axes, told[name][index])
-            if row == 0:
-                place = (left + k * (side + _GAP), 0, side, _HEAD)
-                head = inch_axes(figure, *place)
-                head.text(0, 0.1, literal_name(name), va="bottom", fontsize=7, color=MUTED)
-                head.axis("off")
-    lower = _HEAD + rows * (side + _HEAD) + 0.1
-    told_of_all = "in shares of the map's largest; ρ: rank correlation with occlusion"
-    _bar(figure, drawn, told_of_all, PAGE / 2 - 1.35, lower)
+            write_above(axes, titles[name][index])
+            if index < columns:
+                name_column(figure, layout, index, k, literal_name(name))
+    meaning = "in shares of the map's largest; ρ: rank correlation with occlusion"
+    color_key(figure, colored, meaning, PAGE / 2, layout.bottom + 0.1)
     return figure
-
-
-def _bar(figure: Figure, drawn: Any, title: str, left: float, top: float) -> None:
-    """Draw a key of colours at `left`, `top` inches."""
-    bar = inch_axes(figure, left, top, 2.7, 0.09)
-    figure.colorbar(drawn, cax=bar, orientation="horizontal")
-    bar.set_xlabel(title)
-    bar.grid(False)
 
 
 def _scaled(values: Array) -> Array:
@@ -189,15 +163,7 @@ def _scaled(values: Array) -> Array:
     return np.asarray(values / np.where(largest > 0, largest, 1))
 
 
-def _rho(r: float) -> str:
-    return f"ρ = {signed_text(r)}" if np.isfinite(r) else "ρ undefined"
-
-
 def _borders(starts: Array, ends: Array, side: int) -> Array:
     """Borders between windows: halfway between neighbouring centres, the image's at its ends."""
     centres = (starts + ends) / 2
     return np.concatenate([[0], (centres[1:] + centres[:-1]) / 2, [side]])
-
-
-def _above(axes: Axes, text: str) -> None:
-    axes.text(0, 1.02, text, transform=axes.transAxes, fontsize=7, va="bottom", color=INK)

@@ -17,22 +17,20 @@ from emergence_ext.figures.style import (
     MUTED,
     PAGE,
     PAPER,
+    correlation_text,
     display_name,
-    inch_axes,
     literal_name,
     new_figure,
     ordered_colors,
     signed_text,
     styled,
 )
+from emergence_ext.figures.tiles import ImageGrid, color_key, name_column, write_above
 
-_EDGE, _GAP, _BETWEEN = 0.05, 0.04, 0.16  # inches: page, image to map, block to block
-_HEAD = 0.19  # inches above the images, for names
 _SCALES = (
     "Shapley value, in shares of the image's largest",
     "w less a uniform one, in shares of the % above the map",
 )
-_TOP = 0.2  # inches above the first row, for what stands in the columns
 
 
 @styled
@@ -55,46 +53,43 @@ def shapley_correlations(
         ValueError: shapes that do not fit, an empty array, or other names in the second.
     """
     sizes = Sizes("shapley_correlations")
-    shown = sizes.names("layers", layers, "L")
-    measures = sizes.names("spearman", list(spearman), "M")
+    names = sizes.names("layers", layers, "L")
+    importances = sizes.names("spearman", list(spearman), "M")
     if list(pearson) != list(spearman):
         raise ValueError(
-            f"shapley_correlations: pearson must name {measures} like spearman, got {list(pearson)}"
+            f"shapley_correlations: pearson must name {importances} like spearman, "
+            f"got {list(pearson)}"
         )
-    colors = ordered_colors(len(shown))
-    figure = new_figure(PAGE, 0.75 + 0.16 * len(measures) * (len(shown) + 1))
+    colors = ordered_colors(len(names))
+    figure = new_figure(PAGE, 0.75 + 0.16 * len(importances) * (len(names) + 1))
     panels = figure.subplots(1, 2, sharey=True)
-    found = (("Spearman's ρ", spearman), ("Pearson's r", pearson))
-    for axes, (told, coefficients) in zip(panels, found, strict=True):
+    measured = (("Spearman's ρ", spearman), ("Pearson's r", pearson))
+    for axes, (measure, coefficients) in zip(panels, measured, strict=True):
         for row, (name, (r, band)) in enumerate(coefficients.items()):
             values = sizes.numbers(name, r, "L n")
-            ends = [
-                sizes.numbers(f"{name}, {end}", getattr(band, end), "L")
-                for end in ("value", "low", "high")
-            ]
-            for k in range(len(shown)):
-                y = row + 0.8 * ((k + 0.5) / len(shown) - 0.5)
-                _coefficients(
-                    axes, y, 0.3 / len(shown), values[k], [float(end[k]) for end in ends], colors[k]
-                )
+            ends = sizes.band(name, band, "L")
+            for k, color in enumerate(colors):
+                y = row + 0.8 * ((k + 0.5) / len(names) - 0.5)
+                one = Band(*(end[k] for end in ends))
+                _draw_coefficients(axes, y, 0.3 / len(names), values[k], one, color)
         axes.axvline(0, color=INK, lw=0.6)
-        axes.set(xlabel=f"{told} with the Shapley values", xlim=(-1.04, 1.04))
+        axes.set(xlabel=f"{measure} with the Shapley values", xlim=(-1.04, 1.04))
         axes.grid(False, axis="y")
-    panels[0].set_yticks(range(len(measures)), [literal_name(name) for name in measures])
-    panels[0].set_ylim(len(measures) - 0.5, -0.5)
+    panels[0].set_yticks(range(len(importances)), [literal_name(x) for x in importances])
+    panels[0].set_ylim(len(importances) - 0.5, -0.5)
     panels[0].tick_params(axis="y", labelsize=8, length=0)
     handles = [
         Line2D(
             [], [], color=color, marker="o", ms=5, mec="white", mew=0.6, label=literal_name(name)
         )
-        for name, color in zip(shown, colors, strict=True)
+        for name, color in zip(names, colors, strict=True)
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(shown), 6))
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(names), 6))
     return figure
 
 
-def _coefficients(
-    axes: Axes, y: float, spread: float, values: Array, band: list[float], color: Any
+def _draw_coefficients(
+    axes: Axes, y: float, spread: float, values: Array, band: Band, color: Any
 ) -> None:
     """Draw the coefficients `[n]` of images around the height y, their mean and its interval."""
     good = values[np.isfinite(values)]
@@ -158,36 +153,24 @@ def shapley_maps(
     rho = sizes.numbers("spearman", spearman, "n")
     names = sizes.names("categories", categories, "C")
     y = sizes.labels(labels, names, "n")
-    block = (PAGE - 2 * _EDGE - _BETWEEN * (columns - 1)) / columns
-    side = (block - 2 * _GAP) / 3
-    rows = -(-sizes["n"] // columns)
-    figure = new_figure(PAGE, _TOP + rows * (side + _HEAD) + 0.62, constrained=False)
+    layout = ImageGrid(sizes["n"], columns, 3, top=0.2, head=0.19, gap=0.04, between=0.16)
+    figure = new_figure(PAGE, layout.bottom + 0.62, constrained=False)
     for column in range(min(columns, sizes["n"])):
-        for k, told in enumerate(("image", "Shapley", "w")):
-            left = _EDGE + column * (block + _BETWEEN) + k * (side + _GAP)
-            axes = inch_axes(figure, left, 0, side, _TOP)
-            axes.text(0, 0.1, told, va="bottom", fontsize=7, color=MUTED)
-            axes.axis("off")
+        for k, meaning in enumerate(("image", "Shapley", "w")):
+            name_column(figure, layout, column, k, meaning)
     for index in range(sizes["n"]):
-        row, column = divmod(index, columns)
-        left = _EDGE + column * (block + _BETWEEN)
-        top = _TOP + row * (side + _HEAD) + _HEAD
-        axes = inch_axes(figure, left, top, side, side)
+        axes = layout.axes(figure, index)
         show_image(axes, pixels[index])
-        told = f"ρ = {signed_text(rho[index])}" if np.isfinite(rho[index]) else "ρ undefined"
-        _title(axes, f"{display_name(names[y[index]], 16)}: {told}")
+        write_above(axes, f"{display_name(names[y[index]], 16)}: {correlation_text(rho[index])}")
         for k, (map_, colors) in enumerate(((phi, "RdBu_r"), (share, "PuOr_r")), start=1):
-            axes = inch_axes(figure, left + k * (side + _GAP), top, side, side)
-            drawn = axes.imshow(map_[index], cmap=colors, vmin=-1, vmax=1, aspect="auto")
+            axes = layout.axes(figure, index, k)
+            colored = axes.imshow(map_[index], cmap=colors, vmin=-1, vmax=1, aspect="auto")
             axes.axis("off")
             if index == 0:
-                lower = _TOP + rows * (side + _HEAD) + 0.14
-                bar = inch_axes(figure, PAGE * (2 * k - 1) / 4 - 1.25, lower, 2.5, 0.09)
-                figure.colorbar(drawn, cax=bar, orientation="horizontal")
-                bar.set_xlabel(_SCALES[k - 1])
-                bar.grid(False)
+                middle = PAGE * (2 * k - 1) / 4
+                color_key(figure, colored, _SCALES[k - 1], middle, layout.bottom + 0.14, 2.5)
         percent = 100 * most[index]
-        _title(axes, f"± {percent:.0f} %" if percent >= 10 else f"± {percent:.2g} %")
+        write_above(axes, f"± {percent:.0f} %" if percent >= 10 else f"± {percent:.2g} %")
     return figure
 
 
@@ -195,7 +178,3 @@ def _departures(maps: Array) -> tuple[Array, Array]:
     """Return maps `[n, H, W]` divided by their largest absolute value, and that, `[n]`."""
     largest = np.abs(maps).max(axis=(1, 2))
     return maps / np.where(largest > 0, largest, 1)[:, None, None], largest
-
-
-def _title(axes: Axes, text: str) -> None:
-    axes.text(0, 1.03, text, transform=axes.transAxes, fontsize=7, va="bottom")

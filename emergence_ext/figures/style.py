@@ -268,6 +268,11 @@ def signed_text(value: float, *, plus: bool = True) -> str:
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")
 
 
+def correlation_text(rho: float) -> str:
+    """Return a rank correlation as it is written above a map."""
+    return f"ρ = {signed_text(rho)}" if np.isfinite(rho) else "ρ undefined"
+
+
 def figure_note(figure: Figure, text: str, bottom: float) -> None:
     """Write a remark that holds for the whole figure, `bottom` inches above its lower edge."""
     height = figure.get_size_inches()[1]
