@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from emergence_ext import figures
-from emergence_ext.method import Interval
+from emergence_ext.method import Interval, student_interval
 from emergence_ext.report.drawing import save
 from emergence_ext.report.tables import Row, importance, interval
 from emergence_ext.run import Emergence
 from emergence_ext.studies import paper
 from emergence_ext.studies.ablation import FACTORS, AblationFit, Choices, level_in_words
-from emergence_ext.studies.methods import Outcome, student_interval
+from emergence_ext.studies.methods import Outcome
 
 
 def methods(found: Mapping[str, Sequence[Outcome]]) -> list[Row]:
