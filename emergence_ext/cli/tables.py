@@ -54,7 +54,7 @@ def tables(
     """
     with reported():
         from emergence_ext import report
-        from emergence_ext.studies.methods import student_interval
+        from emergence_ext.method import student_interval
         from emergence_ext.studies.paper_tables import open_runs, paper_tables
 
         runs = open_runs(run_dirs)

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Polygon
+from scipy.optimize import isotonic_regression
 
 from emergence_ext.figures.inputs import Array
 from emergence_ext.figures.style import FAINT, INK, category_style, display_name
@@ -279,16 +280,7 @@ def spread(values: Array, gap: float) -> Array:
     """Return the ascending values moved as little as needed so that neighbours are `gap` apart.
 
     Least squares under order constraints: shifting value k by `k * gap` turns it into an isotonic
-    regression, which pooling adjacent violators solves exactly.
+    regression.
     """
-    blocks: list[list[float]] = []  # [mean, size]
-    for rank, value in enumerate(values):
-        blocks.append([float(value) - rank * gap, 1])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            mean, size = blocks.pop()
-            blocks[-1] = [
-                (blocks[-1][0] * blocks[-1][1] + mean * size) / (blocks[-1][1] + size),
-                blocks[-1][1] + size,
-            ]
-    means = np.concatenate([np.full(int(n), m) for m, n in blocks]) if blocks else np.zeros(0)
-    return means + gap * np.arange(len(values))
+    shifts = gap * np.arange(len(values))
+    return isotonic_regression(values - shifts).x + shifts

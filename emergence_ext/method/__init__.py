@@ -14,6 +14,7 @@ from emergence_ext.method.intervals import (
     bootstrap_ratio,
     mean_interval,
     proportion,
+    student_interval,
 )
 from emergence_ext.method.knowledge import (
     KnowledgePoints,
@@ -56,4 +57,5 @@ __all__ = [
     "solve_kappa_p",
     "spearman",
     "stratified_folds",
+    "student_interval",
 ]

@@ -1,16 +1,23 @@
-"""Values with their 95 % intervals: shares by Wilson, the rest by the bootstrap over images."""
+"""Values with their 95 % intervals: Wilson's, Student's, the rest by the bootstrap over images."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from scipy.stats import binomtest
+from scipy import stats
 from torch import Tensor
 
 CONFIDENCE: Final = 0.95  # of all intervals
 RESAMPLES: Final = 1000
+BATCH: Final = 100  # resamples at a time: thousands of images are slow all at once
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,18 @@ def bootstrap_ratio(part: Tensor, whole: Tensor, random_state: int = 0) -> Inter
     """
     if not whole.sum():
         return None
-    sums = resampled(torch.stack([part, whole]).double(), random_state)
-    some = sums[1] > 0
-    return Interval(float(part.sum() / whole.sum()), *bounds(sums[0, some] / sums[1, some]))
+    parts, wholes = _resampled_sums([part, whole], random_state)
+    some = wholes > 0
+    return Interval(float(part.sum() / whole.sum()), *_bounds(parts[some] / wholes[some]))
+
+
+def bootstrap_sums(per_image: Sequence[Tensor], random_state: int = 0) -> list[Interval]:
+    """Sums of several numbers for each of `N` images, `[N]`, with bootstrap intervals over them."""
+    resampled = _resampled_sums(per_image, random_state)
+    return [
+        Interval(float(x.sum()), *_bounds(sums))
+        for x, sums in zip(per_image, resampled, strict=True)
+    ]
 
 
 def mean_interval(r: Tensor, random_state: int = 0) -> Interval | None:
@@ -52,23 +68,42 @@ def mean_interval(r: Tensor, random_state: int = 0) -> Interval | None:
 
 def proportion(part: int, whole: int) -> Interval:
     """Share of `part` in `whole`, at least 1, with Wilson's interval."""
-    found = binomtest(part, whole)
-    ends = found.proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(found.statistic, float(ends.low), float(ends.high))
+    test = stats.binomtest(part, whole)
+    ends = test.proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(test.statistic, float(ends.low), float(ends.high))
 
 
-def resampled(per_image: Tensor, random_state: int) -> Tensor:
-    """Sums over images drawn with replacement, `[k, RESAMPLES]` from `[k, N]`."""
-    N = per_image.shape[1]
-    generator = torch.Generator().manual_seed(random_state)
-    drawn = torch.randint(N, (RESAMPLES, N), generator=generator)
-    return per_image[:, drawn].sum(-1)
+def student_interval(values: Sequence[float]) -> Interval | None:
+    """Mean and Student's 95 % interval of the mean, of the values that are numbers.
+
+    With one of them the interval is unknown: its ends are NaN. Of none there is no mean: None.
+    """
+    x = [v for v in values if not math.isnan(v)]
+    if len(x) < 2:
+        return Interval(x[0], math.nan, math.nan) if x else None
+    mean = float(np.mean(x))
+    # Unscaled, since values that are all alike would have the scale 0, which SciPy refuses.
+    half = float(stats.t.interval(CONFIDENCE, len(x) - 1)[1] * stats.sem(x))
+    return Interval(mean, mean - half, mean + half)
 
 
-def bounds(values: Tensor) -> tuple[float, float]:
-    """Ends of the interval that holds most of resampled values `[n]`; NaN where there are none."""
-    if not len(values):
-        return float("nan"), float("nan")
+def _resampled_sums(per_image: Sequence[Tensor], random_state: int) -> Array:
+    """Sums over images drawn with replacement, `[k, RESAMPLES]` from `k` times `[N]`."""
+    numbers = [x.detach().cpu().double().numpy() for x in per_image]
+    if len(numbers[0]) == 1:  # which SciPy refuses
+        return np.repeat(np.stack(numbers), RESAMPLES, axis=1)
+
+    def sums(*resamples: Array, axis: int) -> Array:
+        return np.stack([x.sum(axis) for x in resamples])
+
+    return stats.bootstrap(
+        numbers, sums, n_resamples=RESAMPLES, batch=BATCH, vectorized=True, paired=True,
+        method="percentile", rng=random_state,
+    ).bootstrap_distribution  # fmt: skip
+
+
+def _bounds(values: Array) -> tuple[float, float]:
+    """Ends of the interval that holds most of resampled values `[n]`."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
-    return low, high
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)

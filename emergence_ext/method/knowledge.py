@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.method.frame import Frame
-from emergence_ext.method.intervals import Interval, bootstrap_ratio, bounds, resampled
+from emergence_ext.method.intervals import Interval, bootstrap_ratio, bootstrap_sums
 from emergence_ext.settings import Settings
 from emergence_ext.store import Saved
 
@@ -51,17 +51,14 @@ class KnowledgePoints(Saved):
 
     def count(self, random_state: int = 0) -> PointCount:
         """Totals over the images with bootstrap intervals over images."""
-        per_image = torch.stack(
-            [self.point.sum(1), self.reliable.sum(1), self.shared().sum(1)]
-        ).double()
-        total, reliable, shared = per_image.sum(1).tolist()
-        sums = resampled(per_image, random_state)
+        counts = [x.sum(1) for x in (self.point, self.reliable, self.shared())]
+        total, reliable, shared = bootstrap_sums(counts, random_state)
         return PointCount(
-            images=per_image.shape[1],
-            total=Interval(total, *bounds(sums[0])),
-            reliable=Interval(reliable, *bounds(sums[1])),
-            shared=Interval(shared, *bounds(sums[2])),
-            ratio=bootstrap_ratio(per_image[1], per_image[0], random_state),
+            images=len(self.y),
+            total=total,
+            reliable=reliable,
+            shared=shared,
+            ratio=bootstrap_ratio(counts[1], counts[0], random_state),
         )
 
     def curve(self, taus: Sequence[float]) -> Tensor:

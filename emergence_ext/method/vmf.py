@@ -346,6 +346,8 @@ def _checked_dim(dim: int) -> int:
         raise TypeError(f"dim: expected an integer, got {type(dim).__name__}")
     if dim < 2:
         raise ValueError(f"dim: directions need a space of width 2 or more, got {dim}")
+    if dim > special.WIDEST:
+        raise ValueError(f"dim: expected at most {special.WIDEST}, got {dim}")
     return dim
 
 

@@ -12,13 +12,14 @@ import torch
 from matplotlib.figure import Figure
 
 from emergence_ext import figures as draw
+from emergence_ext.method import student_interval
 from emergence_ext.report.emergence import importance_row
 from emergence_ext.report.files import Drawings, Row, Tables, interval
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import FinishedRun
 from emergence_ext.studies import paper
 from emergence_ext.studies.ablation import FACTORS, level_in_words
-from emergence_ext.studies.methods import Outcome, student_interval
+from emergence_ext.studies.methods import Outcome
 from emergence_ext.studies.paper_tables import PaperTables, RegionStrength
 
 SECTION: Final = SectionText(

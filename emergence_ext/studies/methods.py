@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
 from emergence_ext.method import (
-    CONFIDENCE,
     PCA,
-    Interval,
     Manifold,
     SampleProjection,
     distance_from_mean,
@@ -347,18 +344,3 @@ def _fitted_r(found: Strengths, uncertainty: Tensor) -> float:
     """Pearson on the fitted images, mean over fits; NaN where one failed."""
     values = [pearson(x[~x.isnan()], uncertainty[~x.isnan()]) for x in found.fitted]
     return float(torch.stack(values).mean())
-
-
-def student_interval(values: Sequence[float]) -> Interval | None:
-    """Mean and Student's 95 % interval of the mean, of the values that are numbers.
-
-    With one of them the interval is unknown: its ends are NaN. Of none there is no mean: None.
-    """
-    x = torch.tensor([v for v in values if v == v], dtype=torch.float64)
-    if not len(x):
-        return None
-    mean = float(x.mean())
-    if len(x) == 1:
-        return Interval(mean, float("nan"), float("nan"))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1) * x.std() / len(x) ** 0.5)
-    return Interval(mean, mean - half, mean + half)

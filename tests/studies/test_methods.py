@@ -19,12 +19,13 @@ from emergence_ext import figures
 from emergence_ext.figures import Band
 from emergence_ext.method.baselines import PCA, Manifold
 from emergence_ext.method.correlation import entropy, pearson, stratified_folds
+from emergence_ext.method.intervals import student_interval
 from emergence_ext.method.sample import SampleProjection
 from emergence_ext.report import paper_tables
 from emergence_ext.studies import methods as study
 from emergence_ext.studies import paper
 from emergence_ext.studies.drpr import DRPR
-from emergence_ext.studies.methods import METHODS, Method, Projected, compare, student_interval
+from emergence_ext.studies.methods import METHODS, Method, Projected, compare
 from tests.planted import planted
 
 DATA = planted(40, 3)
