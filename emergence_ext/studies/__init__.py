@@ -14,6 +14,7 @@ __all__ = [
     "foreground",
     "methods",
     "paper",
+    "paper_tables",
     "pgd",
     "shapley",
 ]
