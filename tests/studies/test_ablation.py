@@ -23,7 +23,6 @@ from emergence_ext.method.regional import RegionalProjection
 from emergence_ext.method.sample import SampleProjection
 from emergence_ext.method.similarity import image_similarity, solve_kappa_p
 from emergence_ext.report import paper_tables as report
-from emergence_ext.run import Config, FinishedRun
 from emergence_ext.studies import ablation as ablations
 from emergence_ext.studies import methods, paper
 from emergence_ext.studies.ablation import (
@@ -35,9 +34,9 @@ from emergence_ext.studies.ablation import (
     variants,
 )
 from emergence_ext.studies.methods import METHODS
-from emergence_ext.studies.paper_tables import PaperTables, RegionStrength, open_runs
+from emergence_ext.studies.paper_tables import PaperTables
 from tests.planted import planted
-from tests.studies.redraw import assert_updated_from_what_is_saved
+from tests.studies.saved import NOWHERE, assert_updated_from_what_is_saved
 
 DATA = planted(40, 3)
 SAMPLES = SampleProjection().fit(DATA.f, DATA.z)
@@ -59,7 +58,7 @@ def _rows(fits: list[tuple[str, AblationFit]]) -> list[Any]:
     """The rows of the table, of nothing but the fits."""
     factors, made = [name for name, _ in fits], [fit for _, fit in fits]
     result = PaperTables({}, {}, factors, made, DEFAULT)
-    return list(report.tables(result, FinishedRun(Path("nowhere"), Config()))["ablation"])
+    return list(report.tables(result, NOWHERE)["ablation"])
 
 
 def test_every_variant_differs_from_the_default_in_its_factor_alone() -> None:

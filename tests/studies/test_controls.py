@@ -19,7 +19,7 @@ from emergence_ext.network.weights import randomise
 from emergence_ext.report import controls as report
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.studies.controls import Controls, controls, random_features, shuffled
-from tests.studies.redraw import assert_equal, assert_updated_from_what_is_saved
+from tests.studies.saved import assert_equal, assert_updated_from_what_is_saved
 
 
 @pytest.fixture(scope="module")

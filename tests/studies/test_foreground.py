@@ -26,7 +26,7 @@ from emergence_ext.method.knowledge import KnowledgePoints
 from emergence_ext.report import foreground as report
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.studies.foreground import Objects, find_objects, foreground
-from tests.studies.redraw import assert_equal, assert_updated_from_what_is_saved
+from tests.studies.saved import assert_equal, assert_updated_from_what_is_saved
 
 GRID = (4, 5)
 BOXES = [
@@ -211,3 +211,5 @@ def test_the_command_takes_masks_too_but_not_both(finished_run: Path, tmp_path: 
     for wrong in ([*call, "--boxes", "b.csv"], call[:2]):
         done = CliRunner().invoke(app, wrong)
         assert done.exit_code == 2 and "give either --boxes FILE or --masks DIR" in done.output
+    done = CliRunner().invoke(app, [*call[:2], "--boxes", "b.csv"])
+    assert done.exit_code == 2 and "boxes: no file b.csv" in done.output

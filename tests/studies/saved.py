@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,31 @@ import torch
 from torch import Tensor
 
 from emergence_ext import report
-from emergence_ext.run import FinishedRun
+from emergence_ext.run import (
+    Config,
+    Emergence,
+    FinishedRun,
+    RunFolder,
+    Settings,
+    StrengthEntropy,
+    Thumbnails,
+)
+
+NOWHERE = FinishedRun(Path("nowhere"), Config())
+"""A run for what reads nothing of it."""
+
+
+def save_run(folder: Path, e: Emergence, thumbnails: Thumbnails | None = None) -> FinishedRun:
+    """Save results, and the images where they are given, as a run leaves them."""
+    inside = RunFolder(folder)
+    e.save(inside.emergence)
+    if thumbnails is not None:
+        thumbnails.save(inside.thumbnails)
+    strength = e.g[-1].norm(dim=1)
+    study = StrengthEntropy(1.0, e.entropy(), strength, strength, -0.5, -0.4, -0.6, -0.5, 0.1)
+    study.save(inside.strength(1.0))
+    Config(settings=asdict(Settings())).write(inside.config)
+    return FinishedRun.open(folder)
 
 
 def assert_updated_from_what_is_saved(run_dir: Path, name: str, figures: set[str]) -> None:
