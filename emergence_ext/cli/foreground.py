@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import RunDir, app, existing, reported, with_interval
+from emergence_ext.cli.common import RunDir, app, reported, with_interval
 
 
 @app.command()
@@ -38,7 +38,6 @@ def foreground(
         from emergence_ext.run import FinishedRun
         from emergence_ext.studies.foreground import find_objects, share_of_points
 
-        existing(boxes=boxes)
         run = FinishedRun.open(run_dir)
         objects = find_objects(run.emergence, boxes=boxes, masks=masks)
         objects.save(run.inside.result("foreground"))

@@ -51,6 +51,8 @@ def find_objects(e: Emergence, *, boxes: Path | None = None, masks: Path | None 
     if (boxes is None) == (masks is None):
         raise ValueError("foreground: give either --boxes FILE or --masks DIR")
     if boxes is not None:
+        if not boxes.is_file():
+            raise FileNotFoundError(f"boxes: no file {boxes}")
         by_name = read_boxes(boxes)
         names, inside = list(by_name), boxes_on_grid(list(by_name.values()), e.grid)
     if masks is not None:

@@ -22,7 +22,7 @@ from emergence_ext.method.importance import RegionImportance
 from emergence_ext.method.regional import RegionalProjection
 from emergence_ext.method.sample import SampleProjection
 from emergence_ext.method.similarity import image_similarity, solve_kappa_p
-from emergence_ext.report import paper_tables
+from emergence_ext.report import paper_tables as report
 from emergence_ext.studies import ablation as ablations
 from emergence_ext.studies import methods, paper
 from emergence_ext.studies.ablation import (
@@ -34,7 +34,9 @@ from emergence_ext.studies.ablation import (
     variants,
 )
 from emergence_ext.studies.methods import METHODS
+from emergence_ext.studies.paper_tables import PaperTables
 from tests.planted import planted
+from tests.studies.saved import NOWHERE, assert_updated_from_what_is_saved
 
 DATA = planted(40, 3)
 SAMPLES = SampleProjection().fit(DATA.f, DATA.z)
@@ -48,8 +50,15 @@ def _ablation(folder: Path | None = None, **given: Any) -> list[tuple[str, Ablat
 
 
 @pytest.fixture(scope="module")
-def found() -> list[tuple[str, AblationFit]]:
+def fits() -> list[tuple[str, AblationFit]]:
     return _ablation()
+
+
+def _rows(fits: list[tuple[str, AblationFit]]) -> list[Any]:
+    """The rows of the table, of nothing but the fits."""
+    factors, made = [name for name, _ in fits], [fit for _, fit in fits]
+    result = PaperTables({}, {}, factors, made, DEFAULT)
+    return list(report.tables(result, NOWHERE)["ablation"])
 
 
 def test_every_variant_differs_from_the_default_in_its_factor_alone() -> None:
@@ -69,22 +78,22 @@ def test_every_variant_differs_from_the_default_in_its_factor_alone() -> None:
     assert [c.alpha for n, c in variants(odd, 100) if n == "alpha"] == [0, 0.1, 0.3, 1, 10]
 
 
-def test_the_default_is_the_method_itself(found: list[tuple[str, AblationFit]]) -> None:
+def test_the_default_is_the_method_itself(fits: list[tuple[str, AblationFit]]) -> None:
     order = balanced_order(DATA.y)[:16]
     F, P = DATA.F[order], image_similarity(DATA.z[order], solve_kappa_p(DATA.z))
     w = RegionImportance(max_evals=8).fit(F, P).w_
     g = SAMPLES.transform(DATA.f[order])
     projection = RegionalProjection(SAMPLES.frame_, 0.1, max_evals=4).fit(F, w, P, g)
-    default = [fit for _, fit in found if fit.choices == DEFAULT]
+    default = [fit for _, fit in fits if fit.choices == DEFAULT]
     assert len(default) == len(FACTORS) and all(fit is default[0] for fit in default)
     h = projection.transform(F)
     torch.testing.assert_close(default[0].r, pearson(h.norm(dim=-1), w), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(default[0].raw_r, pearson(F.norm(dim=-1), w), rtol=1e-4, atol=1e-4)
 
 
-def test_every_choice_is_heard(found: list[tuple[str, AblationFit]]) -> None:
-    default = next(fit for _, fit in found if fit.choices == DEFAULT)
-    for name, fit in found:
+def test_every_choice_is_heard(fits: list[tuple[str, AblationFit]]) -> None:
+    default = next(fit for _, fit in fits if fit.choices == DEFAULT)
+    for name, fit in fits:
         assert fit.failure is None and len(fit.r) == len(fit.raw_r) == fit.choices.images
         # The solver looks at its limit only every ten evaluations.
         if fit.choices != DEFAULT and name not in ("images", "importance_evals"):
@@ -92,7 +101,7 @@ def test_every_choice_is_heard(found: list[tuple[str, AblationFit]]) -> None:
         # What belongs to Lambda alone leaves w, and so |F| with w, as it is.
         if name in ("alpha", "normaliser"):
             assert torch.equal(fit.raw_r, default.raw_r)
-    evals = {fit.choices.importance_evals: fit for name, fit in found if name == "importance_evals"}
+    evals = {fit.choices.importance_evals: fit for name, fit in fits if name == "importance_evals"}
     assert evals[32].importance_loss < evals[16].importance_loss < default.importance_loss
 
 
@@ -106,7 +115,7 @@ def test_every_beginning_has_the_categories_in_equal_shares() -> None:
 
 
 def test_a_fit_that_is_there_is_not_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[tuple[str, AblationFit]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: list[tuple[str, AblationFit]]
 ) -> None:
     first = _ablation(tmp_path)
     assert len(list(tmp_path.glob("*.json"))) == len({fit.choices for _, fit in first})
@@ -116,7 +125,7 @@ def test_a_fit_that_is_there_is_not_made_again(
 
     monkeypatch.setattr(RegionImportance, "fit", refuse)
     for (name, here), (other, there), (_, free) in zip(
-        first, _ablation(tmp_path), found, strict=True
+        first, _ablation(tmp_path), fits, strict=True
     ):
         assert name == other and here.choices == there.choices == free.choices
         assert torch.equal(here.r, there.r) and torch.equal(here.r, free.r)
@@ -125,10 +134,9 @@ def test_a_fit_that_is_there_is_not_made_again(
 def test_what_cannot_be_fitted_is_told_and_the_rest_goes_on() -> None:
     # Logits that all images share say the same of all; less their mean nothing is left.
     same = torch.ones(40, 1) * torch.arange(40)[:, None] * torch.ones(3)
-    found = _ablation(z=same)
-    assert all(fit.failure for _, fit in found)
-    rows = paper_tables.ablation(found, DEFAULT)
-    for row in rows:
+    fits = _ablation(z=same)
+    assert all(fit.failure for _, fit in fits)
+    for row in _rows(fits):
         assert row["Pearson of |h| with w"] == "no fit" and row["images"] == 0
         assert row["why not"].startswith("z: ")
 
@@ -138,14 +146,14 @@ def test_more_images_than_there_are_is_an_error() -> None:
         _ablation(default=Choices(images=50))
 
 
-def test_the_rows_name_choice_and_level(found: list[tuple[str, AblationFit]]) -> None:
-    rows = paper_tables.ablation(found, DEFAULT)
-    assert len(rows) == len(found)
+def test_the_rows_name_choice_and_level(fits: list[tuple[str, AblationFit]]) -> None:
+    rows = _rows(fits)
+    assert len(rows) == len(fits)
     assert [row["choice"] for row in rows if row["default"] == "yes"] == list(FACTORS.values())
     words = {(row["choice"], row["level"]) for row in rows}
     assert {("log C in T", "left out"), ("pair i = j", "in"), ("alpha", "10")} <= words
     assert level_in_words("kappa_p", Choices(kappa_p=0.5)) == "× 0.5"
-    for row, (_, fit) in zip(rows, found, strict=True):
+    for row, (_, fit) in zip(rows, fits, strict=True):
         assert row["Pearson of |h| with w"] == pytest.approx(float(fit.r.nanmean()), abs=1e-6)
         assert row["standard deviation"] > 0
 
@@ -204,11 +212,14 @@ def test_the_command_makes_both_tables(
             assert list(csv.DictReader(file)), name
     for name in ("methods", "ablation"):
         assert (out / "figures" / f"{name}.svg").is_file()
-    assert result.stdout.splitlines()[-1] == str(out / "figures" / "ablation.png")
+    assert result.stdout.splitlines()[-2:] == [str(folder / "report.html"), str(out)]
     assert "run, temperature 2, " in result.stdout and ", ours: -" in result.stdout
+    assert_updated_from_what_is_saved(folder, "paper_tables", {"methods", "ablation"})
 
     again = CliRunner().invoke(app, [*asked])
     assert again.exit_code == 0, again.output
+    # Nothing of the ablation stays beside what it is no part of.
+    assert not list(out.glob("*/ablation.*")) and list(out.glob("figures/methods.*"))
 
 
 def test_the_command_names_what_is_wrong(finished_run: Path, tmp_path: Path) -> None:

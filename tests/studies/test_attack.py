@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 
 from emergence_ext.cli import app
 from emergence_ext.network import features
-from emergence_ext.report import tables
+from emergence_ext.report import attack as report
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.studies.attack import AttackSettings, _Steps, _Taken, attack
 from emergence_ext.studies.attacked import TYPES, Attack, region_types
+from tests.studies.saved import assert_updated_from_what_is_saved
 
 STRONG = AttackSettings(eps=0.04, steps=12, images="all")
 
@@ -40,9 +41,9 @@ def run(finished_run: Path) -> FinishedRun:
 
 @pytest.fixture(scope="module")
 def attacked(run: FinishedRun) -> Attack:
-    found = attack(run.subject(), run.emergence, run.learned(), STRONG)
-    assert 2 <= len(found.astray) < len(found.names)
-    return found
+    result = attack(run.subject(), run.emergence, run.learned(), STRONG)
+    assert 2 <= len(result.astray) < len(result.names)
+    return result
 
 
 # Types of regions
@@ -75,16 +76,16 @@ def test_types_are_those_of_the_definition() -> None:
 
 
 def test_what_is_attacked_was_right_and_held_out(run: FinishedRun) -> None:
-    found = run.emergence
-    result = attack(run.subject(), found, run.learned(), AttackSettings(images="6"))
-    index = [found.names.index(name) for name in result.names]
-    assert len(index) <= 6 and found.held_out[index].all()
-    assert torch.equal(result.y, found.y[index])
-    assert torch.equal(result.predicted[0], found.z[-1, index].argmax(1))
+    e = run.emergence
+    result = attack(run.subject(), e, run.learned(), AttackSettings(images="6"))
+    index = [e.names.index(name) for name in result.names]
+    assert len(index) <= 6 and e.held_out[index].all()
+    assert torch.equal(result.y, e.y[index])
+    assert torch.equal(result.predicted[0], e.z[-1, index].argmax(1))
     assert len(result.predicted) == 21 and result.eps == 1 / 255
     assert result.step == pytest.approx(0.1 / 255)
     assert len(set(result.y[:3].tolist())) == 3  # in turn
-    assert tables.attack_success(result)[0]["images"] == "held out"
+    assert report.tables(result, run)["success"][0]["images"] == "held out"
 
 
 def test_regions_of_the_clean_images_are_those_of_the_run(
@@ -135,7 +136,7 @@ def test_what_is_kept_of_every_step_begins_and_ends_as_the_rest(attacked: Attack
     assert torch.equal(region_types(important[0], important[1]).long(), kind)
 
 
-def test_numbers_are_those_of_a_case_made_by_hand(attacked: Attack) -> None:
+def test_numbers_are_those_of_a_case_made_by_hand(run: FinishedRun, attacked: Attack) -> None:
     h = torch.zeros(2, 1, 2, 2, 3)
     h[0, 0, 0] = torch.tensor([[2.0, 0, 0], [0, 1, 0]])
     h[1, 0, 0] = torch.tensor([[0.0, 3, 0], [0, 4, 0]])  # cosines 0 and 1, differences 1 and 3
@@ -165,32 +166,31 @@ def test_numbers_are_those_of_a_case_made_by_hand(attacked: Attack) -> None:
     assert nowhere.cosine(0) is None and nowhere.strength(0, relative=True) is None
     with pytest.raises(ValueError, match="no image was led astray"):
         replace(made, types=made.types[:, :0]).of_type(0, 1)
-    row = tables.attack_changes(nowhere)[0]
+    row = report.tables(nowhere, run)["changes"][0]
     assert row["Delta_orientation (mean cosine)"] == "no directions"
 
 
-def test_tables_hold_every_layer_and_every_region(attacked: Attack) -> None:
-    layers = len(attacked.layers)
-    types = tables.attack_types(attacked)
+def test_tables_hold_every_layer_and_every_region(run: FinishedRun, attacked: Attack) -> None:
+    tables, layers = report.tables(attacked, run), len(attacked.layers)
+    types = tables["types"]
     regions = attacked.types[0].numel()
     for k in range(layers):
         rows = types[5 * k : 5 * k + 5]
         assert sum(row["regions"] for row in rows) == regions
         assert sum(row["share"] for row in rows) == pytest.approx(1)
-        utility = tables.attack_utility(attacked)[10 * k : 10 * k + 10]
+        utility = tables["utility"][10 * k : 10 * k + 10]
         assert sum(row["regions"] for row in utility) == len(attacked.utility(k))
         for row in utility[:-1]:
             values, low = attacked.utility(k), row["p(c_ori | h_ori) from"]
             assert row["regions"] == int(((values >= low) & (values < row["to"])).sum())
-    points = {(x["layer"], x["category"], x["state"]): x for x in tables.attack_points(attacked)}
+    points = {(x["layer"], x["category"], x["state"]): x for x in tables["points"]}
     assert len(points) == 4 * layers
     for (layer, category, state), row in points.items():
         c, s, k = category == "adversarial", state == "after", attacked.layers.index(layer)
         assert row["regions"] == int((attacked.p[int(c), int(s), k] > attacked.tau).sum())
-    assert tables.attack_success(attacked)[0]["images"] == "held out and fitted"
-    assert len(tables.attack_changes(attacked)) == layers + 1  # and one of the samples
-    images = tables.attack_images(attacked)
-    for i, row in enumerate(images):
+    assert tables["success"][0]["images"] == "held out and fitted"
+    assert len(tables["changes"]) == layers + 1  # and one of the samples
+    for i, row in enumerate(tables["images"]):
         first = row["wrong from step"]
         if first is None:
             assert attacked.predicted[-1, i] == attacked.y[i]
@@ -237,14 +237,14 @@ def test_the_network_comes_back_as_it_was(run: FinishedRun) -> None:
 def test_the_class_map_says_which_output_is_which_category(
     run: FinishedRun, attacked: Attack
 ) -> None:
-    subject, found, order = run.subject(), run.emergence, [2, 0, 1]
+    subject, order = run.subject(), [2, 0, 1]
     linear = [part for part in subject.module.modules() if isinstance(part, nn.Linear)][-1]
     with torch.no_grad():
         # Category c is now told by output order[c].
         for x in (linear.weight, linear.bias):
             x[order] = x.clone()
     mapped = replace(subject, outputs=order)
-    again = attack(mapped, found, run.learned(), STRONG)
+    again = attack(mapped, run.emergence, run.learned(), STRONG)
     assert torch.equal(again.predicted, attacked.predicted)
     torch.testing.assert_close(again.h, attacked.h, rtol=1e-3, atol=1e-3)
 
@@ -274,20 +274,20 @@ def test_settings_that_make_no_attack_are_refused(given: dict[str, object], word
 
 
 def test_runs_that_cannot_be_attacked_are_refused(run: FinishedRun) -> None:
-    subject, found, learned = run.subject(), run.emergence, run.learned()
+    subject, e, learned = run.subject(), run.emergence, run.learned()
     with pytest.raises(ValueError, match=r"tau must be in \[1/C, 1\)"):
-        attack(subject, found, learned, AttackSettings(tau=0.2))
-    wrong = replace(found, z=-found.z)
+        attack(subject, e, learned, AttackSettings(tau=0.2))
+    wrong = replace(e, z=-e.z)
     with pytest.raises(ValueError, match="images: the network is wrong on all"):
-        attack(subject, replace(wrong, y=found.z[-1].argmax(1)), learned)
+        attack(subject, replace(wrong, y=e.z[-1].argmax(1)), learned)
     cut = replace(subject, preprocess=_Rounded())
     with pytest.raises(ValueError, match="preprocess: no gradient comes back"):
-        attack(cut, found, learned)
+        attack(cut, e, learned)
     with torch.no_grad():
         for x in subject.module.parameters():
             x.mul_(1.5)
     with pytest.raises(ValueError, match="weights: the network gives other logits"):
-        attack(subject, found, learned)
+        attack(subject, e, learned)
 
 
 class _Rounded(nn.Module):
@@ -309,14 +309,14 @@ def test_the_command_writes_tables_and_figures_and_says_when_nothing_succeeds(
     shutil.copytree(finished_run, folder)
     result = _call(folder, "--eps", "0.04", "--steps", "12", "--images", "all")
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == str(folder / "attack")
+    assert result.stdout.splitlines()[-2:] == [str(folder / "report.html"), str(folder / "attack")]
     assert "images that were right are wrong after the attack" in result.stdout
     out = folder / "attack"
     written = {path.stem for path in (out / "tables").iterdir()}
     assert written == {"success", "images", "points", "changes", "types", "utility"}
-    drawn = {path.name for path in (out / "figures").iterdir()}
-    assert {"curves.png", "utility.svg", "images.png", "paths.png", "types.svg"} <= drawn
     assert "nan" not in (out / "tables" / "changes.csv").read_text().lower()
+    figures = {"curves", "utility", "images", "paths", "types"}
+    assert_updated_from_what_is_saved(folder, "attack", figures)
 
     result = _call(folder, "--eps", "1e-6", "--steps", "1", "--step", "1e-6")
     assert result.exit_code == 0, result.output

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from emergence_ext.cli import app
 from emergence_ext.network.models import load_model
 from emergence_ext.network.weights import randomise
-from emergence_ext.report import tables
+from emergence_ext.report import controls as report
 from emergence_ext.run.finished import FinishedRun
-from emergence_ext.studies.controls import Control, controls, random_features, shuffled
+from emergence_ext.studies.controls import Controls, controls, random_features, shuffled
+from tests.studies.saved import assert_equal, assert_updated_from_what_is_saved
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +77,32 @@ def test_parameters_of_no_layer_are_drawn_with_their_own_size() -> None:
     assert float(token.std()) == pytest.approx(0.1, abs=0.02)
 
 
-def test_controls_have_chance_and_the_network_has_more(run: FinishedRun) -> None:
-    network, random, other = controls(run, run.subject())
+@pytest.fixture(scope="module")
+def controlled(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that the command took the controls of."""
+    folder = shutil.copytree(finished_run, tmp_path_factory.mktemp("controlled") / "run")
+    done = CliRunner().invoke(app, ["controls", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert done.output.split() == [str(folder / "report.html"), str(folder / "controls")]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(controlled: Path) -> Controls:
+    return Controls.load(controlled / "controls" / "controls")
+
+
+def test_controls_have_chance_and_the_network_has_more(run: FinishedRun, result: Controls) -> None:
+    network, random, other = result.beside(run.emergence)
     assert [x.name for x in (network, random, other)] == [
         "network",
         "random weights",
         "shuffled outputs",
     ]
-    assert network.found is run.emergence
-    assert torch.equal(random.found.frame.directions, run.emergence.frame.directions)
-    assert other.found.frame.kappa_p == run.emergence.frame.kappa_p
-    rows = tables.controls([network, random, other])
+    assert network.emergence is run.emergence
+    assert torch.equal(random.emergence.frame.directions, run.emergence.frame.directions)
+    assert other.emergence.frame.kappa_p == run.emergence.frame.kappa_p
+    rows = report.tables(result, run)["controls"]
     assert [row["network"] for row in rows[::2]] == [network.name, random.name, other.name]
     last = {row["network"]: row for row in rows[1::2]}
     assert last["network"]["accuracy"] == last["shuffled outputs"]["accuracy"] > 0.9
@@ -100,21 +116,22 @@ def test_controls_have_chance_and_the_network_has_more(run: FinishedRun) -> None
 def test_numbers_are_of_the_held_out_images_of_the_control_that_they_name(
     run: FinishedRun,
 ) -> None:
-    found = run.emergence
-    rows = tables.controls([Control("first", found, 0), Control("last", found, -1)])
-    for row, (t, k) in zip(rows, ((0, 0), (0, 1), (-1, 0), (-1, 1)), strict=True):
-        points = found.points(t, k).subset(found.held_out)
+    e = run.emergence
+    # The last checkpoint as the network and as its second control, the first one as its first.
+    rows = report.tables(Controls(e, e), run)["controls"]
+    for row, (t, k) in zip(rows, [(t, k) for t in (-1, 0, -1) for k in (0, 1)], strict=True):
+        points = e.points(t, k).subset(e.held_out)
         total = int(points.point.sum())
         assert row["points per image"] == pytest.approx(total / len(points.y))
         if total:
             assert row["ratio"] == pytest.approx(int(points.reliable.sum()) / total)
-        z, g = (x[t, found.held_out].double() for x in (found.z, found.g))
+        z, g = (x[t, e.held_out].double() for x in (e.z, e.g))
         p = z.softmax(1)
         uncertainty = -(p * p.log()).sum(1)
         assert row["mean entropy (nats)"] == pytest.approx(float(uncertainty.mean()), rel=1e-4)
         r = torch.corrcoef(torch.stack([g.norm(dim=1), uncertainty]))[0, 1]
         assert row["Pearson of |g| with entropy"] == pytest.approx(float(r), abs=2e-3)
-        w, strength = found.w[t, k], found.h[t, k, found.region_images].norm(dim=-1)
+        w, strength = e.w[t, k], e.h[t, k, e.region_images].norm(dim=-1)
         each = [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(w, strength, strict=True)]
         mean = float(torch.stack(each).nanmean())
         assert row["Pearson of |h| with w, mean"] == pytest.approx(mean, abs=1e-4)
@@ -122,27 +139,29 @@ def test_numbers_are_of_the_held_out_images_of_the_control_that_they_name(
 
 def test_a_control_whose_outputs_are_all_alike_has_no_correlation(run: FinishedRun) -> None:
     alike = replace(run.emergence, z=torch.zeros_like(run.emergence.z))
-    rows = tables.controls([Control("random weights", alike)])
-    assert {row["Pearson of |g| with entropy"] for row in rows} == {"undefined"}
+    rows = report.tables(Controls(alike, alike), run)["controls"]
+    told = {row["network"]: row["Pearson of |g| with entropy"] for row in rows}
+    assert told.pop("network") < 0
+    assert told == {"random weights": "undefined", "shuffled outputs": "undefined"}
 
 
-def test_the_command_writes_and_takes_up_what_is_there(finished_run: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(finished_run, tmp_path / "run")
-    done = CliRunner().invoke(app, ["controls", str(folder)])
-    assert done.exit_code == 0, done.output
-    table = folder / "controls" / "tables" / "controls.csv"
-    assert done.output.split() == [
-        str(folder / "report.html"),
-        str(table),
-        *(str(folder / "controls" / "figures" / f"controls.{kind}") for kind in ("png", "svg")),
-    ]
+def test_the_command_writes_and_takes_up_what_is_there(controlled: Path, result: Controls) -> None:
+    table = controlled / "controls" / "tables" / "controls.csv"
     rows = list(csv.DictReader(table.open()))
     assert len(rows) == 6 and rows[0]["network"] == "network"
-    kept = folder / "controls" / "random_weights" / "features.json"
+    assert_updated_from_what_is_saved(controlled, "controls", {"controls"})
+    kept = controlled / "controls" / "random_weights" / "features.json"
     written = kept.stat().st_mtime_ns
     text = table.read_text()
-    assert CliRunner().invoke(app, ["controls", str(folder)]).exit_code == 0
+    assert CliRunner().invoke(app, ["controls", str(controlled)]).exit_code == 0
     assert (kept.stat().st_mtime_ns, table.read_text()) == (written, text)
+
+
+def test_controls_come_back_from_disk_as_they_were(controlled: Path, result: Controls) -> None:
+    run = FinishedRun.open(controlled)
+    again = controls(run, run.subject())  # of the fits that are there
+    assert_equal(again, result)
+    assert report.tables(again, run) == report.tables(result, run)
 
 
 def test_without_a_finished_run_the_command_says_what_makes_one(tmp_path: Path) -> None:

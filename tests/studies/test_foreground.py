@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,10 @@ from emergence_ext.data.annotations import (
 )
 from emergence_ext.method.intervals import bootstrap_ratio
 from emergence_ext.method.knowledge import KnowledgePoints
-from emergence_ext.report import tables
+from emergence_ext.report import foreground as report
 from emergence_ext.run.finished import FinishedRun
-from emergence_ext.studies.foreground import foreground
+from emergence_ext.studies.foreground import Objects, find_objects, foreground
+from tests.studies.saved import assert_equal, assert_updated_from_what_is_saved
 
 GRID = (4, 5)
 BOXES = [
@@ -52,20 +55,20 @@ def test_regions_are_those_whose_centre_lies_in_a_box() -> None:
 
 def test_points_in_the_boxes_alone_have_a_share_of_one() -> None:
     inside = boxes_on_grid(BOXES, GRID)
-    found = foreground(points(inside), inside)
-    assert found.images == 4 and found.area == pytest.approx(12 / 80)
-    assert found.points == found.reliable
-    assert (found.points.value, found.points.low, found.points.high) == (1, 1, 1)
+    share = foreground(points(inside), inside)
+    assert share.images == 4 and share.area == pytest.approx(12 / 80)
+    assert share.points == share.reliable
+    assert (share.points.value, share.points.low, share.points.high) == (1, 1, 1)
     assert foreground(points(~inside), inside).points.value == 0
 
 
 def test_points_anywhere_have_the_share_of_the_area(generator: torch.Generator) -> None:
     inside = boxes_on_grid(BOXES * 50, GRID)
     anywhere = torch.rand(inside.shape, generator=generator) < 0.5
-    found = foreground(points(anywhere, right=inside), inside)
-    assert found.points.low < found.area < found.points.high
-    assert found.points.high - found.points.low < 0.1
-    assert found.reliable.value == 1  # right nowhere else
+    share = foreground(points(anywhere, right=inside), inside)
+    assert share.points.low < share.area < share.points.high
+    assert share.points.high - share.points.low < 0.1
+    assert share.reliable.value == 1  # right nowhere else
 
 
 def test_without_points_there_is_no_share() -> None:
@@ -103,40 +106,64 @@ def test_a_line_that_is_no_box_is_named(line: str, error: str, tmp_path: Path) -
 def test_the_command_counts_the_points_of_held_out_images(
     finished_run: Path, tmp_path: Path
 ) -> None:
-    found = FinishedRun.open(finished_run).found
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    e = FinishedRun.open(run_dir).emergence
     path = tmp_path / "boxes.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        writer.writerows([name, 0, 0, 0.5, 1] for name in found.names)
-    done = CliRunner().invoke(app, ["foreground", str(finished_run), "--boxes", str(path)])
+        writer.writerows([name, 0, 0, 0.5, 1] for name in e.names)
+    done = CliRunner().invoke(app, ["foreground", str(run_dir), "--boxes", str(path)])
     assert done.exit_code == 0, done.output
-    text = Path(done.output.split()[-1]).read_text()
-    rows = list(csv.DictReader(text.splitlines()))
-    assert [row["layer"] for row in rows] == found.layers
-    assert {row["images"] for row in rows} == {str(int(found.held_out.sum()))}
+    assert done.output.split()[-2:] == [str(run_dir / "report.html"), str(run_dir / "foreground")]
+    rows = table_in(run_dir)
+    assert [row["layer"] for row in rows] == e.layers
+    assert {row["images"] for row in rows} == {str(int(e.held_out.sum()))}
     assert {float(row["area"]) for row in rows} == {0.5}
+    assert_updated_from_what_is_saved(run_dir, "foreground", set())
     path.write_text(",".join(COLUMNS) + "\nnobody.png,0,0,1,1\n")
-    done = CliRunner().invoke(app, ["foreground", str(finished_run), "--boxes", str(path)])
+    done = CliRunner().invoke(app, ["foreground", str(run_dir), "--boxes", str(path)])
     assert done.exit_code == 2 and "for none of the" in done.output
 
 
 def test_the_table_is_of_held_out_images_in_the_last_checkpoint(finished_run: Path) -> None:
-    found = FinishedRun.open(finished_run).found
+    run = FinishedRun.open(finished_run)
+    e = run.emergence
     generator = torch.Generator().manual_seed(0)
-    inside = torch.rand(found.h.shape[2:4], generator=generator) < 0.3
-    given = {name: inside[n] for n, name in enumerate(found.names) if n % 5}  # not of all images
-    known = [n for n in found.held_out.nonzero().flatten().tolist() if n % 5]
-    rows = tables.foreground(found, given)
-    assert [row["layer"] for row in rows] == found.layers
+    inside = torch.rand(e.h.shape[2:4], generator=generator) < 0.3
+    given = [n for n in range(len(e.names)) if n % 5]  # not of all images
+    known = [n for n in e.held_out.nonzero().flatten().tolist() if n % 5]
+    objects = Objects([e.names[n] for n in given], inside[given])
+    rows = report.tables(objects, run)["foreground"]
+    assert [row["layer"] for row in rows] == e.layers
     for k, row in enumerate(rows):
-        points = found.points(-1, k)
+        points = e.points(-1, k)
         assert row["images"] == len(known)
         assert row["area"] == pytest.approx(float(inside[known].double().mean()))
         for name, mask in (("points", points.point), ("reliable", points.reliable)):
             share = (mask & inside)[known].sum() / mask[known].sum()
             assert row[name] == pytest.approx(float(share))
             assert row[f"{name}, low"] <= row[name] <= row[f"{name}, high"]
+
+
+def test_objects_come_back_from_disk_as_they_were(finished_run: Path, tmp_path: Path) -> None:
+    e = FinishedRun.open(finished_run).emergence
+    path = tmp_path / "boxes.csv"
+    # The second image has two boxes; that of an image of no run is kept too.
+    lines = [(e.names[0], 0, 0, 0.5, 1), (e.names[1], 0, 0, 1, 0.5), (e.names[1], 0, 0, 0.5, 1)]
+    path.write_text("\n".join(",".join(map(str, x)) for x in [COLUMNS, *lines, ("x", 0, 0, 1, 1)]))
+    objects = find_objects(replace(e, held_out=torch.ones_like(e.held_out)), boxes=path)
+    assert objects.names == [*e.names[:2], "x"]
+    assert torch.equal(objects.inside.sum(1), torch.tensor([2, 3, 4]) * e.h.shape[3] // 4)
+    objects.save(tmp_path / "foreground")
+    again = Objects.load(tmp_path / "foreground")
+    assert_equal(again, objects)
+    assert torch.equal(again.by_name()["x"], objects.inside[2])
+
+
+def table_in(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "foreground" / "tables" / "foreground.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def write_mask(path: Path, mask: np.ndarray) -> Path:
@@ -163,23 +190,26 @@ def test_masks_are_found_by_the_name_of_the_image(tmp_path: Path) -> None:
         write_mask(tmp_path / name, np.ones((2, 2), np.uint8))
     (tmp_path / "b" / "notes.txt").write_text("none")
     write_mask(tmp_path / "a" / "2.jpg", np.ones((2, 2), np.uint8))  # edges of JPEG are not sharp
-    found = find_masks(tmp_path, ["a/1.jpg", "a/2.jpg", "b/1.JPEG", "b/notes.jpg", "../a/1.jpg"])
-    assert found == {"a/1.jpg": tmp_path / "a/1.png", "b/1.JPEG": tmp_path / "b/1.PNG"}
+    files = find_masks(tmp_path, ["a/1.jpg", "a/2.jpg", "b/1.JPEG", "b/notes.jpg", "../a/1.jpg"])
+    assert files == {"a/1.jpg": tmp_path / "a/1.png", "b/1.JPEG": tmp_path / "b/1.PNG"}
     with pytest.raises(ValueError, match=r"^masks: .* is no folder"):
         find_masks(tmp_path / "nowhere", [])
 
 
 def test_the_command_takes_masks_too_but_not_both(finished_run: Path, tmp_path: Path) -> None:
-    found = FinishedRun.open(finished_run).found
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    e = FinishedRun.open(run_dir).emergence
     half = np.repeat(np.array([[255, 0]], np.uint8), 8, axis=1).repeat(16, axis=0)
-    for name in found.names:
+    for name in e.names:
         write_mask(tmp_path / "masks" / Path(name).with_suffix(".png"), half)
-    call = ["foreground", str(finished_run), "--masks", str(tmp_path / "masks")]
+    call = ["foreground", str(run_dir), "--masks", str(tmp_path / "masks")]
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.output
-    rows = list(csv.DictReader(Path(done.output.split()[-1]).read_text().splitlines()))
-    assert {row["images"] for row in rows} == {str(int(found.held_out.sum()))}
+    rows = table_in(run_dir)
+    assert {row["images"] for row in rows} == {str(int(e.held_out.sum()))}
     assert {float(row["area"]) for row in rows} == {0.5}
     for wrong in ([*call, "--boxes", "b.csv"], call[:2]):
         done = CliRunner().invoke(app, wrong)
         assert done.exit_code == 2 and "give either --boxes FILE or --masks DIR" in done.output
+    done = CliRunner().invoke(app, [*call[:2], "--boxes", "b.csv"])
+    assert done.exit_code == 2 and "boxes: no file b.csv" in done.output
