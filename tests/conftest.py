@@ -173,9 +173,7 @@ def finished_run(
     image_folder: Path, training: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """What `emergence run` leaves of three checkpoints and two layers; copy it to write into it."""
-    from emergence_ext.report import drawing
-    from emergence_ext.run import analyse as run
-    from emergence_ext.run.subject import SubjectSpec
+    from emergence_ext.run import Settings, SubjectSpec, run, strength
 
     spec = SubjectSpec(
         data=str(image_folder),
@@ -183,8 +181,7 @@ def finished_run(
         checkpoints=str(training / "epoch_*.safetensors"),
         size=16,
     )
-    settings = run.Settings(region_images=24, importance_evals=8, regional_evals=8)
+    settings = Settings(region_images=24, importance_evals=8, regional_evals=8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "draw_all", lambda *arguments: [])
-        patch.setattr(run, "TEMPERATURES", (1.0,))
-        return run.run(spec.load(), tmp_path_factory.mktemp("finished") / "run", settings).parent
+        patch.setattr(strength, "TEMPERATURES", (1.0,))
+        return run(spec.load(), tmp_path_factory.mktemp("finished") / "run", settings).folder
