@@ -32,16 +32,16 @@ _SHARE: Final = 0.97  # of the last step's regions that the scale is chosen to h
 _STILL: Final = (0.06, 0.12)  # shares of the time in which the first and the last step stand still
 
 
-def shown_samples(found: Emergence, count: int = SAMPLES) -> Tensor:
+def shown_samples(results: Emergence, count: int = SAMPLES) -> Tensor:
     """Choose the samples of the lower half, `[count]`: the first held-out ones of some categories.
 
     Args:
-        found: the results.
+        results: of a run.
         count: how many, at most.
     """
-    held_out = found.held_out.nonzero().flatten()
-    y = found.y[held_out]
-    by_category = [held_out[y == c] for c in range(len(found.categories))]
+    held_out = results.held_out.nonzero().flatten()
+    y = results.y[held_out]
+    by_category = [held_out[y == c] for c in range(len(results.categories))]
     by_category = [members for members in by_category if len(members)]
     turns = -(-count // len(by_category))
     abreast = min(count, len(by_category))
@@ -70,7 +70,7 @@ def animate(
 
 
 def film_of(
-    found: Emergence,
+    results: Emergence,
     path: Path,
     images: Tensor | None = None,
     *,
@@ -88,7 +88,7 @@ def film_of(
     through every step.
 
     Args:
-        found: the results.
+        results: of a run.
         path: without a suffix; `.mp4` is appended, or `.gif` where imageio-ffmpeg is absent.
         images: of `shown_samples`, in 0..1, `[n, channels, H', W']`.
         fps: frames a second, 1 to 60.
@@ -107,12 +107,12 @@ def film_of(
         raise ValueError(f"fps must be from 1 to 60, got {fps}")
     if not 1 <= seconds <= 120:
         raise ValueError(f"seconds must be from 1 to 120, got {seconds}")
-    if found.frame.dim > 3:
+    if results.frame.dim > 3:
         raise ValueError(
-            f"animate: the run has dim = {found.frame.dim}, only 2 or 3 can be drawn; "
+            f"animate: the run has dim = {results.frame.dim}, only 2 or 3 can be drawn; "
             "run again with --dim 3"
         )
-    if len(found.labels) < 2 and len(found.layers) < 2:
+    if len(results.labels) < 2 and len(results.layers) < 2:
         raise ValueError(
             "animate: the run has one checkpoint and one layer, so nothing moves; give "
             "--checkpoints, or more --layers, to `emergence run`"
@@ -121,11 +121,11 @@ def film_of(
     if film is None:
         fps = min(fps, _GIF_FPS)
     count = max(2, round(fps * seconds))
-    drawn = _frames(found, images, count, max_points, random_state)
-    frames = tqdm(drawn, total=count, desc="frames", unit="frame", disable=None)
+    frames = _frames(results, images, count, max_points, random_state)
+    bar = tqdm(frames, total=count, desc="frames", unit="frame", disable=None)
     if film is None:
-        return _write_gif(frames, path.with_name(f"{path.name}.gif"), fps)
-    return _write_mp4(film, frames, path.with_name(f"{path.name}.mp4"), fps, seconds)
+        return _write_gif(bar, path.with_name(f"{path.name}.gif"), fps)
+    return _write_mp4(film, bar, path.with_name(f"{path.name}.mp4"), fps, seconds)
 
 
 def write_film(frames: Frames, path: Path, *, fps: int) -> Path:
@@ -147,37 +147,37 @@ def write_film(frames: Frames, path: Path, *, fps: int) -> Path:
 
 
 def _frames(
-    found: Emergence, images: Tensor | None, count: int, max_points: int, random_state: int
+    results: Emergence, images: Tensor | None, count: int, max_points: int, random_state: int
 ) -> Iterator[NDArray[Any]]:
     """Draw the frames of the film, `[height, width, 3]` each."""
-    training, layers = len(found.labels) > 1, len(found.layers) > 1
-    chosen = shown_samples(found)
-    through_training = found.h[:, -1, found.held_out].double().numpy()
-    through_layers = found.h[-1][:, chosen].double().numpy()
-    last = through_training[-1].reshape(-1, found.frame.dim)
-    shown, _ = drawable(last, np.inf, max_points, random_state)
+    training, layers = len(results.labels) > 1, len(results.layers) > 1
+    chosen = shown_samples(results)
+    through_training = results.h[:, -1, results.held_out].double().numpy()
+    through_layers = results.h[-1][:, chosen].double().numpy()
+    last = through_training[-1].reshape(-1, results.frame.dim)
+    regions, _ = drawable(last, np.inf, max_points, random_state)
     stage = Stage(
-        found.frame.directions,
-        found.categories,
+        results.frame.directions,
+        results.categories,
         strength_reach(_spatial(last), share=_SHARE),
-        epochs=found.labels if training else (),
-        layers=found.layers if layers else (),
-        training_labels=found.y[found.held_out],
-        sample_labels=found.y[chosen],
+        epochs=results.labels if training else (),
+        layers=results.layers if layers else (),
+        training_labels=results.y[results.held_out],
+        sample_labels=results.y[chosen],
         images=images,
-        shown=shown,
+        shown=regions,
     )
-    y = found.y[chosen][:, None, None].expand(-1, through_layers.shape[2], 1)
+    y = results.y[chosen][:, None, None].expand(-1, through_layers.shape[2], 1)
     epoch_path, layer_path = _smooth(through_training), _smooth(through_layers)
     for share in _pace(count):
         above = below = None
         if training:
-            at = share * (len(found.labels) - 1)
+            at = share * (len(results.labels) - 1)
             above = Moment(at, epoch_path(at))
         if layers:
-            at = share * (len(found.layers) - 1)
+            at = share * (len(results.layers) - 1)
             h = layer_path(at)
-            p = found.frame.posterior(torch.from_numpy(h)).gather(-1, y)[..., 0]
+            p = results.frame.posterior(torch.from_numpy(h)).gather(-1, y)[..., 0]
             below = Moment(at, h, p)
         yield stage.draw(above, below)
 

@@ -74,12 +74,11 @@ class FinishedRun:
             StoreError: what is there cannot be read.
         """
         inside = RunFolder(Path(folder))
-        config = Config.read(inside.config)
-        if not exists(inside.emergence):
+        if not inside.config.is_file() or not exists(inside.emergence):
             raise FileNotFoundError(
                 f"run: {folder} holds no finished run; `emergence run --out {folder}` makes one"
             )
-        return cls(inside.path, config)
+        return cls(inside.path, Config.read(inside.config))
 
     @property
     def inside(self) -> RunFolder:

@@ -1,7 +1,6 @@
 """The contact sheets, the page of all of them, and the command that makes them."""
 
 import html
-from importlib import import_module
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -11,18 +10,22 @@ from torch import nn
 from typer.testing import CliRunner
 
 from emergence_ext.cli import app
-from emergence_ext.data.samples import ArraySamples
+from emergence_ext.data import ArraySamples
 from emergence_ext.lookinside.excite import Excited
-from emergence_ext.report.look import TECHNIQUES, Scene, Sheet
-from emergence_ext.report.look import look as looking
-from emergence_ext.report.look.look import look, some_images
+from emergence_ext.report.look import (
+    TECHNIQUES,
+    Scene,
+    Sheet,
+    codes,
+    excite,
+    look,
+    sheets,
+    some_images,
+)  # fmt: skip
 from emergence_ext.report.look.sheet import pictures
-from emergence_ext.run.subject import Subject
-from emergence_ext.store.arrays import write_file
+from emergence_ext.run import Subject
+from emergence_ext.store import write_file
 from tests import tiny_networks
-
-# The package names their functions alike.
-codes, excite = (import_module(f"emergence_ext.report.look.{name}") for name in ("codes", "excite"))
 
 MINE = "activations,filters,excite,codes,correspondence"
 
@@ -77,18 +80,18 @@ def unsaved(monkeypatch):
         assert figure.axes
         write_file(path.with_name(f"{path.name}.png"), b"")
 
-    monkeypatch.setattr(looking, "save", save)
+    monkeypatch.setattr(sheets, "save_figure", save)
 
 
 @pytest.mark.parametrize("channels", [1, 5])
 def test_sheets_of_grey_and_of_multispectral_images(channels, tmp_path, unsaved):
     seen = scene(channels)
     before = {name: x.clone() for name, x in seen.subject.module.state_dict().items()}
-    found = look(seen, tmp_path, MINE.split(","))
-    assert set(found.sheets) == set(MINE.split(",")) and not found.refused
+    looked = look(seen, tmp_path, MINE.split(","))
+    assert set(looked.sheets) == set(MINE.split(",")) and not looked.refused
     after = seen.subject.module.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert "&lt;b&gt;" in found.page.read_text() and "<b>" not in found.page.read_text()
+    assert "&lt;b&gt;" in looked.page.read_text() and "<b>" not in looked.page.read_text()
     assert plt.get_fignums() == []
 
 
@@ -108,11 +111,11 @@ def test_what_cannot_be_applied_is_said_and_the_others_go_on(tmp_path, monkeypat
 
     figure = TECHNIQUES["filters"](scene()).figures["first"]
     known = {"refuses": refuses, "works": lambda _: Sheet("Works", "It does.", {"a": figure})}
-    monkeypatch.setattr(looking, "TECHNIQUES", known)
-    found = look(scene(), tmp_path)
-    assert found.refused == {"refuses": "no such thing in <this> network"}
-    assert found.sheets["works"].figures == ["a"] and (tmp_path / "works" / "a.png").is_file()
-    assert "no such thing in &lt;this&gt; network" in found.page.read_text()
+    monkeypatch.setattr(sheets, "TECHNIQUES", known)
+    looked = look(scene(), tmp_path)
+    assert looked.refused == {"refuses": "no such thing in <this> network"}
+    assert looked.sheets["works"].figures == ["a"] and (tmp_path / "works" / "a.png").is_file()
+    assert "no such thing in &lt;this&gt; network" in looked.page.read_text()
     with pytest.raises(ValueError, match=r"none of the techniques can be applied \(refuses: no"):
         look(scene(), tmp_path, ["refuses"])
 
@@ -122,7 +125,7 @@ def test_a_defect_is_no_reason_to_go_on_but_what_is_finished_is_on_the_page(
 ):
     works, broken = TECHNIQUES["filters"], lambda scene: scene.nothing
     known = {"filters": works, "broken": broken, "later": works}
-    monkeypatch.setattr(looking, "TECHNIQUES", known)
+    monkeypatch.setattr(sheets, "TECHNIQUES", known)
     with pytest.raises(AttributeError, match="nothing"):
         look(scene(), tmp_path)
     page = html.unescape((tmp_path / "look.html").read_text())
@@ -139,9 +142,9 @@ def test_what_may_be_a_defect_is_a_warning(kind, tmp_path, monkeypatch, caplog, 
         raise kind("1 + None")
 
     known = {"filters": TECHNIQUES["filters"], "fails": fails}
-    monkeypatch.setattr(looking, "TECHNIQUES", known)
+    monkeypatch.setattr(sheets, "TECHNIQUES", known)
     assert look(scene(), tmp_path).refused == {"fails": "1 + None"}
-    mine = [r for r in caplog.records if r.name == looking.__name__]
+    mine = [r for r in caplog.records if r.name == sheets.__name__]
     (warning,) = [r for r in mine if r.levelname == "WARNING"]
     assert warning.getMessage() == f"fails is left out: {kind.__name__}: 1 + None"
     assert not warning.exc_info  # the traceback is for those who ask for everything
@@ -150,23 +153,17 @@ def test_what_may_be_a_defect_is_a_warning(kind, tmp_path, monkeypatch, caplog, 
 def test_a_compiled_network_is_refused_where_its_layers_are_looked_at(
     image_folder: Path, tmp_path: Path
 ):
-    given = (
-        "--data",
-        image_folder,
-        "--model",
-        "tests.tiny_networks:compiled",
-        "--size",
-        16,
-        "--out",
-    )
-    told = "module: it is compiled to TorchScript"
-    result = call(*given, tmp_path / "all")
-    assert result.exit_code == 2 and told in result.stderr
+    options = (
+        "--data", image_folder, "--model", "tests.tiny_networks:compiled", "--size", 16, "--out"
+    )  # fmt: skip
+    message = "module: it is compiled to TorchScript"
+    result = call(*options, tmp_path / "all")
+    assert result.exit_code == 2 and message in result.stderr
     only = ("--layers", "conv", "--only", "filters,activations,attributes")
-    result = call(*given, tmp_path / "some", *only)
+    result = call(*options, tmp_path / "some", *only)
     assert result.exit_code == 0, result.output
     for name in ("filters", "activations"):
-        assert f"{name} is left out: {told}" in result.stderr
+        assert f"{name} is left out: {message}" in result.stderr
     assert (tmp_path / "some" / "attributes" / "accuracy.png").is_file()
 
 
@@ -179,7 +176,7 @@ def test_nothing_but_its_own_files_is_touched(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "--out DIR"),
         (["--out", "x"], "expected the folder of a run, or --data and --model"),
@@ -192,26 +189,26 @@ def test_nothing_but_its_own_files_is_touched(tmp_path):
         (["--out", "x", "--keypoints", "no.csv"], "keypoints: no file no.csv"),
     ],
 )
-def test_wrong_use_is_told_in_one_line(arguments, told, tmp_path, monkeypatch):
+def test_wrong_use_is_told_in_one_line(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = call(*arguments)
     assert result.exit_code == 2 and "Traceback" not in result.output
-    assert told in result.stderr.strip().splitlines()[-1]
+    assert message in result.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    ("changed", "only", "told"),
+    ("changed", "only", "message"),
     [
         ({}, ["filter"], r"no technique 'filter'\. Nearest: 'filters'"),
         ({"images": [0, 24]}, None, r"indices in 0\.\.23, got 24"),
         ({"layers": ["second"]}, None, "expected some of first, last, got 'second'"),
     ],
 )
-def test_what_is_not_there_is_named(changed, only, told, tmp_path):
+def test_what_is_not_there_is_named(changed, only, message, tmp_path):
     seen = scene()
-    given = {"images": seen.images, "layers": seen.layers} | changed
-    with pytest.raises(ValueError, match=told):
-        look(Scene(seen.subject, **given), tmp_path, only)
+    shown = {"images": seen.images, "layers": seen.layers} | changed
+    with pytest.raises(ValueError, match=message):
+        look(Scene(seen.subject, **shown), tmp_path, only)
 
 
 def test_a_network_without_convolutions_has_no_filters_but_the_rest(tmp_path):
@@ -225,9 +222,9 @@ def test_a_network_without_convolutions_has_no_filters_but_the_rest(tmp_path):
             return self.fc(self.embed(tokens.flatten(2)).mean(1))
 
     subject = Subject(Patches(), {"embed": "embed"}, scene().subject.dataset)
-    found = look(Scene(subject, [0, 1], ["embed"]), tmp_path, ["activations", "filters"])
-    assert list(found.sheets) == ["activations"] and "no nn.Conv2d" in found.refused["filters"]
-    assert any("below zero" in note for note in found.sheets["activations"].notes)
+    looked = look(Scene(subject, [0, 1], ["embed"]), tmp_path, ["activations", "filters"])
+    assert list(looked.sheets) == ["activations"] and "no nn.Conv2d" in looked.refused["filters"]
+    assert any("below zero" in note for note in looked.sheets["activations"].notes)
 
 
 def test_codes_of_rare_categories_are_all_there(monkeypatch):
@@ -243,22 +240,22 @@ def test_codes_of_rare_categories_are_all_there(monkeypatch):
 
 
 def test_only_some_of_many_categories_are_drawn(monkeypatch):
-    seen, drawn = scene(), {}
+    seen, names_by_last = scene(), {}
 
     def draw(_pixels, _boxes, _values, names, _layer, **_):
-        drawn[names[-1]] = names
+        names_by_last[names[-1]] = names
 
     monkeypatch.setattr(excite.figures, "exciting_images", draw)
     names = ["channel 0", "random 0", "Lambda row 1", *(f"mu {c}" for c in range(300))]
-    found = Excited(
+    exciting = Excited(
         torch.rand(303, 2),
         torch.zeros(303, 2, dtype=torch.int64),
         torch.zeros(303, 2, 2, dtype=torch.int64),
         (8, 8),
     )
     monkeypatch.setattr(excite, "_boxes", lambda *_: (torch.zeros(64, 4), True))
-    excite._drawn(seen, "last", found, names)
-    assert drawn["mu 11"] == ["Lambda row 1", *(f"mu {c}" for c in range(12))]
+    excite._layer_figures(seen, "last", exciting, names)
+    assert names_by_last["mu 11"] == ["Lambda row 1", *(f"mu {c}" for c in range(12))]
     shares = [
         {"layer": "last", "directions": kind, "share of the commonest category": 0.5}
         for kind in ("channel", "mu")

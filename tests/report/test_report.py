@@ -21,10 +21,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emergence_ext.report.html import pictures, write_report
-from emergence_ext.report.html.experiments import EXPERIMENTS
-from emergence_ext.report.html.run import read_table, shown
-from emergence_ext.report.html.sections import SECTIONS
+from emergence_ext.report.emergence_text import SECTIONS
+from emergence_ext.report.experiments import EXPERIMENTS
+from emergence_ext.report.html import pictures
+from emergence_ext.report.html.numbers import shown
+from emergence_ext.report.html.tables import read_table
+from emergence_ext.report.html.write import write_page
+from emergence_ext.store import StoreError
 
 pytest.importorskip("jinja2")
 
@@ -40,12 +43,13 @@ CONFIG: dict[str, Any] = {
     "layers": ["conv1_2", f"{EVIL}.0"],
     "checkpoints": [{"label": EVIL, "epoch": 3, "accuracy": 0.853}],
     "bad_images": [[f"../{EVIL}.png", "truncated"], ["\udcff.png", "0 bytes"]],
-    "warnings": [f"careful {EVIL}", "javascript:alert(1)"],
-    "headline": {
-        "reliable_ratio": {"value": 62.3, "low": 58.0, "high": 66.04, "unit": "%", "explain": EVIL},
-        "no points": {"value": "no points", "low": None, "high": None, "unit": None},
-    },
 }
+HEADLINE: dict[str, Any] = {
+    "reliable_ratio": {"value": 62.3, "low": 58.0, "high": 66.04, "unit": "%", "explain": EVIL},
+    "no points": {"value": "no points", "low": None, "high": None, "unit": None},
+    EVIL: {"value": None},
+}
+WARNINGS = [f"careful {EVIL}", "javascript:alert(1)"]
 KNOWN_FIGURES = [f.name for s in SECTIONS for f in s.figures]
 KNOWN_TABLES = [t.name for s in SECTIONS for t in s.tables] + ["images"]
 
@@ -110,8 +114,8 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.elements if name == tag]
 
 
-def page_of(folder: Path) -> Page:
-    return Page(write_report(folder).read_text(encoding="utf-8"))
+def page_of(folder: Path, **beside: Any) -> Page:
+    return Page(write_page(folder, **beside).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +125,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(run_dir: Path) -> Page:
-    return page_of(run_dir)
+    return page_of(run_dir, headline=HEADLINE, warnings=WARNINGS)
 
 
 def test_all_figures_and_tables_of_a_run_are_in_its_report(page: Page) -> None:
@@ -276,7 +280,7 @@ def test_a_figure_of_each_layer_has_its_words_and_every_experiment_says_what_it_
         assert f"Shapley values and importance on images, {layer}" in page.text
     assert page.text.count("Each map is scaled by its own largest value") == 2
     assert "maps conv" not in page.text
-    for section in EXPERIMENTS:
+    for section in (experiment.section for experiment in EXPERIMENTS):
         assert all(x.caption for x in (*section.figures, *section.tables)), section.anchor
 
 
@@ -297,8 +301,8 @@ def test_damaged_figures_and_tables_are_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not valid JSON"),
-        ("[]", "must hold a JSON object, got list"),
+        ("{", "is no JSON"),
+        ("[]", "must hold an object, got list"),
         ('{"format_version": 2}', "format version 2, this program reads up to 1"),
         ("{}", "format version None"),
         ('{"format_version": 1, "layers": "conv"}', "'layers' in .* must be a list, got str"),
@@ -306,20 +310,22 @@ def test_damaged_figures_and_tables_are_left_out(tmp_path: Path) -> None:
 )
 def test_a_damaged_configuration_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        write_report(tmp_path)
+    with pytest.raises(StoreError, match=f"^run: .*{message}"):
+        write_page(tmp_path)
     assert not (tmp_path / "report.html").exists()
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"config\.json is missing.*emergence run"):
-        write_report(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"^run: .* holds no run; `emergence run --out .*` makes one"
+    ):
+        write_page(tmp_path)
 
 
 def test_a_report_replaces_the_last_one_and_leaves_nothing_else(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
-    first = write_report(folder).read_bytes()
-    assert write_report(folder).read_bytes() == first
+    first = write_page(folder).read_bytes()
+    assert write_page(folder).read_bytes() == first
     assert {p.name for p in folder.iterdir()} == {"config.json", "figures", "tables", "report.html"}
 
 
@@ -349,7 +355,7 @@ def test_without_jinja2_the_missing_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match=r"pip install 'emergence_ext\[report\]'"):
-        write_report(run_dir)
+        write_page(run_dir)
 
 
 @pytest.mark.parametrize(

@@ -30,14 +30,14 @@ def activations(scene: Scene) -> Sheet:
         ValueError: a layer without maps, or values that are not finite.
     """
     subject, layers = scene.subject, list(scene.layers)
-    found = _by_checkpoint(subject, layers)
-    labels = list(found)
-    last = found[labels[-1]]
-    shown = list(scene.images)[:IMAGES]
-    drawn = {f"maps_{file_name(layer)}": _grid(scene, layer, shown) for layer in layers}
-    drawn["sparsity"] = figures.layer_sparsity(
-        torch.tensor([[found[t][layer].zero_share for layer in layers] for t in labels]),
-        torch.tensor([[int(found[t][layer].dead.sum()) for layer in layers] for t in labels]),
+    counts = _by_checkpoint(subject, layers)
+    labels = list(counts)
+    last = counts[labels[-1]]
+    images = list(scene.images)[:IMAGES]
+    plots = {f"maps_{file_name(layer)}": _grid(scene, layer, images) for layer in layers}
+    plots["sparsity"] = figures.layer_sparsity(
+        torch.tensor([[counts[t][layer].zero_share for layer in layers] for t in labels]),
+        torch.tensor([[int(counts[t][layer].dead.sum()) for layer in layers] for t in labels]),
         torch.tensor([len(last[layer].peak) for layer in layers]),
         layers,
         labels,
@@ -47,8 +47,8 @@ def activations(scene: Scene) -> Sheet:
         "The channels of each layer that an image excites most, by falling peak; after a ReLU "
         "black is nothing. With training activations usually become sparser and more local. A "
         "filter that is above zero in no image of the data set is dead: it tells nothing apart.",
-        drawn,
-        {"sparsity": _rows(found), "dead_filters": _dead(found)},
+        plots,
+        {"sparsity": _rows(counts), "dead_filters": _dead(counts)},
         _notes(last),
     )
 
@@ -58,7 +58,7 @@ def _by_checkpoint(subject: Subject, layers: Sequence[str]) -> dict[str, Mapping
 
     def count() -> Mapping[str, Sparsity]:
         dotted = [subject.layers[layer] for layer in layers]
-        found = sparsity(
+        counts = sparsity(
             subject.module,
             subject.dataset,
             dotted,
@@ -66,37 +66,37 @@ def _by_checkpoint(subject: Subject, layers: Sequence[str]) -> dict[str, Mapping
             batch_size=subject.batch_size,
             precision=subject.precision,
         )
-        return {layer: found[name] for layer, name in zip(layers, dotted, strict=True)}
+        return {layer: counts[name] for layer, name in zip(layers, dotted, strict=True)}
 
     if len(subject.checkpoints) < 2:
         return {"network": count()}
     kept = {name: x.clone() for name, x in subject.module.state_dict().items()}
-    found = {}
+    counts = {}
     try:
         for state in subject.checkpoints:
             load_weights(subject.module, state.path)
-            found[state.label] = count()
+            counts[state.label] = count()
     finally:
         subject.module.load_state_dict(kept)
-    return found
+    return counts
 
 
-def _grid(scene: Scene, layer: str, shown: Sequence[int]) -> Figure:
-    pixels = scene.pixels(shown)
-    found = activate(scene.subject.module, scene.inputs(pixels), scene.subject.layers[layer])
-    order = found.order[:, :CHANNELS]
-    index = order[..., None, None].expand(-1, -1, *found.maps.shape[2:])
+def _grid(scene: Scene, layer: str, images: Sequence[int]) -> Figure:
+    pixels = scene.pixels(images)
+    active = activate(scene.subject.module, scene.inputs(pixels), scene.subject.layers[layer])
+    order = active.order[:, :CHANNELS]
+    index = order[..., None, None].expand(-1, -1, *active.maps.shape[2:])
     return figures.activation_grid(
         pictures(pixels),
-        found.maps.gather(1, index),
+        active.maps.gather(1, index),
         order,
         layer,
-        found.maps.shape[1],
-        names=scene.names(shown),
+        active.maps.shape[1],
+        names=scene.names(images),
     )
 
 
-def _rows(found: Mapping[str, Mapping[str, Sparsity]]) -> list[Row]:
+def _rows(counts: Mapping[str, Mapping[str, Sparsity]]) -> list[Row]:
     return [
         {
             "checkpoint": label,
@@ -107,22 +107,22 @@ def _rows(found: Mapping[str, Mapping[str, Sparsity]]) -> list[Row]:
             "share of images that fire a filter, mean": float(x.firing.mean()),
             "values below zero": x.signed,
         }
-        for label, layers in found.items()
+        for label, layers in counts.items()
         for layer, x in layers.items()
     ]
 
 
-def _dead(found: Mapping[str, Mapping[str, Sparsity]]) -> list[Row]:
+def _dead(counts: Mapping[str, Mapping[str, Sparsity]]) -> list[Row]:
     return [
         {"checkpoint": label, "layer": layer, "filter": k, "peak": float(x.peak[k])}
-        for label, layers in found.items()
+        for label, layers in counts.items()
         for layer, x in layers.items()
         for k in x.dead.nonzero().flatten().tolist()
     ]
 
 
 def _notes(last: Mapping[str, Sparsity]) -> list[str]:
-    told = [
+    notes = [
         f"{layer}: {int(x.dead.sum())} of {len(x.peak)} filters are above zero in none of the "
         f"{x.images} images ({_listed(x.dead.nonzero().flatten().tolist())}). Maps that are zero "
         "for many images show dead filters, and can be a symptom of a high learning rate (CS231n)."
@@ -131,12 +131,12 @@ def _notes(last: Mapping[str, Sparsity]) -> list[str]:
     ]
     signed = [layer for layer, x in last.items() if x.signed]
     if signed:
-        told.append(
+        notes.append(
             f"{', '.join(signed)}: there are values below zero, so the output is not taken after "
             "a ReLU: its zeros are no sparsity, and a filter counts as dead where it is never "
             "above zero, though no ReLU may follow."
         )
-    return told or ["Every filter of these layers is above zero in some image: none is dead."]
+    return notes or ["Every filter of these layers is above zero in some image: none is dead."]
 
 
 def _listed(numbers: Sequence[int], most: int = 12) -> str:

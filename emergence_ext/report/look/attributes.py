@@ -59,7 +59,7 @@ def attributes(scene: Scene) -> Sheet:
         {"accuracy": _rows(groups)},
         [
             *_notes(groups, overall),
-            *(told for name, values in measured.items() for told in _odd(scene, name, values)),
+            *(note for name, values in measured.items() for note in _odd(scene, name, values)),
         ],
     )
 
@@ -97,14 +97,14 @@ def _measured(scene: Scene) -> dict[str, Tensor | list[str]]:
         image_attributes(scene.pixels(range(start, min(start + size, len(dataset)))))
         for start in range(0, len(dataset), size)
     ]
-    found: dict[str, Tensor | list[str]] = {
+    measured: dict[str, Tensor | list[str]] = {
         name: torch.cat([part[name] for part in parts]) for name in parts[0]
     }
     if "boxes" in scene.files:
-        found |= object_attributes(read_boxes(scene.files["boxes"]), dataset.names)
+        measured |= object_attributes(read_boxes(scene.files["boxes"]), dataset.names)
     if "attributes" in scene.files:
-        found |= read_attributes(scene.files["attributes"], dataset.names)
-    return found
+        measured |= read_attributes(scene.files["attributes"], dataset.names)
+    return measured
 
 
 def _panel(
@@ -115,8 +115,8 @@ def _panel(
         known = values.isfinite().nonzero().flatten()
         order = known[values[known].argsort(stable=True)]
         count = min(EXAMPLES, len(order))
-        shown = order[(torch.linspace(0, 1, count) * (len(order) - 1)).round().long()]
-        examples = pictures(torch.stack([dataset[int(i)][0] for i in shown]))
+        spread = order[(torch.linspace(0, 1, count) * (len(order) - 1)).round().long()]
+        examples = pictures(torch.stack([dataset[int(i)][0] for i in spread]))
     return figures.AttributePanel(
         names=[group.name for group in groups if group.name],
         spans=[[group.low, group.high] for group in groups],
@@ -138,19 +138,19 @@ def _rows(groups: Mapping[str, Sequence[Group]]) -> list[Row]:
             "images": group.images,
             **interval("accuracy", group.accuracy),
         }
-        for name, found in groups.items()
-        for group in found
+        for name, of_attribute in groups.items()
+        for group in of_attribute
     ]
 
 
 def _notes(groups: Mapping[str, Sequence[Group]], overall: float) -> list[str]:
-    total = sum(len(found) for found in groups.values())
+    total = sum(len(of_attribute) for of_attribute in groups.values())
     apart = [
         f"{name}, {group.name or f'{group.low:.3g} to {group.high:.3g}'}: "
         f"{group.accuracy.value:.0%} ({group.accuracy.low:.0%} to {group.accuracy.high:.0%}) of "
         f"{group.images} images."
-        for name, found in groups.items()
-        for group in found
+        for name, of_attribute in groups.items()
+        for group in of_attribute
         if not group.accuracy.low <= overall <= group.accuracy.high
     ]
     return [

@@ -30,7 +30,7 @@ def codes(scene: Scene) -> Sheet:
     """
     dataset, chosen = scene.subject.dataset, _chosen(scene)
     f = _codes(scene)[chosen]
-    found = embed(f, random_state=scene.random_state)
+    tsne = embed(f, random_state=scene.random_state)
     grid = rectangle(len(chosen))
     placed = grid[0] * grid[1]
     side = max(8, min(_PIXELS // grid[1], 64))
@@ -40,14 +40,14 @@ def codes(scene: Scene) -> Sheet:
             for i in tqdm(chosen[:placed], desc="thumbnails", leave=False, disable=None)
         ]
     )
-    made = (
-        f"t-SNE of {len(chosen)} codes of {f.shape[1]} numbers, perplexity {found.perplexity:g}, "
-        f"after PCA that keeps {found.variance:.1%} of the variance; divergence {found.kl:.2f}."
+    how = (
+        f"t-SNE of {len(chosen)} codes of {f.shape[1]} numbers, perplexity {tsne.perplexity:g}, "
+        f"after PCA that keeps {tsne.variance:.1%} of the variance; divergence {tsne.kl:.2f}."
     )
-    cells = lay_out(found.points[:placed], grid)
-    drawn = {
+    cells = lay_out(tsne.points[:placed], grid)
+    plots = {
         "scatter": figures.code_scatter(
-            found.points, torch.tensor(dataset.labels)[chosen], dataset.categories, remark=made
+            tsne.points, torch.tensor(dataset.labels)[chosen], dataset.categories, remark=how
         ),
         "grid": figures.code_grid(
             thumbnails, cells, remark=f"{placed} images, each once, on {grid[0]} x {grid[1]} cells."
@@ -58,8 +58,8 @@ def codes(scene: Scene) -> Sheet:
         {
             "image": dataset.names[i],
             "category": dataset.categories[dataset.labels[i]],
-            "x": float(found.points[n, 0]),
-            "y": float(found.points[n, 1]),
+            "x": float(tsne.points[n, 0]),
+            "y": float(tsne.points[n, 1]),
             "row": place[n][0] if n in place else None,
             "column": place[n][1] if n in place else None,
         }
@@ -71,7 +71,7 @@ def codes(scene: Scene) -> Sheet:
         "Images whose codes are near each other are near each other here; how far groups lie "
         "apart, and how large they are, says little. On the grid every image has moved to a cell "
         "of its own, by the assignment with the shortest squared ways.",
-        drawn,
+        plots,
         {"codes": rows},
         _notes(f, len(dataset), len(chosen), placed),
     )
@@ -99,14 +99,14 @@ def _chosen(scene: Scene) -> list[int]:
 
 
 def _notes(f: Tensor, images: int, chosen: int, placed: int) -> Sequence[str]:
-    told = []
+    notes = []
     if chosen < images:
-        told.append(f"{chosen} of {images} images are shown, of all categories alike.")
+        notes.append(f"{chosen} of {images} images are shown, of all categories alike.")
     if placed < chosen:
-        told.append(
+        notes.append(
             f"{chosen - placed} of {chosen} images, drawn at random, are left out of the grid, "
             "which then has no holes."
         )
     if (f < 0).any():
-        told.append("The codes have values below zero: no ReLU comes before the last layer.")
-    return told
+        notes.append("The codes have values below zero: no ReLU comes before the last layer.")
+    return notes

@@ -62,12 +62,12 @@ def correspondence(scene: Scene) -> Sheet:
     if keypoints:
         scores["keypoints"] = _transferred(scene, keypoints)
     rows = [
-        {**_score(layer, what, found[layer]), "images or pairs": len(found[layer])}
-        for what, found in scores.items()
+        {**_score(layer, what, by_layer[layer]), "images or pairs": len(by_layer[layer])}
+        for what, by_layer in scores.items()
         for layer in scene.layers
     ]
-    drawn = _lines(scene, keypoints)
-    drawn["scores"] = _curves(rows, list(scores), scene.layers)
+    plots = _lines(scene, keypoints)
+    plots["scores"] = _curves(rows, list(scores), scene.layers)
     last = rows[len(scene.layers) - 1]
     notes = [
         f"{last['layer']}: {last['PCK']:.0%} of the regions of an enlarged part are found again in "
@@ -87,7 +87,7 @@ def correspondence(scene: Scene) -> Sheet:
         "it, where the right answer is known, and, where keypoints are given, from other images of "
         "the category. One of many alike regions, as of an empty ground, is rarely found. Maps "
         f"finer than {_FINEST} x {_FINEST} are averaged to that.",
-        drawn,
+        plots,
         {"scores": rows},
         notes,
     )
@@ -103,17 +103,17 @@ def _features(scene: Scene, pixels: Tensor) -> dict[str, tuple[Tensor, tuple[int
     """Regional features `[n, R, K]` of images, and their grid, by layer."""
     dotted = {layer: scene.subject.layers[layer] for layer in scene.layers}
     maps = maps_of_layers(scene.subject.module, scene.inputs(pixels), list(dotted.values()))
-    found = {}
+    features = {}
     for layer, name in dotted.items():
         height, width = maps[name].shape[2:]
         grid = (min(height, _FINEST), min(width, _FINEST))
-        found[layer] = (regions(maps[name], grid).cpu(), grid)
-    return found
+        features[layer] = (regions(maps[name], grid).cpu(), grid)
+    return features
 
 
 def _enlarged(scene: Scene) -> dict[str, list[Transfer]]:
     """Regions of enlarged parts of images, looked for in the whole images, by layer."""
-    found = defaultdict(list)
+    by_layer = defaultdict(list)
     labels = torch.tensor(scene.subject.dataset.labels)
     chosen = balanced_order(labels, scene.random_state)[:SCORED].tolist()
     for i in tqdm(chosen, desc="enlarged parts", leave=False, disable=None):
@@ -122,8 +122,8 @@ def _enlarged(scene: Scene) -> dict[str, list[Transfer]]:
         part = image[:, :, : round(SHARE * height), : round(SHARE * width)]
         part = interpolate(part, (height, width), mode="bilinear")
         for layer, (F, grid) in _features(scene, torch.cat([part, image])).items():
-            found[layer].append(enlarged(F[0], F[1], grid, share=SHARE))
-    return found
+            by_layer[layer].append(enlarged(F[0], F[1], grid, share=SHARE))
+    return by_layer
 
 
 def _transferred(scene: Scene, keypoints: Keypoints) -> dict[str, list[Transfer]]:
@@ -140,38 +140,38 @@ def _transferred(scene: Scene, keypoints: Keypoints) -> dict[str, list[Transfer]
         raise ValueError("keypoints: no two images of a category share a keypoint")
     labels = torch.tensor([dataset.labels[a] for a, _ in pairs])
     chosen = balanced_order(labels, scene.random_state)[:TRANSFERRED].tolist()
-    found = defaultdict(list)
+    by_layer = defaultdict(list)
     for n in tqdm(chosen, desc="keypoints", leave=False, disable=None):
         points = shared_keypoints(keypoints, [dataset.names[i] for i in pairs[n]])
         for layer, (F, grid) in _features(scene, scene.pixels(pairs[n])).items():
-            found[layer].append(transfer(correspond(F[0], F[1]), *points, grid))
-    return found
+            by_layer[layer].append(transfer(correspond(F[0], F[1]), *points, grid))
+    return by_layer
 
 
 def _keypoints(scene: Scene) -> Keypoints:
     if "keypoints" not in scene.files:
         return {}
-    found = read_keypoints(scene.files["keypoints"])
-    absent = sorted(found.keys() - set(scene.subject.dataset.names))
+    keypoints = read_keypoints(scene.files["keypoints"])
+    absent = sorted(keypoints.keys() - set(scene.subject.dataset.names))
     if absent:
         known = scene.subject.dataset.names
         raise ValueError(
-            f"keypoints: {len(absent)} of {len(found)} names are no image of the data set, such as "
-            f"{absent[0]!r}; its images are named like {known[0]!r}"
+            f"keypoints: {len(absent)} of {len(keypoints)} names are no image of the data set, "
+            f"such as {absent[0]!r}; its images are named like {known[0]!r}"
         )
-    return found
+    return keypoints
 
 
-def _score(layer: str, what: str, found: Sequence[Transfer]) -> Row:
-    near = torch.tensor([float(x.near.sum()) for x in found])
-    count = torch.tensor([float(len(x.near)) for x in found])
-    distance = torch.cat([x.distance for x in found])
+def _score(layer: str, what: str, transfers: Sequence[Transfer]) -> Row:
+    near = torch.tensor([float(x.near.sum()) for x in transfers])
+    count = torch.tensor([float(len(x.near)) for x in transfers])
+    distance = torch.cat([x.distance for x in transfers])
     return {
         "layer": layer,
         "found again": what,
         **interval("PCK", bootstrap_ratio(near, count)),
-        "chance": float(torch.cat([x.chance for x in found]).mean()),
-        "possible": float(torch.cat([x.possible for x in found]).float().mean()),
+        "chance": float(torch.cat([x.chance for x in transfers]).mean()),
+        "possible": float(torch.cat([x.possible for x in transfers]).float().mean()),
         "median distance": float(distance.median()),
     }
 
@@ -201,9 +201,9 @@ def _pairs(scene: Scene, keypoints: Keypoints) -> list[tuple[int, int]]:
     pairs: list[tuple[int, int]] = []
     for a in scene.images:
         like = [i for i, y in enumerate(dataset.labels) if y == dataset.labels[a] and i != a]
-        shown = [i for i in like if i in scene.images]
+        among_shown = [i for i in like if i in scene.images]
         marked = [i for i in like if keypoints.get(dataset.names[i])]
-        b = (shown or marked or like or [(a + 1) % len(dataset)])[0]
+        b = (among_shown or marked or like or [(a + 1) % len(dataset)])[0]
         if (b, a) not in pairs:
             pairs.append((a, b))
     return pairs[:PAIRS]
@@ -214,10 +214,10 @@ def _lines(scene: Scene, keypoints: Keypoints) -> dict[str, Figure]:
     features = [_features(scene, scene.pixels(pair)) for pair in pairs]
     pixels = torch.stack([pictures(scene.pixels(pair)) for pair in pairs])
     names = [" and ".join(dict.fromkeys(scene.names(pair))) for pair in pairs]
-    drawn = {}
+    plots = {}
     for layer in scene.layers:
-        starts, ends, sure = zip(*(_matched(*found[layer]) for found in features), strict=True)
-        drawn[f"lines_{file_name(layer)}"] = figures.correspondences(
+        starts, ends, sure = zip(*(_matched(*of_pair[layer]) for of_pair in features), strict=True)
+        plots[f"lines_{file_name(layer)}"] = figures.correspondences(
             pixels, starts, ends, sure, layer, names=names,
             remark=f"The best of each of {_LINES} x {_LINES} fields of the left image; dotted: its "
             "own best match on the left is another region.",
@@ -228,15 +228,15 @@ def _lines(scene: Scene, keypoints: Keypoints) -> dict[str, Figure]:
         ]
         marked = [(n, points) for n, points in marked if len(points[0])]
         if marked:
-            drawn[f"keypoints_{file_name(layer)}"] = _carried(
+            plots[f"keypoints_{file_name(layer)}"] = _carried(
                 layer, pixels, names, features, marked
             )
-    return drawn
+    return plots
 
 
 def _matched(F: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Starts, ends and certainty of the best match of each of some fields of the first image."""
-    found = correspond(F[0], F[1])
+    matches = correspond(F[0], F[1])
     centres = region_centres(grid)
     field = (centres * _LINES).long()
     field_of = field[:, 1] * _LINES + field[:, 0]
@@ -244,8 +244,8 @@ def _matched(F: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     for n in field_of.unique().tolist():
         inside = (field_of == n).nonzero().flatten()
         # A match that both agree on goes before any other.
-        best.append(int(inside[(found.cosine + 2 * found.mutual)[inside].argmax()]))
-    return centres[best], centres[found.region[best]], found.mutual[best]
+        best.append(int(inside[(matches.cosine + 2 * matches.mutual)[inside].argmax()]))
+    return centres[best], centres[matches.region[best]], matches.mutual[best]
 
 
 def _carried(
@@ -259,9 +259,9 @@ def _carried(
     ends, near = [], []
     for n, (a, b) in marked:
         F, grid = features[n][layer]
-        found = transfer(correspond(F[0], F[1]), a, b, grid)
-        ends.append(found.place)
-        near.append(found.near)
+        carried = transfer(correspond(F[0], F[1]), a, b, grid)
+        ends.append(carried.place)
+        near.append(carried.near)
     chosen = [n for n, _ in marked]
     return figures.correspondences(
         pixels[chosen], [a for _, (a, _) in marked], ends, near, layer,

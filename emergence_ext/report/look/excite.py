@@ -52,7 +52,7 @@ def excite(scene: Scene) -> Sheet:
     named = {
         layer: _directions(scene, layer, maps[name].shape[1]) for layer, name in dotted.items()
     }
-    found = most_exciting(
+    exciting = most_exciting(
         subject.module,
         subject.dataset,
         {
@@ -64,13 +64,13 @@ def excite(scene: Scene) -> Sheet:
         batch_size=subject.batch_size,
         precision=subject.precision,
     )
-    drawn: dict[str, Figure] = {}
+    plots: dict[str, Figure] = {}
     rows: list[Row] = []
     shares: list[Row] = []
     for layer in scene.layers:
-        of_layer = found[dotted[layer]]
+        of_layer = exciting[dotted[layer]]
         names = _names(scene, layer, named[layer])
-        drawn |= _drawn(scene, layer, of_layer, names)
+        plots |= _layer_figures(scene, layer, of_layer, names)
         rows += _rows(scene, layer, of_layer, names)
         shares += _shares(scene, layer, of_layer, {k: len(x) for k, x in named[layer].items()})
     return Sheet(
@@ -79,7 +79,7 @@ def excite(scene: Scene) -> Sheet:
         "best region, with what that region sees. Beside them random directions of the same space "
         "(rows of a random rotation): where they pick images as alike as channels do, single "
         "channels are nothing special. Directions have length 1, so that values compare.",
-        drawn,
+        plots,
         {"exciting": rows, "alike": shares},
         _notes(shares, len(subject.dataset.categories)),
     )
@@ -115,26 +115,28 @@ def _names(scene: Scene, layer: str, kinds: Mapping[str, Tensor]) -> list[str]:
     return [name for kind in kinds for name in called[kind]]
 
 
-def _drawn(scene: Scene, layer: str, found: Excited, names: Sequence[str]) -> dict[str, Figure]:
+def _layer_figures(
+    scene: Scene, layer: str, exciting: Excited, names: Sequence[str]
+) -> dict[str, Figure]:
     """Figures of a layer: channels beside random directions, and what the run has learned."""
     of_kind: dict[str, list[int]] = {}
     for d, name in enumerate(names):
         of_kind.setdefault(name.split(" ")[0], []).append(d)
     some = of_kind["channel"][:SHOWN] + of_kind["random"][:SHOWN]
     learned = of_kind.get("Lambda", []) + of_kind.get("mu", [])[:CATEGORIES]
-    boxes, whole = _boxes(scene, layer, found.grid)
-    drawn = {}
+    boxes, whole = _boxes(scene, layer, exciting.grid)
+    plots = {}
     for what, chosen in (("channels", some), ("learned", learned)):
         if not chosen:
             continue
-        images = found.images[chosen]
+        images = exciting.images[chosen]
         pixels = pictures(scene.pixels(images.flatten().tolist())).unflatten(0, images.shape)
-        place = found.places[chosen]
-        seen = boxes[place[..., 0] * found.grid[1] + place[..., 1]]  # [D, k, 4]
-        told = [names[d] for d in chosen]
-        values = found.values[chosen]
-        drawn[f"{what}_{file_name(layer)}"] = figures.exciting_images(
-            pixels, seen, values, told, layer, whole=whole
+        place = exciting.places[chosen]
+        seen = boxes[place[..., 0] * exciting.grid[1] + place[..., 1]]  # [D, k, 4]
+        called = [names[d] for d in chosen]
+        values = exciting.values[chosen]
+        plots[f"{what}_{file_name(layer)}"] = figures.exciting_images(
+            pixels, seen, values, called, layer, whole=whole
         )
         if not whole:
             patches = [
@@ -144,10 +146,10 @@ def _drawn(scene: Scene, layer: str, found: Excited, names: Sequence[str]) -> di
                 ]
                 for row, fields in zip(pixels, seen.tolist(), strict=True)
             ]
-            drawn[f"{what}_{file_name(layer)}_patches"] = figures.exciting_patches(
-                patches, values, told, layer
+            plots[f"{what}_{file_name(layer)}_patches"] = figures.exciting_patches(
+                patches, values, called, layer
             )
-    return drawn
+    return plots
 
 
 def _boxes(scene: Scene, layer: str, grid: tuple[int, int]) -> tuple[Tensor, bool]:
@@ -167,7 +169,7 @@ def _boxes(scene: Scene, layer: str, grid: tuple[int, int]) -> tuple[Tensor, boo
     return (fields, False) if area < WHOLE * size[0] * size[1] else (cells, True)
 
 
-def _rows(scene: Scene, layer: str, found: Excited, names: Sequence[str]) -> list[Row]:
+def _rows(scene: Scene, layer: str, exciting: Excited, names: Sequence[str]) -> list[Row]:
     dataset = scene.subject.dataset
     return [
         {
@@ -184,18 +186,18 @@ def _rows(scene: Scene, layer: str, found: Excited, names: Sequence[str]) -> lis
         for d, name in enumerate(names)
         for place, (index, value, (row, column)) in enumerate(
             zip(
-                found.images[d].tolist(),
-                found.values[d].tolist(),
-                found.places[d].tolist(),
+                exciting.images[d].tolist(),
+                exciting.values[d].tolist(),
+                exciting.places[d].tolist(),
                 strict=True,
             )
         )
     ]
 
 
-def _shares(scene: Scene, layer: str, found: Excited, kinds: Mapping[str, int]) -> list[Row]:
+def _shares(scene: Scene, layer: str, exciting: Excited, kinds: Mapping[str, int]) -> list[Row]:
     """How alike the images of a direction are: the share of their commonest category."""
-    labels = torch.tensor(scene.subject.dataset.labels)[found.images]  # [D, k]
+    labels = torch.tensor(scene.subject.dataset.labels)[exciting.images]  # [D, k]
     alike = torch.stack([row.bincount().max() / len(row) for row in labels])
     rows: list[Row] = []
     start = 0
@@ -221,10 +223,10 @@ def _notes(shares: Sequence[Row], categories: int) -> list[str]:
         for row in shares
         if row["layer"] == shares[-1]["layer"]
     }
-    told = ", ".join(f"{kind} {value:.0%}" for kind, value in share.items())
+    means = ", ".join(f"{kind} {value:.0%}" for kind, value in share.items())
     notes = [
         f"{shares[-1]['layer']}: share of the commonest category among the {IMAGES} images, mean "
-        f"over directions: {told}."
+        f"over directions: {means}."
     ]
     if categories > CATEGORIES and any(row["directions"] == "mu" for row in shares):
         notes.append(

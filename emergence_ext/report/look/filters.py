@@ -30,21 +30,21 @@ def filters(scene: Scene) -> Sheet:
     module, images = scene.subject.module, scene.inputs(scene.pixels(scene.images[:1]))
     first = filters_of(module, images)
     score = smoothness(first.weight, scene.random_state)
-    drawn = {"first": _first(first, score)}
-    found = {first.name: (first, score)}
+    plots = {"first": _first(first, score)}
+    scored = {first.name: (first, score)}
     for layer in scene.layers:
         of_layer = filters_of(module, images, scene.subject.layers[layer])
-        if of_layer.name in found:
+        if of_layer.name in scored:
             continue
-        found[of_layer.name] = (of_layer, smoothness(of_layer.weight, scene.random_state))
-        drawn[f"deep_{file_name(layer)}"] = _deep(of_layer, layer)
+        scored[of_layer.name] = (of_layer, smoothness(of_layer.weight, scene.random_state))
+        plots[f"deep_{file_name(layer)}"] = _deep(of_layer, layer)
     return Sheet(
         "Filters",
         "The weights themselves. Filters of the first convolution see pixels, so they can be read "
         "as images: those of a network that was trained well are smooth edges, blobs and colours. "
         "Later ones see channels; each tile is what a filter wants of one channel.",
-        drawn,
-        {"filters": [row for name in found for row in _rows(*found[name])]},
+        plots,
+        {"filters": [row for name in scored for row in _rows(*scored[name])]},
         _notes(first, score),
     )
 
@@ -57,24 +57,24 @@ def _first(first: Filters, score: Smoothness) -> Figure:
     )
 
 
-def _deep(found: Filters, layer: str) -> Figure:
-    strength = found.weight.flatten(2).norm(dim=2)  # [K, channels]
+def _deep(convolution: Filters, layer: str) -> Figure:
+    strength = convolution.weight.flatten(2).norm(dim=2)  # [K, channels]
     rows = strength.norm(dim=1).argsort(descending=True, stable=True)[:ROWS].sort().values
     columns = strength[rows].argsort(dim=1, descending=True, stable=True)[:, :COLUMNS]
     return figures.deep_filters(
-        found.weight[rows[:, None], columns],
+        convolution.weight[rows[:, None], columns],
         rows,
         columns,
-        f"{layer} ({found.name})" if layer != found.name else layer,
+        f"{layer} ({convolution.name})" if layer != convolution.name else layer,
         (strength.shape[0], strength.shape[1]),
     )
 
 
-def _rows(found: Filters, score: Smoothness) -> list[Row]:
-    norm = found.weight.flatten(1).norm(dim=1)
+def _rows(convolution: Filters, score: Smoothness) -> list[Row]:
+    norm = convolution.weight.flatten(1).norm(dim=1)
     return [
         {
-            "convolution": found.name,
+            "convolution": convolution.name,
             "filter": k,
             "norm": float(norm[k]),
             "smoothness": float(score.score[k]),
@@ -90,12 +90,12 @@ def _notes(first: Filters, score: Smoothness) -> list[str]:
     if not len(known):
         return [f"{first.name}: its filters have too few pixels for a score of smoothness."]
     K, h, w = len(first.weight), *first.weight.shape[2:]
-    told = (
+    note = (
         f"{first.name}: {int(score.noisy.sum())} of {K} filters are no smoother than noise "
         f"(median smoothness {float(torch.median(known)):.2f}; noise has 0, a plain edge of "
         f"3 x 3 0.62). Noisy filters can show that a network was not trained for long enough, or "
         "with too little regularisation (CS231n)."
     )
     if h * w <= 9:
-        told += f" In {h} x {w} pixels a fine pattern cannot be told from noise."
-    return [told]
+        note += f" In {h} x {w} pixels a fine pattern cannot be told from noise."
+    return [note]

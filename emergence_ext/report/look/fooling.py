@@ -20,23 +20,26 @@ SHOWN: Final = 4
 
 def fooling(scene: Scene) -> Sheet:
     """Change images, and noise, until the network is sure of another category."""
-    subject, shown = scene.subject, list(scene.images)[:SHOWN]
-    images = scene.pixels(shown)
+    subject, chosen = scene.subject, list(scene.images)[:SHOWN]
+    images = scene.pixels(chosen)
     names = subject.dataset.categories
     C = len(names)
     if C < 2:
         raise ValueError("categories: fooling needs another category, and there is only one")
     columns = torch.tensor(range(C) if subject.outputs is None else list(subject.outputs))
-    y = scene.labels(shown)
+    y = scene.labels(chosen)
     # Half of the categories on, so that neighbours in the alphabet are not each other's aim.
-    aims = {"image": (y + max(1, C // 2)) % C, "noise": torch.arange(len(shown)) * C // len(shown)}
+    aims = {
+        "image": (y + max(1, C // 2)) % C,
+        "noise": torch.arange(len(chosen)) * C // len(chosen),
+    }
     n, channels, height, width = images.shape
     starts = {
         "image": images,
         "noise": noise(n, channels, (height, width), random_state=scene.random_state),
     }
     with moved_to(subject.module, subject.device) as device:
-        found = {
+        fooled = {
             kind: fool(
                 subject.module,
                 start.to(device),
@@ -46,19 +49,19 @@ def fooling(scene: Scene) -> Sheet:
             )
             for kind, start in starts.items()
         }
-    labels = _output_names(found["image"].before, columns, names)
-    drawn = {
+    labels = _output_names(fooled["image"].before, columns, names)
+    plots = {
         f"fooling_{kind}": figures.fooling(
             pictures(x.start), pictures(x.images), x.before, x.after, x.target, labels
         )
-        for kind, x in found.items()
+        for kind, x in fooled.items()
     }
-    told = {"image": [subject.dataset.names[i] for i in shown], "noise": ["noise"] * n}
-    rows = [row for kind, x in found.items() for row in _rows(kind, x, told[kind], labels)]
+    names_of = {"image": [subject.dataset.names[i] for i in chosen], "noise": ["noise"] * n}
+    rows = [row for kind, x in fooled.items() for row in _rows(kind, x, names_of[kind], labels)]
     notes = [
         f"From {kind}: {int(x.fooled.sum())} of {n} reach {x.confidence:.0%}, root mean square "
         f"of what was added {float(x.norms()['root mean square'].mean()):.4f} on average."
-        for kind, x in found.items()
+        for kind, x in fooled.items()
     ]
     if channels not in (1, 3):
         notes.append(
@@ -69,18 +72,18 @@ def fooling(scene: Scene) -> Sheet:
         "Fooling images",
         "Start, what was added (around grey, scaled to its largest value), and result. The network "
         "is sure of a category that nobody sees in the picture.",
-        drawn,
+        plots,
         {"fooling": rows},
         notes,
     )
 
 
-def _rows(kind: str, x: Fooling, told: list[str], labels: list[str]) -> list[Row]:
+def _rows(kind: str, x: Fooling, image_names: list[str], labels: list[str]) -> list[Row]:
     norms = x.norms()
     return [
         {
             "from": kind,
-            "image": told[i],
+            "image": image_names[i],
             "network says before": labels[int(x.before[i].argmax())],
             "target": labels[int(x.target[i])],
             "p(target) before": float(x.before[i, x.target[i]]),

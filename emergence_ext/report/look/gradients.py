@@ -27,12 +27,12 @@ def gradients(scene: Scene) -> Sheet:
         ValueError: a network without logits, or whose gradient does not reach the images.
         ImportError: captum is absent.
     """
-    subject, shown = scene.subject, list(scene.images)
+    subject, images = scene.subject, list(scene.images)
     pixels = scene.pixels()
     inputs, layer = scene.inputs(pixels), list(scene.layers)[-1]
     targets = scene.targets()
     notes: list[str] = []
-    found = _attributions(scene, subject.module, inputs, targets, notes)
+    maps = _attributions(scene, subject.module, inputs, targets, notes)
     random: Mapping[str, Tensor] = {}
     try:
         random = _attributions(
@@ -40,28 +40,31 @@ def gradients(scene: Scene) -> Sheet:
         )
     except ValueError as error:
         notes.append(sentence(f"There is no column of random weights: {error}"))
-    similarity = torch.full((len(found), len(shown)), torch.nan)
-    for k, name in enumerate(found):
+    similarity = torch.full((len(maps), len(images)), torch.nan)
+    for k, name in enumerate(maps):
         if random:
-            pair = (_as_map(found[name]), _as_map(random[name]))
+            pair = (_as_map(maps[name]), _as_map(random[name]))
             similarity[k] = methods.map_similarity(*pair)
             notes.append(
                 f"{name}: rank correlation with random weights, mean over images, "
                 f"{float(similarity[k].nanmean()):.2f}."
             )
-    if found.keys() & set(SIGNED) and (hidden := methods.hidden_relus(subject.module, inputs)):
+    if maps.keys() & set(SIGNED) and (hidden := methods.hidden_relus(subject.module, inputs)):
         notes.append(
             f"ReLUs that hooks on ReLU modules miss or mix up: {_listed(hidden)}. Here they follow "
             "the rules of DeconvNet and guided backpropagation like the others."
         )
-    drawn = {}
-    for start in range(0, len(shown), IMAGES):
+    plots = {}
+    for start in range(0, len(images), IMAGES):
         part = slice(start, start + IMAGES)
-        drawn[f"attributions_{start // IMAGES + 1}"] = figures.attributions(
+        plots[f"attributions_{start // IMAGES + 1}"] = figures.attributions(
             pictures(pixels[part]),
             {
-                name: (_shown(name, x[part]), _shown(name, random[name][part]) if random else None)
-                for name, x in found.items()
+                name: (
+                    _visible(name, x[part]),
+                    _visible(name, random[name][part]) if random else None,
+                )
+                for name, x in maps.items()
             },
             similarity[:, part],
             scene.labels()[part],
@@ -77,8 +80,8 @@ def gradients(scene: Scene) -> Sheet:
         "second map of each pair is that of the same network with random weights: a method whose "
         "maps hardly change (high rank correlation ρ, of Grad-CAM before its ReLU) shows edges of "
         "the image, not what the network learned (Adebayo et al., 2018).",
-        drawn,
-        {"random_weights": _rows(scene, list(found), similarity) if random else []},
+        plots,
+        {"random_weights": _rows(scene, list(maps), similarity) if random else []},
         notes,
     )
 
@@ -89,7 +92,7 @@ def _attributions(
     """Maps of every method as they are drawn; why a rule at ReLUs has no meaning goes to notes."""
     layer = list(scene.layers)[-1]
     size, seed = scene.subject.batch_size, scene.random_state
-    found = {
+    maps = {
         "gradient": methods.magnitude(methods.saliency(module, inputs, targets, batch_size=size)),
         "SmoothGrad": methods.magnitude(
             methods.smooth_grad(
@@ -100,20 +103,20 @@ def _attributions(
     rules: tuple[Callable[..., Tensor], ...] = (methods.deconvnet, methods.guided_backprop)
     for name, method in zip(SIGNED, rules, strict=True):
         try:
-            found[name] = pictures(method(module, inputs, targets, batch_size=size))
+            maps[name] = pictures(method(module, inputs, targets, batch_size=size))
         except ValueError as error:
             notes.append(sentence(f"{name} is left out: {error}"))
     try:
         cam = methods.grad_cam(
             module, scene.subject.layers[layer], inputs, targets, batch_size=size
         )
-        found[GRAD_CAM] = cam
+        maps[GRAD_CAM] = cam
     except ValueError as error:
         notes.append(sentence(f"{GRAD_CAM} is left out: {error}"))
-    return found
+    return maps
 
 
-def _shown(name: str, values: Tensor) -> Tensor:
+def _visible(name: str, values: Tensor) -> Tensor:
     """What is drawn of the maps of a method: of Grad-CAM what is after its ReLU."""
     return values.relu() if name == GRAD_CAM else values
 

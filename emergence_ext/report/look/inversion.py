@@ -17,10 +17,10 @@ SHOWN: Final = 3
 
 def inversion(scene: Scene) -> Sheet:
     """Invert the codes of the first images in every layer (Mahendran and Vedaldi, CVPR 2015)."""
-    subject, shown = scene.subject, list(scene.images)[:SHOWN]
-    images = scene.pixels(shown)
+    subject, chosen = scene.subject, list(scene.images)[:SHOWN]
+    images = scene.pixels(chosen)
     with moved_to(subject.module, subject.device) as device:
-        found = [
+        inverted = [
             invert(
                 subject.module,
                 subject.layers[name],
@@ -38,24 +38,25 @@ def inversion(scene: Scene) -> Sheet:
             "relative code error": float(result.error[n]),
             "of the noise it starts from": float(result.start_error[n]),
         }
-        for name, result in zip(scene.layers, found, strict=True)
-        for n, i in enumerate(shown)
+        for name, result in zip(scene.layers, inverted, strict=True)
+        for n, i in enumerate(chosen)
     ]
-    drawn = figures.inversions(
+    plot = figures.inversions(
         pictures(images),
-        [pictures(x.images) for x in found],
-        torch.stack([x.error for x in found]),
+        [pictures(x.images) for x in inverted],
+        torch.stack([x.error for x in inverted]),
         scene.layers,
     )
     means = ", ".join(
-        f"{name} {float(x.error.mean()):.3f}" for name, x in zip(scene.layers, found, strict=True)
+        f"{name} {float(x.error.mean()):.3f}"
+        for name, x in zip(scene.layers, inverted, strict=True)
     )
     return Sheet(
         "Inversion of codes",
         "Each picture was found from noise so that a layer answers to it as it does to the image "
         "in the first column. What differs from the image, the layer does not tell apart. The "
         "code error is |F - F0| / |F0|.",
-        {"inversion": drawn},
+        {"inversion": plot},
         {"inversion": rows},
         [f"Mean relative code error: {means}."],
     )

@@ -17,6 +17,7 @@ from emergence_ext.method import mean_interval, spearman
 from emergence_ext.report.files import Row
 from emergence_ext.report.look.sheet import Scene, Sheet, pictures, sentence
 from emergence_ext.run import FinishedRun, file_name
+from emergence_ext.store import exists
 from emergence_ext.studies.shapley import Shapley
 
 SHAPLEY, W = "Shapley", "w"
@@ -38,7 +39,7 @@ def occlusion(scene: Scene) -> Sheet:
     subject, pixels = scene.subject, scene.pixels()
     inputs = scene.inputs(pixels)
     window, stride, fill = _choices(scene, min(inputs.shape[2:]))
-    found = hide.occlusion(
+    hidden = hide.occlusion(
         subject.module,
         inputs,
         scene.targets(),
@@ -49,23 +50,23 @@ def occlusion(scene: Scene) -> Sheet:
     )
     dataset = subject.dataset
     scale = torch.tensor([pixels.shape[2] / inputs.shape[2], pixels.shape[3] / inputs.shape[3]])
-    drawn = {
+    plots = {
         "windows": figures.occlusion_maps(
             pictures(pixels),
-            found.p,
-            found.p_whole,
-            found.loss_of_odds,
-            found.boxes * scale.repeat(2),
+            hidden.p,
+            hidden.p_whole,
+            hidden.loss_of_odds,
+            hidden.boxes * scale.repeat(2),
             scene.labels(),
             dataset.categories,
         )
     }
-    tables = {"windows": _window_rows(scene, found)}
+    tables = {"windows": _window_rows(scene, hidden)}
     notes = [
-        f"A window of {window} x {window} pixels with a stride of {stride}: {found.p.shape[1]} x "
-        f"{found.p.shape[2]} positions, filled with {fill:g}."
+        f"A window of {window} x {window} pixels with a stride of {stride}: {hidden.p.shape[1]} x "
+        f"{hidden.p.shape[2]} positions, filled with {fill:g}."
     ]
-    by_layer, rows, told = _regions(scene)
+    of_regions, rows, more_notes = _regions(scene)
     return Sheet(
         "Occlusion",
         "The probability of the true category with a grey window over each position of the image "
@@ -73,9 +74,9 @@ def occlusion(scene: Scene) -> Sheet:
         "sure everywhere, no single window holds what it goes by; the log odds still say where it "
         "is less sure (red). Regions of a layer are hidden in the same way as for Shapley values: "
         "set to zero in all channels.",
-        drawn | by_layer,
+        plots | of_regions,
         tables | ({"regions": rows} if rows else {}),
-        notes + told,
+        notes + more_notes,
     )
 
 
@@ -93,19 +94,19 @@ def _choices(scene: Scene, side: int) -> tuple[int, int, float]:
     return window, stride, fill
 
 
-def _window_rows(scene: Scene, found: hide.Occlusion) -> list[Row]:
+def _window_rows(scene: Scene, hidden: hide.Occlusion) -> list[Row]:
     dataset = scene.subject.dataset
     rows: list[Row] = []
     for k, i in enumerate(scene.images):
-        least = int(found.p[k].argmin())
-        top, left, bottom, right = found.boxes.flatten(0, 1)[least].tolist()
+        least = int(hidden.p[k].argmin())
+        top, left, bottom, right = hidden.boxes.flatten(0, 1)[least].tolist()
         rows.append(
             {
                 "image": dataset.names[i],
                 "category": dataset.categories[dataset.labels[i]],
-                "p of the whole image": float(found.p_whole[k]),
-                "least p": float(found.p[k].min()),
-                "largest loss of log odds": float(found.loss_of_odds[k].max()),
+                "p of the whole image": float(hidden.p_whole[k]),
+                "least p": float(hidden.p[k].min()),
+                "largest loss of log odds": float(hidden.loss_of_odds[k].max()),
                 "window of the least p: top": top,
                 "left": left,
                 "bottom": bottom,
@@ -118,10 +119,10 @@ def _window_rows(scene: Scene, found: hide.Occlusion) -> list[Row]:
 def _regions(scene: Scene) -> tuple[dict[str, Figure], list[Row], list[str]]:
     """Figures, rows and notes of the regions of every layer."""
     subject, run, values = scene.subject, scene.run, _shapley(scene.run)
-    shown = list(scene.images) if run is None else _weighed(scene, run, values)
-    pixels = scene.pixels(shown)
-    inputs, drawn, rows, notes = scene.inputs(pixels), {}, [], []
-    if set(shown) - set(scene.images):
+    images = list(scene.images) if run is None else _weighed(scene, run, values)
+    pixels = scene.pixels(images)
+    inputs, plots, rows, notes = scene.inputs(pixels), {}, [], []
+    if set(images) - set(scene.images):
         notes.append(
             "Regions are shown of other images too, since w is known only of those that it was "
             "learned on."
@@ -140,22 +141,22 @@ def _regions(scene: Scene) -> tuple[dict[str, Figure], list[Row], list[str]]:
                 f"{grid[0]} x {grid[1]} regions, so none can be hidden alone."
             )
             continue
-        found = hide.region_occlusion(
+        hidden = hide.region_occlusion(
             subject.module,
             dotted,
             inputs,
-            scene.targets(shown),
+            scene.targets(images),
             grid,
             perturbations_per_eval=subject.batch_size,
         )
-        loss = found.loss.flatten(1)
+        loss = hidden.loss.flatten(1)
         others = {
-            name: (x, spearman(x, loss)) for name, x in _others(run, values, layer, shown).items()
+            name: (x, spearman(x, loss)) for name, x in _others(run, values, layer, images).items()
         }
-        drawn[f"regions_{file_name(layer)}"] = figures.occlusion_regions(
-            pictures(pixels), loss, others, grid, scene.labels(shown), subject.dataset.categories
+        plots[f"regions_{file_name(layer)}"] = figures.occlusion_regions(
+            pictures(pixels), loss, others, grid, scene.labels(images), subject.dataset.categories
         )
-        rows += _region_rows(subject.dataset, shown, layer, found, others)
+        rows += _region_rows(subject.dataset, images, layer, hidden, others)
         for name, (_, rho) in others.items():
             mean = mean_interval(rho, scene.random_state)
             if mean is not None:
@@ -163,50 +164,50 @@ def _regions(scene: Scene) -> tuple[dict[str, Figure], list[Row], list[str]]:
                     f"{layer}: rank correlation of occlusion with {name}, mean over images, "
                     f"{mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f})."
                 )
-    return drawn, rows, notes
+    return plots, rows, notes
 
 
 def _region_rows(
     dataset: Samples,
-    shown: Sequence[int],
+    images: Sequence[int],
     layer: str,
-    found: hide.Occlusion,
+    hidden: hide.Occlusion,
     others: dict[str, tuple[Tensor, Tensor]],
 ) -> list[Row]:
-    loss = found.loss.flatten(1)
+    loss = hidden.loss.flatten(1)
     return [
         {
             "layer": layer,
             "image": dataset.names[i],
             "category": dataset.categories[dataset.labels[i]],
-            "logit of all regions": float(found.z_whole[k]),
+            "logit of all regions": float(hidden.z_whole[k]),
             "largest loss of a region (logits)": float(loss[k].max()),
-            "its row": int(loss[k].argmax()) // found.p.shape[2],
-            "its column": int(loss[k].argmax()) % found.p.shape[2],
+            "its row": int(loss[k].argmax()) // hidden.p.shape[2],
+            "its column": int(loss[k].argmax()) % hidden.p.shape[2],
             # All rows have the same columns, whatever is known of their layer.
             **{
                 f"Spearman with {name}": float(others[name][1][k]) if name in others else None
                 for name in (SHAPLEY, W)
             },
         }
-        for k, i in enumerate(shown)
+        for k, i in enumerate(images)
     ]
 
 
 def _others(
-    run: FinishedRun | None, values: Shapley | None, layer: str, shown: Sequence[int]
+    run: FinishedRun | None, values: Shapley | None, layer: str, images: Sequence[int]
 ) -> dict[str, Tensor]:
     """Other importances of the regions, `[n, R]`, around what is neutral."""
-    found: dict[str, Tensor] = {}
+    others: dict[str, Tensor] = {}
     if values is not None and layer in values.layers:
         places = values.index.tolist()
         of_layer = values.values[values.layers.index(layer)]
-        found[SHAPLEY] = of_layer[[places.index(i) for i in shown]]
+        others[SHAPLEY] = of_layer[[places.index(i) for i in images]]
     if run is not None and layer in run.emergence.layers:
         places = run.emergence.region_images.tolist()
-        w = run.emergence.w[-1, run.emergence.layers.index(layer)][[places.index(i) for i in shown]]
-        found[W] = w * w.shape[1] - 1
-    return found
+        w = run.emergence.w[-1, run.emergence.layers.index(layer)]
+        others[W] = w[[places.index(i) for i in images]] * w.shape[1] - 1
+    return others
 
 
 def _weighed(scene: Scene, run: FinishedRun, values: Shapley | None) -> list[int]:
@@ -221,6 +222,5 @@ def _weighed(scene: Scene, run: FinishedRun, values: Shapley | None) -> list[int
 
 def _shapley(run: FinishedRun | None) -> Shapley | None:
     """What `emergence shapley` left in the run; None where it was not called."""
-    if run is None or not (run.folder / "shapley" / "shapley.json").is_file():
-        return None
-    return Shapley.load(run.folder / "shapley" / "shapley")
+    path = None if run is None else run.inside.result("shapley")
+    return Shapley.load(path) if path is not None and exists(path) else None

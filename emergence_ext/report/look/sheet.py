@@ -85,8 +85,8 @@ def pictures(pixels: Tensor) -> Tensor:
 
 def sentence(text: object) -> str:
     """Return text, such as that of an error, with one mark at its end."""
-    told = str(text).rstrip()
-    return told if told.endswith((".", "!", "?")) else f"{told}."
+    plain = str(text).rstrip()
+    return plain if plain.endswith((".", "!", "?")) else f"{plain}."
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,9 @@ def look(
         for name in bar:
             bar.set_postfix_str(name)
             try:
-                sheet = _made(name, scene, refused)
+                sheet = _attempt(name, scene, refused)
                 if sheet is not None:
-                    sheets[name] = _written(sheet, out / name)
+                    sheets[name] = _write(sheet, out / name)
             except Exception as error:
                 if sheets:
                     refused[name] = f"{type(error).__name__}: {error}; nothing was made after it"
@@ -136,7 +136,7 @@ def _check(scene: Scene, names: Sequence[str]) -> None:
         raise ValueError(f"images: expected indices in 0..{count - 1}, got {outside}")
 
 
-def _made(name: str, scene: Scene, refused: dict[str, str]) -> Sheet | None:
+def _attempt(name: str, scene: Scene, refused: dict[str, str]) -> Sheet | None:
     """The sheet of a technique; None, and the reason in `refused`, where it cannot be applied."""
     try:
         return TECHNIQUES[name](scene)
@@ -149,7 +149,7 @@ def _made(name: str, scene: Scene, refused: dict[str, str]) -> Sheet | None:
         return None
 
 
-def _written(sheet: Sheet, folder: Path) -> Shown:
+def _write(sheet: Sheet, folder: Path) -> Shown:
     """Write the files of a sheet."""
     for name, figure in sheet.figures.items():
         save_figure(figure, folder / name)
