@@ -19,12 +19,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from emergence_ext import __version__
-from emergence_ext.cli import app, common, tables
+from emergence_ext.cli import app, common
 from emergence_ext.data import folders as datasets
+from emergence_ext.method import Interval
 from emergence_ext.network.features import FeatureSet
 from emergence_ext.run import analyse as run
 from emergence_ext.run.emerging import Settings
 from emergence_ext.run.finished import FinishedRun
+from emergence_ext.studies import paper_tables
 from emergence_ext.training import recipes
 from emergence_ext.training.recipes import Recipe
 
@@ -350,7 +352,7 @@ def test_a_report_is_written_again(
     result = _call("report", out)
     assert result.exit_code == 0 and result.stdout.strip() == str(out / "report.html")
     assert (out / "report.html").read_bytes() == page
-    _assert_refused(_call("report", tmp_path), "config.json is missing")
+    _assert_refused(_call("report", tmp_path), "holds no finished run")
 
 
 def test_the_doctor_speaks_of_the_installation_and_of_a_network() -> None:
@@ -424,7 +426,7 @@ def test_a_shortened_demo_learns_digits_and_writes_its_report(
 def test_what_cannot_be_done_is_refused_before_the_work(
     arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = SimpleNamespace(found=None, folder=tmp_path)
+    opened = SimpleNamespace(emergence=None, folder=tmp_path)
     monkeypatch.setattr(FinishedRun, "open", lambda folder: opened)
     command, *options = arguments
     _assert_refused(_call(command, tmp_path, *options), *words)
@@ -433,38 +435,30 @@ def test_what_cannot_be_done_is_refused_before_the_work(
 def test_a_checkpoint_is_not_compared_with_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = SimpleNamespace(labels=["epoch 0", "epoch 3"], epochs=[0, 3])
-    monkeypatch.setattr(FinishedRun, "open", lambda folder: SimpleNamespace(found=found))
+    emergence = SimpleNamespace(labels=["epoch 0", "epoch 3"], epochs=[0, 3])
+    opened = SimpleNamespace(emergence=emergence, folder=tmp_path)
+    monkeypatch.setattr(FinishedRun, "open", lambda folder: opened)
     refused = _call("compare", tmp_path, f"{tmp_path}@epoch3")
     _assert_refused(refused, "A and B are both 'epoch 3'", "nothing moved")
 
 
 def test_an_ablation_takes_no_more_images_than_the_frame_was_fitted_to() -> None:
-    found = SimpleNamespace(held_out=torch.arange(50) < 20)
-    opened: Any = SimpleNamespace(found=found, config={"settings": {"alpha": 1.0}})
-    choices = tables._default(opened, None)
+    emergence = SimpleNamespace(held_out=torch.arange(50) < 20)
+    opened: Any = SimpleNamespace(emergence=emergence, settings=Settings(alpha=1.0))
+    choices = paper_tables._default(opened, None)
     assert (choices.images, choices.alpha) == (30, 1.0)
-    assert tables._default(opened, 12).images == 12
+    assert paper_tables._default(opened, 12).images == 12
     for images in (7, 31):
         with pytest.raises(ValueError, match=f"images: expected 8 to 30, .* got {images}"):
-            tables._default(opened, images)
+            paper_tables._default(opened, images)
 
 
 def test_an_interval_that_is_unknown_is_not_written() -> None:
-    assert common.with_interval(0.5, 0.25, 0.75, ".0%") == "50% (25% to 75%)"
+    assert common.with_interval(Interval(0.5, 0.25, 0.75), ".0%") == "50% (25% to 75%)"
     nan = float("nan")
-    assert common.with_interval(-0.5, nan, nan, "+.2f") == "-0.50"
-    assert common.with_interval(-0.5, None, None, "+.2f") == "-0.50"
-
-
-def test_results_of_an_earlier_call_do_not_stay_beside_new_ones(tmp_path: Path) -> None:
-    old = [tmp_path / "tables" / "types.csv", tmp_path / "figures" / "maps_conv4.png"]
-    kept = tmp_path / "shapley.safetensors"
-    for path in (*old, kept):
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    assert common.without_old(tmp_path) == tmp_path
-    assert kept.exists() and not any(path.exists() for path in old)
+    assert common.with_interval(Interval(-0.5, nan, nan), "+.2f") == "-0.50"
+    assert common.with_interval(Interval(nan, nan, nan), "+.2f") == "undefined"
+    assert common.with_interval(None, "+.2f") == "undefined"
 
 
 def test_options_of_network_and_images_are_the_same_for_run_and_look() -> None:
