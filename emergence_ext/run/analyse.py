@@ -204,11 +204,13 @@ def _sweep(
 ) -> list[ImportanceStrength]:
     """Further alphas in the last layer of the finished network."""
     chosen = found.region_images
-    assert found.frame.kappa_p is not None
+    P = image_similarity(
+        last.z[chosen], found.frame.solved_kappa_p, include_self=settings.include_self
+    )
     return importance_strength(
         last.layers[found.layers[-1]][chosen],
         found.w[-1, -1],
-        image_similarity(last.z[chosen], found.frame.kappa_p, include_self=settings.include_self),
+        P,
         found.g[-1, chosen],
         found.frame,
         alphas,

@@ -83,7 +83,7 @@ def controls(
         return emergence(
             [checkpoint, *after],
             settings,
-            kappa_p=run.found.frame.kappa_p,
+            kappa_p=run.found.frame.solved_kappa_p,
             folder=None if place is None else place / "fits",
             backend=backend,
         )
