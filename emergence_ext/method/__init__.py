@@ -25,7 +25,7 @@ from emergence_ext.method.knowledge import (
 from emergence_ext.method.regional import RegionalProjection, normalise_strengths
 from emergence_ext.method.sample import SampleProjection
 from emergence_ext.method.similarity import image_similarity, solve_kappa_p
-from emergence_ext.method.solver import FitStats
+from emergence_ext.method.solver import FitStats, require_finite
 from emergence_ext.method.vmf import ExactKappa, MonteCarloKappa
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "pearson",
     "polar",
     "proportion",
+    "require_finite",
     "shared_categories",
     "solve_kappa_p",
     "spearman",

@@ -102,9 +102,9 @@ class Manifold:
                 f"neighbours = {self.neighbours} need more images than that, got {len(f)}"
             )
         x = f.detach().cpu().double().numpy()
-        self.model_ = self._made()
+        self.model_ = self._new_model()
         with warnings.catch_warnings():
-            # That the graph falls into pieces is told by `pieces_`.
+            # That the graph falls into pieces stands in `pieces_`.
             warnings.filterwarnings("ignore", "The number of connected components")
             warnings.simplefilter("ignore", SparseEfficiencyWarning)
             self.model_.fit(x)
@@ -132,7 +132,7 @@ class Manifold:
             self.model_.transform(f.detach().cpu().double().numpy()), dtype=torch.float32
         )
 
-    def _made(self) -> Any:
+    def _new_model(self) -> Any:
         manifold = optional("sklearn.manifold", self.method)
         if self.method == "t-SNE":
             return manifold.TSNE(

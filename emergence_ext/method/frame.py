@@ -36,6 +36,17 @@ class Frame(Saved):
         """Projected width."""
         return self.directions.shape[1]
 
+    @property
+    def solved_kappa_p(self) -> float:
+        """`kappa_p` of a frame that images are compared in.
+
+        Raises:
+            ValueError: it is not solved yet.
+        """
+        if self.kappa_p is None:
+            raise ValueError("frame: its kappa_p is not solved yet; give it one by with_kappa_p")
+        return self.kappa_p
+
     def log_posterior(self, g: Tensor) -> Tensor:
         """`log p(y | g)` of projected features `[..., dim]`, as `[..., C]` (Eq. 4).
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.method.frame import unit_rows
-from emergence_ext.method.solver import FitStats, minimise
+from emergence_ext.method.solver import FitStats, minimise, require_finite
 from emergence_ext.ops import choose
 from emergence_ext.settings import Backend, Settings
 from emergence_ext.store import Estimator
@@ -83,9 +83,7 @@ class RegionImportance(Estimator):
             RuntimeError: a backend that cannot compute here.
         """
         matching = choose(self.backend, F.device)
-        if not bool(torch.isfinite(F).all()):
-            bad = int((~torch.isfinite(F)).flatten(1).any(1).nonzero()[0])
-            raise ValueError(f"F: image {bad} is not finite; leave it out or check the network")
+        require_finite(F=F)
         if F.ndim != 3 or P.shape != (F.shape[0], F.shape[0]):
             raise ValueError(
                 f"F must be [N, R, K] and P [N, N]; got {tuple(F.shape)} and {tuple(P.shape)}"

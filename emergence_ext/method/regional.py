@@ -119,33 +119,27 @@ class RegionalProjection(Estimator):
             RuntimeError: a backend that cannot compute here.
         """
         matching = choose(self.backend, F.device)
-        N = self._checked(F, w, P, g)
+        self._check(F, w, P, g)
         F = F.detach().float()
-        size = F.square().mean().sqrt()
-        F = F / size  # so that the first step of the solver fits any layer
-        kept = torch.ones(N, dtype=torch.bool)
+        size = F.square().mean().sqrt()  # so that the first step of the solver fits any layer
+        images = _Images(F / size, w, P, g)
+        kept = torch.ones(len(F), dtype=torch.bool)
         if left_out is not None:
             kept[left_out] = False
-        data = _Images(F[kept], w[kept], self._renormalised(P, kept), g[kept])
-        starts = [[self._start(data)]] + ([] if init is None else [[init.Lambda_ * size]])
-        (start,) = best_start(lambda x: self._loss(x, data)[0], starts)
-        if self.batch_size is None or self.batch_size >= len(data.F):
-            (Lambda,), stats = minimise(
-                lambda x: self._loss(x, data)[0],
-                [start],
-                max_evals=self.max_evals,
-                tol=self.tol,
-                step=step,
-            )
+        seen = images.part(kept)
+        starts = [[self._start(seen)]] + ([] if init is None else [[init.Lambda_ * size]])
+        (start,) = best_start(lambda Lambda: self._loss(Lambda, seen)[0], starts)
+        if self.batch_size is None or self.batch_size >= len(seen.F):
+            Lambda, stats = self._fit_whole(start, seen, step)
         else:
-            Lambda, stats = self._fit_in_batches(start, data, self.batch_size, step)
-        self.stats_ = replace(stats, backend=matching.name)
+            Lambda, stats = self._fit_in_batches(start, seen, self.batch_size, step)
         with torch.no_grad():
-            _, similarity, align = self._loss(Lambda, data)
-            self.stats_.terms.update(similarity=float(similarity), align=float(align))
+            _, similarity, align = self._loss(Lambda, seen)
+            stats.terms.update(similarity=float(similarity), align=float(align))
             if left_out is not None:
-                out = _Images(F[~kept], w[~kept], self._renormalised(P, ~kept), g[~kept])
-                self.stats_.terms["left_out_similarity"] = float(self._loss(Lambda, out)[1])
+                similarity = self._loss(Lambda, images.part(~kept))[1]
+                stats.terms["left_out_similarity"] = float(similarity)
+        self.stats_ = replace(stats, backend=matching.name)
         self.Lambda_, self.scale_ = Lambda / size, 1.0
         return self
 
@@ -178,10 +172,18 @@ class RegionalProjection(Estimator):
         strength = (x.F @ Lambda.t()).norm(dim=-1).mean()
         return Lambda * (START_STRENGTH / strength.clamp_min(1e-12))
 
-    def _renormalised(self, P: Tensor, chosen: Tensor) -> Tensor:
-        """P among the chosen images, rows summing to 1 again."""
-        part = P[chosen][:, chosen].float()
-        return part / part.sum(1, keepdim=True).clamp_min(1e-30)
+    def _fit_whole(
+        self, start: Tensor, x: _Images, step: Callable[[int, float], None] | None
+    ) -> tuple[Tensor, FitStats]:
+        """L-BFGS on the loss of all images."""
+        (Lambda,), stats = minimise(
+            lambda Lambda: self._loss(Lambda, x)[0],
+            [start],
+            max_evals=self.max_evals,
+            tol=self.tol,
+            step=step,
+        )
+        return Lambda, stats
 
     def _fit_in_batches(
         self,
@@ -202,13 +204,8 @@ class RegionalProjection(Estimator):
             order = torch.randperm(len(x.F), generator=generator)
             batches = order[: len(order) // batch_size * batch_size].split(batch_size)
             for batch in batches:
-                chosen = torch.zeros(len(x.F), dtype=torch.bool)
-                chosen[batch] = True
-                part = _Images(
-                    x.F[chosen], x.w[chosen], self._renormalised(x.P, chosen), x.g[chosen]
-                )
                 optimizer.zero_grad()
-                loss = self._loss(Lambda, part)[0]
+                loss = self._loss(Lambda, x.part(batch.sort().values))[0]
                 loss.backward()
                 optimizer.step()
                 total += float(loss.detach())
@@ -219,7 +216,8 @@ class RegionalProjection(Estimator):
         stopped = f"reached max_evals = {self.max_evals} passes in batches of {batch_size}"
         return Lambda.detach(), FitStats(tuple(losses), time.perf_counter() - clock, stopped)
 
-    def _checked(self, F: Tensor, w: Tensor, P: Tensor, g: Tensor) -> int:
+    def _check(self, F: Tensor, w: Tensor, P: Tensor, g: Tensor) -> None:
+        """Refuse what cannot be fitted, named."""
         if F.ndim != 3:
             raise ValueError(f"F must be [N, R, K], got {tuple(F.shape)}")
         N, R, K = F.shape
@@ -236,7 +234,6 @@ class RegionalProjection(Estimator):
             raise ValueError(f"F: image {int(bad.nonzero()[0])} is not finite; leave it out")
         if bool((F[:1, :1] == F).all()):
             raise ValueError("F: the features of all regions are alike; is this the right layer?")
-        return N
 
 
 class _Images(NamedTuple):
@@ -246,6 +243,12 @@ class _Images(NamedTuple):
     w: Tensor  # [N, R]
     P: Tensor  # [N, N]
     g: Tensor  # [N, dim]
+
+    def part(self, chosen: Tensor) -> _Images:
+        """The same of some images, by mask or index; the rows of P sum to 1 again."""
+        P = self.P[chosen][:, chosen].float()
+        P = P / P.sum(1, keepdim=True).clamp_min(1e-30)
+        return _Images(self.F[chosen], self.w[chosen], P, self.g[chosen])
 
 
 def similarity_loss(

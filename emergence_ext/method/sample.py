@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final, Literal, Self
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.method.frame import Frame, polar, unit_rows
-from emergence_ext.method.solver import FitStats, least_squares, minimise
+from emergence_ext.method.solver import FitStats, least_squares, minimise, require_finite
 from emergence_ext.method.vmf import ExactKappa, Kappa, log_mode_density
 from emergence_ext.settings import Settings
 from emergence_ext.store import Estimator
@@ -104,14 +104,7 @@ class SampleProjection(Estimator):
         """
         f, P = self._checked(f, z)
         clock = time.perf_counter()
-        generator = torch.Generator().manual_seed(self.random_state)
-        for attempt in range(RESTARTS):
-            if init is not None and attempt == 0:
-                M, frame = init.M_, init.frame_
-            else:
-                directions = spread_directions(f, P, self.dim, generator if attempt else None)
-                frame = Frame(P.mean(0), directions, self.kappa(self.dim))
-                M = least_squares(f, START_STRENGTH * (P @ directions))
+        for M, frame in self._starts(f, P, init):
             M, frame, losses, stopped = self._alternate(f, P, M, frame)
             cosine = mean_cosine(frame.directions)
             if cosine <= COLLAPSE:
@@ -127,9 +120,8 @@ class SampleProjection(Estimator):
             )
         seconds = time.perf_counter() - clock
         self.M_, self.frame_ = M, frame
-        self.stats_ = FitStats(
-            tuple(losses), seconds, stopped, {"mean_cosine": cosine, "kl": self._kl(f, P)}
-        )
+        terms = {"mean_cosine": cosine, "kl": float(divergence(f @ M.t(), P, frame))}
+        self.stats_ = FitStats(tuple(losses), seconds, stopped, terms)
         return self
 
     def refit(self, f: Tensor, z: Tensor) -> SampleProjection:
@@ -149,13 +141,14 @@ class SampleProjection(Estimator):
         C = len(self.priors_)
         if P.shape[1] != C:
             raise ValueError(f"z: {P.shape[1]} categories, but the frame has {C}")
-        start = least_squares(f, START_STRENGTH * (P @ self.directions_))
         rounds = len(self.stats_.losses)
         evals = self.stats_.terms.get("evaluations", rounds * EVALS_PER_ROUND)
         new = type(self)(**self._parameters())
         new.frame_ = self.frame_
+        start = towards(f, P, self.directions_)
         new.M_, new.stats_ = self._descend(f, P, start, self.frame_, int(evals))
-        new.stats_.terms.update(kl=new._kl(f, P), evaluations=evals)  # also of its refits
+        kl = float(divergence(f @ new.M_.t(), P, self.frame_))
+        new.stats_.terms.update(kl=kl, evaluations=evals)  # also of its refits
         return new
 
     def transform(self, f: Tensor) -> Tensor:
@@ -178,9 +171,26 @@ class SampleProjection(Estimator):
         """`mu`, `[C, dim]`."""
         return self.frame_.directions
 
+    def _starts(
+        self, f: Tensor, P: Tensor, init: SampleProjection | None
+    ) -> Iterator[tuple[Tensor, Frame]]:
+        """Projections and frames to begin from: `init` or well-spread directions, then random ones.
+
+        Each is computed when it is asked for.
+        """
+        generator = torch.Generator().manual_seed(self.random_state)
+        for attempt in range(RESTARTS):
+            if init is not None and attempt == 0:
+                yield init.M_, init.frame_
+            else:
+                directions = spread_directions(f, P, self.dim, generator if attempt else None)
+                frame = Frame(P.mean(0), directions, self.kappa(self.dim))
+                yield towards(f, P, directions), frame
+
     def _alternate(
         self, f: Tensor, P: Tensor, M: Tensor, frame: Frame
     ) -> tuple[Tensor, Frame, list[float], str]:
+        """EM steps for the frame in turn with descents for M: both, the losses, why it stopped."""
         losses: list[float] = []
         best = M, frame
         stopped = f"reached max_rounds = {self.max_rounds}"
@@ -201,24 +211,19 @@ class SampleProjection(Estimator):
     def _descend(
         self, f: Tensor, P: Tensor, M: Tensor, frame: Frame, max_evals: int
     ) -> tuple[Tensor, FitStats]:
+        """Lower `mean_i KL[P || Q_M] + strength_prior * mean_i |g_i|^2` over M, the frame held."""
         scale = f.square().mean().sqrt()  # so that the first step of the solver fits any network
 
         def objective(scaled: Tensor) -> Tensor:
-            return self._objective((f / scale) @ scaled.t(), P, frame)
+            g = (f / scale) @ scaled.t()
+            prior = self.strength_prior * g.square().sum(1).mean()
+            return divergence(g, P, frame) + prior
 
         (scaled,), stats = minimise(objective, [M * scale], max_evals=max_evals, tol=self.tol)
         return scaled / scale, stats
 
-    def _objective(self, g: Tensor, P: Tensor, frame: Frame) -> Tensor:
-        """`mean_i KL[P || Q_M] + strength_prior * mean_i |g_i|^2`."""
-        kl = (torch.xlogy(P, P) - P * frame.log_posterior(g)).sum(1).mean()
-        return kl + self.strength_prior * g.square().sum(1).mean()
-
-    def _kl(self, f: Tensor, P: Tensor) -> float:
-        log_q = self.frame_.log_posterior(self.transform(f))
-        return float((torch.xlogy(P, P) - P * log_q).sum(1).mean())
-
     def _checked(self, f: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample features and the network's `P(y|x)`, `[N, C]`, where both are usable."""
         if f.ndim != 2 or z.ndim != 2 or len(f) != len(z):
             raise ValueError(
                 f"f must be [N, E] and z [N, C]; got {tuple(f.shape)} and {tuple(z.shape)}"
@@ -231,12 +236,7 @@ class SampleProjection(Estimator):
             raise ValueError(
                 f"dim = {self.dim} is more than the E = {f.shape[1]} of f; choose a smaller dim"
             )
-        for name, x in (("f", f), ("z", z)):
-            if not bool(torch.isfinite(x).all()):
-                bad = int((~torch.isfinite(x)).any(1).nonzero()[0])
-                raise ValueError(
-                    f"{name}: image {bad} is not finite; leave it out or check the network"
-                )
+        require_finite(f=f, z=z)
         if bool((f == f[:1]).all()):
             raise ValueError("f: the features of all images are alike; is this the right layer?")
         f = f.detach().float()
@@ -268,6 +268,16 @@ def em_step(g: Tensor, frame: Frame, responsibilities: Tensor | None = None) -> 
     )
     priors = r.mean(0).clamp_min(1e-12)
     return replace(frame, priors=priors / priors.sum(), directions=directions)
+
+
+def divergence(g: Tensor, P: Tensor, frame: Frame) -> Tensor:
+    """`mean_i KL[P_i || Q_M(.|x_i)]` (Eq. 6) of `g [N, dim]` and `P [N, C]`, a scalar."""
+    return (torch.xlogy(P, P) - P * frame.log_posterior(g)).sum(1).mean()
+
+
+def towards(f: Tensor, P: Tensor, directions: Tensor) -> Tensor:
+    """The least-squares map of sample features `[N, E]` to their P-weighted directions."""
+    return least_squares(f, START_STRENGTH * (P @ directions))
 
 
 def mixture_log_likelihood(g: Tensor, frame: Frame) -> float:

@@ -127,3 +127,17 @@ def least_squares(x: Tensor, target: Tensor) -> Tensor:
     ridge = 1e-3 * gram.diagonal().mean()
     gram.diagonal().add_(ridge)
     return torch.linalg.solve(gram, (x.t() @ target).double()).t().to(x.dtype).contiguous()
+
+
+def require_finite(**arrays: Tensor) -> None:
+    """Refuse features and logits `[N, ...]` that are not finite.
+
+    Raises:
+        ValueError: the argument and its first such image, named.
+    """
+    for name, x in arrays.items():
+        if not bool(torch.isfinite(x).all()):
+            bad = int((~torch.isfinite(x)).flatten(1).any(1).nonzero()[0])
+            raise ValueError(
+                f"{name}: image {bad} is not finite; leave it out or check the network"
+            )

@@ -124,7 +124,9 @@ class FinishedRun:
         return importance_strength(
             last.layers[e.layers[-1]][chosen],
             e.w[-1, -1],
-            image_similarity(last.z[chosen], e.frame.kappa_p, include_self=settings.include_self),
+            image_similarity(
+                last.z[chosen], e.frame.solved_kappa_p, include_self=settings.include_self
+            ),
             e.g[-1, chosen],
             e.frame,
             alphas,

@@ -116,9 +116,8 @@ class FixedFrame:
         """
         settings, chosen = self.settings, self.region_images
         g = samples.transform(features.f)
-        assert self.frame.kappa_p is not None
         P = image_similarity(
-            features.z[chosen], self.frame.kappa_p, include_self=settings.include_self
+            features.z[chosen], self.frame.solved_kappa_p, include_self=settings.include_self
         )
         importance: dict[str, RegionImportance] = {}
         regional: dict[str, RegionalProjection] = {}

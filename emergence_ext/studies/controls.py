@@ -100,7 +100,7 @@ def controls(run: FinishedRun, subject: Subject, *, backend: Backend = "auto") -
         return emergence(
             [checkpoint, *after],
             settings,
-            kappa_p=run.emergence.frame.kappa_p,
+            kappa_p=run.emergence.frame.solved_kappa_p,
             folder=inside.fits.path,
             backend=backend,
         )

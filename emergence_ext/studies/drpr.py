@@ -10,7 +10,7 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
-from emergence_ext.method import FitStats
+from emergence_ext.method import FitStats, require_finite
 from emergence_ext.settings import Settings
 from emergence_ext.store import Estimator
 
@@ -158,12 +158,7 @@ class DRPR(Estimator):
             )
         if z.shape[1] < 2:
             raise ValueError("z: one category leaves nothing to reproduce; give two or more logits")
-        for name, x in (("f", f), ("z", z)):
-            if not bool(torch.isfinite(x).all()):
-                bad = int((~torch.isfinite(x)).any(1).nonzero()[0])
-                raise ValueError(
-                    f"{name}: image {bad} is not finite; leave it out or check the network"
-                )
+        require_finite(f=f, z=z)
         if bool((f == f[:1]).all()):
             raise ValueError("f: the features of all images are alike; is this the right layer?")
         return f.detach().float(), torch.softmax(z.detach().float() / self.softening, dim=1)

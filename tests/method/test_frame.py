@@ -84,7 +84,9 @@ def test_gradients_of_polar_are_those_of_finite_differences() -> None:
 
 def test_kappa_p_is_added_to_a_copy() -> None:
     frame = _frame()
-    assert frame.with_kappa_p(20).kappa_p == 20.0 and frame.kappa_p is None
+    assert frame.with_kappa_p(20).solved_kappa_p == 20.0 and frame.kappa_p is None
+    with pytest.raises(ValueError, match="kappa_p is not solved yet"):
+        _ = frame.solved_kappa_p
 
 
 @pytest.mark.parametrize("kappa", [ExactKappa(3, base=50.0), MonteCarloKappa(3, samples=50)])

@@ -147,8 +147,7 @@ def test_lambda_may_start_from_its_neighbours_and_w_never_does(
     assert all(init is not None for init in inits[2:]) and len(inits) == 6
     # w stops early: a start that is further on would end further on.
     first = feature_set(LEARNED[0], 60)
-    assert quick.frame.kappa_p is not None
-    P = image_similarity(first.z[quick.region_images], quick.frame.kappa_p)
+    P = image_similarity(first.z[quick.region_images], quick.frame.solved_kappa_p)
     alone = RegionImportance(max_evals=QUICK.importance_evals)
     alone.fit(list(first.layers.values())[1][quick.region_images], P)
     assert torch.equal(alone.w_, quick.w[0, 1])
