@@ -98,9 +98,12 @@ def attributions(
                 else:
                     _draw_map(axes, batch[index], pixels[index], name in laid_over)
             if beside > 1:
-                r = rho[k, index]
-                write_above(axes, f"ρ {signed_text(r)}" if np.isfinite(r) else "ρ none", 6.5)
+                write_above(axes, _rank_text(rho[k, index]), 6.5)
     return figure
+
+
+def _rank_text(rho: float) -> str:
+    return f"ρ {signed_text(rho)}" if np.isfinite(rho) else "ρ none"
 
 
 def _name_method(axes: Axes, name: str, lefts: Sequence[float]) -> None:
