@@ -54,7 +54,7 @@ def ablation(
     """
     sizes = Sizes("ablation")
     which = sizes.names("factors", factors, "V")
-    told = [literal_name(x, 18) for x in sizes.names("levels", levels, "V")]
+    labels = [literal_name(x, 18) for x in sizes.names("levels", levels, "V")]
     value, low, high = sizes.band("r", r, "V")
     raw = sizes.numbers("raw_r", raw_r, "V")
     usual = sizes.flags("default", default, "V")
@@ -81,7 +81,7 @@ def ablation(
         for axes, row in zip(grid, column, strict=True):
             axes.set_title(literal_name(which[row[0]], 40))
             _draw_factor(axes, np.stack([value, low, high, raw])[:, row], usual[row], published)
-            axes.set_yticks(range(len(row)), [told[i] for i in row])
+            axes.set_yticks(range(len(row)), [labels[i] for i in row])
             axes.set_ylim(len(row) - 0.4, -0.6)
             axes.set_xticks(ticks)
             axes.set_xlim(*limits)
@@ -121,8 +121,8 @@ def _legend(figure: Figure, has_band: bool) -> None:
         Line2D([], [], color=ACCENT, marker="o", ms=4.4, lw=1.5),
         Line2D([], [], color=CONTRAST, marker="D", ms=3.8, mfc="none", linestyle=""),
     ]
-    told = ["projected |h|, mean and 95 % interval over images (bold: default)", "raw |F|"]
+    labels = ["projected |h|, mean and 95 % interval over images (bold: default)", "raw |F|"]
     if has_band:
         handles.append(Patch(color=FAINT))
-        told.append("the paper's networks")
-    figure.legend(handles, told, loc="outside lower center", ncols=len(told))
+        labels.append("the paper's networks")
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))

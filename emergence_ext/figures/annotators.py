@@ -57,7 +57,7 @@ def confusions(confusion: Any, titles: Sequence[str], categories: Sequence[str])
         axes.set_xlabel("says")
         axes.grid(False)
         if len(names) <= _NUMBERED:
-            _write(axes, share, [[f"{c:.0f}" if c else "" for c in row] for row in count])
+            _write_cells(axes, share, [[f"{c:.0f}" if c else "" for c in row] for row in count])
     panels[0].set_ylabel("true category")
     bar = figure.colorbar(colored, ax=list(panels), shrink=0.7, pad=0.01, aspect=30)
     bar.set_label("share of the true category")
@@ -88,7 +88,7 @@ def agreement(cohen: Any, raters: Sequence[str]) -> Figure:
     axes.grid(False)
     if len(names) <= _NUMBERED:
         text = [[f"{k:.2f}".replace("-", "\u2212") if k == k else "" for k in row] for row in kappa]
-        _write(axes, np.abs(kappa), text)
+        _write_cells(axes, np.abs(kappa), text)
     figure.colorbar(colored, ax=axes, shrink=0.7)
     return figure
 
@@ -163,7 +163,7 @@ def _draw_bars(figure: Figure, p: Array, shares: Array, names: Sequence[str], pl
             axes.text(value + 0.02, y, f"{value:.2f}", va="center", fontsize=5.5, color=MUTED)
 
 
-def _write(axes: Any, dark: Array, text: list[list[str]]) -> None:
+def _write_cells(axes: Any, dark: Array, text: list[list[str]]) -> None:
     """Write a text into each cell, white where the cell is dark."""
     for i, line in enumerate(text):
         for j, word in enumerate(line):

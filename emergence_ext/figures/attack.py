@@ -8,13 +8,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 
 from emergence_ext.figures.images import (
     as_pixels,
-    cell_size,
+    cover,
     outline,
     pale,
     region_maps,
@@ -28,10 +27,10 @@ from emergence_ext.figures.style import (
     INK,
     MUTED,
     PAGE,
+    axes_note,
     category_style,
     literal_name,
     new_figure,
-    note,
     styled,
     way_name,
 )
@@ -211,7 +210,7 @@ def attack_utility(utility: Sequence[Any], layers: Sequence[str], *, tau: float 
             continue
         color = category_style(0)
         axes.hist(x, _BINS, range=(0, 1), color=color.color, edgecolor=color.edge, lw=0.4)
-        note(axes, f"{x.size:,} regions, {(x > tau).mean():.0%} above {tau:g}", inside=True)
+        axes_note(axes, f"{x.size:,} regions, {(x > tau).mean():.0%} above {tau:g}", inside=True)
         _counts(axes, name)
         axes.set_ylim(top=1.18 * axes.get_ylim()[1])  # room for the note
     for axes in panels[len(names) :]:
@@ -268,7 +267,7 @@ def attack_images(
         show_image(panels[1], np.clip(0.5 + (attacked[index] - clean[index]) / (2 * eps), 0, 1))
         for axes, state, image in zip(panels[2:], (0, 1), (clean, attacked), strict=True):
             show_image(axes, pale(image[index]))
-            _mark(axes, maps[0][state][index], maps[1][state][index])
+            _mark_important(axes, maps[0][state][index], maps[1][state][index])
         added = f"added, ±{255 * eps:.3g}/255"
         for axes, title in zip(panels, ("image", added, "before", "after"), strict=True):
             axes.text(0, 1.03, title, transform=axes.transAxes, fontsize=6.5, color=MUTED)
@@ -280,18 +279,11 @@ def attack_images(
     return figure
 
 
-def _mark(axes: Axes, original: Array, adversarial: Array) -> None:
+def _mark_important(axes: Axes, original: Array, adversarial: Array) -> None:
     """Mark regions `[H, W]` that are important for the one and the other category."""
-    scale = cell_size(axes, original.shape)
     with matplotlib.rc_context({"hatch.linewidth": 0.7}):
-        for cells, color, hatch in ((original, ACCENT, ""), (adversarial, CONTRAST, "//////")):
-            squares = [Rectangle(tuple(at * scale), *scale) for at in np.argwhere(cells)[:, ::-1]]
-            kind = {"facecolor": color, "alpha": 0.4} if not hatch else {"facecolor": "none"}
-            axes.add_collection(
-                PatchCollection(
-                    squares, edgecolor=color, linewidth=0, hatch=hatch or None, zorder=2, **kind
-                )
-            )
+        cover(axes, original, facecolor=ACCENT, edgecolor=ACCENT, alpha=0.4)
+        cover(axes, adversarial, facecolor="none", edgecolor=CONTRAST, hatch="//////")
     outline(axes, original | adversarial)
 
 

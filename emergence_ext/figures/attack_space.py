@@ -13,14 +13,12 @@ from matplotlib.lines import Line2D
 
 from emergence_ext.figures.attack import TYPE_MEANINGS
 from emergence_ext.figures.inputs import Array, Sizes
-from emergence_ext.figures.samples import MARGIN, panel_grid
+from emergence_ext.figures.samples import panel_grid
 from emergence_ext.figures.space import (
     Camera,
     best_cameras,
-    draw_rays,
-    draw_strength_scale,
     onto_rim,
-    open_panel,
+    open_frame,
     strength_reach,
 )
 from emergence_ext.figures.style import (
@@ -30,12 +28,12 @@ from emergence_ext.figures.style import (
     MUTED,
     PAGE,
     PAPER,
+    axes_note,
     category_legend,
     figure_note,
     inch_axes,
     legend_height,
     new_figure,
-    note,
     ordered_colors,
     styled,
     way_name,
@@ -43,7 +41,7 @@ from emergence_ext.figures.style import (
 
 # Mark, line and sign in the text of the examples of a type.
 _LINES = (("o", "-", "●"), ("s", "--", "■"), ("^", ":", "▲"))
-_TOLD = (
+_HOW = (
     "Ring: the clean image. Filled mark: the end of the attack; paths darken towards it. "
     "Bold rays: the categories before and after."
 )
@@ -78,22 +76,22 @@ def attack_paths(
     mu = sizes.directions(directions)
     names = sizes.names("categories", categories, "C")
     steps = sizes.spatial("path", path, "T n R dim")
-    drawn = sizes.flags("important", important, "n R")
+    marked = sizes.flags("important", important, "n R")
     before, after = (sizes.labels(x, names, "n") for x in (original, adversarial))
-    reach = strength_reach(steps[:, drawn])
+    reach = strength_reach(steps[:, marked])
     camera = best_cameras(mu)[0]
     titles = [way_name(names[a], names[b], 28) for a, b in zip(before, after, strict=True)]
-    figure, panels = panel_grid(titles, names, f"{_TOLD} The sphere marks |h| = {reach:g}.")
+    figure, panels = panel_grid(titles, names, f"{_HOW} The sphere marks |h| = {reach:g}.")
     for index, axes in enumerate(panels):
-        members = np.flatnonzero(drawn[index])
+        members = np.flatnonzero(marked[index])
         moved = np.linalg.norm(steps[-1, index] - steps[0, index], axis=-1)
         chosen = members[np.argsort(-moved[members], kind="stable")][:max_paths]
-        _open(axes, camera, mu, reach, [before[index], after[index]])
+        _open_with_bold(axes, camera, mu, reach, [before[index], after[index]])
         _draw_paths(axes, camera, steps[:, index, chosen], reach)
-        told = f"{len(members)} important regions"
+        count = f"{len(members)} important regions"
         if len(members) > len(chosen):
-            told += f", the {len(chosen)} that move farthest"
-        note(axes, told if len(members) else "no region is important before or after")
+            count += f", the {len(chosen)} that move farthest"
+        axes_note(axes, count if len(members) else "no region is important before or after")
     return figure
 
 
@@ -142,27 +140,13 @@ def attack_types(
         below = inch_axes(
             figure, 0.5 + column * (PAGE - 0.5) / 4, head + side + gap, side - 0.3, lower
         )
-        title, _, told = meaning.partition(": ")
-        axes.set_title(title.capitalize(), x=0.02, pad=24)
-        told = told.replace(", ", ",\n")
-        axes.text(0.02, 1.155, told, transform=axes.transAxes, va="top", fontsize=6.5, color=MUTED)
+        _write_meaning(axes, meaning)
         members = np.flatnonzero(kinds == column + 1)[: len(_LINES)]
-        _open(axes, camera, mu, reach, {int(c) for i in members for c in (before[i], after[i])})
+        _open_with_bold(
+            axes, camera, mu, reach, {int(c) for i in members for c in (before[i], after[i])}
+        )
         _draw_paths(axes, camera, steps[:, members], reach, [mark for mark, *_ in _LINES])
-        below.axhline(tau, color=MUTED, lw=0.6, ls="--")
-        for member, (mark, line, _) in zip(members, _LINES, strict=False):
-            for category, color in ((0, ACCENT), (1, CONTRAST)):
-                below.plot(
-                    sure[category, :, member],
-                    color=color,
-                    ls=line,
-                    marker=mark,
-                    markevery=[sizes["T"] - 1],
-                    ms=3.5,
-                    lw=1.1,
-                    clip_on=False,
-                )
-        below.set(ylim=(0, 1), xlim=(0, max(sizes["T"] - 1, 1)), xlabel="step")
+        _draw_certainty(below, sure[:, :, members], tau)
         if column == 0:
             below.set_ylabel("p(category | h)")
         else:
@@ -172,39 +156,55 @@ def attack_types(
             for i, (*_, sign) in zip(members, _LINES, strict=False)
         ]
         axes.text(
-            0.02,
-            0,
-            "\n".join(ways) or "no such region in this layer",
-            transform=axes.transAxes,
-            va="top",
-            fontsize=6.5,
-            color=MUTED,
-        )
-    category_legend(figure, categories)
-    handles = [Line2D([], [], color=color) for color in (ACCENT, CONTRAST)]
-    figure.legend(
-        handles,
-        ["p of the original category", "p of the adversarial category"],
-        loc="lower center",
-        bbox_to_anchor=(0.5, (key + 0.3) / figure.get_size_inches()[1]),
-        ncols=2,
-        borderaxespad=0.1,
-    )
-    figure_note(
-        figure,
-        f"{_TOLD}\nThe sphere marks |h| = {reach:g}. A mark and its line are one region.",
-        key,
-    )
+            0.02, 0, "\n".join(ways) or "no such region in this layer", transform=axes.transAxes,
+            va="top", fontsize=6.5, color=MUTED,
+        )  # fmt: skip
+    _draw_keys(figure, categories, key)
+    remark = f"{_HOW}\nThe sphere marks |h| = {reach:g}. A mark and its line are one region."
+    figure_note(figure, remark, key)
     return figure
 
 
-def _open(axes: Axes, camera: Camera, mu: Array, reach: float, bold: Any) -> None:
+def _write_meaning(axes: Axes, meaning: str) -> None:
+    title, _, explanation = meaning.partition(": ")
+    axes.set_title(title.capitalize(), x=0.02, pad=24)
+    axes.text(
+        0.02, 1.155, explanation.replace(", ", ",\n"), transform=axes.transAxes, va="top",
+        fontsize=6.5, color=MUTED,
+    )  # fmt: skip
+
+
+def _draw_certainty(axes: Axes, p: Array, tau: float) -> None:
+    """Draw p of both categories, `[2, T, m]`, over the steps."""
+    last = p.shape[1] - 1
+    axes.axhline(tau, color=MUTED, lw=0.6, ls="--")
+    for member, (mark, line, _) in zip(range(p.shape[2]), _LINES, strict=False):
+        for category, color in ((0, ACCENT), (1, CONTRAST)):
+            axes.plot(
+                p[category, :, member], color=color, ls=line, marker=mark, markevery=[last],
+                ms=3.5, lw=1.1, clip_on=False,
+            )  # fmt: skip
+    axes.set(ylim=(0, 1), xlim=(0, max(last, 1)), xlabel="step")
+
+
+def _draw_keys(figure: Figure, categories: Sequence[str], height: float) -> None:
+    """Draw the key of categories, `height` inches, and the one of both lines above it."""
+    category_legend(figure, categories)
+    figure.legend(
+        [Line2D([], [], color=color) for color in (ACCENT, CONTRAST)],
+        ["p of the original category", "p of the adversarial category"],
+        loc="lower center",
+        bbox_to_anchor=(0.5, (height + 0.3) / figure.get_size_inches()[1]),
+        ncols=2,
+        borderaxespad=0.1,
+    )
+
+
+def _open_with_bold(axes: Axes, camera: Camera, mu: Array, reach: float, bold: Any) -> None:
     """Make a panel of the frame, with the rays of some categories bold."""
     strengths = np.full(len(mu), np.nan)
     strengths[list(bold)] = reach
-    open_panel(axes, MARGIN * reach)
-    draw_strength_scale(axes, camera, reach)
-    draw_rays(axes, camera, mu, reach, strengths, width=1.4)
+    open_frame(axes, camera, mu, reach, strengths, width=1.4)
 
 
 def _draw_paths(

@@ -16,10 +16,10 @@ from emergence_ext.figures.style import (
     ACCENT,
     MUTED,
     PAGE,
+    axes_note,
     inch_axes,
     literal_name,
     new_figure,
-    note,
     styled,
 )
 
@@ -77,7 +77,7 @@ def accuracy_by_attribute(panels: Mapping[str, AttributePanel], overall: float) 
         left, top = _LEFT + column * (width + _BETWEEN), row * step + _HEAD
         axes = inch_axes(figure, left, top, width, _HEIGHT)
         axes.axhline(overall, color=MUTED, lw=0.7, ls=(0, (4, 3)), zorder=0)
-        _groups(axes, panel)
+        _draw_groups(axes, panel)
         axes.set(title=literal_name(title, 32), ylim=(bottom, 1 + 0.15 * (1 - bottom)))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         if column:
@@ -85,22 +85,22 @@ def accuracy_by_attribute(panels: Mapping[str, AttributePanel], overall: float) 
         else:
             axes.set_ylabel("accuracy")
         if panel.examples is not None:
-            _examples(figure, panel.examples, left, top + _HEIGHT + 0.26, width)
+            _draw_examples(figure, panel.examples, left, top + _HEIGHT + 0.26, width)
     return figure
 
 
-def _groups(axes: Axes, panel: AttributePanel) -> None:
+def _draw_groups(axes: Axes, panel: AttributePanel) -> None:
     sizes = Sizes("accuracy_by_attribute")
-    value, low, high = (sizes.numbers("accuracy", end, "B") for end in panel.accuracy)
+    value, low, high = sizes.band("accuracy", panel.accuracy, "B")
     counts = sizes.numbers("images", panel.images, "B")
     if panel.names:
         names = sizes.names("names", panel.names, "B")
         x = np.arange(len(names), dtype=float)
         slanted = len(names) > 3
-        told = [f"{literal_name(n, 12)} ({c:.0f})" for n, c in zip(names, counts, strict=True)]
+        labels = [f"{literal_name(n, 12)} ({c:.0f})" for n, c in zip(names, counts, strict=True)]
         axes.set_xticks(
             x,
-            told,
+            labels,
             rotation=30 if slanted else 0,
             ha="right" if slanted else "center",
             rotation_mode="anchor",
@@ -113,13 +113,13 @@ def _groups(axes: Axes, panel: AttributePanel) -> None:
         axes.hlines(value, spans[:, 0], spans[:, 1], color=ACCENT, lw=1.0, alpha=0.5)
         axes.margins(x=0.04)
         few, many = f"{counts.min():.0f}", f"{counts.max():.0f}"
-        told_few = f"{few} to {many}" if few != many else few
-        note(axes, f"{told_few} images a group", inside=True)
+        count = f"{few} to {many}" if few != many else few
+        axes_note(axes, f"{count} images a group", inside=True)
     axes.vlines(x, low, high, color=ACCENT, lw=1.8, alpha=0.45)
     axes.plot(x, value, "o", color=ACCENT, ms=4, mec="white", mew=0.5)
 
 
-def _examples(figure: Figure, images: Any, left: float, top: float, width: float) -> None:
+def _draw_examples(figure: Figure, images: Any, left: float, top: float, width: float) -> None:
     pixels: Array = as_pixels(Sizes("accuracy_by_attribute"), images)
     side = min(_PICTURE - 0.02, width / len(pixels) - 0.03)
     gap = (width - side) / max(1, len(pixels) - 1)

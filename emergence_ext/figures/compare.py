@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from emergence_ext.figures.images import as_pixels, heat, outline, pale, region_maps, show_image
 from emergence_ext.figures.inputs import Array, Band, Sizes
@@ -16,7 +15,6 @@ from emergence_ext.figures.style import (
     INK,
     MUTED,
     PAGE,
-    PAPER,
     category_legend,
     category_style,
     display_name,
@@ -26,7 +24,7 @@ from emergence_ext.figures.style import (
     new_figure,
     styled,
 )
-from emergence_ext.figures.tiles import ImageGrid, write_below
+from emergence_ext.figures.tiles import ImageGrid, put_box, write_below
 
 _LAYOUT: dict[str, Any] = {"edges": (0.08, 0.08), "head": 0.2}  # inches
 _SPREAD = 0.3  # how far the categories stand beside their layer
@@ -148,9 +146,11 @@ def moved_regions(
         _name_image(layout.head_axes(figure, index, layout.side), names[y[index]], int(y[index]))
         axes = layout.axes(figure, index)
         show_image(axes, picture)
-        _box(axes, boxes[index], "-")
+        # A data unit of the image's axes is a pixel.
+        unit = ((1, 1), (0, 0, 1, 1), (2.2, 1.0))
+        put_box(axes, boxes[index], *unit)
         if wide is not None:
-            _box(axes, wide[index], (0, (2, 2)))
+            put_box(axes, wide[index], *unit, ls=(0, (2, 2)))
         before, after = states[index]
         lines = [f"moved {far[index]:.2g}, p {p[index, 0]:.2f} \u2192 {p[index, 1]:.2f}"]
         lines += [display_name(before, limit), f"\u2192 {display_name(after, limit - 2)}"]
@@ -230,23 +230,6 @@ def _name_image(axes: Axes, name: str, category: int) -> None:
     axes.plot(0.05, 0.07, look.marker, color=look.color, mec=look.edge, ms=4, mew=0.4)
     limit = max(6, int((axes.get_xlim()[1] - 0.12) / 0.06))
     axes.text(0.12, 0.07, display_name(name, limit), va="center", fontsize=7)
-
-
-def _box(axes: Axes, box: Array, style: Any) -> None:
-    """Draw a box of pixels in white on black, so that it shows on any image."""
-    top, left, bottom, right = box
-    for color, width in ((INK, 2.2), (PAPER, 1.0)):
-        axes.add_patch(
-            Rectangle(
-                (left, top),
-                right - left,
-                bottom - top,
-                fill=False,
-                color=color,
-                lw=width,
-                ls=style if color == PAPER else "-",
-            )
-        )
 
 
 def _cross(axes: Axes, cells: Array) -> None:

@@ -26,6 +26,7 @@ from emergence_ext.figures.style import (
     inch_axes,
     legend_height,
     new_figure,
+    scatter_categories,
     styled,
 )
 
@@ -119,8 +120,8 @@ def confidence_map(
     if (g is None) != (labels is None):
         raise ValueError("confidence_map: g and labels belong together, got one of them")
     points, y = np.zeros((0, 3)), np.zeros(0, dtype=np.int64)
-    told = "Colour: the most probable category, the deeper the surer. Lines: its probability.\n"
-    told += "Named marks: category directions."
+    remark = "Colour: the most probable category, the deeper the surer. Lines: its probability.\n"
+    remark += "Named marks: category directions."
     if g is not None:
         points, y = sizes.spatial("g", g, "N dim"), sizes.labels(labels, names)
         total = len(points)
@@ -128,13 +129,13 @@ def confidence_map(
         good = np.isfinite(points).all(axis=1) & (np.linalg.norm(points, axis=1) > 0)
         kept = kept[good[kept]]
         points, y = points[kept], y[kept]
-        told += f" Other marks: {len(y):,} of {total:,} samples, by their true category."
-    drawing = _plane if sizes["dim"] == 2 else _sphere
-    return drawing(places, values, mu, names, points, y, told)
+        remark += f" Other marks: {len(y):,} of {total:,} samples, by their true category."
+    drawing = _draw_plane if sizes["dim"] == 2 else _draw_sphere
+    return drawing(places, values, mu, names, points, y, remark)
 
 
-def _plane(
-    grid: Array, p: Array, mu: Array, names: Sequence[str], points: Array, y: Array, told: str
+def _draw_plane(
+    grid: Array, p: Array, mu: Array, names: Sequence[str], points: Array, y: Array, remark: str
 ) -> Figure:
     """Draw the plane, with the circle of the marked strength."""
     reach = float(grid[..., 0].max()) / _AROUND
@@ -147,7 +148,7 @@ def _plane(
     axes.grid(False)
     axes.set_xlabel(f"g, first coordinate (circle: |g| = {reach:.3g})", labelpad=2)
     axes.set_ylabel("g, second coordinate", labelpad=1)
-    _fill(axes, grid[..., 0], grid[..., 1], p)
+    _draw_classification(axes, grid[..., 0], grid[..., 1], p)
     camera = best_cameras(mu)[0]
     turn = np.linspace(0, 2 * np.pi, 181)
     axes.plot(reach * np.cos(turn), reach * np.sin(turn), color=MUTED, lw=0.6, ls=":")
@@ -156,12 +157,12 @@ def _plane(
     draw_rays(axes, camera, mu, reach)
     _name_ends(axes, reach * mu[:, :2], names)
     category_legend(figure, names)
-    figure_note(figure, told, key + 0.03)
+    figure_note(figure, remark, key + 0.03)
     return figure
 
 
-def _sphere(
-    grid: Array, p: Array, mu: Array, names: Sequence[str], points: Array, y: Array, told: str
+def _draw_sphere(
+    grid: Array, p: Array, mu: Array, names: Sequence[str], points: Array, y: Array, remark: str
 ) -> Figure:
     """Draw the sphere of one strength, all around the direction from which samples are seen."""
     strength = float(np.linalg.norm(grid[0, 0]))
@@ -183,32 +184,20 @@ def _sphere(
     )
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
-    _fill(axes, *_angles(camera.axes, grid), p)
+    _draw_classification(axes, *_angles(camera.axes, grid), p)
     if len(points):
-        longitude, latitude = _angles(camera.axes, points)
-        for category in np.unique(y):
-            look, chosen = category_style(int(category)), y == category
-            axes.scatter(
-                longitude[chosen],
-                latitude[chosen],
-                s=6,
-                marker=look.marker,
-                color=look.color,
-                edgecolors=[look.edge],
-                linewidths=0.3,
-                zorder=4,
-            )
+        scatter_categories(axes, *_angles(camera.axes, points), y, s=6, linewidths=0.3, zorder=4)
     ends = np.stack(_angles(camera.axes, mu), axis=1)
     for index, (x, level) in enumerate(ends):
         look = category_style(index)
         axes.plot(x, level, look.marker, color=look.color, mec=PAPER, ms=9, mew=1.2, zorder=5)
     _name_ends(axes, ends, names)
     category_legend(figure, names)
-    figure_note(figure, told, key + 0.03)
+    figure_note(figure, remark, key + 0.03)
     return figure
 
 
-def _fill(axes: Axes, x: Array, y: Array, p: Array) -> None:
+def _draw_classification(axes: Axes, x: Array, y: Array, p: Array) -> None:
     """Tint every place by its most probable category, and draw and number the contours."""
     best, sure = p.argmax(axis=-1), p.max(axis=-1)
     depth = np.digitize(sure, LEVELS)  # [rows, columns], 0..len(LEVELS)
@@ -232,14 +221,14 @@ def _fill(axes: Axes, x: Array, y: Array, p: Array) -> None:
     present = [level for level in LEVELS if sure.min() < level < sure.max()]
     if present:
         lines = axes.contour(x, y, sure, levels=present, colors=INK, linewidths=0.5, zorder=1)
-        _number(axes, lines)
+        _number_contours(axes, lines)
 
 
-def _number(axes: Axes, lines: ContourSet) -> None:
+def _number_contours(axes: Axes, lines: ContourSet) -> None:
     """Write the level on every contour that is longer than its number is wide.
 
-    matplotlib's `clabel` fails on a contour whose label it puts at the first vertex, which depends
-    on the data, and with it a whole run would fail.
+    matplotlib's `clabel` is not used: it raises on a contour whose label it puts at the first
+    vertex, which depends on the data (12 of 120 random fields), and with it a whole run would fail.
     """
     halo = [withStroke(linewidth=1.5, foreground=PAPER)]
     for level, path in zip(lines.levels, lines.get_paths(), strict=True):

@@ -17,10 +17,11 @@ from emergence_ext.figures.style import (
     CONTRAST,
     INK,
     PAGE,
+    axes_note,
     category_legend,
-    category_style,
+    correlation_text,
     new_figure,
-    note,
+    scatter_categories,
     signed_text,
     styled,
 )
@@ -60,22 +61,23 @@ def strength_entropy(
     names = sizes.names("categories", categories, "C")
     y = sizes.labels(labels, names)
     h = sizes.numbers("entropy", entropy, "N")
-    shown = [("strength |g|", "ours", sizes.numbers("strength", strength, "N"), r)]
+    methods = [("strength |g|", "ours", sizes.numbers("strength", strength, "N"), r)]
     if baseline is not None:
         other = sizes.numbers("baseline", baseline[0], "N")
-        shown.append(("distance from the mean", baseline_name, other, baseline[1]))
+        methods.append(("distance from the mean", baseline_name, other, baseline[1]))
     floor = _log_floor(h)
     figure = new_figure(PAGE if baseline is not None else PAGE / 2, 2.75)
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False).ravel()
-    for axes, (label, method, x, correlation) in zip(panels, shown, strict=True):
+    panels = figure.subplots(1, len(methods), sharey=True, squeeze=False).ravel()
+    for axes, (label, method, x, correlation) in zip(panels, methods, strict=True):
         good = np.isfinite(x) & np.isfinite(h)
-        _draw_categories(axes, x[good], np.maximum(h[good], floor), y[good])
-        told = f"r = {signed_text(correlation)}" if np.isfinite(correlation) else "r undefined"
-        axes.set_title(f"{method}: {told}")
+        scatter_categories(
+            axes, x[good], np.maximum(h[good], floor), y[good], s=7, linewidths=0.25, alpha=0.75
+        )
+        axes.set_title(f"{method}: {correlation_text(correlation, 'r')}")
         axes.set_xlabel(label)
         axes.set_xlim(left=0)
         if not good.all():
-            note(axes, f"{int((~good).sum()):,} not finite", inside=True)
+            axes_note(axes, f"{int((~good).sum()):,} not finite", inside=True)
     panels[0].set_ylabel("entropy of P(y|x), nats" + (", log scale" if floor else ""))
     if floor:
         panels[0].set_yscale("log")
@@ -103,23 +105,6 @@ def _log_floor(entropy: Array) -> float:
     return float(np.quantile(above, 0.01))
 
 
-def _draw_categories(axes: Axes, x: Array, y: Array, labels: Array) -> None:
-    """Draw points `[n]` in the look of their categories `[n]`."""
-    for category in np.unique(labels):
-        look = category_style(int(category))
-        chosen = labels == category
-        axes.scatter(
-            x[chosen],
-            y[chosen],
-            s=7,
-            marker=look.marker,
-            color=look.color,
-            edgecolors=[look.edge],
-            linewidths=0.25,
-            alpha=0.75,
-        )
-
-
 @styled
 def importance_strength(w: Any, strength: Any, r: Any, *, baseline_r: Any | None = None) -> Figure:
     """Draw the strength of regional features over their importance, and r by sample (Table 2).
@@ -136,14 +121,14 @@ def importance_strength(w: Any, strength: Any, r: Any, *, baseline_r: Any | None
     sizes = Sizes("importance_strength")
     share = sizes.numbers("w", w, "N R").ravel() * sizes["R"]
     force = sizes.numbers("strength", strength, "N R").ravel()
-    shown = {"projected |h|": (sizes.numbers("r", r, "N"), ACCENT, "-")}
+    correlations = {"projected |h|": (sizes.numbers("r", r, "N"), ACCENT, "-")}
     if baseline_r is not None:
-        shown["raw |F|"] = (sizes.numbers("baseline_r", baseline_r, "N"), CONTRAST, "--")
+        correlations["raw |F|"] = (sizes.numbers("baseline_r", baseline_r, "N"), CONTRAST, "--")
     figure = new_figure(PAGE, 2.6)
     left, right = figure.subplots(1, 2)
     _draw_density(left, share, force)
     edges = np.linspace(-1, 1, 41)
-    for line, (name, (values, color, style)) in enumerate(shown.items()):
+    for line, (name, (values, color, style)) in enumerate(correlations.items()):
         good = values[np.isfinite(values)]
         mean, spread = (good.mean(), good.std()) if good.size else (np.nan, np.nan)
         right.hist(good, edges, histtype="stepfilled", color=color, alpha=0.18)
@@ -176,7 +161,7 @@ def _draw_density(axes: Axes, share: Array, force: Array) -> None:
     axes.set_title("All regions")
     axes.set(xlabel="importance w, in shares of a uniform one", ylabel="strength |h|")
     if share.size == 0:
-        note(axes, "no finite values", inside=True)
+        axes_note(axes, "no finite values", inside=True)
         return
     right = max(float(np.quantile(share, 0.995)), 1e-9)
     upper = max(float(np.quantile(force, 0.998)), 1e-9)
@@ -198,7 +183,9 @@ def _draw_density(axes: Axes, share: Array, force: Array) -> None:
     groups = np.unique(group)
     middle = [float(np.median(share[group == k])) for k in groups]
     mean = [float(force[group == k].mean()) for k in groups]
-    told = "mean of each tenth of the regions"
-    axes.plot(middle, mean, "o-", color=CONTRAST, ms=3.5, lw=1.2, mec="white", mew=0.4, label=told)
+    axes.plot(
+        middle, mean, "o-", color=CONTRAST, ms=3.5, lw=1.2, mec="white", mew=0.4,
+        label="mean of each tenth of the regions",
+    )  # fmt: skip
     axes.set(xlim=(0, right), ylim=(0, 1.15 * upper))
     axes.legend(loc="upper left")

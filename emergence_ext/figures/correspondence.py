@@ -76,7 +76,7 @@ def correspondences(
         of_pair = Sizes("correspondences")
         begin = of_pair.numbers("starts", starts[i], "m 2") * side + (left, top)
         end = of_pair.numbers("ends", ends[i], "m 2") * side + (right, top)
-        _lines(page, begin, end, of_pair.flags("sure", sure[i], "m"))
+        _draw_lines(page, begin, end, of_pair.flags("sure", sure[i], "m"))
         if truth is not None:
             there = of_pair.numbers("truth", truth[i], "m 2") * side + (right, top)
             for color, width in ((INK, 2.2), (PAPER, 1.0)):
@@ -87,7 +87,7 @@ def correspondences(
     return figure
 
 
-def _lines(page: Axes, begin: Array, end: Array, sure: Array) -> None:
+def _draw_lines(page: Axes, begin: Array, end: Array, sure: Array) -> None:
     """Draw lines that are told apart by colour, from left to right through the left image."""
     rank = np.argsort(np.argsort(begin[:, 0] + 1e-3 * begin[:, 1], kind="stable"), kind="stable")
     colors = matplotlib.colormaps["turbo"](np.linspace(0.12, 0.92, len(begin)))[rank]

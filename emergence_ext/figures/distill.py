@@ -15,10 +15,10 @@ from emergence_ext.figures.style import (
     INK,
     LEGEND_ROW,
     PAGE,
+    axes_note,
     category_style,
     literal_name,
     new_figure,
-    note,
     signed_text,
     styled,
 )
@@ -95,9 +95,9 @@ def _draw_histograms(axes: Axes, values: Array, edges: Array) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     missing = int((~np.isfinite(values)).sum())
-    told = [f"regions without direction, left out: {missing:,}"] if missing else []
+    remarks = [f"regions without direction, left out: {missing:,}"] if missing else []
     if (values < edges[0]).any() or (values > edges[-1]).any():
-        told.append("bars at the ends hold what lies beyond")
-    if told:
+        remarks.append("bars at the ends hold what lies beyond")
+    if remarks:
         axes.set_ylim(top=1.12 * axes.get_ylim()[1])
-        note(axes, "; ".join(told), inside=True)
+        axes_note(axes, "; ".join(remarks), inside=True)

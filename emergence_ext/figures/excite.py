@@ -13,7 +13,14 @@ from matplotlib.figure import Figure
 from emergence_ext.figures.images import as_pixels
 from emergence_ext.figures.inputs import Sizes
 from emergence_ext.figures.style import PAGE, figure_note, literal_name, styled
-from emergence_ext.figures.tiles import ImageGrid, Place, number, open_page, put_box, put_image
+from emergence_ext.figures.tiles import (
+    ImageGrid,
+    Place,
+    open_page,
+    put_box,
+    put_image,
+    three_digits,
+)
 
 _EDGE, _LABEL = 0.08, 0.86  # inches
 
@@ -120,4 +127,4 @@ def _open_rows(names: Sequence[str], k: int) -> tuple[Figure, Axes, ImageGrid]:
 
 def _write_value(page: Axes, value: float, place: Place) -> None:
     left, top, _, height = place
-    page.text(left, top + height + 0.02, number(value), va="top", fontsize=5.5)
+    page.text(left, top + height + 0.02, three_digits(value), va="top", fontsize=5.5)

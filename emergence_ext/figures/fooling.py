@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from emergence_ext.figures.images import as_pixels, show_image
+from emergence_ext.figures.images import as_pixels, by_largest, show_image
 from emergence_ext.figures.inputs import Sizes
 from emergence_ext.figures.style import INK, MUTED, PAGE, display_name, new_figure, styled
 from emergence_ext.figures.tiles import ImageGrid, write_above
@@ -49,8 +49,7 @@ def fooling(
     p = [sizes.numbers(name, x, "n C") for name, x in (("before", before), ("after", after))]
     sizes.labels(target, names, "n")
     added = last - first
-    largest = np.abs(added).max(axis=(1, 2, 3), keepdims=True)
-    amplified = 0.5 + 0.5 * added / np.where(largest > 0, largest, 1)
+    amplified, largest = by_largest(added)
     columns = min(columns, len(first))
     width = columns * (PAGE - 2 * _EDGE + _BETWEEN) / 2 - _BETWEEN + 2 * _EDGE  # two on a page
     layout = ImageGrid(
@@ -59,10 +58,10 @@ def fooling(
     )  # fmt: skip
     figure = new_figure(width, layout.bottom + 0.1, constrained=False)
     for i in range(len(first)):
-        size = f"at most {largest[i].item():.3f}\nrms {np.sqrt(np.mean(added[i] ** 2)):.4f}"
+        size = f"at most {largest[i]:.3f}\nrms {np.sqrt(np.mean(added[i] ** 2)):.4f}"
         pictures = (
             (first[i], _said(p[0][i], names), INK),
-            (amplified[i], f"added, {size}", MUTED),
+            (0.5 + 0.5 * amplified[i], f"added, {size}", MUTED),
             (last[i], _said(p[1][i], names), INK),
         )
         for k, (picture, title, color) in enumerate(pictures):

@@ -85,9 +85,7 @@ def attributions(
     figure = new_figure(PAGE, image_places.bottom + _FOOT, constrained=False)
     for k, name in enumerate(methods):
         head = text_axes(figure, first + k * step, 0, step, _TOP)
-        head.text(0, 0.18, literal_name(name), va="bottom", fontsize=7.5, weight="bold")
-        for place, weights in enumerate(("network", "random")[:beside]):
-            head.text(place * (side + _GAP), 0.03, weights, va="bottom", fontsize=6.5, color=MUTED)
+        _name_method(head, literal_name(name), [j * (side + _GAP) for j in range(beside)])
     for index in range(sizes["n"]):
         axes = image_places.axes(figure, index)
         show_image(axes, pixels[index])
@@ -100,13 +98,22 @@ def attributions(
                 else:
                     _draw_map(axes, batch[index], pixels[index], name in laid_over)
             if beside > 1:
-                r = rho[k, index]
-                write_above(axes, f"ρ {signed_text(r)}" if np.isfinite(r) else "ρ none", 6.5)
+                write_above(axes, _rank_text(rho[k, index]), 6.5)
     return figure
 
 
+def _rank_text(rho: float) -> str:
+    return f"ρ {signed_text(rho)}" if np.isfinite(rho) else "ρ none"
+
+
+def _name_method(axes: Axes, name: str, lefts: Sequence[float]) -> None:
+    axes.text(0, 0.18, name, va="bottom", fontsize=7.5, weight="bold")
+    for left, weights in zip(lefts, ("network", "random"), strict=False):
+        axes.text(left, 0.03, weights, va="bottom", fontsize=6.5, color=MUTED)
+
+
 def _draw_map(axes: Axes, values: Array, image: Array, over: bool) -> None:
-    top = _scale(values)
+    top = _largest_but_few(values)
     if over:
         show_image(axes, pale(image))
         # Cells, not a smooth surface: they are all that the layer tells of positions.
@@ -118,11 +125,11 @@ def _draw_map(axes: Axes, values: Array, image: Array, over: bool) -> None:
 
 def _colours(values: Array) -> Array:
     """Signed values `[channels, H, W]` as a picture around grey, `[H, W, 3]`."""
-    picture = np.clip(0.5 + 0.5 * values / _scale(values), 0, 1).transpose(1, 2, 0)
+    picture = np.clip(0.5 + 0.5 * values / _largest_but_few(values), 0, 1).transpose(1, 2, 0)
     return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else np.asarray(picture)
 
 
-def _scale(values: Array) -> float:
+def _largest_but_few(values: Array) -> float:
     """Largest absolute value but for a few that stand out, so that these do not hide the rest."""
     top = float(np.quantile(np.abs(values), _SHARE)) or float(np.abs(values).max())
     return top or 1.0

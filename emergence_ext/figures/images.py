@@ -245,6 +245,13 @@ def as_pixels(sizes: Sizes, images: Any) -> Array:
     return np.repeat(array, 3, axis=3) if array.shape[3] == 1 else array
 
 
+def by_largest(values: Array) -> tuple[Array, Array]:
+    """Return values `[n, ...]` in shares of the largest absolute one of each of n, and that."""
+    largest = np.abs(values).reshape(len(values), -1).max(axis=1)
+    divisor = np.where(largest > 0, largest, 1).reshape(-1, *[1] * (values.ndim - 1))
+    return values / divisor, largest
+
+
 def region_maps(values: Array, grid: tuple[int, int], sizes: Sizes) -> Array:
     """Return regions `[n, R]` as maps `[n, H, W]`, row-major.
 
@@ -275,7 +282,7 @@ def _frame(axes: Axes) -> tuple[float, float, float, float]:
     return (*axes.get_xlim(), *axes.get_ylim())
 
 
-def cell_size(axes: Axes, shape: tuple[int, ...]) -> Array:
+def _cell_size(axes: Axes, shape: tuple[int, ...]) -> Array:
     """Return width and height of one cell of a map of `shape` `(H, W)`, in pixels."""
     _, right, bottom, _ = _frame(axes)
     return np.array([right / shape[1], bottom / shape[0]])
@@ -283,20 +290,21 @@ def cell_size(axes: Axes, shape: tuple[int, ...]) -> Array:
 
 def _hatch(axes: Axes, cells: Array) -> None:
     """Hatch the marked cells `[H, W]`."""
-    scale = cell_size(axes, cells.shape)
-    squares = [Rectangle(tuple(at * scale), *scale) for at in np.argwhere(cells)[:, ::-1]]
     with matplotlib.rc_context({"hatch.linewidth": 0.5}):
-        axes.add_collection(
-            PatchCollection(
-                squares, facecolor="none", edgecolor=INK, linewidth=0, hatch=2 * _HATCH, zorder=2
-            )
-        )
+        cover(axes, cells, facecolor="none", edgecolor=INK, hatch=2 * _HATCH)
+
+
+def cover(axes: Axes, cells: Array, **look: Any) -> None:
+    """Lay patches of that look over the marked cells `[H, W]`."""
+    scale = _cell_size(axes, cells.shape)
+    squares = [Rectangle(tuple(at * scale), *scale) for at in np.argwhere(cells)[:, ::-1]]
+    axes.add_collection(PatchCollection(squares, linewidth=0, zorder=2, **look))
 
 
 def outline(axes: Axes, cells: Array) -> None:
     """Draw the border of the marked cells `[H, W]`."""
     padded = np.pad(cells, 1).astype(int)
-    scale = cell_size(axes, cells.shape)
+    scale = _cell_size(axes, cells.shape)
     across = np.argwhere(np.diff(padded[:, 1:-1], axis=0))[:, ::-1]
     upright = np.argwhere(np.diff(padded[1:-1], axis=1))[:, ::-1]
     sides = [(start * scale, (start + np.array([1, 0])) * scale) for start in across]

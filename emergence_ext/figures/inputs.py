@@ -84,17 +84,17 @@ class Sizes:
         shape = ", ".join(
             f"{x}={self.known[x]}" if x in self.known and not x.isdigit() else x for x in wanted
         )
-        told = f"{self.figure}: {name} must be [{shape}], got {list(array.shape)}"
+        message = f"{self.figure}: {name} must be [{shape}], got {list(array.shape)}"
         if array.ndim != len(wanted):
-            raise ValueError(told)
+            raise ValueError(message)
         if array.dtype.kind not in "bifu":
             raise TypeError(f"{self.figure}: {name} must hold numbers, got {array.dtype}")
         for letter, size in zip(wanted, array.shape, strict=True):
             expected = int(letter) if letter.isdigit() else self.known.setdefault(letter, size)
             if size != expected:
-                raise ValueError(told)
+                raise ValueError(message)
             if size == 0:
-                raise ValueError(f"{told}: there is nothing to draw")
+                raise ValueError(f"{message}: there is nothing to draw")
         return array.astype(np.float64)
 
     def band(self, name: str, band: Band, letters: str) -> Band:

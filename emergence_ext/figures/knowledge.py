@@ -59,14 +59,14 @@ def knowledge_curves(
     names = sizes.names("epochs", epochs, "T")
     times = [checkpoint_name(e) if lines is None else literal_name(e) for e in names]
     depths = [literal_name(x, 16) for x in sizes.names("layers", layers, "L")]
-    shown = {"Knowledge points": total, "Reliable points": reliable, _RATIO: ratio}
+    quantities = {"Knowledge points": total, "Reliable points": reliable, _RATIO: ratio}
     if shared is not None:
-        shown["Shared regions"] = shared
+        quantities["Shared regions"] = shared
     columns = 2 if shared is not None else 3
     figure = new_figure(PAGE, 4.3 if shared is not None else 2.5)
     ticks, named = (times, depths) if along == "epochs" else (depths, times)
-    panels = figure.subplots(-(-len(shown) // columns), columns, squeeze=False).ravel()
-    for axes, (title, band) in zip(panels, shown.items(), strict=True):
+    panels = figure.subplots(-(-len(quantities) // columns), columns, squeeze=False).ravel()
+    for axes, (title, band) in zip(panels, quantities.items(), strict=True):
         value, low, high = sizes.band(title, band, "T L")
         if along == "layers":
             value, low, high = value.T, low.T, high.T
@@ -183,8 +183,8 @@ def tau_curve(
     ratio = np.divide(right, every, out=np.full_like(every, np.nan), where=every > 0)
     figure = new_figure(PAGE, 2.5)
     panels = figure.subplots(1, 3)
-    shown = {"Knowledge points": every, "Reliable points": right, _RATIO: ratio}
-    for axes, (title, rows) in zip(panels, shown.items(), strict=True):
+    quantities = {"Knowledge points": every, "Reliable points": right, _RATIO: ratio}
+    for axes, (title, rows) in zip(panels, quantities.items(), strict=True):
         for line, color in enumerate(ordered_colors(len(depths))):
             axes.plot(
                 at,

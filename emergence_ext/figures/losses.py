@@ -68,11 +68,11 @@ def losses(curves: Mapping[str, Sequence[float]]) -> Figure:
                 axes.set_ylabel(f"{display_name(kind, 18)} loss" if layer else "loss")
     if any(checkpoints):
         handles = [_key_line(colors[c], marks[c]) for c in checkpoints]
-        told = [checkpoint_name(c) if c else "final" for c in checkpoints]
-        if spare is not None and len(told) <= 8:
-            spare.legend(handles, told, loc="center left")
+        labels = [checkpoint_name(c) if c else "final" for c in checkpoints]
+        if spare is not None and len(labels) <= 8:
+            spare.legend(handles, labels, loc="center left")
         else:
-            figure.legend(handles, told, loc="outside lower center", ncols=min(len(told), 6))
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
     return figure
 
 

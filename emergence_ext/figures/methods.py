@@ -54,7 +54,7 @@ def methods(
         ValueError: shapes that do not fit, or an empty array.
     """
     sizes = Sizes("methods")
-    shown = [literal_name(x, 12) for x in sizes.names("names", names, "M")]
+    labels = [literal_name(x, 12) for x in sizes.names("names", names, "M")]
     rows = [literal_name(x, 30) for x in sizes.names("networks", networks, "S")]
     value, low, high = sizes.band("r", r, "S T M")
     uncertainty = sizes.numbers("mean_entropy", mean_entropy, "S T")
@@ -65,7 +65,7 @@ def methods(
     ends += [np.asarray(band, float) for band in bands if band is not None]
     limits = _limits(np.concatenate(ends))
     # Titles, axis and legend take as much as they take; a row of a method is 0.2 inches high.
-    figure = new_figure(PAGE, len(rows) * (0.2 * len(shown) + 0.56) + 0.75)
+    figure = new_figure(PAGE, len(rows) * (0.2 * len(labels) + 0.56) + 0.75)
     grid = figure.subplots(len(rows), len(at), squeeze=False, sharex=True, sharey=True)
     for s, network in enumerate(rows):
         for t, temperature in enumerate(at):
@@ -75,10 +75,10 @@ def methods(
             )
             ranges = np.stack([value[s, t], low[s, t], high[s, t]])
             _draw_methods(axes, ranges, filled, bands)
-        grid[s, 0].set_yticks(range(len(shown)), shown)
+        grid[s, 0].set_yticks(range(len(labels)), labels)
         if len(rows) > 1:
             grid[s, 0].set_ylabel(network)
-    grid[0, 0].set_ylim(len(shown) - 0.5, -0.5)
+    grid[0, 0].set_ylim(len(labels) - 0.5, -0.5)
     grid[0, 0].set_xlim(*limits)
     for axes in grid[-1]:
         axes.set_xlabel("Pearson's r of strength and entropy")
@@ -117,11 +117,11 @@ def _draw_methods(
 def _legend(figure: Figure, has_open: bool, has_band: bool) -> None:
     dot: dict[str, Any] = {"linestyle": "-", "marker": "o", "ms": _MARK, "color": INK, "lw": 1.6}
     handles: list[Any] = [Line2D([], [], **dot)]
-    told = ["images that were not fitted, mean and 95 % interval over seeds"]
+    meanings = ["images that were not fitted, mean and 95 % interval over seeds"]
     if has_open:
         handles.append(Line2D([], [], **dot, mfc="white"))
-        told.append("fitted images")
+        meanings.append("fitted images")
     if has_band:
         handles.append(Patch(color=FAINT))
-        told.append("the paper's networks")
-    figure.legend(handles, told, loc="outside lower center", ncols=len(told))
+        meanings.append("the paper's networks")
+    figure.legend(handles, meanings, loc="outside lower center", ncols=len(meanings))

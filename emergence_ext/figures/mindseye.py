@@ -163,13 +163,13 @@ def picture_sheet(
     return figure
 
 
-def _draw_picture(axes: Axes, picture: Any, head: str, told: str) -> None:
+def _draw_picture(axes: Axes, picture: Any, above: str, below: str) -> None:
     """Draw a picture `[channels, H', W']`, or nothing, with what is above and below it."""
     if picture is None:
         axes.axis("off")
         return
     show_image(axes, as_pixels(Sizes("picture_sheet"), plain(picture)[None])[0])
-    if head:
-        axes.set_title(head, fontsize=7.5, pad=3)
-    if told:
-        write_below(axes, told, color=MUTED)
+    if above:
+        axes.set_title(above, fontsize=7.5, pad=3)
+    if below:
+        write_below(axes, below, color=MUTED)

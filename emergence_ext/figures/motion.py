@@ -15,14 +15,14 @@ from emergence_ext.figures.images import as_pixels
 from emergence_ext.figures.inputs import Sizes
 from emergence_ext.figures.samples import checkpoint_name
 from emergence_ext.figures.space import (
+    MARGIN,
     Camera,
     best_cameras,
     draw_ellipsoid,
     draw_points,
-    draw_rays,
-    draw_strength_scale,
     gaussian,
     onto_rim,
+    open_frame,
     open_panel,
 )
 from emergence_ext.figures.style import (
@@ -41,12 +41,12 @@ from emergence_ext.figures.style import (
     new_figure,
     styled,
 )
+from emergence_ext.figures.tiles import text_axes
 
 SAMPLES = 4
 """Samples that are shown through the layers, at most."""
 
 _WIDTH, _DPI = 8.0, 160  # inches and dots per inch: 1280 pixels, a multiple of 16 as coders like
-_MARGIN = 1.06  # half the side of a panel in units of the sphere
 _VIEW, _PANEL, _THUMB = 2.9, 1.5, 0.46  # inches: a view of the training, a sample, its image
 _HEAD, _BAR = 0.34, 0.42  # inches above the panels of a half, and of its progress bar
 
@@ -182,11 +182,11 @@ class Stage:
             self._lay_layers(figure, top)
         if not beside:
             category_legend(figure, names)
-        told = f"The sphere marks |h| = {self._reach:g}; what lies beyond is drawn on it. "
-        told += "Between two steps the way is a B-spline through all of them."
+        remark = f"The sphere marks |h| = {self._reach:g}; what lies beyond is drawn on it. "
+        remark += "Between two steps the way is a B-spline through all of them."
         if self._layers:
-            told += "\nSingle images: the deeper the colour, the surer of the category."
-        figure_note(figure, told, key + 0.05)
+            remark += "\nSingle images: the deeper the colour, the surer of the category."
+        figure_note(figure, remark, key + 0.05)
         return figure
 
     def _lay_training(self, figure: Figure) -> None:
@@ -194,7 +194,7 @@ class Stage:
         start = 0.1 if len(self._cameras) == 2 else 0.1 + _VIEW / 2
         for index, camera in enumerate(self._cameras):
             box = (start + index * _VIEW, _HEAD, _VIEW, _VIEW)
-            self._lay_space(inch_axes(figure, *box), camera)
+            open_frame(inch_axes(figure, *box), camera, self._mu, self._reach)
             self._views.append((self._over(figure, *box), camera))
         self._lay_bar(figure, "training", self._epochs, 0.0, _HEAD + _VIEW)
 
@@ -203,9 +203,7 @@ class Stage:
         step = (_WIDTH - 0.2) / SAMPLES
         for index, label in enumerate(self._samples):
             look, left, upper = category_style(int(label)), 0.1 + index * step, top + _HEAD
-            head = inch_axes(figure, left, upper, step, 0.2)
-            head.set(xlim=(0, step), ylim=(0, 0.2))
-            head.axis("off")
+            head = text_axes(figure, left, upper, step, 0.2)
             head.plot(0.08, 0.08, look.marker, color=look.color, mec=look.edge, ms=4.5, mew=0.4)
             head.text(0.18, 0.08, display_name(self._names[label], 20), va="center", fontsize=7.5)
             if self._images is not None:
@@ -213,7 +211,7 @@ class Stage:
                 thumb.imshow(self._images[index], interpolation="nearest", aspect="auto")
                 thumb.axis("off")
             box = (left + step - _PANEL - 0.02, upper + 0.2, _PANEL, _PANEL)
-            self._lay_space(inch_axes(figure, *box), self._cameras[0])
+            open_frame(inch_axes(figure, *box), self._cameras[0], self._mu, self._reach)
             self._panels.append(self._over(figure, *box))
         self._lay_bar(figure, "layers", self._layers, top, top + _HEAD + 0.2 + _PANEL)
 
@@ -222,15 +220,10 @@ class Stage:
         at = 1 - (top + 0.5 * _HEAD) / height
         figure.text(0.1 / _WIDTH, at, text, va="center", fontsize=9.5, fontweight="bold")
 
-    def _lay_space(self, axes: Axes, camera: Camera) -> None:
-        open_panel(axes, _MARGIN * self._reach)
-        draw_strength_scale(axes, camera, self._reach)
-        draw_rays(axes, camera, self._mu, self._reach)
-
     def _over(self, figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
         """Lay empty axes over others, for what moves."""
         axes = inch_axes(figure, left, top, width, height)
-        open_panel(axes, _MARGIN * self._reach)
+        open_panel(axes, MARGIN * self._reach)
         return axes
 
     def _lay_bar(

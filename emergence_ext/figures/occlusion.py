@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from emergence_ext.figures.images import as_pixels, region_maps, show_image
+from emergence_ext.figures.images import as_pixels, by_largest, region_maps, show_image
 from emergence_ext.figures.inputs import Array, Sizes
 from emergence_ext.figures.style import (
     PAGE,
@@ -65,7 +65,7 @@ def occlusion_maps(
     pixels = as_pixels(sizes, images)
     hidden = sizes.numbers("p", p, "n H W")
     whole = sizes.numbers("p_whole", p_whole, "n")
-    fallen = sizes.numbers("loss", loss, "n H W")
+    fallen, largest = by_largest(sizes.numbers("loss", loss, "n H W"))
     windows = sizes.numbers("boxes", boxes, "H W 4")
     y = sizes.labels(labels, names, "n")
     layout = ImageGrid(sizes["n"], columns, 3, **_LAYOUT, largest=1.6)
@@ -80,11 +80,11 @@ def occlusion_maps(
         axes.add_patch(
             Rectangle((start, upper), end - start, lower - upper, fc="0.5", ec="white", lw=0.8)
         )
-        least, most = hidden[index].min(), np.abs(fallen[index]).max()
+        least, most = hidden[index].min(), largest[index]
         for k, (values, colors, ends, title) in enumerate(
             (
                 (hidden[index], "cividis", (0, 1), f"p {whole[index]:.2f}, least {least:.2f}"),
-                (fallen[index] / (most or 1), "RdBu_r", (-1, 1), f"± {most:.2g} in log odds"),
+                (fallen[index], "RdBu_r", (-1, 1), f"± {most:.2g} in log odds"),
             ),
             start=1,
         ):
@@ -130,13 +130,13 @@ def occlusion_regions(
     sizes = Sizes("occlusion_regions")
     names = sizes.names("categories", categories, "C")
     pixels = as_pixels(sizes, images)
-    fallen = sizes.numbers("loss", loss, "n R")
-    largest = np.abs(fallen).max(axis=1)
+    fallen, largest = by_largest(sizes.numbers("loss", loss, "n R"))
     y = sizes.labels(labels, names, "n")
-    maps = {"occlusion": region_maps(_scaled(fallen), grid, sizes)}
+    maps = {"occlusion": region_maps(fallen, grid, sizes)}
     titles = {"occlusion": [f"± {most:.2g} logits" for most in largest]}
     for name, (values, rho) in others.items():
-        maps[name] = region_maps(_scaled(sizes.numbers(name, values, "n R")), grid, sizes)
+        scaled, _ = by_largest(sizes.numbers(name, values, "n R"))
+        maps[name] = region_maps(scaled, grid, sizes)
         rank = sizes.numbers(f"{name}, correlation", rho, "n")
         titles[name] = [correlation_text(r) for r in rank]
     layout = ImageGrid(sizes["n"], columns, 1 + len(maps), **_LAYOUT, top=0.19, largest=1.1)
@@ -155,12 +155,6 @@ def occlusion_regions(
     meaning = "in shares of the map's largest; ρ: rank correlation with occlusion"
     color_key(figure, colored, meaning, PAGE / 2, layout.bottom + 0.1)
     return figure
-
-
-def _scaled(values: Array) -> Array:
-    """Values `[n, R]` divided by the largest absolute one of each row."""
-    largest = np.abs(values).max(axis=1, keepdims=True)
-    return np.asarray(values / np.where(largest > 0, largest, 1))
 
 
 def _borders(starts: Array, ends: Array, side: int) -> Array:

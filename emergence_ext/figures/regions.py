@@ -12,38 +12,33 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from emergence_ext.figures.inputs import Array, Sizes
-from emergence_ext.figures.samples import MARGIN, checkpoint_name, drawable, panel_grid, scale_note
+from emergence_ext.figures.samples import checkpoint_name, drawable, panel_grid, scale_note
 from emergence_ext.figures.space import (
+    MARGIN,
     Camera,
     best_cameras,
     draw_ellipsoid,
     draw_points,
-    draw_rays,
-    draw_strength_scale,
     gaussian,
     onto_rim,
-    open_panel,
+    open_frame,
     strength_reach,
 )
 from emergence_ext.figures.style import (
     FAINT,
-    LEGEND_ROW,
     MUTED,
     NOTE,
     PAGE,
-    category_legend,
+    axes_note,
     category_style,
-    figure_note,
     inch_axes,
-    legend_height,
     literal_name,
-    new_figure,
-    note,
     styled,
 )
 
 _SHARE = 0.97  # of the last checkpoint's or layer's regions that the scale is chosen to hold
 _TALL = 0.86  # height of a layer's panel in units of its width
+_BELOW = 2.32  # inches below the layer panels: a remark, the medians, the names of the layers
 _TILT = np.deg2rad(24)  # how far the floor of the layer panels is tipped towards the viewer
 
 
@@ -86,19 +81,17 @@ def regions_through_epochs(
         titles.append("category means")
     reach = strength_reach(points[-1], share=_SHARE)
     camera = best_cameras(mu)[0]
-    told = scale_note("h", reach, len(y), max_points, "regions")
-    figure, panels = panel_grid(titles, names, told)
+    scale = scale_note(f"The sphere marks |h| = {reach:g}.", len(y), max_points, "regions")
+    figure, panels = panel_grid(titles, names, scale)
     fits = [_gaussians(moment, y, len(names)) for moment in points]
     for axes, moment, fit in zip(panels, points, fits, strict=False):
-        open_panel(axes, MARGIN * reach)
-        draw_strength_scale(axes, camera, reach)
-        draw_rays(axes, camera, mu, reach)
+        open_frame(axes, camera, mu, reach)
         chosen, remark = drawable(moment, reach, max_points, random_state)
         seen = onto_rim(moment[chosen], reach)
         draw_points(axes, camera, seen, y[chosen], size=2.2, alpha=0.55)
-        for category, found in fit.items():
-            draw_ellipsoid(axes, camera, *found, category, dim=sizes["dim"], reach=reach)
-        note(axes, remark)
+        for category, (mean, covariance) in fit.items():
+            draw_ellipsoid(axes, camera, mean, covariance, category, dim=sizes["dim"], reach=reach)
+        axes_note(axes, remark)
     if sizes["T"] > 1:
         _draw_tracks(panels[-1], camera, mu, fits)
     return figure
@@ -124,10 +117,8 @@ def _draw_tracks(
     }
     ends = np.array([means[-1] for means in tracks.values()]).reshape(-1, 3)
     reach = strength_reach(1.4 * ends)
-    open_panel(axes, MARGIN * reach)
-    draw_strength_scale(axes, camera, reach)
-    draw_rays(axes, camera, directions, reach)
-    note(axes, f"on its own scale: the sphere marks |h| = {reach:g}")
+    open_frame(axes, camera, directions, reach)
+    axes_note(axes, f"on its own scale: the sphere marks |h| = {reach:g}")
     for category, means in tracks.items():
         look = category_style(category)
         flat, _ = camera.project(means)
@@ -197,47 +188,20 @@ def regions_through_layers(
     floor = _floor(mu)
     flat = np.concatenate([points @ floor.T, np.zeros((*points.shape[:2], 1))], axis=-1)
     reach = strength_reach(flat[-1], share=_SHARE)
-    told = f"The rim marks |h| = {reach:g} within the floor, the dashed ring tau = {tau:g}."
-    if len(y) > max_points:
-        told += f" {max_points:,} of {len(y):,} regions are drawn."
-    figure, panels, below = _layer_panels(titles, names, told)
+    scale = f"The rim marks |h| = {reach:g} within the floor, the dashed ring tau = {tau:g}."
+    scale = scale_note(scale, len(y), max_points, "regions")
+    heads = [literal_name(title, 22) for title in titles]
+    figure, panels = panel_grid(
+        heads, names, scale, widest=PAGE / 3, aspect=_TALL, below=_BELOW, least_key=0.05
+    )
     for axes, moment, height in zip(panels, flat, p, strict=True):
         chosen, remark = drawable(moment, reach, max_points, random_state)
         seen = onto_rim(moment[chosen], reach)[:, :2]
         _draw_rising(axes, floor, reach, mu, seen, height[chosen], y[chosen], tau)
-        note(axes, remark.replace("on the sphere", "on the rim"))
-    _draw_medians(below, p, y, titles, tau)
+        axes_note(axes, remark.replace("on the sphere", "on the rim"))
+    top = (1 - panels[-1].get_position().y0) * figure.get_size_inches()[1] + NOTE + 0.52
+    _draw_medians(inch_axes(figure, 0.55, top, PAGE - 0.7, 1.5), p, y, titles, tau)
     return figure
-
-
-def _layer_panels(
-    titles: Sequence[str], categories: Sequence[str], remark: str
-) -> tuple[Figure, list[Axes], Axes]:
-    """Return a page with a panel for every layer, and axes of the full width below them."""
-    count = len(titles)
-    columns = min(count, 3 if count in (3, 5, 6, 9) else 4)
-    rows = -(-count // columns)
-    width, lower, foot = PAGE / max(columns, 3), 1.5, 0.3
-    height, head = _TALL * width, 0.24
-    step = head + height + NOTE
-    free = columns * rows > count and LEGEND_ROW * len(categories) <= height
-    key = 0.05 if free else legend_height(categories, PAGE)
-    figure = new_figure(PAGE, rows * step + 0.52 + lower + foot + key, constrained=False)
-    start = (PAGE - columns * width) / 2
-    panels = []
-    for index, title in enumerate(titles):
-        row, column = divmod(index, columns)
-        axes = inch_axes(figure, start + column * width, row * step + head, width, height)
-        axes.set_title(literal_name(title, 22), x=0.02, pad=3)
-        panels.append(axes)
-    if free:
-        place = inch_axes(figure, PAGE - width, (rows - 1) * step + head, width, height)
-        place.axis("off")
-        category_legend(place, categories)
-    else:
-        category_legend(figure, categories)
-    figure_note(figure, remark, key + foot + lower + 0.38)
-    return figure, panels, inch_axes(figure, 0.55, rows * step + 0.52, PAGE - 0.7, lower)
 
 
 def _floor(directions: Array) -> Array:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from emergence_ext.figures.inputs import Array, Sizes
 from emergence_ext.figures.space import (
+    MARGIN,
     best_cameras,
     draw_names,
     draw_points,
@@ -18,6 +19,7 @@ from emergence_ext.figures.space import (
     draw_strength_scale,
     name_places,
     onto_rim,
+    open_frame,
     open_panel,
     strength_reach,
 )
@@ -25,17 +27,17 @@ from emergence_ext.figures.style import (
     LEGEND_ROW,
     NOTE,
     PAGE,
+    axes_note,
     category_legend,
     display_name,
     figure_note,
     inch_axes,
     legend_height,
     new_figure,
-    note,
     styled,
 )
+from emergence_ext.figures.tiles import ImageGrid
 
-MARGIN = 1.06  # half the side of a panel in units of the sphere, room for the marks on its rim
 _NAMED, _BARE = 2.3, 2.0 * MARGIN  # widths of a view beside its names, and of one without
 _HEAP = 0.08  # below this share of the scale, all points look like one
 
@@ -99,8 +101,9 @@ def samples(
         draw_points(axes, camera, onto_rim(points[chosen], reach), y[chosen], size=8, alpha=0.8)
         if first:
             draw_names(axes, camera, mu, names, reach, places)
-            note(axes, remark)
-    figure_note(figure, scale_note("g", reach, len(points), max_points, "samples"), 0.05)
+            axes_note(axes, remark)
+    scale = scale_note(f"The sphere marks |g| = {reach:g}.", len(points), max_points, "samples")
+    figure_note(figure, scale, 0.05)
     return figure
 
 
@@ -142,57 +145,65 @@ def samples_through_epochs(
         titles = [f"{t}, {r:.0%} right" for t, r in zip(titles, rates, strict=True)]
     reach = strength_reach(points[-1])
     camera = best_cameras(mu)[0]
-    told = scale_note("g", reach, len(y), max_points, "samples")
-    figure, panels = panel_grid(titles, names, told)
+    scale = scale_note(f"The sphere marks |g| = {reach:g}.", len(y), max_points, "samples")
+    figure, panels = panel_grid(titles, names, scale)
     for time, axes in enumerate(panels):
-        open_panel(axes, MARGIN * reach)
-        draw_strength_scale(axes, camera, reach)
-        draw_rays(axes, camera, mu, reach, mean_strengths(points[time], y, len(names)), width=1.4)
+        open_frame(axes, camera, mu, reach, mean_strengths(points[time], y, len(names)), 1.4)
         chosen, remark = drawable(points[time], reach, max_points, random_state)
         seen = onto_rim(points[time][chosen], reach)
         draw_points(axes, camera, seen, y[chosen], size=4, alpha=0.8)
-        note(axes, remark)
+        axes_note(axes, remark)
     return figure
 
 
 def panel_grid(
-    titles: Sequence[str], categories: Sequence[str], remark: str
+    titles: Sequence[str],
+    categories: Sequence[str],
+    remark: str,
+    *,
+    widest: float = PAGE / 2,
+    aspect: float = 1.0,
+    below: float = 0.2,
+    least_key: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
-    """Return a page of square panels with titles, one key, and a remark below that holds for all.
+    """Return a page of panels with titles, one key, and a remark below that holds for all.
 
     The key takes the place of a missing last panel where there is one, else the lower edge.
+
+    Args:
+        titles: of the panels.
+        categories: names for the key.
+        remark: is written right below the panels.
+        widest: width of a panel, at most.
+        aspect: height of a panel in units of its width.
+        below: inches between the panels and the key, for the remark and more.
+        least_key: inches at the lower edge where the key stands among the panels.
     """
     count = len(titles)
     columns = min(count, 3 if count in (5, 6, 9) else 4)
-    rows = -(-count // columns)
-    side, head = PAGE / max(columns, 2), 0.24
-    step = head + side + NOTE
-    free = columns * rows > count and LEGEND_ROW * len(categories) <= side
-    key = 0.0 if free else legend_height(categories, PAGE)
-    figure = new_figure(PAGE, rows * step + 0.2 + key, constrained=False)
-    start = (PAGE - columns * side) / 2
-    panels = []
-    for index, title in enumerate(titles):
-        row, column = divmod(index, columns)
-        axes = inch_axes(figure, start + column * side, row * step + head, side, side)
+    side = min(PAGE / columns, widest)
+    edge = (PAGE - columns * side) / 2
+    grid = ImageGrid(count, columns, edges=(edge, edge), head=0.24, foot=NOTE, aspect=aspect)
+    free = count % columns > 0 and LEGEND_ROW * len(categories) <= grid.height
+    key = least_key if free else legend_height(categories, PAGE)
+    figure = new_figure(PAGE, grid.bottom + below + key, constrained=False)
+    panels = [grid.axes(figure, index) for index in range(count)]
+    for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title, x=0.02, pad=3)
-        panels.append(axes)
     if free:
-        place = inch_axes(figure, PAGE - side, (rows - 1) * step + head, side, side)
+        place = grid.axes(figure, columns * -(-count // columns) - 1)
         place.axis("off")
         category_legend(place, categories)
     else:
         category_legend(figure, categories)
-    figure_note(figure, remark, key + 0.05)
+    figure_note(figure, remark, key + below - 0.145)
     return figure, panels
 
 
-def scale_note(symbol: str, reach: float, total: int, max_points: int, what: str) -> str:
+def scale_note(scale: str, total: int, max_points: int, what: str) -> str:
     """Return the remark that holds for all panels: the scale, and how many points are drawn."""
-    told = f"The sphere marks |{symbol}| = {reach:g}."
-    if total > max_points:
-        told += f" {max_points:,} of {total:,} {what} are drawn."
-    return told
+    drawn = f" {max_points:,} of {total:,} {what} are drawn." if total > max_points else ""
+    return f"{scale}{drawn}"
 
 
 def checkpoint_name(label: Any) -> str:

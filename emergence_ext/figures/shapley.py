@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from emergence_ext.figures.images import as_pixels, region_maps, show_image
+from emergence_ext.figures.images import as_pixels, by_largest, region_maps, show_image
 from emergence_ext.figures.inputs import Array, Band, Sizes
 from emergence_ext.figures.style import (
     INK,
@@ -148,8 +148,8 @@ def shapley_maps(
     pixels = as_pixels(sizes, images)
     phi = region_maps(sizes.numbers("values", values, "n R"), grid, sizes)
     share = region_maps(sizes.numbers("w", w, "n R") * sizes["R"], grid, sizes)
-    share, most = _departures(share - 1)
-    phi, _ = _departures(phi)
+    share, most = by_largest(share - 1)
+    phi, _ = by_largest(phi)
     rho = sizes.numbers("spearman", spearman, "n")
     names = sizes.names("categories", categories, "C")
     y = sizes.labels(labels, names, "n")
@@ -172,9 +172,3 @@ def shapley_maps(
         percent = 100 * most[index]
         write_above(axes, f"± {percent:.0f} %" if percent >= 10 else f"± {percent:.2g} %")
     return figure
-
-
-def _departures(maps: Array) -> tuple[Array, Array]:
-    """Return maps `[n, H, W]` divided by their largest absolute value, and that, `[n]`."""
-    largest = np.abs(maps).max(axis=(1, 2))
-    return maps / np.where(largest > 0, largest, 1)[:, None, None], largest

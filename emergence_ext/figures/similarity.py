@@ -79,14 +79,14 @@ def category_similarity(cosines: Any, categories: Sequence[str], *, pairs: int =
 
 
 def _list_pairs(
-    beside: Axes, found: Sequence[tuple[float, int, int]], names: Sequence[str], side: float
+    beside: Axes, pairs: Sequence[tuple[float, int, int]], names: Sequence[str], side: float
 ) -> None:
     """Write the pairs into the axes of `side` inches: on one line each, if all are short."""
     beside.axis("off")
     beside.set_title("Nearest pairs")
-    short = all(len(names[a]) + len(names[b]) <= 16 for _, a, b in found)
+    short = all(len(names[a]) + len(names[b]) <= 16 for _, a, b in pairs)
     step = 0.2 if short else 0.38
-    for line, (value, first, second) in enumerate(found):
+    for line, (value, first, second) in enumerate(pairs):
         words = (signed_text(value), names[first], names[second])
         for x, text, color in (
             (0, words[0], MUTED),
@@ -107,9 +107,9 @@ def _list_pairs(
 def _nearest(values: np.ndarray) -> list[tuple[float, int, int]]:
     """Return the pairs of different categories, the most similar first; NaN is left out."""
     rows, columns = np.triu_indices(len(values), 1)
-    found = [
+    pairs = [
         (float(values[a, b]), int(a), int(b))
         for a, b in zip(rows, columns, strict=True)
         if np.isfinite(values[a, b])
     ]
-    return sorted(found, reverse=True)
+    return sorted(pairs, reverse=True)

@@ -20,6 +20,7 @@ from emergence_ext.figures.inputs import Array
 from emergence_ext.figures.style import FAINT, INK, category_style, display_name
 
 _HALF_MASS = {2: 1.1774, 3: 1.5382}  # Mahalanobis radius that holds half of a Gaussian, by dim
+MARGIN = 1.06  # half the side of a panel in units of the sphere, room for the marks on its rim
 _DEPTHS = 3  # slices from back to front in which points are drawn
 
 
@@ -121,6 +122,20 @@ def onto_rim(points: Array, reach: float) -> Array:
     return np.asarray(points * np.minimum(1, reach / np.maximum(strength, 1e-12)))
 
 
+def open_frame(
+    axes: Axes,
+    camera: Camera,
+    directions: Array,
+    reach: float,
+    strengths: Array | None = None,
+    width: float = 1.8,
+) -> None:
+    """Make the axes a view of the frame: the sphere of strength `reach`, and the rays."""
+    open_panel(axes, MARGIN * reach)
+    draw_strength_scale(axes, camera, reach)
+    draw_rays(axes, camera, directions, reach, strengths, width)
+
+
 def draw_strength_scale(axes: Axes, camera: Camera, reach: float) -> None:
     """Draw the sphere of strength `reach` with its great circles, the far halves dotted."""
     axes.add_patch(Circle((0, 0), reach, fill=False, color=FAINT, lw=0.8, zorder=0))
@@ -208,20 +223,20 @@ def draw_ellipsoid(
     flat = camera.axes[:2] @ covariance @ camera.axes[:2].T
     outline = center + radius * circle @ _root(flat)
     body = Polygon(outline, facecolor=look.color, alpha=0.14, edgecolor="none", zorder=4.5)
-    drawn: list[Artist] = [axes.add_patch(body)]
-    drawn += axes.plot(outline[:, 0], outline[:, 1], color=look.edge, lw=0.7, zorder=4.6)
+    artists: list[Artist] = [axes.add_patch(body)]
+    artists += axes.plot(outline[:, 0], outline[:, 1], color=look.edge, lw=0.7, zorder=4.6)
     values, vectors = np.linalg.eigh(covariance)
     arms = vectors * np.sqrt(np.maximum(values, 0))
     for first, second in ((0, 1), (0, 2), (1, 2)) if dim == 3 else ():
         ring = mean + radius * circle @ arms[:, [first, second]].T
         place, depth = camera.project(ring)
         front = np.where((depth >= middle)[:, None], place, np.nan)
-        drawn += axes.plot(
+        artists += axes.plot(
             front[:, 0], front[:, 1], color=look.color, lw=0.4, alpha=0.8, zorder=4.6
         )
     if reach is not None:
         rim = Circle((0, 0), reach, transform=axes.transData)
-        for artist in drawn:
+        for artist in artists:
             artist.set_clip_path(rim)
 
 

@@ -87,12 +87,12 @@ def ordered_colors(count: int) -> list[Any]:
 def _fonts() -> tuple[list[str], frozenset[int]]:
     """Return the installed fonts in order of preference, and every character that they can draw."""
     installed = {entry.name: entry.fname for entry in font_manager.fontManager.ttflist}
-    found = [name for name in _FONTS if name in installed]
+    families = [name for name in _FONTS if name in installed]
     chars: set[int] = set()
-    for name in found:
+    for name in families:
         path = font_manager.findfont(font_manager.FontProperties(family=name))
         chars |= set(FT2Font(path).get_charmap())
-    return found, frozenset(chars)
+    return families, frozenset(chars)
 
 
 def display_name(name: str, limit: int = 18) -> str:
@@ -244,7 +244,17 @@ def category_legend(place: Figure | Axes, categories: Sequence[str]) -> None:
     )
 
 
-def note(axes: Axes, text: str, *, inside: bool = False) -> None:
+def scatter_categories(axes: Axes, x: Any, y: Any, labels: Any, **look: Any) -> None:
+    """Draw points `[n]` in the colours and marks of their categories `[n]`."""
+    for category in np.unique(labels):
+        style, chosen = category_style(int(category)), labels == category
+        edge = [style.edge]
+        axes.scatter(
+            x[chosen], y[chosen], marker=style.marker, color=style.color, edgecolors=edge, **look
+        )
+
+
+def axes_note(axes: Axes, text: str, *, inside: bool = False) -> None:
     """Write a short remark under the left end of the axes, or into their upper right corner."""
     width = axes.get_position().width * axes.get_figure(root=True).get_size_inches()[0]  # type: ignore[union-attr]
     x, y = (0.98, 0.98) if inside else (0.02, 0.0)
@@ -268,9 +278,9 @@ def signed_text(value: float, *, plus: bool = True) -> str:
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")
 
 
-def correlation_text(rho: float) -> str:
-    """Return a rank correlation as it is written above a map."""
-    return f"ρ = {signed_text(rho)}" if np.isfinite(rho) else "ρ undefined"
+def correlation_text(value: float, symbol: str = "ρ") -> str:
+    """Return a correlation as it is written: a rank correlation, or of another symbol."""
+    return f"{symbol} = {signed_text(value)}" if np.isfinite(value) else f"{symbol} undefined"
 
 
 def figure_note(figure: Figure, text: str, bottom: float) -> None:

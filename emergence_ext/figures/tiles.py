@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -155,13 +154,21 @@ def put_image(axes: Axes, image: Array, place: Place) -> None:
 
 
 def put_box(
-    axes: Axes, box: Sequence[float], size: tuple[int, int], place: Place, **look: Any
+    axes: Axes,
+    box: Any,
+    size: tuple[int, int],
+    place: Place,
+    widths: tuple[float, float] = (1.9, 0.9),
+    **look: Any,
 ) -> None:
-    """Draw a box (top, left, bottom, right) of pixels over an image of `size`, to show on any."""
+    """Draw a box (top, left, bottom, right) of pixels over an image of `size` at its place.
+
+    It is white on a wider black one, of `widths` points, so that it shows on any image.
+    """
     left, top, width, height = place
     down, across = height / size[0], width / size[1]
     corner = (left + box[1] * across, top + box[0] * down)
-    for color, thick in ((INK, 1.9), (PAPER, 0.9)):
+    for color, thick in zip((INK, PAPER), widths, strict=True):
         style = look if color == PAPER else {}
         axes.add_patch(
             Rectangle(
@@ -176,7 +183,7 @@ def put_box(
         )
 
 
-def number(value: float) -> str:
-    """Return a number in three digits as it is written under a tile."""
+def three_digits(value: float) -> str:
+    """Return a number as it is written under a tile."""
     text = f"{value:,.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"
     return text.replace("-", "\u2212")
