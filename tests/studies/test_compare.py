@@ -142,7 +142,9 @@ def test_points_and_importance_are_counted_by_image(analysed: Emergence) -> None
     assert row.reliable.value == pytest.approx(-float(points.reliable.double().sum(1).mean()))
     assert row.changed.value == pytest.approx(float(points.point.double().mean()))
     assert row.reweighed is not None and row.weighed == 12
-    assert row.reweighed.value == pytest.approx(float((1 - analysed.w[-1, -1, :, 0]).mean()), rel=1e-5)
+    assert row.reweighed.value == pytest.approx(
+        float((1 - analysed.w[-1, -1, :, 0]).mean()), rel=1e-5
+    )
     # A region without strength has no direction that could have turned.
     assert c.turned[-1].isnan().all() and np.isnan(row.turned.value)
     rows = report.tables(c, NOWHERE)["differences"]
@@ -150,7 +152,9 @@ def test_points_and_importance_are_counted_by_image(analysed: Emergence) -> None
     assert [x["1 - cos"] for x in cells] == ["no direction"]
 
 
-def test_intervals_are_the_same_every_time_and_absent_for_a_single_image(analysed: Emergence) -> None:
+def test_intervals_are_the_same_every_time_and_absent_for_a_single_image(
+    analysed: Emergence,
+) -> None:
     c = compare(analysed, analysed, 0, 1)
     assert differences(c) == differences(c)
     lone = replace(c, held_out=torch.arange(N) < 2)
@@ -275,7 +279,10 @@ def test_figures_show_each_image_once_and_few_of_a_category(
     assert all(not isinstance(x, str) and isinstance(x(), Figure) for x in drawings.values())
     for name, (pixels, y) in shown.items():
         places = [
-            n for x in pixels for n in range(N) if torch.equal(x, thumbnails.images(torch.tensor(n)))
+            n
+            for x in pixels
+            for n in range(N)
+            if torch.equal(x, thumbnails.images(torch.tensor(n)))
         ]
         assert len(places) == len(set(places)) == len(y), name
         assert analysed.held_out[places].all() and torch.equal(analysed.y[places], y)
@@ -307,7 +314,9 @@ def test_the_report_of_a_comparison_is_made_of_what_is_saved(
     assert report.tables(Comparison.load(folder / "compare"), again) == report.tables(c, run)
 
 
-def test_the_command_writes_tables_and_says_what_compares(analysed: Emergence, tmp_path: Path) -> None:
+def test_the_command_writes_tables_and_says_what_compares(
+    analysed: Emergence, tmp_path: Path
+) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     turn = torch.from_numpy(ortho_group.rvs(3, random_state=0)).float()
     for folder, e in zip(folders, (analysed, turned(analysed, turn)), strict=True):
