@@ -151,7 +151,8 @@ class Config:
             entries = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"run: {path.parent} holds no finished run; `emergence run --out {path.parent}` makes one"
+                f"run: {path.parent} holds no finished run; "
+                f"`emergence run --out {path.parent}` makes one"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             raise StoreError(f"run: {path} is no JSON ({error}); run again to write it") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from emergence_ext.report.look.look import look, some_images
 from torch import nn
 from typer.testing import CliRunner
 
@@ -15,7 +16,6 @@ from emergence_ext.data.samples import ArraySamples
 from emergence_ext.lookinside.excite import Excited
 from emergence_ext.report.look import TECHNIQUES, Scene, Sheet
 from emergence_ext.report.look import look as looking
-from emergence_ext.report.look.look import look, some_images
 from emergence_ext.report.look.sheet import pictures
 from emergence_ext.run.subject import Subject
 from emergence_ext.store.arrays import write_file

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from emergence_ext.report.html.experiments import EXPERIMENTS
+from emergence_ext.report.html.sections import SECTIONS
 from PIL import Image
 
 from emergence_ext.report.html import pictures, write_report
-from emergence_ext.report.html.experiments import EXPERIMENTS
 from emergence_ext.report.html.run import read_table, shown
-from emergence_ext.report.html.sections import SECTIONS
 
 pytest.importorskip("jinja2")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from emergence_ext.report.drawing import IN_SPACE
 from torch import nn
 
 from emergence_ext.data.folders import ImageFolder
@@ -23,7 +24,6 @@ from emergence_ext.network.features import FeatureSet
 from emergence_ext.network.models import load_weights
 from emergence_ext.ops import library as _library
 from emergence_ext.report import drawing, tables
-from emergence_ext.report.drawing import IN_SPACE
 from emergence_ext.run import analyse as run
 from emergence_ext.run.analyse import Settings, Subject
 from emergence_ext.run.emerging import Emergence

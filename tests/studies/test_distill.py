@@ -29,6 +29,7 @@ from emergence_ext.report.files import write_table
 from emergence_ext.run.analyse import run
 from emergence_ext.run.emerging import Checkpoint, Emergence, Settings, emergence
 from emergence_ext.run.finished import FinishedRun
+from emergence_ext.run.folder import StateFolder
 from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
 from emergence_ext.store.arrays import StoreError
 from emergence_ext.studies.distill import (
@@ -337,7 +338,7 @@ def test_students_come_back_from_disk_and_finished_fits_are_not_made_again(
     shown = replace(distilled, layer="conv1", missed=[0.5, float("nan")])
     shown.save(tmp_path / "shown")
     assert_equal(Distillation.load(tmp_path / "shown"), shown)
-    student = Student("good", 3, lambda: _turned(1.0), folder=tmp_path / "fits")
+    student = Student("good", 3, lambda: _turned(1.0), folder=StateFolder(tmp_path / "fits"))
     few = replace(SETTINGS, importance_evals=2, regional_evals=2)
     one = distillation(*planted_teacher, [student], few)
     with pytest.raises(ValueError, match="another importance_evals"):

@@ -24,8 +24,8 @@ from emergence_ext.report import paper_tables as report
 from emergence_ext.report.files import Tables
 from emergence_ext.studies import methods as study
 from emergence_ext.studies import paper
-from emergence_ext.studies.drpr import DRPR
 from emergence_ext.studies.ablation import AblationFit, Choices
+from emergence_ext.studies.drpr import DRPR
 from emergence_ext.studies.methods import METHODS, Method, Projected, compare, student_interval
 from emergence_ext.studies.paper_tables import PaperTables, RegionStrength
 from tests.planted import planted
