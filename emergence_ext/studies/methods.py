@@ -181,7 +181,7 @@ class Outcome:
     temperature: float
     mean_entropy: float
     configuration: str
-    searched: Mapping[str, tuple[float, ...]]
+    searched: dict[str, tuple[float, ...]]
     r: tuple[float, ...]
     rho: tuple[float, ...]
     fitted_r: tuple[float, ...]

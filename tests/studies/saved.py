@@ -1,4 +1,4 @@
-"""What is saved of an experiment is all of it: it comes back, and a report is made of it alone."""
+"""What is saved of an experiment is all of it: it comes back, and reports are made of it alone."""
 
 from __future__ import annotations
 

@@ -24,10 +24,12 @@ from emergence_ext.data.folders import ImageFolder
 from emergence_ext.method.sample import SampleProjection
 from emergence_ext.network.features import FeatureSet
 from emergence_ext.network.models import load_weights
-from emergence_ext.report import tables
+from emergence_ext.report import distill as report
+from emergence_ext.report.files import write_table
 from emergence_ext.run.analyse import run
 from emergence_ext.run.emerging import Checkpoint, Emergence, Settings, emergence
-from emergence_ext.run.finished import FinishedRun, settings_of
+from emergence_ext.run.finished import FinishedRun
+from emergence_ext.run.folder import StateFolder
 from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
 from emergence_ext.store.arrays import StoreError
 from emergence_ext.studies.distill import (
@@ -43,6 +45,7 @@ from emergence_ext.training.distilling import FeaturePlace, distil, take_upper_l
 from emergence_ext.training.recipes import Recipe
 from tests import tiny_networks
 from tests.planted import feature_set
+from tests.studies.saved import NOWHERE, assert_equal, assert_updated_from_what_is_saved
 
 RECIPE = Recipe(epochs=3, batch_size=12, lr=0.02, weight_decay=0)
 CONV = FeaturePlace("conv2_1", "conv2_1")
@@ -251,9 +254,9 @@ def test_places_and_students_that_make_no_sense_are_refused(
 @pytest.fixture(scope="module")
 def planted_teacher() -> tuple[Emergence, SampleProjection]:
     last = feature_set(1.0, 100)
-    found = emergence([Checkpoint("network", 5, lambda: last)], SETTINGS)
-    kept = ~found.held_out
-    return found, SampleProjection().fit(last.f[kept], last.z[kept])
+    e = emergence([Checkpoint("network", 5, lambda: last)], SETTINGS)
+    kept = ~e.held_out
+    return e, SampleProjection().fit(last.f[kept], last.z[kept])
 
 
 def _turned(learned: float) -> FeatureSet:
@@ -265,7 +268,7 @@ def _turned(learned: float) -> FeatureSet:
 
 
 @pytest.fixture(scope="module")
-def found(planted_teacher: tuple[Emergence, SampleProjection]) -> Distillation:
+def distilled(planted_teacher: tuple[Emergence, SampleProjection]) -> Distillation:
     students = [
         Student("good", 3, lambda: _turned(1.0), missed=0.1),
         Student("poor", 3, lambda: _turned(0.05), missed=0.8),
@@ -274,23 +277,23 @@ def found(planted_teacher: tuple[Emergence, SampleProjection]) -> Distillation:
 
 
 def test_a_student_that_learned_nothing_has_fewer_reliable_points_and_other_directions(
-    found: Distillation,
+    distilled: Distillation,
 ) -> None:
-    e = found.networks
-    assert e.labels == ["good", "poor", "teacher"] and found.students == ["good", "poor"]
+    e = distilled.networks
+    assert e.labels == ["good", "poor", "teacher"] and distilled.students == ["good", "poor"]
     assert e.epochs == [3, 3, 5] and e.h.shape == (3, 2, 100, 6, 3)
     ratios = [e.points(t).subset(e.held_out).count().ratio for t in range(3)]
     assert all(ratios) and ratios[0].low > ratios[1].high  # type: ignore[union-attr]
-    good, poor = found.difference(0), found.difference(1)
+    good, poor = distilled.difference(0), distilled.difference(1)
     assert good.mean("orientation").high < poor.mean("orientation").low
-    assert found.agreement(0) == 1.0 > found.agreement(1)
+    assert distilled.agreement(0) == 1.0 > distilled.agreement(1)
     assert e.accuracy(0) == e.accuracy(-1) > e.accuracy(1)
 
 
 def test_the_teacher_and_its_frame_are_what_they_were(
-    found: Distillation, planted_teacher: tuple[Emergence, SampleProjection]
+    distilled: Distillation, planted_teacher: tuple[Emergence, SampleProjection]
 ) -> None:
-    teacher, e = planted_teacher[0], found.networks
+    teacher, e = planted_teacher[0], distilled.networks
     for name in ("g", "z", "h", "w", "scale", "raw_strength"):
         assert torch.equal(getattr(e, name)[-1], getattr(teacher, name)[-1]), name
     assert e.frame is teacher.frame and torch.equal(e.held_out, teacher.held_out)
@@ -301,16 +304,16 @@ def test_the_teacher_and_its_frame_are_what_they_were(
     }  # fmt: skip
 
 
-def test_strengths_are_those_of_the_student_and_not_the_teachers(found: Distillation) -> None:
-    e = found.networks
+def test_strengths_are_those_of_the_student_and_not_the_teachers(distilled: Distillation) -> None:
+    e = distilled.networks
     mean = e.h[:, :, e.region_images].norm(dim=-1).mean(dim=(2, 3))
     torch.testing.assert_close(mean[:, 0], mean[:, 1], rtol=1e-4, atol=0)
     assert (e.scale[:, -1] == 1).all()
     assert abs(float(mean[1, 1] / mean[2, 1]) - 1) > 0.02
 
 
-def test_differences_are_exact_and_only_of_held_out_images(found: Distillation) -> None:
-    x, e = found.difference(1, 0), found.networks
+def test_differences_are_exact_and_only_of_held_out_images(distilled: Distillation) -> None:
+    x, e = distilled.difference(1, 0), distilled.networks
     mine, theirs = e.h[1, 0, e.held_out], e.h[2, 0, e.held_out]
     cosine = torch.nn.functional.cosine_similarity(mine, theirs, dim=-1)
     torch.testing.assert_close(x.orientation, 1 - cosine, rtol=0, atol=1e-5)
@@ -329,15 +332,19 @@ def test_a_region_without_strength_has_no_direction_and_is_left_out_of_the_mean(
 
 
 def test_students_come_back_from_disk_and_finished_fits_are_not_made_again(
-    found: Distillation,
+    distilled: Distillation,
     planted_teacher: tuple[Emergence, SampleProjection],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found.save(tmp_path / "distill")
+    distilled.save(tmp_path / "distill")
     again = Distillation.load(tmp_path / "distill")
-    assert again.missed == found.missed and torch.equal(again.networks.h, found.networks.h)
-    student = Student("good", 3, lambda: _turned(1.0), folder=tmp_path / "fits")
+    assert_equal(again, distilled)
+    assert report.tables(again, NOWHERE) == report.tables(distilled, NOWHERE)
+    shown = replace(distilled, layer="conv1", missed=[0.5, float("nan")])
+    shown.save(tmp_path / "shown")
+    assert_equal(Distillation.load(tmp_path / "shown"), shown)
+    student = Student("good", 3, lambda: _turned(1.0), folder=StateFolder(tmp_path / "fits"))
     few = replace(SETTINGS, importance_evals=2, regional_evals=2)
     one = distillation(*planted_teacher, [student], few)
     with pytest.raises(ValueError, match="another importance_evals"):
@@ -347,7 +354,7 @@ def test_students_come_back_from_disk_and_finished_fits_are_not_made_again(
         raise AssertionError("a fit that was kept is made again")
 
     for kind in ("importance.RegionImportance.fit", "regional.RegionalProjection.fit"):
-        monkeypatch.setattr(f"emergence_ext.{kind}", refuse)
+        monkeypatch.setattr(f"emergence_ext.method.{kind}", refuse)
     two = distillation(*planted_teacher, [student], few)
     assert torch.equal(one.networks.h, two.networks.h)
 
@@ -382,28 +389,38 @@ def test_students_need_names_of_their_own(
 
 
 def test_tables_have_a_row_for_every_network_layer_and_kind_of_images(
-    found: Distillation, tmp_path: Path
+    distilled: Distillation, tmp_path: Path
 ) -> None:
-    networks = tables.distilled_networks(found)
+    tables = report.tables(distilled, NOWHERE)
+    networks = tables["networks"]
     assert [row["network"] for row in networks] == ["good", "poor", "teacher"]
     assert networks[0]["says what the teacher says"] == 1.0
     assert networks[2]["missed share of the teacher's features"] is None
-    points = tables.distilled_knowledge(found)
+    points = tables["knowledge"]
     assert len(points) == 3 * 2 * 2 and list(points[0])[:3] == ["network", "layer", "images"]
-    regions = tables.distilled_regions(found)
+    regions = tables["regions"]
     assert [(row["student"], row["layer"]) for row in regions] == [
         (s, k) for s in ("good", "poor") for k in ("conv1", "conv2")
     ]
-    x = found.difference(0, 1).mean("orientation")
+    x = distilled.difference(0, 1).mean("orientation")
     assert regions[1]["mean of 1 - cos"] == x.value
-    tables.write(tmp_path / "t.csv", regions)
+    write_table(tmp_path / "t.csv", regions)
     assert "nan" not in (tmp_path / "t.csv").read_text().lower()
-    mean = found.difference(1).mean("strength").value / found.difference(1).teacher_strength
+    mean = distilled.difference(1).mean("strength").value / distilled.difference(1).teacher_strength
     assert regions[3]["the mean over the teacher's mean strength"] == pytest.approx(mean)
-    nowhere = replace(found, networks=replace(found.networks, h=0 * found.networks.h))
-    row = tables.distilled_regions(nowhere)[0]
+    nowhere = replace(distilled, networks=replace(distilled.networks, h=0 * distilled.networks.h))
+    row = report.tables(nowhere, NOWHERE)["regions"][0]
     assert row["mean of 1 - cos"] == "no direction" and row["regions"] == 0
     assert row["the mean over the teacher's mean strength"] is None
+
+
+def test_regions_are_drawn_of_the_layer_that_was_asked_for(distilled: Distillation) -> None:
+    for layer, words in ((None, "conv2"), ("conv1", "conv1")):
+        drawings = report.figures(replace(distilled, layer=layer), NOWHERE)
+        assert list(drawings) == ["knowledge", "regions"]
+        draw = drawings["regions"]
+        assert not isinstance(draw, str)
+        assert words in draw().axes[1].get_title("left")
 
 
 def test_the_figure_tells_every_student_and_what_was_left_out() -> None:
@@ -440,8 +457,7 @@ def finished(image_folder: Path, training: Path, tmp_path_factory: pytest.TempPa
     spec = SubjectSpec(str(folder / "data"), "tests.tiny_networks:three", weights=weights, size=16)
     settings = Settings(region_images=20, importance_evals=3, regional_evals=5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("emergence_ext.report.drawing.draw_all", lambda *arguments: [])
-        patch.setattr("emergence_ext.run.analyse.TEMPERATURES", (1.0,))
+        patch.setattr("emergence_ext.run.strength.TEMPERATURES", (1.0,))
         run(spec.load(), folder / "run", settings)
     return folder / "run"
 
@@ -467,10 +483,12 @@ def test_the_command_writes_students_tables_and_figures_and_shows_them_in_the_re
     out = here / "distill"
     assert result.stdout.splitlines()[-2:] == [str(here / "report.html"), str(out)]
     assert "Experiment: distillation" in (here / "report.html").read_text()
-    for name in ("networks", "knowledge", "regions"):
-        assert (out / "tables" / f"{name}.csv").is_file()
-    for name in ("knowledge.png", "knowledge.svg", "regions.png", "regions.svg"):
-        assert (out / "figures" / name).is_file()
+    assert {path.stem for path in (out / "tables").iterdir()} == {
+        "networks",
+        "knowledge",
+        "regions",
+    }
+    assert_updated_from_what_is_saved(here, "distill", {"knowledge", "regions"})
     for name in ("conv2_1", "fc"):
         folder = out / "students" / name
         assert sorted(p.name for p in folder.glob("epoch_*")) == [
@@ -480,7 +498,8 @@ def test_the_command_writes_students_tables_and_figures_and_shows_them_in_the_re
     networks = list(csv.DictReader((out / "tables" / "networks.csv").open()))
     expected = ["student at conv2_1", "student at fc", "teacher fitted again", "teacher"]
     assert [row["network"] for row in networks] == expected
-    assert Distillation.load(out / "distill").students == expected[:3]
+    result = Distillation.load(out / "distill")
+    assert result.students == expected[:3] and result.layer == "conv1_1"
 
     before = (out / "tables" / "regions.csv").read_bytes()
     again = _call(*asked)  # nothing is trained or fitted again
@@ -506,7 +525,9 @@ def test_first_weights_are_not_those_of_the_teacher_with_the_same_seed(
 def test_a_network_that_comes_with_its_weights_does_not_start_as_its_own_teacher(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = FinishedRun.open(finished).config["subject"]["weights"]
+    subject = FinishedRun.open(finished).config.subject
+    assert subject is not None
+    weights = subject["weights"]
 
     def pretrained(num_classes: int = 3) -> nn.Module:
         module = tiny_networks.three(num_classes)
@@ -579,7 +600,7 @@ def test_a_subject_made_by_hand_needs_training_images(images: ImageFolder) -> No
 
 
 def test_settings_are_those_of_the_run(finished: Path) -> None:
-    config = FinishedRun.open(finished).config
-    assert settings_of(config) == Settings(region_images=20, importance_evals=3, regional_evals=5)
+    expected = Settings(region_images=20, importance_evals=3, regional_evals=5)
+    assert FinishedRun.open(finished).settings == expected
     with pytest.raises(StoreError, match="notes no setting"):
-        settings_of({"settings": {}})
+        _ = NOWHERE.settings

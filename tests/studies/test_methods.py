@@ -21,12 +21,16 @@ from emergence_ext.method.baselines import PCA, Manifold
 from emergence_ext.method.correlation import entropy, pearson, stratified_folds
 from emergence_ext.method.intervals import student_interval
 from emergence_ext.method.sample import SampleProjection
-from emergence_ext.report import paper_tables
+from emergence_ext.report import paper_tables as report
+from emergence_ext.report.files import Tables
 from emergence_ext.studies import methods as study
 from emergence_ext.studies import paper
+from emergence_ext.studies.ablation import AblationFit, Choices
 from emergence_ext.studies.drpr import DRPR
 from emergence_ext.studies.methods import METHODS, Method, Projected, compare
+from emergence_ext.studies.paper_tables import PaperTables, RegionStrength
 from tests.planted import planted
+from tests.studies.saved import NOWHERE, assert_equal
 
 DATA = planted(40, 3)
 TRUTH = entropy(DATA.z, 2.0)
@@ -55,6 +59,10 @@ def _compare(*methods: Method, **given: Any) -> list[study.Outcome]:
     return compare(DATA.f, DATA.z, DATA.y, methods=methods, **given)
 
 
+def _tables(networks: dict[str, list[study.Outcome]]) -> Tables:
+    return report.tables(PaperTables(networks, {}, [], [], Choices()), NOWHERE)
+
+
 def test_the_best_configuration_is_reported_over_all_seeds_and_all_are_told() -> None:
     (outcome,) = _compare(_method())
     assert outcome.configuration == "clean" and outcome.r == outcome.searched["clean"]
@@ -73,9 +81,9 @@ def test_every_strength_is_of_an_image_that_was_not_fitted() -> None:
     prior = {"prior": {"strength_prior": 1e-2}}
     ours = replace(METHODS[0], configurations=prior)
     pca = next(m for m in METHODS if m.name == "PCA")
-    found = _compare(ours, pca, seeds=1, folds=3)
+    outcomes = _compare(ours, pca, seeds=1, folds=3)
     fold = stratified_folds(DATA.y, 3, 0)
-    for outcome, method in zip(found, (ours, pca), strict=True):
+    for outcome, method in zip(outcomes, (ours, pca), strict=True):
         given = method.configurations[outcome.configuration]
         strength = torch.empty(40)
         for k in range(3):
@@ -115,7 +123,7 @@ def test_a_method_that_maps_no_new_images_is_fitted_to_all_and_says_so() -> None
 
     (outcome,) = _compare(_method(fit, maps_new=False), seeds=2)
     assert seen == [40] * 4 and outcome.fits == 2 and not outcome.left_out
-    (row,) = paper_tables.methods({"net": [outcome]})
+    (row,) = _tables({"net": [outcome]})["methods"]
     assert row["images"] == "fitted: maps no others"
 
 
@@ -145,7 +153,7 @@ def test_fits_that_fail_are_counted_and_named_and_never_chosen() -> None:
     (outcome,) = _compare(_method(fit))
     assert outcome.configuration == "noisy" and outcome.failed == 0
     assert math.isnan(outcome.searched["clean"][1])
-    noisy, clean = paper_tables.configurations({"net": [outcome]})
+    noisy, clean = _tables({"net": [outcome]})["configurations"]
     assert (noisy["best"], noisy["seeds that failed"], noisy["why"]) == ("yes", 0, "")
     assert (clean["best"], clean["seeds that failed"]) == ("no", 1)
     assert clean["why"] == "clean: did not converge"
@@ -158,7 +166,7 @@ def test_a_method_whose_fits_all_fail_has_no_correlation() -> None:
     failing, ours = _compare(_method(fit, "LLE"), _method())
     assert failing.failed == failing.fits == 12
     assert all(math.isnan(r) for r in (*failing.r, *failing.rho, *failing.fitted_r))
-    row = paper_tables.methods({"net": [ours, failing]})[1]
+    row = _tables({"net": [ours, failing]})["methods"][1]
     assert row["Pearson"] == row["Spearman"] == "no fit" and row["Pearson, low"] is None
 
 
@@ -201,13 +209,13 @@ def test_longer_features_are_surer_and_ours_is_ahead_of_what_sees_no_output() ->
         if m.maps_new
     ]
     outcomes = compare(f, DATA.z, DATA.y, [2.0], seeds=1, folds=2, methods=few)
-    found = {o.method: o for o in outcomes}
-    assert found["ours"].r[0] < -0.5 and found["DRPR"].r[0] < -0.3
+    by_name = {o.method: o for o in outcomes}
+    assert by_name["ours"].r[0] < -0.5 and by_name["DRPR"].r[0] < -0.3
     for name in ("PCA", "LLE", "Isomap"):
-        assert found["ours"].r[0] < found[name].r[0] - 0.1, name
+        assert by_name["ours"].r[0] < by_name[name].r[0] - 0.1, name
     # 40 neighbours are more than the half of the images that is fitted.
-    assert math.isnan(found["LLE"].searched["40 neighbours"][0])
-    assert any("neighbours = 40 need more images" in text for text in found["LLE"].failures)
+    assert math.isnan(by_name["LLE"].searched["40 neighbours"][0])
+    assert any("neighbours = 40 need more images" in text for text in by_name["LLE"].failures)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +248,7 @@ def test_the_rows_say_how_far_ours_is_ahead_and_what_the_paper_has() -> None:
         _method(configurations={"clean": {"noise": 0.1}}),
         _method(name="PCA", configurations={"noisy": {"noise": 0.5}}),
     )
-    first, second = paper_tables.methods({"net": [ours, other]})
+    first, second = _tables({"net": [ours, other]})["methods"]
     gap = [a - b for a, b in zip(ours.r, other.r, strict=True)]
     assert first["ours less this"] == 0
     assert second["ours less this"] == pytest.approx(sum(gap) / 3)
@@ -256,9 +264,42 @@ def test_the_papers_numbers_are_those_of_the_paper(truth_dir: Path) -> None:
     second = truth["table2_pearson_h_strength_vs_w"]
     assert list(paper.STRENGTH_IMPORTANCE) == second["mean"]
     assert list(paper.STRENGTH_IMPORTANCE_DEVIATION) == second["std"]
-    rows = paper_tables.published()
+    rows = _tables({})["paper"]
     assert [row["network"] for row in rows] == list(paper.NETWORKS)
     assert rows[3]["Table 1, LLE"] == -0.09 and rows[1]["Table 2, mean"] == 0.8248
+
+
+def test_both_tables_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
+    def fit(f: Tensor, z: Tensor, dim: int, temperature: float, seed: int, **given: Any) -> Any:
+        if given["noise"] == 0.1 and seed == 1:
+            raise ValueError("did not converge")
+        return _oracle(f, z, dim, temperature, seed, **given)
+
+    r = torch.rand(2, 5)
+    r[0, 0] = torch.nan
+    nan = float("nan")
+    result = PaperTables(
+        # Networks of one name are called by their whole paths, one of which may begin another.
+        methods={"/a/net": _compare(_method(fit)), "/a/net/net": _compare(_method(fit), seeds=2)},
+        importance={
+            "/a/net": RegionStrength(["conv", "conv.1"], 0.1, r, r / 2),
+            "/a/net/net": RegionStrength(["conv"], 1.0, r[1:, :3], r[:1, :3]),
+        },
+        factors=["alpha", "images"],
+        ablation=[
+            AblationFit(Choices(alpha=0), r[0], r[1], 0.5, 0.25, 2.0),
+            AblationFit(Choices(images=9), torch.empty(0), r[0, :0], nan, nan, nan, "z: all alike"),
+        ],
+        default=Choices(kappa_p=2.0, centring="for w and v"),
+    )
+    bare = replace(result, methods={}, importance={}, factors=[], ablation=[])
+    for name, made in (("full", result), ("bare", bare)):
+        made.save(tmp_path / name)
+        again = PaperTables.load(tmp_path / name)
+        assert_equal(again, made)
+        for table, rows in report.tables(made, NOWHERE).items():
+            assert_equal(report.tables(again, NOWHERE)[table], rows)
+        assert report.figures(again, NOWHERE).keys() == report.figures(made, NOWHERE).keys()
 
 
 def _draw(**changed: Any) -> Figure:

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from types import SimpleNamespace
 
 import matplotlib
 import pytest
 import torch
 from scipy.stats import spearmanr
-from test_features import Tokens
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -23,12 +21,15 @@ from emergence_ext.figures import Band, shapley_correlations, shapley_maps
 from emergence_ext.method.correlation import pearson
 from emergence_ext.method.frame import Frame
 from emergence_ext.method.intervals import mean_interval
+from emergence_ext.method.vmf import ExactKappa
 from emergence_ext.network.above import Above, above, grad_cam, region_cells
 from emergence_ext.network.hooks import regions
-from emergence_ext.report import tables
+from emergence_ext.report import shapley as report
+from emergence_ext.report.files import NO_IMAGES, write_table
 from emergence_ext.run.emerging import Emergence
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.subject import Subject
+from emergence_ext.run.thumbnails import Thumbnails
 from emergence_ext.studies.shapley import (
     BATCH,
     RegionValues,
@@ -37,6 +38,8 @@ from emergence_ext.studies.shapley import (
     region_values,
     shapley,
 )
+from tests.network.test_features import Tokens
+from tests.studies.saved import NOWHERE, assert_equal, assert_updated_from_what_is_saved, save_run
 
 pytest.importorskip("captum")
 GRID = (3, 3)
@@ -111,8 +114,8 @@ def game() -> nn.Module:
 @pytest.fixture
 def part(game: nn.Module, images: Tensor) -> Iterator[Above]:
     images[:, :, 2, 1] = images[:, :, 0, 1]  # regions 7 and 1
-    with above(game, "relu", images) as found:
-        yield found
+    with above(game, "relu", images) as part:
+        yield part
 
 
 COLUMNS = torch.tensor([0, 1, 2, 0])
@@ -275,11 +278,11 @@ def test_tokens_are_regions_and_the_class_token_stays(
     columns = torch.tensor([1, 2])
     with above(module, "block", images) as part:
         assert part.maps.shape == (2, 5, 3, 3) and part.alone
-        found = region_values(part, columns, GRID, samples=2000, error=0.03)
+        sampled = region_values(part, columns, GRID, samples=2000, error=0.03)
         truth = exact(part, columns)
-        assert ((found.values - truth).abs().mean(1) < 2 * 0.03 * truth.std(1)).all()
+        assert ((sampled.values - truth).abs().mean(1) < 2 * 0.03 * truth.std(1)).all()
         kept = part(0 * part.maps)
-        assert torch.equal(found.none, kept[torch.arange(2), columns])
+        assert torch.equal(sampled.none, kept[torch.arange(2), columns])
         assert (kept[0] - kept[1]).abs().max() < 1e-6  # both have the same class token
         assert grad_cam(part, columns, GRID).shape == (2, 9)
 
@@ -298,12 +301,12 @@ def test_a_layer_that_cannot_be_taken_apart_is_refused(game: nn.Module, images: 
         pass
 
 
-def _found(names: list[str], y: Tensor, z: Tensor, w: Tensor, strength: Tensor) -> Emergence:
+def _results(names: list[str], y: Tensor, z: Tensor, w: Tensor, strength: Tensor) -> Emergence:
     """Of two checkpoints and two layers; w and strength are those of the last of each."""
     n = len(names)
     others = torch.rand(2, 2, 2, n, 9, generator=torch.Generator().manual_seed(2))
     others[:, -1, -1] = torch.stack([w, strength])
-    frame = Frame(torch.full((3,), 1 / 3), torch.eye(3), 10.0, 1.0)
+    frame = Frame(torch.full((3,), 1 / 3), torch.eye(3), ExactKappa(3), 1.0)
     return Emergence(
         frame=frame,
         labels=["before", "network"],
@@ -314,7 +317,7 @@ def _found(names: list[str], y: Tensor, z: Tensor, w: Tensor, strength: Tensor) 
         grid=GRID,
         tau=0.4,
         y=y,
-        held_out=torch.zeros(n, dtype=torch.bool),
+        held_out=torch.arange(n) == 0,
         region_images=torch.arange(1, n),
         g=torch.zeros(2, n, 3),
         z=torch.stack([torch.zeros_like(z), z]),
@@ -341,16 +344,16 @@ def study() -> tuple[Subject, Emergence, Shapley]:
     w = torch.softmax(truth, dim=1).float()
     samples = ArraySamples(images, y.tolist(), ["a", "b", "c"])
     subject = Subject(module, {"relu": "relu"}, samples, outputs=outputs)
-    found = _found(samples.names, y, z, w, torch.ones(N, 9))
-    return subject, found, shapley(subject, found, error=0.05, samples=2000)
+    e = _results(samples.names, y, z, w, torch.ones(N, 9))
+    return subject, e, shapley(subject, e, error=0.05, samples=2000)
 
 
 def test_planted_importance_is_found_and_chance_is_not(
     study: tuple[Subject, Emergence, Shapley],
 ) -> None:
-    _, found, result = study
+    _, e, result = study
     assert result.layers == ["relu"] and result.values.shape == (1, N - 1, 9)
-    assert result.names == found.names[1:] and result.reached.all()
+    assert result.names == e.names[1:] and result.reached.all()
     spearman, r = result.spearman(), result.pearson()
     assert spearman["w"].mean() > 0.97 and abs(float(spearman["random w"].mean())) < 0.35
     torch.testing.assert_close(result.random.sum(-1), torch.ones(1, N - 1))
@@ -363,14 +366,16 @@ def test_planted_importance_is_found_and_chance_is_not(
 def test_a_study_is_the_same_again_and_is_kept(
     study: tuple[Subject, Emergence, Shapley], tmp_path: Path
 ) -> None:
-    subject, found, result = study
+    subject, e, result = study
     subject.module.train()
     before = {name: x.clone() for name, x in subject.module.state_dict().items()}
-    again = shapley(subject, found, ["relu"], error=0.05, samples=2000)
+    again = shapley(subject, e, ["relu"], error=0.05, samples=2000)
     assert subject.module.training
     assert all(torch.equal(x, before[name]) for name, x in subject.module.state_dict().items())
     result.save(tmp_path / "shapley")
-    for other in (again, Shapley.load(tmp_path / "shapley")):
+    loaded = Shapley.load(tmp_path / "shapley")
+    assert_equal(loaded, result)
+    for other in (again, loaded):
         for name in (*result.measures, "values", "error", "permutations", "y", "index"):
             one, two = (x.measures.get(name, getattr(x, name, None)) for x in (result, other))
             assert torch.equal(one, two), name
@@ -378,8 +383,8 @@ def test_a_study_is_the_same_again_and_is_kept(
 
 
 def test_fewer_images_are_of_all_categories(study: tuple[Subject, Emergence, Shapley]) -> None:
-    subject, found, result = study
-    few = shapley(subject, found, images=3, error=0.05, samples=2000)
+    subject, e, result = study
+    few = shapley(subject, e, images=3, error=0.05, samples=2000)
     assert sorted(few.y.tolist()) == [0, 1, 2]
     place = [result.names.index(name) for name in few.names]
     torch.testing.assert_close(few.values, result.values[:, place])
@@ -390,7 +395,8 @@ def test_tables_say_what_was_found(
     study: tuple[Subject, Emergence, Shapley], tmp_path: Path
 ) -> None:
     result = study[2]
-    rows = {row["importance"]: row for row in tables.shapley(result)}
+    tables = report.tables(result, NOWHERE)
+    rows = {row["importance"]: row for row in tables["shapley"]}
     assert list(rows) == ["w", "|F|", "Grad-CAM", "random w"]
     low, mean, high = (rows["w"][f"Spearman, mean{end}"] for end in (", low", "", ", high"))
     assert low <= mean <= high
@@ -403,7 +409,7 @@ def test_tables_say_what_was_found(
     assert rows["w"]["standard error, share of spread"] == pytest.approx(float(share))
     assert rows["w"]["permutations, mean"] == float(result.permutations.double().mean())
     assert rows["|F|"]["Pearson, mean"] == "undefined"
-    tables.write(tmp_path / "images.csv", tables.shapley_images(result))
+    write_table(tmp_path / "images.csv", tables["shapley_images"])
     text = (tmp_path / "images.csv").read_text()
     assert text.count("\n") == N and "nan" not in text
 
@@ -443,21 +449,21 @@ def test_a_layer_whose_regions_change_nothing_is_refused(
     module = seeded(Tokens)
     with torch.no_grad():
         z = module(torch.stack([samples[i][0] for i in range(N)]))[None]
-    found = replace(study[1], z=z, y=torch.zeros(N, dtype=torch.int64))
+    e = replace(study[1], z=z, y=torch.zeros(N, dtype=torch.int64))
     blind = Subject(module, {"relu": "block"}, samples)
     with pytest.raises(ValueError, match=r"no region of it changes the logit.*earlier layer"):
-        shapley(blind, found, images=3)
+        shapley(blind, e, images=3)
 
 
 def test_another_network_than_the_runs_is_refused(
     study: tuple[Subject, Emergence, Shapley],
 ) -> None:
-    subject, found, _ = study
+    subject, e, _ = study
     other = seeded(Game)
     with torch.no_grad():
         other.head.weight.mul_(1.5)
     with pytest.raises(ValueError, match="weights: the network gives other logits"):
-        shapley(replace(subject, module=other), found, images=3)
+        shapley(replace(subject, module=other), e, images=3)
 
 
 def test_the_standard_error_is_that_of_the_mean_of_the_batches() -> None:
@@ -471,24 +477,24 @@ def test_the_standard_error_is_that_of_the_mean_of_the_batches() -> None:
 def test_logits_that_are_not_finite_are_refused(
     study: tuple[Subject, Emergence, Shapley],
 ) -> None:
-    subject, found, _ = study
+    subject, e, _ = study
     module = seeded(Game)
     with torch.no_grad():
         module.head.bias.fill_(torch.nan)
     with pytest.raises(ValueError, match="logits that are not finite"):
-        shapley(replace(subject, module=module), found, images=2)
+        shapley(replace(subject, module=module), e, images=2)
 
 
 def test_the_command_writes_tables_figures_and_values(
     study: tuple[Subject, Emergence, Shapley], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = SimpleNamespace(found=study[1], subject=lambda device: study[0])
-    monkeypatch.setattr(FinishedRun, "open", lambda folder: run)
+    save_run(tmp_path, study[1], Thumbnails.of(study[0], GRID))
+    monkeypatch.setattr(FinishedRun, "subject", lambda run, device: study[0])
     asked = ["shapley", str(tmp_path), "--images", "3", "--device", "cpu"]
     result = CliRunner().invoke(app, [*asked, "--samples", "32", "--error", "1e-9"])
     assert result.exit_code == 0, result.output
     folder = tmp_path / "shapley"
-    assert result.stdout.splitlines()[-1] == str(folder)
+    assert result.stdout.splitlines()[-2:] == [str(tmp_path / "report.html"), str(folder)]
     assert "relu, w: Spearman 0." in result.stdout and "|F|: Spearman undefined" in result.stdout
     assert "3 of 3 standard errors are above 1e-09" in result.stderr
     for name in (
@@ -501,9 +507,19 @@ def test_the_command_writes_tables_figures_and_values(
     ):
         assert (folder / name).stat().st_size > 100, name
     assert Shapley.load(folder / "shapley").values.shape == (1, 3, 9)
+    assert_updated_from_what_is_saved(tmp_path, "shapley", {"correlations", "maps_relu"})
     refused = CliRunner().invoke(app, [*asked, "--layer", "conv9"])
     assert refused.exit_code == 2
     assert refused.stderr.strip().endswith("layer: expected some of first, relu, got ['conv9']")
+
+
+def test_without_images_the_correlations_are_drawn(
+    study: tuple[Subject, Emergence, Shapley], tmp_path: Path
+) -> None:
+    drawings = dict(report.figures(study[2], save_run(tmp_path, study[1])))
+    draw = drawings.pop("correlations")
+    assert not isinstance(draw, str) and len(draw().axes) == 2
+    assert drawings == {"maps_relu": NO_IMAGES}
 
 
 def test_figures_are_drawn_of_any_number_of_layers_and_images() -> None:
