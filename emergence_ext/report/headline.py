@@ -85,4 +85,5 @@ def warnings(run: FinishedRun) -> list[str]:
         texts.append(
             f"Regions were learned on only {len(e.region_images)} images; below 100 they over-fit."
         )
-    return [*texts, *map(str, run.config.warnings)]
+    # Runs of earlier versions kept all of these.
+    return list(dict.fromkeys([*texts, *map(str, run.config.warnings)]))

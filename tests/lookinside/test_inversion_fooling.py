@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_render import Net
 from torch import Tensor, nn
 
 from emergence_ext import figures
@@ -20,6 +19,7 @@ from emergence_ext.render import maps_of, noise
 from emergence_ext.report.look import Scene, Sheet, fooling, inversion
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.subject import Subject
+from tests.render.test_render import Net
 from tests.tiny_networks import in_a_dict
 
 

@@ -202,7 +202,7 @@ def test_a_sheet_stands_beside_w_and_shapley_values(scene: Scene) -> None:
     assert all(row["Spearman with Shapley"] is None for row in plain.tables["regions"])
     assert all(-1 <= row["Spearman with w"] <= 1 for row in plain.tables["regions"])
     assert scene.run is not None
-    found = shapley(scene.subject, scene.run.found, ["conv2_1"], 3, samples=32)
+    found = shapley(scene.subject, scene.run.emergence, ["conv2_1"], 3, samples=32)
     found.save(scene.run.folder / "shapley" / "shapley")
     rows = sheet(replace(scene, layers=["conv2_1"])).tables["regions"]
     assert all(-1 <= row["Spearman with Shapley"] <= 1 for row in rows) and len(rows) == 3

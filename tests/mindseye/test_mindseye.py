@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_render import Net
 from torch import Tensor, nn
 
 from emergence_ext.data.folders import image_set
@@ -27,6 +26,7 @@ from emergence_ext.mindseye import (
 from emergence_ext.network.models import load_model, load_weights
 from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.render import GaussianBlur, Ramp, l1, maps_of
+from tests.render.test_render import Net
 from tests.tiny_networks import in_a_dict, not_finite, one_output
 from tests.tiny_networks import maps as maps_alone
 
@@ -313,7 +313,7 @@ def test_only_two_or_more_finite_logits_name_a_class(net: Net, images: Tensor) -
 
 
 def test_the_sheet_shows_the_nearest_real_member(net: Net, images: Tensor) -> None:
-    from emergence_ext.report.look.mindseye import ImageSet, facet_sheet
+    from emergence_ext.report.mindseye import ImageSet, facet_sheet
 
     given = ImageSet(net, {"late": "relu2"}, images, [f"{n}" for n in range(14)])
     sheet, found = facet_sheet(given, 2, (2,), replace(STILL, steps=1))

@@ -6,10 +6,10 @@ import tracemalloc
 
 import pytest
 import torch
-from test_render import Net
 
 from emergence_ext.mindseye import find_facets, minds_eye
 from emergence_ext.mindseye.facets import facet_weights, pooled
+from tests.render.test_render import Net
 
 
 def test_planted_facets_are_found_and_their_members_are_their_own() -> None:
