@@ -313,7 +313,7 @@ def test_only_two_or_more_finite_logits_name_a_class(net: Net, images: Tensor) -
 
 
 def test_the_sheet_shows_the_nearest_real_member(net: Net, images: Tensor) -> None:
-    from emergence_ext.report.look.mindseye import ImageSet, facet_sheet
+    from emergence_ext.report.mindseye import ImageSet, facet_sheet
 
     given = ImageSet(net, {"late": "relu2"}, images, [f"{n}" for n in range(14)])
     sheet, found = facet_sheet(given, 2, (2,), replace(STILL, steps=1))
