@@ -154,14 +154,14 @@ def find_toolkit(env: Mapping[str, str]) -> Toolkit | None:
         [str(Path(named) / "bin" / "nvcc")] if named else ["nvcc", "/usr/local/cuda/bin/nvcc"]
     )
     for candidate in candidates:
-        found = shutil.which(candidate, path=env.get("PATH", os.defpath))
-        if found is None:
+        nvcc = shutil.which(candidate, path=env.get("PATH", os.defpath))
+        if nvcc is None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "empty.cu"
             source.write_text("")
-            dryrun = _output([found, "--dryrun", "-c", str(source), "-o", os.devnull])
-        release = re.search(r"release (\d+\.\d+)", _output([found, "--version"]))
+            dryrun = _output([nvcc, "--dryrun", "-c", str(source), "-o", os.devnull])
+        release = re.search(r"release (\d+\.\d+)", _output([nvcc, "--version"]))
         home = toolkit_home(dryrun)
         if home is not None and release is not None and (home / "bin" / "nvcc").exists():
             return Toolkit(home, home / "bin" / "nvcc", release[1])

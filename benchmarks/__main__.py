@@ -19,7 +19,8 @@ from benchmarks.gpu.peak import measure_gpu_peak
 from benchmarks.peak import measure_peak
 from benchmarks.peers import use_threads
 from benchmarks.suite import Effort
-from emergence_ext.ops.library import build_info, why_not
+from emergence_ext.ops import build_info
+from emergence_ext.ops.library import why_not
 
 BUSY: Final = 0.4
 """Load per core above which a run is not to be trusted."""
@@ -71,31 +72,31 @@ def main() -> None:
     if options.device == "cuda":
         kept = _on_gpu(benches, effort, folder, quick=options.quick, whole=whole)
     else:
-        found = _on_cpu(benches, effort, quick=options.quick, whole=whole)
-        kept = [] if folder is None else _save(found, folder, options.out or IMAGES)
+        measured = _on_cpu(benches, effort, quick=options.quick, whole=whole)
+        kept = [] if folder is None else _save(measured, folder, options.out or IMAGES)
     for path in kept:
         print(f"wrote {path}")
 
 
-def _save(found: results.Results, folder: Path, images: Path) -> list[Path]:
+def _save(measured: results.Results, folder: Path, images: Path) -> list[Path]:
     # matplotlib is not needed to measure.
     from benchmarks import plots
 
-    return [found.save(folder), *plots.draw(found, images)]
+    return [measured.save(folder), *plots.draw(measured, images)]
 
 
 def _on_gpu(
     benches: Sequence[Bench], effort: Effort, folder: Path | None, *, quick: bool, whole: bool
 ) -> list[Path]:
     """Measure, and keep what there is after every step, as whoever waits may lose patience."""
-    found = results.begin(measure_gpu_peak(), "cuda")
-    gpu, peak = found.machine["gpu"], found.peak
+    measured = results.begin(measure_gpu_peak(), "cuda")
+    gpu, peak = measured.machine["gpu"], measured.peak
     print(
         f"{gpu['name']}, {gpu['multiprocessors']} multiprocessors, {gpu['memory_gib']} GiB, ",
         end="",
     )
     print(f"L2 {gpu['l2_mib']:g} MiB, driver {gpu['driver']}")
-    _begin(found)
+    _begin(measured)
     if peak.why_not:
         print(f"multiply-adds were not measured: {peak.why_not}")
     else:
@@ -107,24 +108,26 @@ def _on_gpu(
     print(
         f"bfloat16 products of the library {peak.bfloat16:.0f} GFLOP/s, copy {peak.copy:.0f} GB/s"
     )
-    keep = (lambda: None) if folder is None else (lambda: found.save(folder))
+    keep = (lambda: None) if folder is None else (lambda: measured.save(folder))
     effort = replace(effort, seconds=effort.seconds if quick else run.SECONDS)
-    run.Run(found, benches, effort, _show, keep).measure(quick=quick, whole=whole)
+    run.Run(measured, benches, effort, _show, keep).measure(quick=quick, whole=whole)
     if not quick and whole:
-        _show("targets", results.targets(found.targets))
-    for failure in found.failures:
+        _show("targets", results.targets(measured.targets))
+    for failure in measured.failures:
         print(f"failed: {failure}")
-    return [] if folder is None else [found.save(folder)]
+    return [] if folder is None else [measured.save(folder)]
 
 
-def _begin(found: results.Results) -> None:
+def _begin(measured: results.Results) -> None:
     """Print what machine this is, and whether others are busy on it."""
-    machine, versions = found.machine, found.versions
+    machine, versions = measured.machine, measured.versions
     print(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB; ", end="")
-    print(f"{machine['threads']} threads, {machine['instruction_set']}, load {found.load:.2f}")
+    print(f"{machine['threads']} threads, {machine['instruction_set']}, load {measured.load:.2f}")
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    if found.load > BUSY * machine["cores"]:
-        print(f"the load is {found.load:.1f} on {machine['cores']} cores: others are running, and")
+    if measured.load > BUSY * machine["cores"]:
+        print(
+            f"the load is {measured.load:.1f} on {machine['cores']} cores: others are running, and"
+        )
         print("threads that wait for one another make such figures meaningless")
 
 
@@ -132,38 +135,38 @@ def _on_cpu(
     benches: Sequence[Bench], effort: Effort, *, quick: bool, whole: bool
 ) -> results.Results:
     """Measure, printing each table as soon as it is there."""
-    found = results.begin(measure_peak(torch.get_num_threads()))
-    peak = found.peak
-    _begin(found)
-    told = peak.why_not or f"float32 {peak.float32:.0f} GFLOP/s"
-    told += f", bfloat16 pairs {peak.bfloat16:.0f} GFLOP/s" if peak.bfloat16 else ""
-    print(f"peak of multiply-adds: {told}")
+    measured = results.begin(measure_peak(torch.get_num_threads()))
+    peak = measured.peak
+    _begin(measured)
+    rates = peak.why_not or f"float32 {peak.float32:.0f} GFLOP/s"
+    rates += f", bfloat16 pairs {peak.bfloat16:.0f} GFLOP/s" if peak.bfloat16 else ""
+    print(f"peak of multiply-adds: {rates}")
 
     for bench in benches:
         for work in suite.works(bench):
             print(f"\n{bench.name}: {work.name}", flush=True)
             rows = suite.run(bench, work, effort)
-            found.rows += rows
+            measured.rows += rows
             print(results.timings(rows), flush=True)
     pairs = build_info().get("instruction_set") == "avx512_bf16"
-    found.shares = bounds.shares(benches, found.rows, peak, pairs)
-    _show("share of the arithmetic bound, forward with indices", results.bounds(found.shares))
+    measured.shares = bounds.shares(benches, measured.rows, peak, pairs)
+    _show("share of the arithmetic bound, forward with indices", results.bounds(measured.shares))
     print("share: 2 D flops per match over the peak of multiply-adds. all operations, where")
     print(f"D <= {bounds.NARROW}: D multiply-adds, a maximum, a comparison and a move per register")
     print("over the same peak; more than 100 % where a machine compares beside multiplying.")
     if not whole:
-        return found
+        return measured
 
-    found.growth = growth.measure_growth(growth.QUICK if quick else growth.FULL, effort.seconds)
-    _show("growth: match_kl with all gradients, D = 3", results.growth(found.growth))
+    measured.growth = growth.measure_growth(growth.QUICK if quick else growth.FULL, effort.seconds)
+    _show("growth: match_kl with all gradients, D = 3", results.growth(measured.growth))
     demands = memory.QUICK if quick else memory.FULL
-    found.memory = [memory.measure_extra(demand) for demand in demands]
-    _show("peak memory beyond inputs, loss and gradients", results.memory(found.memory))
+    measured.memory = [memory.measure_extra(demand) for demand in demands]
+    _show("peak memory beyond inputs, loss and gradients", results.memory(measured.memory))
     print("A block is 32 MiB unless `max_memory` says otherwise; B beyond it adds nothing.")
     if not quick:
-        found.targets = targets.judge(found.rows, found.growth, found.memory)
-        _show("targets", results.targets(found.targets))
-    return found
+        measured.targets = targets.judge(measured.rows, measured.growth, measured.memory)
+        _show("targets", results.targets(measured.targets))
+    return measured
 
 
 def _show(title: str, text: str) -> None:

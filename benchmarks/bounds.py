@@ -43,7 +43,7 @@ def shares(benches: Sequence[Bench], rows: Sequence[Row], peak: Peak, pairs: boo
         peak: the machine's.
         pairs: whether "medium" takes products of bfloat16 pairs here.
     """
-    found = []
+    bars = []
     sizes = {bench.name: bench for bench in benches}
     for row in rows:
         if row.work != FORWARD.name or row.group not in ("op", "sgemm") or row.timing is None:
@@ -57,5 +57,5 @@ def shares(benches: Sequence[Bench], rows: Sequence[Row], peak: Peak, pairs: boo
         narrow = bench.D <= NARROW and share is not None
         operations = share * (bench.D + 3) / bench.D if narrow else None
         kind = "bfloat16 pairs" if medium else "float32"
-        found.append(Share(row.case, row.name, matches, flops, kind, share, operations))
-    return found
+        bars.append(Share(row.case, row.name, matches, flops, kind, share, operations))
+    return bars

@@ -80,16 +80,16 @@ def main() -> None:
     shutil.rmtree(LOGS, ignore_errors=True)
     BENCHMARK.mkdir(parents=True)
     phases = check(Budget(options.seconds))
-    found, tests = _benchmarked(), pytest_report.read(LOGS / "tests.xml")
-    kept = asdict(found) | {
+    measured, tests = _benchmarked(), pytest_report.read(LOGS / "tests.xml")
+    kept = asdict(measured) | {
         "phases": [asdict(phase) for phase in phases],
         "tests": None if tests is None else asdict(tests),
         "build_info": _build_info(),
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / found.name
+    path = options.out / measured.name
     path.write_text(json.dumps(kept, indent=1) + "\n")
-    print(f"\n{summary(found, phases)}\nwrote {path.name}", flush=True)
+    print(f"\n{summary(measured, phases)}\nwrote {path.name}", flush=True)
     sys.exit(any(phase.failed for phase in phases))
 
 
@@ -149,8 +149,8 @@ def run_tests(seconds: float) -> Phase:
     if tests is None:
         return Phase("tests", _how_it_ended(status, seconds), _end_of(log))
     good = status == 0 and tests.passed > 0 and tests.failed == 0
-    told = tests.failures or ([] if good else _end_of(log))
-    return Phase("tests", f"{'passed' if good else 'failed'}: {tests}", told)
+    failures = tests.failures or ([] if good else _end_of(log))
+    return Phase("tests", f"{'passed' if good else 'failed'}: {tests}", failures)
 
 
 def sanitize(seconds: float) -> list[Phase]:
@@ -183,13 +183,13 @@ def benchmark(seconds: float) -> Phase:
     command = [sys.executable, "-m", "benchmarks", "--device", "cuda", "--out", str(BENCHMARK)]
     command += ["--seconds", str(max(0.0, seconds - LAST_PEER_SECONDS))]
     status = _run(command, log, seconds, {})
-    found = _benchmarked()
-    if status == 0 and not found.failures:
+    measured = _benchmarked()
+    if status == 0 and not measured.failures:
         return Phase("benchmark", "passed")
-    if status is None and found.memory and not found.failures:
+    if status is None and measured.memory and not measured.failures:
         return Phase("benchmark", "passed, but a peer was not done when the time was up")
-    if found.failures:
-        return Phase("benchmark", f"failed: {len(found.failures)} timings of the ops")
+    if measured.failures:
+        return Phase("benchmark", f"failed: {len(measured.failures)} timings of the ops")
     return Phase("benchmark", _how_it_ended(status, seconds), _end_of(log))
 
 

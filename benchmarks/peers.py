@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from benchmarks.cases import Problem
-from emergence_ext.ops import fused as ops
+from emergence_ext import ops
 from emergence_ext.ops import reference
 
 Body = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -87,15 +87,15 @@ def _largest(scores: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     top = scores.amax(dim=1, keepdim=True)
     # Places as float32 share the registers of the scores: twice as fast as integers, once compiled.
     places = torch.arange(scores.shape[1], dtype=torch.float32, device=scores.device)
-    found = torch.where(scores == top, places, float(scores.shape[1])).amin(dim=1)
-    return (a * top.view(a.shape).float()).sum(1), found.long().view(a.shape)
+    index = torch.where(scores == top, places, float(scores.shape[1])).amin(dim=1)
+    return (a * top.view(a.shape).float()).sum(1), index.long().view(a.shape)
 
 
 def keops(q: Tensor, d_i: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """KeOps' reduction, which stores no scores."""
     lazy = _lazy_tensor(q.dtype)
-    top, found = (lazy(q.reshape(-1, 1, q.shape[2])) | lazy(d_i[None])).max_argmax(dim=1)
-    return (a * top.view(a.shape)).sum(1), found.view(a.shape)
+    top, index = (lazy(q.reshape(-1, 1, q.shape[2])) | lazy(d_i[None])).max_argmax(dim=1)
+    return (a * top.view(a.shape)).sum(1), index.view(a.shape)
 
 
 @cache
@@ -115,8 +115,8 @@ def winner(body: Body) -> Body:
 
     def differentiable(q: Tensor, d_i: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            found = body(q, d_i, a)[1]
-        return (a * (q * d_i[found]).sum(2, dtype=torch.float32)).sum(1), found
+            index = body(q, d_i, a)[1]
+        return (a * (q * d_i[index]).sum(2, dtype=torch.float32)).sum(1), index
 
     return differentiable
 
@@ -214,9 +214,9 @@ def keops_at_once(x: Problem) -> tuple[Tensor, Tensor]:
     """KeOps' reduction over all images in one call."""
     lazy = _lazy_tensor(x.q.dtype)
     rows, others = x.q.reshape(1, -1, 1, x.q.shape[2]), x.d[:, None]
-    top, found = (lazy(rows) | lazy(others)).max_argmax(dim=2)
+    top, index = (lazy(rows) | lazy(others)).max_argmax(dim=2)
     shape = (len(x.d), *x.a.shape)
-    return (x.a * top.view(shape)).sum(2), found.view(shape)
+    return (x.a * top.view(shape)).sum(2), index.view(shape)
 
 
 def maxsim_cpu(x: Problem) -> tuple[Tensor, None]:

@@ -34,7 +34,7 @@ from emergence_ext.figures.style import (
     new_figure,
     styled,
 )
-from emergence_ext.ops.reference import PRECISIONS
+from emergence_ext.ops import reference
 
 # What the fastest peer of a group is called, and the colour it has everywhere.
 _GROUPS: Final = {
@@ -53,23 +53,23 @@ _GAP: Final = 1.6  # lines from the last bar of a case to the name of the next
 
 def draw(results: Results, folder: Path) -> list[Path]:
     """Draw what was measured into `folder`: `benchmark_ratios.png`, `benchmark_gpu_ratios.png`."""
-    found: dict[str, Figure] = {}
+    figures: dict[str, Figure] = {}
     if results.rows:
-        found["benchmark_ratios"] = ratios(results.rows)
+        figures["benchmark_ratios"] = ratios(results.rows)
     if any(share.share is not None for share in results.shares):
-        found["benchmark_bounds"] = bounds(results.shares)
+        figures["benchmark_bounds"] = bounds(results.shares)
     if results.gpu_shares:
-        found["benchmark_bounds"] = gpu_bounds(results.gpu_shares)
+        figures["benchmark_bounds"] = gpu_bounds(results.gpu_shares)
     if results.growth:
-        found["benchmark_growth"] = growth(results.growth)
+        figures["benchmark_growth"] = growth(results.growth)
     if any(extra.bytes is not None for extra in results.memory):
         limit = MEMORY if results.device == "cpu" else None
-        found["benchmark_memory"] = memory(results.memory, limit)
+        figures["benchmark_memory"] = memory(results.memory, limit)
     if results.device == "cuda":
-        found = {name.replace("_", "_gpu_"): figure for name, figure in found.items()}
+        figures = {name.replace("_", "_gpu_"): figure for name, figure in figures.items()}
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, figure in found.items():
+    for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
         figure.savefig(paths[-1])
     return paths
@@ -98,7 +98,7 @@ def _blocks(rows: Sequence[Row]) -> dict[str, list[tuple[str, int, float]]]:
     blocks: dict[str, list[tuple[str, int, float]]] = {}
     for case, work in dict.fromkeys((row.case, row.work) for row in rows):
         here = [row for row in rows if (row.case, row.work) == (case, work)]
-        known = [p for p in PRECISIONS if any(row.name == op_name(p) for row in here)]
+        known = [p for p in reference.PRECISIONS if any(row.name == op_name(p) for row in here)]
         for precision in known if work == FORWARD.name else known[:1]:
             op = fastest_of(row for row in here if row.name == op_name(precision))
             if op is None:
@@ -116,7 +116,7 @@ def _blocks(rows: Sequence[Row]) -> dict[str, list[tuple[str, int, float]]]:
 
 
 def _bars(axes: Axes, blocks: dict[str, list[tuple[str, int, float]]]) -> None:
-    y, ticks, names, shown = 0.0, [], [], [1.0, 10.0]
+    y, ticks, names, drawn_ratios = 0.0, [], [], [1.0, 10.0]
     for title, bars in blocks.items():
         over_grid = {"facecolor": PAPER, "linewidth": 0, "pad": 0.5}
         axes.text(1.06, y, title, va="center", fontsize=7.5, weight="bold", bbox=over_grid)
@@ -126,10 +126,10 @@ def _bars(axes: Axes, blocks: dict[str, list[tuple[str, int, float]]]) -> None:
             axes.text(max(1, ratio), y, f" {ratio:.3g}", va="center", fontsize=7, color=INK)
             ticks.append(y)
             names.append(name)
-            shown.append(ratio)
+            drawn_ratios.append(ratio)
         y += _GAP
     axes.set_xscale("log")
-    axes.set_xlim(0.8 * min(shown), 2.2 * max(shown))
+    axes.set_xlim(0.8 * min(drawn_ratios), 2.2 * max(drawn_ratios))
     axes.set_yticks(ticks, names)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)

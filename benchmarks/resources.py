@@ -48,8 +48,10 @@ def report(toolkit: build_support.Toolkit, architectures: Sequence[str]) -> list
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
     work = [(source, name) for source in sources for name in architectures]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(partial(_compiled, toolkit), *zip(*work, strict=True))
-        return sorted((kernel for kernels in found for kernel in kernels), key=lambda x: x.name)
+        of_sources = pool.map(partial(_compiled, toolkit), *zip(*work, strict=True))
+        return sorted(
+            (kernel for kernels in of_sources for kernel in kernels), key=lambda x: x.name
+        )
 
 
 def parse(text: str, architecture: str) -> list[Kernel]:

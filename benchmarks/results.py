@@ -24,7 +24,7 @@ from benchmarks.peak import Peak
 from benchmarks.suite import Row
 from benchmarks.targets import Target
 from benchmarks.timing import Timing
-from emergence_ext.ops.library import build_info
+from emergence_ext.ops import build_info
 
 ROOT = Path(__file__).parents[1]
 
@@ -115,10 +115,10 @@ def begin(peak: Peak, device: str = "cpu") -> Results:
 
 def _cpu() -> str:
     try:
-        told = Path("/proc/cpuinfo").read_text()
+        cpu = Path("/proc/cpuinfo").read_text()
     except OSError:
-        told = ""
-    named = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
+        cpu = ""
+    named = re.search(r"^model name\s*:\s*(.+)$", cpu, re.MULTILINE)
     return named[1] if named else platform.processor() or platform.machine()
 
 
@@ -234,14 +234,14 @@ def growth(points: Sequence[Point]) -> str:
 
 def memory(extras: Sequence[Extra]) -> str:
     """Set peak memory beyond inputs, loss and gradients."""
-    told = [x.why_not or "" if x.bytes is None else f"{x.bytes / 2**20:.1f} MiB" for x in extras]
-    return table(["call", "extra"], [[x.name, y] for x, y in zip(extras, told, strict=True)])
+    sizes = [x.why_not or "" if x.bytes is None else f"{x.bytes / 2**20:.1f} MiB" for x in extras]
+    return table(["call", "extra"], [[x.name, y] for x, y in zip(extras, sizes, strict=True)])
 
 
-def targets(found: Sequence[Target]) -> str:
+def targets(judged: Sequence[Target]) -> str:
     """Set every target with what was reached."""
     verdict = {True: "met", False: "not met", None: "not measured"}
     return table(
         ["target", "wanted", "reached", ""],
-        [[x.what, x.wanted, x.reached, verdict[x.met]] for x in found],
+        [[x.what, x.wanted, x.reached, verdict[x.met]] for x in judged],
     )

@@ -16,7 +16,7 @@ from benchmarks.budget import Budget
 from benchmarks.cases import Bench, Problem
 from benchmarks.peers import ByMode, Call, Peer
 from benchmarks.timing import Timing, measure
-from emergence_ext.ops import fused as ops
+from emergence_ext import ops
 
 CHECKED_IMAGES: Final = 8
 """Conditioning images on which a peer must agree with the op before it is timed."""
@@ -134,18 +134,18 @@ def time_peers(
 def why_failed(error: Exception) -> str:
     """Put an error into a line of a table."""
     line = (str(error).strip().splitlines() or [""])[0]
-    told = re.sub(r"(/[^\s/]+)+/", "", line)[:120]  # no folders of this machine
-    return f"failed: {type(error).__name__}: {told}"
+    message = re.sub(r"(/[^\s/]+)+/", "", line)[:120]  # no folders of this machine
+    return f"failed: {type(error).__name__}: {message}"
 
 
 def _compiled(name: str, make: ByMode, mode: str) -> Peer:
     # Compiled at the first call, so that a failure is that of this peer.
-    made: list[Call] = []
+    compiled: list[Call] = []
 
     def call(x: Problem) -> Any:
-        if not made:
-            made.append(make(mode))
-        return made[0](x)
+        if not compiled:
+            compiled.append(make(mode))
+        return compiled[0](x)
 
     return Peer(f"torch.compile {mode}: {name}", "compile", call)
 
@@ -186,10 +186,10 @@ def check_forward(x: Problem, answer: Any, rough: bool) -> None:
     _close("T", T, ops.maxsim(x.q, x.d, x.a), missed)
     if argmax is not None:
         q, d, a = (t.float() for t in (x.q, x.d, x.a))
-        found = torch.stack(
+        rescored = torch.stack(
             [(a * (q * d_i[s]).sum(2)).sum(1) for d_i, s in zip(d, argmax, strict=True)]
         )
-        _close("the score of the matches", found, T, missed)
+        _close("the score of the matches", rescored, T, missed)
 
 
 def check_gradients(x: Problem, answer: Any, rough: bool, *, scaled: bool) -> None:

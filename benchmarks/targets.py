@@ -35,7 +35,7 @@ def judge(rows: Sequence[Row], growth: Sequence[Point], memory: Sequence[Extra])
     forward, both = f"{narrow} forward with indices", f"{narrow} match_kl forward + backward"
     wide = f"D={WIDE.D} forward with indices"
     medium = f"{wide}, medium: eager float32"
-    found = [
+    judged = [
         ratio(f"{forward}: torch.compile", 25, rows, HEADLINE, FORWARD, "compile"),
         ratio(f"{forward}: eager", 100, rows, HEADLINE, FORWARD, "eager"),
         ratio(f"{forward}: KeOps", 100, rows, HEADLINE, FORWARD, "keops"),
@@ -43,27 +43,27 @@ def judge(rows: Sequence[Row], growth: Sequence[Point], memory: Sequence[Extra])
         ratio(f"{wide}, highest: sgemm alone", 1, rows, WIDE, FORWARD, "sgemm"),
         ratio(medium, 3, rows, WIDE, FORWARD, "eager", precision="medium"),
     ]
-    found += flatness(growth)
+    judged += flatness(growth)
     for extra in memory:
         what, wanted = f"extra memory of {extra.name}", f"under {MEMORY >> 20} MiB"
         if extra.bytes is None:
-            found.append(Target(what, wanted, f"not measured: {extra.why_not}", None))
+            judged.append(Target(what, wanted, f"not measured: {extra.why_not}", None))
         else:
             reached = f"{extra.bytes / 2**20:.1f} MiB"
-            found.append(Target(what, wanted, reached, extra.bytes < MEMORY))
-    return found
+            judged.append(Target(what, wanted, reached, extra.bytes < MEMORY))
+    return judged
 
 
 def flatness(growth: Sequence[Point]) -> list[Target]:
     """Hold the time per element at every number of regions against that of the fewest images."""
-    found = []
+    judged = []
     for R in sorted({point.R for point in growth}):
         points = [point for point in growth if point.R == R]
         most = max(abs(point.relative - 1) for point in points)
         what = f"time per element, D=3 R={R}, N={points[0].N} to {points[-1].N}"
         reached = f"within {100 * most:.0f} %"
-        found.append(Target(what, f"within {100 * FLAT:.0f} %", reached, most <= FLAT))
-    return found
+        judged.append(Target(what, f"within {100 * FLAT:.0f} %", reached, most <= FLAT))
+    return judged
 
 
 def ratio(

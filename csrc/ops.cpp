@@ -25,9 +25,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("instruction_set", [] { return emergence_ext::cpu::level().name; });
   m.def("use_instruction_set", &emergence_ext::cpu::use_level);
   m.def("cuda_paths", [] {
-    std::vector<std::pair<std::string, bool>> found;
+    std::vector<std::pair<std::string, bool>> paths;
     for (const auto& path : emergence_ext::cuda::kPaths)
-      found.emplace_back(path.name, path.ran_on_gpu);
-    return found;
+      paths.emplace_back(path.name, path.ran_on_gpu);
+    return paths;
   });
 }

@@ -102,7 +102,7 @@ def shares(
     if rates is None or peak.clock is None:
         return []
     clocks = 1e6 * peak.clock * gpu["multiprocessors"]
-    found = []
+    bars = []
     for bench in benches:
         for precision in bench.precisions:
             applying = paths.applying(bench, precision, built) or [paths.PORTABLE]
@@ -116,7 +116,7 @@ def shares(
                     seconds, bound = row.timing.median, matches / (by.per_clock * clocks)
                     top = getattr(peak, by.peak) if by.peak else None
                     of_peak = by.flops * matches / seconds / (1e9 * top) if top else None
-                    found.append(
+                    bars.append(
                         Share(
                             row.case,
                             row.work,
@@ -128,4 +128,4 @@ def shares(
                             of_peak,
                         )
                     )
-    return found
+    return bars

@@ -36,12 +36,12 @@ class Demand:
 
 def demands(benches: Sequence[Bench]) -> list[Demand]:
     """Take the cases with losses, as they come and with a limit."""
-    found = []
+    demands = []
     for bench in benches:
         if bench.losses:
             most = NARROW_MEMORY if bench.D <= NARROW else WIDE_MEMORY
-            found += [Demand(bench), Demand(bench, most)]
-    return found
+            demands += [Demand(bench), Demand(bench, most)]
+    return demands
 
 
 def measure_extra(demand: Demand, x: Problem) -> Extra:

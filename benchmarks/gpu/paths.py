@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.bounds import NARROW
 from benchmarks.cases import Bench
-from emergence_ext.ops.library import build_info
+from emergence_ext.ops import build_info
 
 VARIABLE: Final = "EMERGENCE_CUDA_PATH"
 PORTABLE: Final = "portable"

@@ -36,7 +36,7 @@ class Run:
     """What is measured in a run, and where it goes.
 
     Attributes:
-        found: the results, filled as they come.
+        measured: the results, filled as they come.
         benches: the cases.
         effort: how long a timing may take, and the budget of the run.
         show: prints a table under a title.
@@ -44,7 +44,7 @@ class Run:
         device: where all of it is.
     """
 
-    found: Results
+    measured: Results
     benches: Sequence[Bench]
     effort: Effort
     show: Callable[[str, str], None]
@@ -62,59 +62,59 @@ class Run:
         self._peers(inputs)
 
     def _ops(self, inputs: dict[str, Problem]) -> None:
-        found, built = self.found, paths.built()
+        measured, built = self.measured, paths.built()
         for bench in self.benches:
             for work in works(bench):
                 rows = list(time_ops(bench, work, inputs[bench.name], self.effort, built))
-                found.rows += rows
-                found.failures += [
+                measured.rows += rows
+                measured.failures += [
                     f"{x.case} {x.work}, {x.name}: {x.remark}" for x in rows if x.remark
                 ]
                 self.show(f"{bench.name}: {work.name}", results.timings(rows))
                 self._keep()
-        found.gpu_shares = bounds.shares(
-            self.benches, found.rows, found.peak, found.machine["gpu"], built
+        measured.gpu_shares = bounds.shares(
+            self.benches, measured.rows, measured.peak, measured.machine["gpu"], built
         )
         title = "share of the bound, which is that of the forward pass"
-        self.show(title, results.gpu_bounds(found.gpu_shares))
+        self.show(title, results.gpu_bounds(measured.gpu_shares))
 
     def _growth(self, images: Sequence[int]) -> None:
         try:
-            self.found.growth = growth.measure_growth(
+            self.measured.growth = growth.measure_growth(
                 images, self.effort.seconds, device=self.device, most_matches=MOST_MATCHES
             )
         except Exception as error:
-            self.found.failures.append(f"growth: {suite.why_failed(error)}")
+            self.measured.failures.append(f"growth: {suite.why_failed(error)}")
         title = "growth: match_kl with all gradients, D = 3"
-        self.show(title, results.growth(self.found.growth))
+        self.show(title, results.growth(self.measured.growth))
         self._keep()
 
     def _memory(self, inputs: dict[str, Problem]) -> None:
-        self.found.memory = [
+        self.measured.memory = [
             memory.measure_extra(demand, inputs[demand.bench.name])
             for demand in memory.demands(self.benches)
         ]
         title = "peak memory beyond inputs, loss and gradients"
-        self.show(title, results.memory(self.found.memory))
+        self.show(title, results.memory(self.measured.memory))
         self._keep()
 
     def _peers(self, inputs: dict[str, Problem]) -> None:
         for bench in self.benches:
             for work in works(bench):
                 place = (bench.name, work.name)
-                own = [row for row in self.found.rows if (row.case, row.work) == place]
+                own = [row for row in self.measured.rows if (row.case, row.work) == place]
                 unit = suite.fastest_of(own[:1])
                 rows = []
                 for row in suite.time_peers(bench, work, inputs[bench.name], unit, self.effort):
                     rows.append(row)
-                    self.found.rows.append(row)
+                    self.measured.rows.append(row)
                     self._keep()
                 self.show(f"{bench.name}: {work.name}, peers", results.timings(rows))
 
     def _keep(self) -> None:
-        found = self.found
-        found.targets = targets.judge(
-            self.benches, found.rows, found.growth, found.memory, found.machine["gpu"]
+        measured = self.measured
+        measured.targets = targets.judge(
+            self.benches, measured.rows, measured.growth, measured.memory, measured.machine["gpu"]
         )
         self.keep()
 

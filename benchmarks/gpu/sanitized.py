@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.bounds import NARROW
 from benchmarks.gpu import paths
-from emergence_ext.ops import fused as ops
+from emergence_ext import ops
 from tests.cases import DIFFERENTIABLE, Case, LossInputs, build, build_loss, run_loss
 
 # More rows than a warp and none of its multiples; images in more than one group of a block.
@@ -58,8 +58,8 @@ def _calls(case: Case, precision: str, path: str | None) -> Iterator[str]:
     for op in DIFFERENTIABLE:
         y = build_loss(case, exclude=True, device="cuda")
         for max_memory in (None, _least_memory(op, y, precision)):
-            found = run_loss(ops, op, y, precision=precision, max_memory=max_memory)
-            _finite(*found.values())
+            tensors = run_loss(ops, op, y, precision=precision, max_memory=max_memory)
+            _finite(*tensors.values())
             yield f"{op}, {name}, {max_memory or 'no'} max_memory"
 
 
@@ -75,12 +75,12 @@ def _least_memory(op: str, x: LossInputs, precision: str) -> int:
     return 1
 
 
-def _finite(*found: torch.Tensor) -> None:
-    for t in found:
+def _finite(*tensors: torch.Tensor) -> None:
+    for t in tensors:
         if not t.cpu().isfinite().all():
             raise ArithmeticError("a result is not finite")
 
 
 if __name__ == "__main__":
-    made = list(calls())
-    print(f"{len(made)} calls")
+    every_call = list(calls())
+    print(f"{len(every_call)} calls")

@@ -20,8 +20,8 @@ def find(env: Mapping[str, str]) -> str | None:
     homes = [env.get("CUDA_HOME"), env.get("CUDA_PATH")]
     named = [str(Path(home) / "bin" / "compute-sanitizer") for home in homes if home]
     for name in (*named, "compute-sanitizer", "/usr/local/cuda/bin/compute-sanitizer"):
-        if (found := shutil.which(name, path=env.get("PATH", os.defpath))) is not None:
-            return found
+        if (path := shutil.which(name, path=env.get("PATH", os.defpath))) is not None:
+            return path
     return None
 
 
@@ -32,11 +32,11 @@ def command(program: str, tool: str) -> list[str]:
     return [program, "--tool", tool, "--print-limit", "20", *extra]
 
 
-def verdict(told: str, status: int | None) -> str:
+def verdict(output: str, status: int | None) -> str:
     """Say what a tool found.
 
     Args:
-        told: what tool and driver printed.
+        output: what tool and driver printed.
         status: exit status, None where the time was up.
 
     Returns:
@@ -45,13 +45,13 @@ def verdict(told: str, status: int | None) -> str:
     """
     if status is None:
         return "unavailable: its time was up"
-    counts = [int(number) for number in re.findall(r"SUMMARY: (\d+) (?:error|hazard)", told)]
+    counts = [int(number) for number in re.findall(r"SUMMARY: (\d+) (?:error|hazard)", output)]
     if counts and max(counts) > 0:
         return f"findings: {max(counts)}"
-    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(_PREFIX.strip())]
-    made = any(re.fullmatch(r"[1-9]\d* calls", line) for line in said)
-    if counts and made and status == 0:
+    completed = any(re.fullmatch(r"[1-9]\d* calls", line) for line in said)
+    if counts and completed and status == 0:
         return PASSED
     own = [line.removeprefix(_PREFIX) for line in lines if line.startswith(_PREFIX)]
     errors = [x for x in own if re.search("error|not supported", x, re.I) and "SUMMARY" not in x]
@@ -60,5 +60,5 @@ def verdict(told: str, status: int | None) -> str:
     elif status != 0:
         reason = said[-1] if said else f"exit status {status}"
     else:
-        reason = "it gave no summary" if made else "no call was made"
+        reason = "it gave no summary" if completed else "no call was made"
     return f"unavailable: {reason[:160]}"

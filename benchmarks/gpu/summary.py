@@ -20,44 +20,45 @@ PEERS: Final = {
 }
 
 
-def summary(found: Results, phases: Sequence[Any]) -> str:
+def summary(measured: Results, phases: Sequence[Any]) -> str:
     """Set the phases, what failed, the ops beside bounds and peers, the targets that are missed."""
-    peak, gpu = found.peak, found.machine["gpu"]
+    peak, gpu = measured.peak, measured.machine["gpu"]
     lines = [
-        f"{gpu['name']}, driver {gpu['driver']}, torch {found.versions['torch']}, {found.revision}",
+        f"{gpu['name']}, driver {gpu['driver']}, torch {measured.versions['torch']}, "
+        f"{measured.revision}",
         "peak: " + (", ".join(_peaks(peak)) or "not measured"),
         *(f"{phase.name}: {phase.outcome} ({phase.seconds:.0f} s)" for phase in phases),
     ]
-    ops = _ops(found).splitlines() if found.rows else []
-    met = sum(target.met is True for target in found.targets)
-    wanted = [f"{met} of {len(found.targets)} targets met"] if found.targets else []
+    ops = _ops(measured).splitlines() if measured.rows else []
+    met = sum(target.met is True for target in measured.targets)
+    wanted = [f"{met} of {len(measured.targets)} targets met"] if measured.targets else []
     wanted += [
         f"{'not judged' if x.met is None else 'not met'}: {x.what}: {x.reached}, wanted {x.wanted}"
-        for x in found.targets
+        for x in measured.targets
         if not x.met
     ]
-    told = [line for phase in phases if phase.failed for line in phase.told] + found.failures
+    failures = [line for phase in phases if phase.failed for line in phase.told] + measured.failures
     room = LINES - len(lines) - len(ops) - len(wanted)
-    shown = [f"  {line}" for line in told[: max(3, room)]]
-    if len(told) > len(shown):
-        shown[-1] = f"  and {len(told) - len(shown) + 1} lines more in the JSON"
-    return "\n".join(line[:WIDTH] for line in [*lines, *shown, *ops, *wanted])
+    indented = [f"  {line}" for line in failures[: max(3, room)]]
+    if len(failures) > len(indented):
+        indented[-1] = f"  and {len(failures) - len(indented) + 1} lines more in the JSON"
+    return "\n".join(line[:WIDTH] for line in [*lines, *indented, *ops, *wanted])
 
 
 def _peaks(peak: Any) -> list[str]:
-    told = [f"products of bfloat16 {peak.bfloat16 / 1e3:.0f} TFLOP/s"] if peak.bfloat16 else []
-    told += [f"copy {peak.copy:.0f} GB/s"] if peak.copy else []
+    rates = [f"products of bfloat16 {peak.bfloat16 / 1e3:.0f} TFLOP/s"] if peak.bfloat16 else []
+    rates += [f"copy {peak.copy:.0f} GB/s"] if peak.copy else []
     if peak.float32:
-        told.append(f"float32 {peak.float32 / 1e3:.1f} TFLOP/s at {peak.busy_clock:.0f} MHz")
-    return told + ([peak.why_not] if peak.why_not else [])
+        rates.append(f"float32 {peak.float32 / 1e3:.1f} TFLOP/s at {peak.busy_clock:.0f} MHz")
+    return rates + ([peak.why_not] if peak.why_not else [])
 
 
-def _ops(found: Results) -> str:
+def _ops(measured: Results) -> str:
     """One line for each op at each precision: its time by path, its bound, how far peers are."""
-    shares = {(x.case, x.work, x.name): x.share for x in found.gpu_shares}
+    shares = {(x.case, x.work, x.name): x.share for x in measured.gpu_shares}
     lines = []
-    for case, work in dict.fromkeys((row.case, row.work) for row in found.rows):
-        here = [row for row in found.rows if (row.case, row.work) == (case, work)]
+    for case, work in dict.fromkeys((row.case, row.work) for row in measured.rows):
+        here = [row for row in measured.rows if (row.case, row.work) == (case, work)]
         names = [row.name for row in here if row.group == "op" and row.name.count(",") == 1]
         short = work.removesuffix(" forward + backward").removesuffix(" with indices")
         for name in names:

@@ -40,8 +40,8 @@ def judge(
 ) -> list[Target]:
     """Hold what was measured against every target."""
     narrow, wide = HEADLINE.name, WIDE.name
-    found = [_time(*wanted, rows, gpu) for wanted in MILLISECONDS]
-    found += [
+    judged = [_time(*wanted, rows, gpu) for wanted in MILLISECONDS]
+    judged += [
         ratio(f"{narrow} {FORWARD.name}: torch.compile", 5, rows, HEADLINE, FORWARD, "compile"),
         ratio(f"{narrow} {MATCH_KL.name}: eager", 20, rows, HEADLINE, MATCH_KL, "eager"),
         ratio(
@@ -54,18 +54,18 @@ def judge(
             precision=WIDE.precisions[0],
         ),
     ]
-    found += [target for bench in benches for target in _paths(bench, rows)]
-    found += flatness(growth)
+    judged += [target for bench in benches for target in _paths(bench, rows)]
+    judged += flatness(growth)
     for extra in memory:
         if extra.most is None:
             continue
         what, wanted = f"extra memory of {extra.name}", f"under {OVER * extra.most / 2**20:.0f} MiB"
         if extra.bytes is None:
-            found.append(Target(what, wanted, f"not measured: {extra.why_not}", None))
+            judged.append(Target(what, wanted, f"not measured: {extra.why_not}", None))
         else:
             reached = f"{extra.bytes / 2**20:.1f} MiB"
-            found.append(Target(what, wanted, reached, extra.bytes <= OVER * extra.most))
-    return found
+            judged.append(Target(what, wanted, reached, extra.bytes <= OVER * extra.most))
+    return judged
 
 
 def _time(

@@ -26,8 +26,8 @@ def main() -> None:
                 _try(f"{bench.name}, {name}", lambda: call(x))  # noqa: B023 (called in this turn)
             for mode in peers.MODES:
                 for name, make in work.compiled(bench.D).items():
-                    told = f"{bench.name}, torch.compile {mode}: {name}"
-                    _try(told, lambda: make(mode)(few))  # noqa: B023
+                    label = f"{bench.name}, torch.compile {mode}: {name}"
+                    _try(label, lambda: make(mode)(few))  # noqa: B023
 
 
 def _try(name: str, call: Callable[[], object]) -> None:

@@ -11,7 +11,7 @@
 #include <limits>
 #include <tuple>
 
-#include "checks.h"
+#include "bindings.h"
 #include "match_kl.h"
 #include "matching.h"
 #include "maxsim.h"
@@ -19,7 +19,6 @@
 namespace emergence_ext {
 namespace {
 
-using OptionalTensor = std::optional<at::Tensor>;
 using cpu::Gradients;
 using cpu::Matches;
 using cpu::Operand;
@@ -61,11 +60,6 @@ struct Prepared {
 
   static constexpr at::ScalarType type = c10::CppTypeToScalarType<scalar>::value;
 };
-
-template <typename function>
-auto by_type(const at::Tensor& q, function&& run) {
-  return q.scalar_type() == at::kDouble ? run(double{}) : run(float{});
-}
 
 // Memory that is about to be written for the first time. Huge pages, where the system grants them,
 // spare it a fault every 4 KiB: a quarter of the time of maxsim_indices at N = R = 200, D = 3.
@@ -113,22 +107,12 @@ std::tuple<at::Tensor, at::Tensor> maxsim_indices(const at::Tensor& q, const at:
   return {matched("maxsim_indices", q, d, a, precision, max_memory, argmax), argmax};
 }
 
-// Zeros for a gradient that is asked for, else an empty tensor.
-at::Tensor room(const at::Tensor& like, bool need) {
-  const auto options = like.options().dtype(compute_type(like));
-  return need ? at::zeros(like.sizes(), options) : at::empty({0}, options);
-}
-
-template <typename scalar>
-scalar* data(at::Tensor& x, bool need) {
-  return need ? x.mutable_data_ptr<scalar>() : nullptr;
-}
-
 std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
     const at::Tensor& G, const at::Tensor& q, const at::Tensor& d, const OptionalTensor& a,
     const at::Tensor& argmax, std::array<bool, 3> needs) {
   check_maxsim_backward(G, q, d, a, argmax);
-  auto dq = room(q, needs[0]), dd = room(d, needs[1]), da = room(q.select(2, 0), needs[2]);
+  auto dq = zeros_for(q, needs[0]), dd = zeros_for(d, needs[1]),
+       da = zeros_for(q.select(2, 0), needs[2]);
   const auto scores = G.contiguous();
   const auto indices = argmax.to(index_type(d, kCompactLimit)).contiguous();
   by_type(q, [&](auto zero) {
@@ -157,8 +141,9 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
   require_finite(op, "P", P);
   check_values(op, P, exclude);
   const auto type = compute_type(q);
-  auto first = room(v ? *v : q, needs[0]), dd = room(d, needs[1]), da = room(a, needs[2]);
-  auto db = room(b, needs[3]).to(type);
+  auto first = zeros_for(v ? *v : q, needs[0]), dd = zeros_for(d, needs[1]),
+       da = zeros_for(a, needs[2]);
+  auto db = zeros_for(b, needs[3]).to(type);
   auto loss = at::empty({}, q.options().dtype(type));
   const auto bias = b.to(type).contiguous(), targets = P.to(type).contiguous();
   const auto excluded = exclude ? exclude->contiguous() : at::Tensor();
@@ -176,33 +161,14 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
   return {loss, first, dd, da, db};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> match_kl(
-    const at::Tensor& q, const at::Tensor& d, const at::Tensor& a, const at::Tensor& b,
-    const at::Tensor& P, const OptionalTensor& exclude, std::array<bool, 4> needs,
-    c10::string_view precision, std::optional<int64_t> max_memory) {
-  const auto [loss, dq, dd, da, db] =
-      loss_and_gradients("match_kl", q, {}, d, a, b, P, exclude, needs, precision, max_memory);
-  return {loss, dq, dd, da, db};
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> match_kl_scaled(
-    const at::Tensor& f, const at::Tensor& v, const at::Tensor& d, const at::Tensor& a,
-    const at::Tensor& b, const at::Tensor& P, const OptionalTensor& exclude,
-    std::array<bool, 3> needs, c10::string_view precision, std::optional<int64_t> max_memory) {
-  const auto [loss, dv, dd, da, db] =
-      loss_and_gradients("match_kl_scaled", f, v, d, a, b, P, exclude,
-                         {needs[0], false, needs[1], needs[2]}, precision, max_memory);
-  return {loss, dv, da, db};
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(emergence_ext, CPU, m) {
   m.impl("maxsim", &maxsim);
   m.impl("maxsim_indices", &maxsim_indices);
   m.impl("maxsim_backward", &maxsim_backward);
-  m.impl("match_kl", &match_kl);
-  m.impl("match_kl_scaled", &match_kl_scaled);
+  m.impl("match_kl", &match_kl<loss_and_gradients>);
+  m.impl("match_kl_scaled", &match_kl_scaled<loss_and_gradients>);
 }
 
 }  // namespace emergence_ext

@@ -7,16 +7,16 @@
 namespace emergence_ext::cpu {
 namespace {
 
-struct Found {
+struct Levels {
   Level all[4];
   int count = 0;
   Level used;
 };
 
-Found find() {
-  Found found;
+Levels find() {
+  Levels here;
   const auto add = [&](const char* name, const Kernels<float>* kernels, const PairKernels* pairs) {
-    found.all[found.count++] = {name, kernels, pairs};
+    here.all[here.count++] = {name, kernels, pairs};
   };
   add("generic", &generic_float32, nullptr);
 #if defined(__x86_64__)
@@ -30,13 +30,13 @@ Found find() {
   if (avx512 && __builtin_cpu_supports("avx512bf16"))
     add("avx512_bf16", avx512_float32(), avx512_pairs());
 #endif
-  found.used = found.all[found.count - 1];
-  return found;
+  here.used = here.all[here.count - 1];
+  return here;
 }
 
-Found& state() {
-  static Found found = find();
-  return found;
+Levels& state() {
+  static Levels here = find();
+  return here;
 }
 
 }  // namespace
@@ -44,16 +44,16 @@ Found& state() {
 const Level& level() { return state().used; }
 
 int levels(const char* names[4]) {
-  const Found& found = state();
-  for (int x = 0; x < found.count; ++x) names[x] = found.all[x].name;
-  return found.count;
+  const Levels& here = state();
+  for (int x = 0; x < here.count; ++x) names[x] = here.all[x].name;
+  return here.count;
 }
 
 bool use_level(const char* name) {
-  Found& found = state();
-  for (int x = 0; x < found.count; ++x)
-    if (std::strcmp(found.all[x].name, name) == 0) {
-      found.used = found.all[x];
+  Levels& here = state();
+  for (int x = 0; x < here.count; ++x)
+    if (std::strcmp(here.all[x].name, name) == 0) {
+      here.used = here.all[x];
       return true;
     }
   return false;

@@ -5,8 +5,9 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <type_traits>
+
+#include "scratch.h"
 
 namespace emergence_ext::cpu {
 namespace {
@@ -18,20 +19,12 @@ constexpr int64_t kMostRows = 2048, kFewestRows = 256;  // of a task; its last t
 constexpr int64_t kPairWidth = 64;  // where selecting by bfloat16 pairs begins to pay, 1.3 times
 constexpr double kLeastProduct = 1e-24;  // far above 2^-126, so that few products are that small
 
-int64_t ceil_div(int64_t x, int64_t y) { return (x + y - 1) / y; }
-int64_t round_up(int64_t x, int64_t y) { return ceil_div(x, y) * y; }
-
-template <typename scalar>
-std::unique_ptr<scalar[]> scratch(int64_t count) {
-  return std::unique_ptr<scalar[]>(new scalar[std::max<int64_t>(count, 1)]);
-}
-
 // Magnitudes of floating-point numbers are in the order of their bits without the sign, infinity
 // and NaN above all others; the maximum of integers is one that every compiler vectorises.
 template <typename scalar, typename bits>
 double largest_of(const Operand& x) {
   if (x.images == 0 || x.rows == 0) return 0;
-  const bits found = at::parallel_reduce(
+  const bits largest_bits = at::parallel_reduce(
       0, x.images, ceil_div(1 << 16, x.rows * x.columns), bits(0),
       [&](int64_t first, int64_t last, bits largest) {
         const auto copied = scratch<scalar>(x.rows * x.columns);
@@ -52,7 +45,7 @@ double largest_of(const Operand& x) {
       },
       [](bits x, bits y) { return std::max(x, y); });
   scalar largest;
-  std::memcpy(&largest, &found, sizeof(scalar));
+  std::memcpy(&largest, &largest_bits, sizeof(scalar));
   return largest;
 }
 
@@ -165,132 +158,6 @@ class MatchTask {
   std::unique_ptr<scalar[]> value, place;
 };
 
-template <typename scalar>
-int64_t columns_at_once(const Problem<scalar>& p) {
-  return p.D() <= kNarrow ? p.D() : std::min<int64_t>(p.D(), p.kernels->columns);
-}
-
-// The stride of a scratch row: narrow rows of whole narrow registers, others of whole wide ones.
-template <typename scalar>
-int64_t scratch_stride(const Problem<scalar>& p) {
-  const int64_t narrow = 16 / sizeof(scalar);
-  return round_up(columns_at_once(p), p.D() <= kNarrow ? narrow : p.kernels->lanes);
-}
-
-template <typename scalar>
-void copy_rows(const scalar* from, int64_t from_stride, scalar* to, int64_t to_stride,
-               int64_t count, int64_t width) {
-  for (int64_t x = 0; x < count; ++x)
-    for (int64_t k = 0; k < width; ++k) to[x * to_stride + k] = from[x * from_stride + k];
-}
-
-// Images whose gradients are formed while one scored image is at hand: whole groups.
-template <typename scalar>
-int64_t images_at_once(const Problem<scalar>& p) {
-  return p.D() <= kNarrow ? 8 * kGroup : kGroup;
-}
-
-template <typename scalar>
-void add_scored(const Problem<scalar>& p, int64_t first, int64_t last, const scalar* G,
-                Matches matches, const Gradients<scalar>& out) {
-  const int64_t N = p.N(), R = p.R(), S = p.S(), D = p.D();
-  const int64_t columns = columns_at_once(p), stride = scratch_stride(p);
-  const bool narrow = D <= kNarrow;
-  const scalar nothing = 0;
-  at::parallel_for(0, N, 1, [&](int64_t j0, int64_t j1) {
-    const auto other = scratch<scalar>(images_at_once(p) * S * stride);
-    const auto rows = scratch<scalar>(R * stride);
-    const auto sums = scratch<scalar>(narrow && out.dq ? R * stride : 0);
-    scalar v[kNarrow] = {}, dv[kNarrow] = {};
-    ScoredGradient<scalar> g{};
-    g.d_stride = stride, g.S = S, g.R = R;
-    g.compact = matches.size == 1;
-    for (int64_t i0 = first; i0 < last; i0 += images_at_once(p))
-      for (int64_t k = 0; k < D; k += columns) {
-        const int64_t width = std::min(columns, D - k), n = std::min(images_at_once(p), last - i0);
-        const int64_t groups = ceil_div(n, kGroup);
-        p.d.copy(i0 * S, n * S, k, width, other.get(), stride);
-        std::fill(other.get() + n * S * stride, other.get() + groups * kGroup * S * stride,
-                  scalar(0));
-        g.width = static_cast<int>(narrow ? stride : width);
-        for (int64_t j = j0; j < j1; ++j) {
-          g.a = p.a + j * R;
-          g.v = p.v ? p.v + j * D + k : nullptr;
-          g.da = out.da ? out.da + j * R : nullptr;
-          g.dv = out.dv ? out.dv + j * D + k : nullptr;
-          if (narrow) {
-            p.q.copy(j * R, R, k, width, rows.get(), stride);
-            g.q = rows.get(), g.q_stride = g.dq_stride = stride;
-            g.dq = out.dq ? sums.get() : nullptr;
-            if (out.dq) copy_rows(out.dq + j * R * D, D, sums.get(), stride, R, D);
-            // Whole registers of v and dv would reach into the next image, and past the last.
-            if (p.v) std::copy_n(p.v + j * D, D, v), g.v = v;
-            if (out.dv) std::copy_n(out.dv + j * D, D, dv), g.dv = dv;
-          } else {
-            const Rows<scalar> q = p.q.template read<scalar>(j * R, R, k, width, rows.get());
-            g.q = q.data, g.q_stride = q.stride;
-            g.dq = out.dq ? out.dq + j * R * D + k : nullptr, g.dq_stride = D;
-          }
-          for (int64_t group = 0; group < groups; ++group) {
-            g.d = other.get() + group * kGroup * S * stride;
-            for (int64_t x = 0; x < kGroup; ++x) {
-              // A group that is not full is filled up with images that weigh nothing.
-              const int64_t i = group * kGroup + x;
-              const int64_t pair = (i0 - first + std::min(i, n - 1)) * N + j;
-              g.G[x] = i < n ? G + pair : &nothing;
-              g.argmax[x] = matches.data + pair * R * matches.size;
-            }
-            p.kernels->scored_gradient(g);
-          }
-          if (narrow && out.dq) copy_rows(sums.get(), stride, out.dq + j * R * D, D, R, D);
-          if (narrow && out.dv) std::copy_n(dv, D, out.dv + j * D);
-        }
-      }
-  });
-}
-
-template <typename scalar>
-void add_conditioning(const Problem<scalar>& p, int64_t first, int64_t last, const scalar* G,
-                      Matches matches, scalar* dd) {
-  const int64_t N = p.N(), R = p.R(), S = p.S(), D = p.D();
-  const int64_t columns = columns_at_once(p), stride = scratch_stride(p);
-  const int64_t group = std::clamp<int64_t>((last - first) / at::get_num_threads(), 1, kGroup);
-  const bool narrow = D <= kNarrow;
-  at::parallel_for(0, ceil_div(last - first, group), 1, [&](int64_t g0, int64_t g1) {
-    const auto sums = scratch<scalar>(group * S * stride);
-    const auto rows = scratch<scalar>(R * stride);
-    ConditioningGradient<scalar> g{};
-    g.dd_stride = stride, g.S = S, g.R = R;
-    g.compact = matches.size == 1;
-    for (int64_t i0 = first + g0 * group; i0 < std::min(last, first + g1 * group); i0 += group)
-      for (int64_t k = 0; k < D; k += columns) {
-        const int64_t n = std::min(group, last - i0), width = std::min(columns, D - k);
-        std::fill_n(sums.get(), n * S * stride, scalar(0));
-        g.width = static_cast<int>(narrow ? stride : width);
-        for (int64_t j = 0; j < N; ++j) {
-          // Narrow rows are filled up to whole registers, which loads them many times faster.
-          Rows<scalar> q{rows.get(), stride};
-          if (narrow)
-            p.q.copy(j * R, R, k, width, rows.get(), stride);
-          else
-            q = p.q.template read<scalar>(j * R, R, k, width, rows.get());
-          g.a = p.a + j * R, g.q = q.data, g.q_stride = q.stride;
-          for (int64_t i = 0; i < n; i += g.n) {
-            g.dd = sums.get() + i * S * stride;
-            g.n = narrow ? static_cast<int>(n) : 1;  // wide rows: one table at a time in a cache
-            for (int x = 0; x < g.n; ++x) {
-              const int64_t pair = (i0 - first + i + x) * N + j;
-              g.G[x] = G + pair;
-              g.argmax[x] = matches.data + pair * R * matches.size;
-            }
-            p.kernels->conditioning_gradient(g);
-          }
-        }
-        copy_rows(sums.get(), stride, dd + i0 * S * D + k, D, n * S, width);
-      }
-  });
-}
-
 }  // namespace
 
 double largest_magnitude(const Operand& x) {
@@ -332,14 +199,6 @@ void match_images(const Problem<scalar>& p, int64_t first, int64_t last, scalar*
 }
 
 template <typename scalar>
-void add_gradients(const Problem<scalar>& p, int64_t first, int64_t last, const scalar* G,
-                   Matches matches, const Gradients<scalar>& out) {
-  if (first == last || p.R() == 0) return;
-  if (out.dq || out.da || out.dv) add_scored(p, first, last, G, matches, out);
-  if (out.dd) add_conditioning(p, first, last, G, matches, out.dd);
-}
-
-template <typename scalar>
 int64_t scratch_bytes(const Problem<scalar>& p, bool gradients) {
   const int64_t forward = match_scratch(p, cut(p, 64));
   const int64_t backward =
@@ -347,11 +206,9 @@ int64_t scratch_bytes(const Problem<scalar>& p, bool gradients) {
   return at::get_num_threads() * std::max(forward, backward);
 }
 
-#define EMERGENCE_INSTANTIATE(scalar)                                                           \
-  template void choose_kernels(Problem<scalar>&, const std::string&, double, double);           \
-  template void match_images(const Problem<scalar>&, int64_t, int64_t, scalar*, Matches);       \
-  template void add_gradients(const Problem<scalar>&, int64_t, int64_t, const scalar*, Matches, \
-                              const Gradients<scalar>&);                                        \
+#define EMERGENCE_INSTANTIATE(scalar)                                                     \
+  template void choose_kernels(Problem<scalar>&, const std::string&, double, double);     \
+  template void match_images(const Problem<scalar>&, int64_t, int64_t, scalar*, Matches); \
   template int64_t scratch_bytes(const Problem<scalar>&, bool);
 EMERGENCE_INSTANTIATE(float)
 EMERGENCE_INSTANTIATE(double)

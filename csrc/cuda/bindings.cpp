@@ -1,6 +1,8 @@
 // CUDA: checks arguments and enqueues the kernels block by block. Nothing waits for the device. The
 // contracts are in ../maxsim.h and ../match_kl.h.
 
+#include "../bindings.h"
+
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
@@ -12,7 +14,6 @@
 #include <string>
 #include <tuple>
 
-#include "../checks.h"
 #include "../maxsim.h"
 #include "../schemas.h"
 #include "blocks.h"
@@ -58,11 +59,6 @@ Way preferred(const char* op) {
                     "'");
 }
 
-template <typename function>
-auto by_type(const at::Tensor& q, function&& run) {
-  return q.scalar_type() == at::kDouble ? run(double{}) : run(float{});
-}
-
 // T, and argmax [B, N, R] of any index type where it is defined.
 at::Tensor matched(const char* op, const at::Tensor& q, const at::Tensor& d,
                    const OptionalTensor& a, c10::string_view precision,
@@ -105,20 +101,10 @@ std::tuple<at::Tensor, at::Tensor> maxsim_indices(const at::Tensor& q, const at:
   return {matched("maxsim_indices", q, d, a, precision, max_memory, argmax), argmax};
 }
 
-// For a gradient that is asked for, else an empty tensor.
-at::Tensor zeros_for(const at::Tensor& like, bool need) {
-  const auto options = like.options().dtype(compute_type(like));
-  return need ? at::zeros(like.sizes(), options) : at::empty({0}, options);
-}
-
+// The same for a gradient that is written, not added to.
 at::Tensor space_for(const at::Tensor& like, bool need) {
   const auto options = like.options().dtype(compute_type(like));
   return need ? at::empty(like.sizes(), options) : at::empty({0}, options);
-}
-
-template <typename scalar>
-scalar* data(const at::Tensor& x, bool need) {
-  return need ? x.mutable_data_ptr<scalar>() : nullptr;
 }
 
 // Gradients of q (as u = dq / a), d, a and, as parts, v; null where nobody asked. All but dd begin
@@ -241,33 +227,14 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
   return {loss.to(type), first_gradient, dd, da, db};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> match_kl(
-    const at::Tensor& q, const at::Tensor& d, const at::Tensor& a, const at::Tensor& b,
-    const at::Tensor& P, const OptionalTensor& exclude, std::array<bool, 4> needs,
-    c10::string_view precision, std::optional<int64_t> max_memory) {
-  const auto [loss, dq, dd, da, db] =
-      loss_and_gradients("match_kl", q, {}, d, a, b, P, exclude, needs, precision, max_memory);
-  return {loss, dq, dd, da, db};
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> match_kl_scaled(
-    const at::Tensor& f, const at::Tensor& v, const at::Tensor& d, const at::Tensor& a,
-    const at::Tensor& b, const at::Tensor& P, const OptionalTensor& exclude,
-    std::array<bool, 3> needs, c10::string_view precision, std::optional<int64_t> max_memory) {
-  const auto [loss, dv, dd, da, db] =
-      loss_and_gradients("match_kl_scaled", f, v, d, a, b, P, exclude,
-                         {needs[0], false, needs[1], needs[2]}, precision, max_memory);
-  return {loss, dv, da, db};
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(EMERGENCE_NAMESPACE, EMERGENCE_GPU, m) {
   m.impl("maxsim", &maxsim);
   m.impl("maxsim_indices", &maxsim_indices);
   m.impl("maxsim_backward", &maxsim_backward);
-  m.impl("match_kl", &match_kl);
-  m.impl("match_kl_scaled", &match_kl_scaled);
+  m.impl("match_kl", &match_kl<loss_and_gradients>);
+  m.impl("match_kl_scaled", &match_kl_scaled<loss_and_gradients>);
 }
 
 }  // namespace emergence_ext

@@ -9,15 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include "../checks.h"
+#include "../bindings.h"
 #include "arithmetic.h"
 #include "context.h"
 #include "matching.h"
 #include "paths.h"
 
 namespace emergence_ext::cuda {
-
-using OptionalTensor = std::optional<at::Tensor>;
 
 constexpr int64_t kBlockBytes = 256 << 20;  // when `max_memory` is not given
 

@@ -20,9 +20,9 @@ class Context {
   explicit Context(const at::Tensor& x) : guard_(x.device()) {
     const int index = x.device().index();
     const auto read = [&](cudaDeviceAttr what) {
-      int found = 0;
-      C10_CUDA_CHECK(cudaDeviceGetAttribute(&found, what, index));
-      return found;
+      int value = 0;
+      C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, what, index));
+      return value;
     };
     TORCH_CHECK_NOT_IMPLEMENTED(read(cudaDevAttrComputeCapabilityMajor) >= 8,
                                 "emergence_ext: the CUDA kernels need compute capability 8.0 or "

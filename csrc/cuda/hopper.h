@@ -55,16 +55,16 @@ cudaError_t make_tensor_map(TensorMap& map, bool float16, const void* entries,
                             const uint32_t (&box)[kRank]) {
   // From the driver at run time, so that the library loads where there is none.
   void* encode = nullptr;
-  cudaDriverEntryPointQueryResult found;
+  cudaDriverEntryPointQueryResult outcome;
 #if CUDART_VERSION >= 12050
   const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode,
-                                                              12000, cudaEnableDefault, &found);
+                                                              12000, cudaEnableDefault, &outcome);
 #else
   const cudaError_t status =
-      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &encode, cudaEnableDefault, &found);
+      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &encode, cudaEnableDefault, &outcome);
 #endif
   if (status != cudaSuccess) return status;
-  if (found != cudaDriverEntryPointSuccess || !encode) return cudaErrorNotSupported;
+  if (outcome != cudaDriverEntryPointSuccess || !encode) return cudaErrorNotSupported;
   uint32_t steps[kRank];
   for (uint32_t& step : steps) step = 1;
   const CUresult result = reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(encode)(

@@ -123,15 +123,15 @@ __device__ __forceinline__ void copy(const TensorMap& q_map, const TensorMap& d_
 // Which of a lane's candidates is the first whose product is `most`.
 template <int kBlocks, bool kNan>
 __device__ __forceinline__ int find(const float* sum, float most) {
-  int found = 0;
+  int first = 0;
 #pragma unroll
   for (int n = kBlocks - 1; n >= 0; --n)
 #pragma unroll
     for (int c = 1; c >= 0; --c) {
       const float x = sum[4 * n + c];
-      if (x == most || (kNan && x != x)) found = 8 * n + c;
+      if (x == most || (kNan && x != x)) first = 8 * n + c;
     }
-  return found;
+  return first;
 }
 
 // The best of a lane's candidates, of which the tile has `left`, in each of its two rows.

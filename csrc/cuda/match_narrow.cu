@@ -100,11 +100,11 @@ __global__ void __launch_bounds__(kThreads, 3)
         for (int x = 0; x < kRows; ++x) {
           if (place[x] >= 0) continue;
           const int block = ~place[x];
-          int found = 0;
+          int first_equal = 0;
 #pragma unroll
           for (int c = kLength - 1; c >= 0; --c)
-            if (product<scalar, D>(q[x], staged[block * kStride + c]) == best[x]) found = c;
-          place[x] = s0 + block * kLength + found;
+            if (product<scalar, D>(q[x], staged[block * kStride + c]) == best[x]) first_equal = c;
+          place[x] = s0 + block * kLength + first_equal;
         }
       }
 #pragma unroll

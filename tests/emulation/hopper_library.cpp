@@ -1,5 +1,5 @@
-// For tests/ops/test_match_hopper.py: match_hopper() by itself, and products that are right or wrong on
-// purpose.
+// For tests/ops/test_match_hopper.py: match_hopper() by itself, and products that are right or
+// wrong on purpose.
 
 #include <cstdio>
 #include <cstring>

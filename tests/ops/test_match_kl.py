@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from emergence_ext.ops import fused as ops
+from emergence_ext import ops
 from emergence_ext.ops import reference
 from tests import layouts, oracle
 from tests.cases import CASES, DIFFERENTIABLE, DTYPES, LARGE, Case, LossInputs, build_loss, run_loss

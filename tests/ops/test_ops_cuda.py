@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emergence_ext.ops import fused as ops
+from emergence_ext import ops
 from emergence_ext.ops import library as _library
 from emergence_ext.ops import reference
 from tests import oracle

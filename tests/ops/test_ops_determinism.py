@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from emergence_ext.ops import fused as ops
+from emergence_ext import ops
 from tests.cases import DIFFERENTIABLE, Case, LossInputs, build, build_loss, run_loss
 
 pytestmark = pytest.mark.usefixtures("each_backend", "threads")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emergence_ext.ops import fused as ops
+from emergence_ext import ops
 from emergence_ext.ops import reference
 from tests.cases import DIFFERENTIABLE, DTYPES, Case, build, build_loss
 

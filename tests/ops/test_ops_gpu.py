@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emergence_ext.ops import fused as ops
+from emergence_ext import ops
 from emergence_ext.ops import reference
 from tests import oracle
 from tests.cases import (
