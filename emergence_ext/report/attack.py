@@ -12,7 +12,7 @@ from emergence_ext import figures as draw
 from emergence_ext.report.files import Drawings, Row, Tables, interval
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import FinishedRun
-from emergence_ext.studies.attacked import TYPE_TAU, TYPES, Attack
+from emergence_ext.studies.attack import TYPE_TAU, TYPES, Attack
 
 SECTION: Final = SectionText(
     "attack",

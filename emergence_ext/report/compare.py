@@ -84,7 +84,7 @@ def moved_regions(c: Comparison, most: int = 40) -> list[Row]:
                     "|h| in B": float(c.strength[1, k, i, r]),
                     "p(true) in A": float(c.truth[0, k, i, r]),
                     "p(true) in B": float(c.truth[1, k, i, r]),
-                    **dict(zip(("in A", "in B"), c.told(k, i, r), strict=True)),
+                    **dict(zip(("in A", "in B"), c.says_in_words(k, i, r), strict=True)),
                 }
             )
     return rows
@@ -148,7 +148,7 @@ def _moved_regions(c: Comparison, thumbnails: Thumbnails, index: torch.Tensor) -
         c.y[i],
         c.distance[-1, i, r],
         c.truth[:, -1, i, r].t(),
-        [c.told(-1, image, first[image]) for image in i],
+        [c.says_in_words(-1, image, first[image]) for image in i],
         c.categories,
         fields=thumbnails.fields[r] if len(thumbnails.fields) else None,
         remark=_remark(c),

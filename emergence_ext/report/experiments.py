@@ -20,7 +20,7 @@ from emergence_ext.report.files import Drawings, Tables, remove_others, write_re
 from emergence_ext.report.words import SectionText
 from emergence_ext.run import FinishedRun
 from emergence_ext.store import Saved
-from emergence_ext.studies.attacked import Attack
+from emergence_ext.studies.attack import Attack
 from emergence_ext.studies.compare import Comparison
 from emergence_ext.studies.controls import Controls
 from emergence_ext.studies.distill import Distillation

@@ -17,7 +17,7 @@ from emergence_ext.report.emergence import importance_row
 from emergence_ext.report.files import Drawings, Row, Tables, interval
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import FinishedRun
-from emergence_ext.studies import paper
+from emergence_ext.studies import published
 from emergence_ext.studies.ablation import FACTORS, level_in_words
 from emergence_ext.studies.methods import Outcome
 from emergence_ext.studies.paper_tables import PaperTables, RegionStrength
@@ -95,7 +95,7 @@ def _methods(networks: Mapping[str, Sequence[Outcome]]) -> list[Row]:
         ours = {o.temperature: o.r for o in outcomes if o.method == "ours"}
         for o in outcomes:
             lead = zip(ours[o.temperature], o.r, strict=True) if o.temperature in ours else ()
-            published = paper.STRENGTH_ENTROPY.get(o.method)
+            theirs = published.STRENGTH_ENTROPY.get(o.method)
             rows.append(
                 {
                     "network": network,
@@ -114,8 +114,8 @@ def _methods(networks: Mapping[str, Sequence[Outcome]]) -> list[Row]:
                     "failed": o.failed,
                     "nearly all at one place": o.crowded,
                     "graph in pieces": o.pieces,
-                    "paper, lowest": min(published) if published else None,
-                    "paper, highest": max(published) if published else None,
+                    "paper, lowest": min(theirs) if theirs else None,
+                    "paper, highest": max(theirs) if theirs else None,
                 }
             )
     return rows
@@ -147,8 +147,8 @@ def _importance(networks: Mapping[str, RegionStrength]) -> list[Row]:
         {
             "network": network,
             **importance_row(layer, s.alpha, s.r[k], s.raw_r[k]),
-            "paper, lowest mean": min(paper.STRENGTH_IMPORTANCE),
-            "paper, highest mean": max(paper.STRENGTH_IMPORTANCE),
+            "paper, lowest mean": min(published.STRENGTH_IMPORTANCE),
+            "paper, highest mean": max(published.STRENGTH_IMPORTANCE),
         }
         for network, s in networks.items()
         for k, layer in enumerate(s.layers)
@@ -183,11 +183,11 @@ def _published() -> list[Row]:
     return [
         {
             "network": network,
-            **{f"Table 1, {name}": r[k] for name, r in paper.STRENGTH_ENTROPY.items()},
-            "Table 2, mean": paper.STRENGTH_IMPORTANCE[k],
-            "Table 2, standard deviation": paper.STRENGTH_IMPORTANCE_DEVIATION[k],
+            **{f"Table 1, {name}": r[k] for name, r in published.STRENGTH_ENTROPY.items()},
+            "Table 2, mean": published.STRENGTH_IMPORTANCE[k],
+            "Table 2, standard deviation": published.STRENGTH_IMPORTANCE_DEVIATION[k],
         }
-        for k, network in enumerate(paper.NETWORKS)
+        for k, network in enumerate(published.NETWORKS)
     ]
 
 
@@ -214,7 +214,7 @@ def _draw_methods(t: PaperTables) -> Figure:
         temperatures,
         list(t.methods),
         left_out=[o.left_out for o in blocks[0][0]],
-        published=paper.STRENGTH_ENTROPY,
+        published=published.STRENGTH_ENTROPY,
     )
 
 
@@ -229,5 +229,5 @@ def _draw_ablation(t: PaperTables) -> Figure:
             for name, fit in zip(t.factors, t.ablation, strict=True)
         ],
         [fit.choices == t.default for fit in t.ablation],
-        published=paper.STRENGTH_IMPORTANCE,
+        published=published.STRENGTH_IMPORTANCE,
     )

@@ -6,15 +6,14 @@ They draw nothing.
 __all__ = [
     "ablation",
     "attack",
-    "attacked",
     "compare",
     "controls",
     "distill",
     "drpr",
     "foreground",
     "methods",
-    "paper",
     "paper_tables",
     "pgd",
+    "published",
     "shapley",
 ]

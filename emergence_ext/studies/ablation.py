@@ -164,7 +164,7 @@ def ablation(
     order = balanced_order(y, random_state)
     F, z, g = F[order.to(F.device)], z[order], g[order]
     done: dict[Choices, AblationFit] = {}
-    found = []
+    fits = []
     planned = variants(default, len(F))
     with tqdm(total=len({c for _, c in planned}), desc="ablation", disable=None) as bar:
         for name, choices in planned:
@@ -177,8 +177,8 @@ def ablation(
 
                 done[choices] = once(path, AblationFit, make)
                 bar.update()
-            found.append((name, done[choices]))
-    return found
+            fits.append((name, done[choices]))
+    return fits
 
 
 def level_in_words(name: str, choices: Choices) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emergence_ext.method import Frame, check_tau
+from emergence_ext.method import Frame, Interval, bootstrap_ratio, check_tau, polar, proportion
 from emergence_ext.network import (
     ForwardPass,
     Record,
@@ -24,17 +24,159 @@ from emergence_ext.network import (
 )
 from emergence_ext.run import Emergence, Learned, Subject, require_same_network
 from emergence_ext.settings import AttackSettings
-from emergence_ext.studies.attacked import TYPE_TAU, TYPES, Attack, region_types
+from emergence_ext.store import Saved
 from emergence_ext.studies.pgd import pgd, require_differentiable
 
 logger = logging.getLogger(__name__)
 
+TYPES: Final = ("unchanged", "type 1", "type 2", "type 3", "type 4")
+TYPE_TAU: Final = 0.5  # so that a region cannot be important for both categories
 SHOWN: Final = 6  # images that are kept at every step
 SHOWN_OF_TYPE: Final = 3  # regions of each type that are kept at every step
 
 
+@dataclass(frozen=True, eq=False)
+class Attack(Saved):
+    """What an attack did: `N` images that were right before, `n` of them wrong after.
+
+    The first of two states is the clean image, the second the end of the attack. `T = steps + 1`.
+
+    Attributes:
+        frame: of the clean run; Lambda and M are its own too.
+        eps, step, steps: of the attack.
+        tau: a region is important for a category where its p is above.
+        random_state: seed of the intervals.
+        layers: names, `[L]`.
+        categories: names, `[C]`.
+        names: of the attacked images, `[N]`.
+        grid: `(H, W)` of the regions.
+        y: true categories, `[N]`; c_ori of those that were led astray.
+        predicted: what the network says at every step, `[T, N]`.
+        astray: indices of the images that are wrong after, `[n]`.
+        h: projected regional features of these, `[2, L, n, R, dim]`.
+        g: projected sample features of these, `[2, n, dim]`.
+        p: `p(c_ori | h)` and `p(c_adv | h)`, `[2, 2, L, n, R]` by category and state; 0 where a
+            region has no strength.
+        types: place in `TYPES` of every region, `[L, n, R]`.
+        images: of the first `e` of these, `[2, e, channels, H', W']`.
+        path: their regions at every step, `[T, L, e, R, dim]`.
+        typed: type, place in `astray` and region of `m` examples in the last layer, `[m, 3]`.
+        typed_path: these at every step, `[T, m, dim]`.
+        typed_p: their `p(c_ori | h)` and `p(c_adv | h)` at every step, `[2, T, m]`.
+        chosen: which images of the run were attacked, "held out" or "held out and fitted".
+    """
+
+    frame: Frame
+    eps: float
+    step: float
+    steps: int
+    tau: float
+    random_state: int
+    layers: list[str]
+    categories: list[str]
+    names: list[str]
+    grid: tuple[int, int]
+    y: Tensor
+    predicted: Tensor
+    astray: Tensor
+    h: Tensor
+    g: Tensor
+    p: Tensor
+    types: Tensor
+    images: Tensor
+    path: Tensor
+    typed: Tensor
+    typed_path: Tensor
+    typed_p: Tensor
+    chosen: str = "held out"
+
+    @property
+    def original(self) -> Tensor:
+        """c_ori, the category before, `[n]`."""
+        return self.y[self.astray]
+
+    @property
+    def adversarial(self) -> Tensor:
+        """c_adv, the category after, `[n]`."""
+        return self.predicted[-1, self.astray]
+
+    def success(self) -> Interval:
+        """Share of the images right before that are wrong after, with Wilson's interval."""
+        return proportion(len(self.astray), len(self.names))
+
+    def important(self, layer: int, category: int, state: int) -> Interval:
+        """Regions with p > tau, for the original (0) or adversarial (1) category, by state."""
+        count = (self.p[category, state, layer] > self.tau).sum(1)
+        return _total(count, self.random_state)
+
+    def utility(self, layer: int) -> Tensor:
+        """`p(c_ori | h_ori)` of the regions with `p(c_adv | h_adv) > tau`, `[m]` (Fig. 8)."""
+        return self.p[0, 0, layer][self.p[1, 1, layer] > self.tau]
+
+    def cosine(self, layer: int | None) -> Interval | None:
+        """Delta_orientation = E cos(h_ori, h_adv), over regions that have a direction in both.
+
+        Where layer is None, this and the next two are of sample features g instead.
+        """
+        strength, orientation = polar(self._features(layer))
+        both = (strength > 0).all(0)
+        cosine = (orientation[0] * orientation[1]).sum(-1) * both
+        return bootstrap_ratio(cosine.sum(1), both.sum(1), self.random_state)
+
+    def directionless(self, layer: int | None) -> int:
+        """Regions that have no direction before or after, and so no cosine."""
+        return int((polar(self._features(layer))[0] == 0).any(0).sum())
+
+    def strength(self, layer: int | None, relative: bool = False) -> Interval | None:
+        """Delta_strength = E | |h_ori| - |h_adv| |, or the same over the mean of |h_ori|."""
+        before, after = polar(self._features(layer))[0]
+        over = before if relative else torch.ones_like(before)
+        return bootstrap_ratio((before - after).abs().sum(1), over.sum(1), self.random_state)
+
+    def of_type(self, layer: int, kind: int) -> Interval:
+        """Number of regions of a type, a place in `TYPES`."""
+        return _total((self.types[layer] == kind).sum(1), self.random_state)
+
+    def _features(self, layer: int | None) -> Tensor:
+        """Regions of a layer, `[2, n, R, dim]`, or samples as their own only region."""
+        return self.g[:, :, None] if layer is None else self.h[:, layer]
+
+
+def region_types(o: Tensor, a: Tensor) -> Tensor:
+    """Type of each region, a place in `TYPES`, from what it is important for at every step.
+
+    Types 1 and 2: o at the start and a at the end; type 1 where o or a holds at every step. Type 3:
+    neither at the start, a at the end. Type 4: o at the start, neither at the end (Sec. 4.2).
+
+    Args:
+        o: important for the original category, `[T, ...]` bool.
+        a: important for the adversarial category, `[T, ...]` bool.
+
+    Returns:
+        `[...]`, uint8.
+    """
+    switched = o[0] & a[-1]
+    types = torch.zeros(o.shape[1:], dtype=torch.uint8)
+    types[switched] = 2
+    types[switched & (o | a).all(0)] = 1
+    types[~o[0] & ~a[0] & a[-1]] = 3
+    types[o[0] & ~o[-1] & ~a[-1]] = 4
+    return types
+
+
+def _total(per_image: Tensor, random_state: int) -> Interval:
+    """Sum over images `[n]` with a bootstrap interval over images."""
+    mean = bootstrap_ratio(per_image, torch.ones_like(per_image), random_state)
+    if mean is None:
+        raise ValueError(
+            "attack: no image was led astray, so there are no regions to count; give a larger eps"
+        )
+    n = len(per_image)
+    return Interval(float(per_image.sum()), n * mean.low, n * mean.high)
+
+
 def attack(
-    subject: Subject, found: Emergence, learned: Learned, settings: AttackSettings | None = None
+    subject: Subject, emergence: Emergence, learned: Learned, settings: AttackSettings | None = None
 ) -> Attack:
     """Attack the finished network and follow regions in the frame of its clean images.
 
@@ -43,7 +185,7 @@ def attack(
 
     Args:
         subject: network and images, as in the run.
-        found: what the run found.
+        emergence: what the run found.
         learned: M and Lambda of the last checkpoint; they are not fitted again.
         settings: of the attack.
 
@@ -52,15 +194,15 @@ def attack(
             without gradients, or another network than the run's.
     """
     settings = settings or AttackSettings()
-    tau = found.tau if settings.tau is None else settings.tau
-    check_tau(tau, len(found.categories))
+    tau = emergence.tau if settings.tau is None else settings.tau
+    check_tau(tau, len(emergence.categories))
     if settings.stride * settings.steps < settings.eps:
         logger.warning(
             "steps: %d of %.3g reach no farther than %.3g, eps = %.3g is never used up",
             settings.steps, settings.stride, settings.stride * settings.steps, settings.eps,
         )  # fmt: skip
-    order = _in_turn(found, settings)
-    taken = _Taken(found.frame)
+    order = _in_turn(emergence, settings)
+    taken = _Taken(emergence.frame)
     with moved_to(subject.module, subject.device) as device:
         network = ForwardPass(
             subject.module, subject.preprocess, subject.outputs, subject.precision, device
@@ -68,51 +210,51 @@ def attack(
         first = subject.dataset[int(order[0])][0][None].to(device)
         require_differentiable(subject.preprocess, first)
         head, _ = find_head(subject.module, network.prepared(first))
-        named = {name: subject.layers[name] for name in found.layers}
+        named = {name: subject.layers[name] for name in emergence.layers}
         with recorder(
             subject.module,
             named.values(),
             inputs=[head],
-            keep=lambda output: regions(output.detach(), found.grid),
+            keep=lambda output: regions(output.detach(), emergence.grid),
         ) as record:
             torch.manual_seed(settings.random_state)
-            watch = _Watch(network, record, head, named, found, learned, settings)
+            watch = _Watch(network, record, head, named, emergence, learned, settings)
             for batch, steps in in_batches(
                 lambda batch: watch.steps(subject, order[batch]),
                 len(order),
                 subject.batch_size,
                 description="attack",
             ):
-                taken.add(steps, found.y[order[batch]])
+                taken.add(steps, emergence.y[order[batch]])
     return Attack(
-        frame=found.frame,
+        frame=emergence.frame,
         eps=settings.eps,
         step=settings.stride,
         steps=settings.steps,
         tau=tau,
         random_state=settings.random_state,
-        layers=found.layers,
-        categories=found.categories,
-        names=[found.names[int(i)] for i in order],
-        grid=found.grid,
-        y=found.y[order],
+        layers=emergence.layers,
+        categories=emergence.categories,
+        names=[emergence.names[int(i)] for i in order],
+        grid=emergence.grid,
+        y=emergence.y[order],
         chosen="held out and fitted" if settings.images == "all" else "held out",
         **taken.arrays(),
     )
 
 
-def _in_turn(found: Emergence, settings: AttackSettings) -> Tensor:
+def _in_turn(emergence: Emergence, settings: AttackSettings) -> Tensor:
     """Indices of the images to attack, at random and one of each category in turn, `[N]`."""
-    chosen = torch.ones_like(found.held_out) if settings.images == "all" else found.held_out
+    chosen = torch.ones_like(emergence.held_out) if settings.images == "all" else emergence.held_out
     generator = torch.Generator().manual_seed(settings.random_state)
     order = torch.randperm(len(chosen), generator=generator)
     order = order[chosen[order]]
-    y = found.y[order]
-    turn = functional.one_hot(y, len(found.categories)).cumsum(0).gather(1, y[:, None])[:, 0]
+    y = emergence.y[order]
+    turn = functional.one_hot(y, len(emergence.categories)).cumsum(0).gather(1, y[:, None])[:, 0]
     order = order[turn.argsort(stable=True)]
     if settings.images.isdigit():
         order = order[: int(settings.images)]
-    right = found.z[-1, order].argmax(1) == found.y[order]
+    right = emergence.z[-1, order].argmax(1) == emergence.y[order]
     if not bool(right.any()):
         raise ValueError(
             f"images: the network is wrong on all {len(order)} already, so there is nothing to "
@@ -139,7 +281,7 @@ class _Watch:
     record: Record
     head: str
     named: Mapping[str, str]
-    found: Emergence
+    emergence: Emergence
     learned: Learned
     settings: AttackSettings
 
@@ -150,14 +292,14 @@ class _Watch:
             pgd(
                 self.network.logits,
                 images.to(self.network.device),
-                self.found.y[batch].to(self.network.device),
+                self.emergence.y[batch].to(self.network.device),
                 eps=self.settings.eps,
                 step=self.settings.stride,
                 steps=self.settings.steps,
             )
         ):
             if t == 0:
-                before = self.found.z[-1]
+                before = self.emergence.z[-1]
                 require_same_network(z.cpu(), before[batch], float(before.abs().max()))
             maps = [
                 self.learned.regional[name].transform(self.record.outputs[dotted])
@@ -218,14 +360,14 @@ class _Taken:
             h: of the last layer, `[T, n, R, dim]`; of several regions the one that moved most.
         """
         moved = (h[-1] - h[0]).norm(dim=-1)
-        found = []
+        examples = []
         for kind in range(1, len(TYPES)):
             wanted = SHOWN_OF_TYPE - sum(int((x["typed"][:, 0] == kind).sum()) for x in self.parts)
             holds = types == kind
             for i in holds.any(1).nonzero().flatten()[: max(wanted, 0)].tolist():
                 region = torch.where(holds[i], moved[i], -1).argmax()
-                found.append([kind, i, int(region)])
-        return torch.tensor(found, dtype=torch.int64).reshape(-1, 3)
+                examples.append([kind, i, int(region)])
+        return torch.tensor(examples, dtype=torch.int64).reshape(-1, 3)
 
     def arrays(self) -> dict[str, Tensor]:
         axes = {"predicted": 1, "astray": 0, "g": 1, "types": 1, "images": 1}

@@ -81,7 +81,7 @@ class Comparison(Saved):
         """Where a region is a reliable knowledge point in A and in B, `[2, L, N, R]`."""
         return self.says == self.y[:, None]
 
-    def told(self, layer: int, image: int, region: int) -> tuple[str, str]:
+    def says_in_words(self, layer: int, image: int, region: int) -> tuple[str, str]:
         """The category that a region is a knowledge point for, in A and in B, or "no point"."""
         says = self.says[:, layer, image, region].tolist()
         a, b = ("no point" if c < 0 else self.categories[c] for c in says)
@@ -277,24 +277,24 @@ def comparable(c: Comparison) -> list[str]:
     cosine = c.alignment.cosine
     worst = int(cosine.argmin())
     mean, lowest = float(cosine.mean()), float(cosine.min())
-    told = [
+    sentences = [
         f"The frames differ. After the best orthogonal map the category directions agree with a "
         f"mean cosine of {mean:.2f} (chance {c.alignment.chance:.2f}), worst "
         f"{c.categories[worst]!r} with {lowest:.2f}.",
         "Strengths, knowledge points (each in its own frame) and w compare as they are.",
     ]
     if mean - c.alignment.chance < 0.5 * (1 - c.alignment.chance):
-        told.append(
+        sentences.append(
             "The map fits little better than chance: 1 - cos and the distance a region moved are "
             "mostly the difference of the frames. Do not read them."
         )
     else:
-        told.append(
+        sentences.append(
             f"1 - cos of regions holds the misfit of the frames ({1 - mean:.2f} on average, up to "
             f"{1 - lowest:.2f}): smaller differences of direction, and ranks among them, mean "
             "nothing."
         )
-    return [*told, own]
+    return [*sentences, own]
 
 
 def differences(c: Comparison, random_state: int = 0) -> list[Difference]:
@@ -323,7 +323,7 @@ def differences(c: Comparison, random_state: int = 0) -> list[Difference]:
             chosen, weighed = c.held_out & of, of[c.weighed]
             if not chosen.any():
                 continue
-            found = {
+            intervals = {
                 name: _interval(values[chosen], random_state) for name, values in per_image.items()
             }
             rows.append(
@@ -331,7 +331,7 @@ def differences(c: Comparison, random_state: int = 0) -> list[Difference]:
                     layer,
                     None if category is None else c.categories[category],
                     int(chosen.sum()),
-                    **found,
+                    **intervals,
                     reweighed=_interval(reweighed[weighed], random_state)
                     if weighed.any()
                     else None,
@@ -393,8 +393,8 @@ def _some(names: set[str]) -> str:
 
 def _says(e: Emergence, checkpoint: int, order: Tensor) -> Tensor:
     """What every region of all layers is a knowledge point for, or -1, `[L, N, R]`."""
-    found = [e.points(checkpoint, k) for k in range(len(e.layers))]
-    return torch.stack([torch.where(p.point, p.category, -1)[order] for p in found])
+    points = [e.points(checkpoint, k) for k in range(len(e.layers))]
+    return torch.stack([torch.where(p.point, p.category, -1)[order] for p in points])
 
 
 def _truth(frame: Frame, h: Tensor, y: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Student:
 
 
 @dataclass(frozen=True)
-class Difference:
+class StudentDifference:
     """How the regions of a student differ from its teacher's in one layer, on held-out images.
 
     Attributes:
@@ -83,11 +83,11 @@ class Difference:
         NaN where there is nothing to take the mean of.
         """
         values: Tensor = getattr(self, of)
-        found = bootstrap_ratio(
+        ratio = bootstrap_ratio(
             values.nan_to_num().double().sum(1), values.isfinite().double().sum(1)
         )
         nan = float("nan")
-        return Interval(nan, nan, nan) if found is None else found
+        return Interval(nan, nan, nan) if ratio is None else ratio
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,14 +113,14 @@ class Distillation(Saved):
         """Their names, `[S]`."""
         return self.networks.labels[:-1]
 
-    def difference(self, student: int, layer: int = -1) -> Difference:
+    def difference(self, student: int, layer: int = -1) -> StudentDifference:
         """Compare the regions of a student with its teacher's in one layer."""
         e = self.networks
         mine, theirs = e.h[student, layer, e.held_out], e.h[-1, layer, e.held_out]
         (strength, direction), (strength_t, direction_t) = polar(mine), polar(theirs)
         both = (strength > 0) & (strength_t > 0)
         cosine = (direction * direction_t).sum(-1).clamp(-1, 1)
-        return Difference(
+        return StudentDifference(
             e.labels[student],
             e.layers[layer],
             torch.where(both, 1 - cosine, torch.nan),
@@ -225,9 +225,9 @@ def distillation(
             own = fixed.refit(features, path)
             what = f"student {student.label!r}"
             states.append(fixed.fit_regions(what, features, own, folder=folder, bar=bar))
-    found = stacked(labels, states)
-    fits = found.pop("fits")
-    arrays = {name: torch.cat([x, getattr(teacher, name)[-1:]]) for name, x in found.items()}
+    fitted = stacked(labels, states)
+    fits = fitted.pop("fits")
+    arrays = {name: torch.cat([x, getattr(teacher, name)[-1:]]) for name, x in fitted.items()}
     networks = Emergence(
         frame=teacher.frame,
         labels=[*labels, TEACHER],
@@ -415,9 +415,9 @@ def _require_like_teacher(label: str, features: FeatureSet, teacher: Emergence) 
     ):
         if here != there:
             short = what in ("layers", "numbers of regions")
-            told = f" ({here} and {there})" if short else ""
+            values = f" ({here} and {there})" if short else ""
             raise ValueError(
-                f"students: {label!r} and its teacher have different {what}{told}, so that their "
+                f"students: {label!r} and its teacher have different {what}{values}, so that their "
                 "regions cannot be compared. Extract both at the same layers and grid, on the same "
                 "images."
             )

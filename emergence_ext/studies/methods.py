@@ -193,7 +193,7 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
-def compare(
+def compare_methods(
     f: Tensor,
     z: Tensor,
     y: Tensor,
@@ -239,14 +239,14 @@ def compare(
         raise ValueError(f"temperatures must be positive, got {list(temperatures)}")
     methods = METHODS if methods is None else methods
     study = _Comparison(f, z, y, dim, folds, folder)
-    found = []
+    outcomes = []
     with tqdm(total=len(temperatures) * len(methods), desc="methods", disable=None) as bar:
         for temperature in temperatures:
             for method in methods:
                 bar.set_postfix_str(f"{method.name}, temperature {temperature:g}")
-                found.append(study.outcome(method, temperature, seeds, random_state))
+                outcomes.append(study.outcome(method, temperature, seeds, random_state))
                 bar.update()
-    return found
+    return outcomes
 
 
 class _Comparison:
@@ -266,12 +266,12 @@ class _Comparison:
             for name in method.configurations
         }
         searched = {
-            name: tuple(float(pearson(x.strength, uncertainty)) for x in found)
-            for name, found in tried.items()
+            name: tuple(float(pearson(x.strength, uncertainty)) for x in strengths)
+            for name, strengths in tried.items()
         }
         best = min(searched, key=lambda name: _rank(searched[name]))
-        found = tried[best]
-        fits = sum(len(x.fitted) for x in found)
+        strengths = tried[best]
+        fits = sum(len(x.fitted) for x in strengths)
         failures = [text for each in tried.values() for x in each for text in x.failures]
         return Outcome(
             method.name,
@@ -280,13 +280,13 @@ class _Comparison:
             best,
             searched,
             r=searched[best],
-            rho=tuple(float(spearman(x.strength, uncertainty)) for x in found),
-            fitted_r=tuple(_fitted_r(x, uncertainty) for x in found),
+            rho=tuple(float(spearman(x.strength, uncertainty)) for x in strengths),
+            fitted_r=tuple(_fitted_r(x, uncertainty) for x in strengths),
             left_out=method.maps_new,
             fits=fits,
-            failed=sum(len(x.failures) for x in found),
-            crowded=sum(x.crowded for x in found),
-            pieces=sum(x.pieces for x in found),
+            failed=sum(len(x.failures) for x in strengths),
+            crowded=sum(x.crowded for x in strengths),
+            pieces=sum(x.pieces for x in strengths),
             failures=list(dict.fromkeys(failures)),
         )
 
@@ -340,7 +340,7 @@ def _rank(r: Sequence[float]) -> tuple[int, float]:
     return len(r) - len(good), sum(good) / max(len(good), 1)
 
 
-def _fitted_r(found: Strengths, uncertainty: Tensor) -> float:
+def _fitted_r(strengths: Strengths, uncertainty: Tensor) -> float:
     """Pearson on the fitted images, mean over fits; NaN where one failed."""
-    values = [pearson(x[~x.isnan()], uncertainty[~x.isnan()]) for x in found.fitted]
+    values = [pearson(x[~x.isnan()], uncertainty[~x.isnan()]) for x in strengths.fitted]
     return float(torch.stack(values).mean())

@@ -14,7 +14,7 @@ from emergence_ext.method import pearson
 from emergence_ext.run import FinishedRun
 from emergence_ext.store import Saved
 from emergence_ext.studies.ablation import AblationFit, Choices, ablation
-from emergence_ext.studies.methods import Outcome, compare
+from emergence_ext.studies.methods import Outcome, compare_methods
 
 NAME: Final = "paper_tables"  # of the experiment, and of its folder in a run
 
@@ -88,7 +88,7 @@ def paper_tables(
     methods = {}
     for name, run in runs.items():
         features = run.features()
-        methods[name] = compare(
+        methods[name] = compare_methods(
             features.f,
             features.z,
             features.y,

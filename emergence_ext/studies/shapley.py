@@ -109,7 +109,7 @@ class Shapley(Saved):
 
 def shapley(
     subject: Subject,
-    found: Emergence,
+    emergence: Emergence,
     layers: Sequence[str] | None = None,
     images: int | None = None,
     *,
@@ -121,7 +121,7 @@ def shapley(
 
     Args:
         subject: the network, as its last checkpoint left it, and the images; runs where it is.
-        found: what the run found, for w and `|F|` of the images that w was learned on.
+        emergence: what the run found, for w and `|F|` of the images that w was learned on.
         layers: names as in the run; None: its last.
         images: at most so many of those images, of all categories alike; None: all.
         samples: permutations of an image at most.
@@ -133,13 +133,13 @@ def shapley(
             the logit, values that are not finite, or another network than the run's.
         ImportError: captum is absent.
     """
-    names = list(layers) if layers is not None else found.layers[-1:]
-    chosen = _choose(found, images)
-    _check(names, found, samples, error)
-    index = found.region_images[chosen]
+    names = list(layers) if layers is not None else emergence.layers[-1:]
+    chosen = _choose(emergence, images)
+    _check(names, emergence, samples, error)
+    index = emergence.region_images[chosen]
     batch = torch.stack([subject.dataset[int(i)][0] for i in index])
-    outputs = range(len(found.categories)) if subject.outputs is None else subject.outputs
-    columns = torch.tensor(outputs)[found.y[index]]
+    outputs = range(len(emergence.categories)) if subject.outputs is None else subject.outputs
+    columns = torch.tensor(outputs)[emergence.y[index]]
     parts: list[tuple[RegionValues, Tensor]] = []
     with tqdm(
         total=len(names) * len(index), desc="Shapley values", unit="image", disable=None
@@ -147,30 +147,30 @@ def shapley(
         for name in names:
             bar.set_postfix_str(name)
             part = _of_layer(
-                subject, found, name, index, batch, columns, samples, error, random_state, bar
+                subject, emergence, name, index, batch, columns, samples, error, random_state, bar
             )
             parts.append(part)
-    rows = [found.layers.index(name) for name in names]
-    w = found.w[-1, rows][:, chosen]
+    rows = [emergence.layers.index(name) for name in names]
+    w = emergence.w[-1, rows][:, chosen]
     generator = torch.Generator().manual_seed(random_state)
     # Exponential shares are spread evenly over all w that sum to 1.
-    drawn = torch.empty_like(w).exponential_(generator=generator)
+    shares = torch.empty_like(w).exponential_(generator=generator)
     return Shapley(
         layers=names,
-        categories=found.categories,
-        names=[found.names[i] for i in index.tolist()],
-        grid=found.grid,
+        categories=emergence.categories,
+        names=[emergence.names[i] for i in index.tolist()],
+        grid=emergence.grid,
         reach=error,
-        y=found.y[index],
+        y=emergence.y[index],
         index=index,
         **{
             name: torch.stack([getattr(values, name) for values, _ in parts])
             for name in ("values", "error", "permutations", "full", "none")
         },
         w=w,
-        strength=found.raw_strength[-1, rows][:, chosen],
+        strength=emergence.raw_strength[-1, rows][:, chosen],
         grad_cam=torch.stack([cam for _, cam in parts]),
-        random=drawn / drawn.sum(-1, keepdim=True),
+        random=shares / shares.sum(-1, keepdim=True),
     )
 
 
@@ -246,7 +246,7 @@ def region_values(
 
 def _of_layer(
     subject: Subject,
-    found: Emergence,
+    emergence: Emergence,
     name: str,
     index: Tensor,
     images: Tensor,
@@ -260,9 +260,9 @@ def _of_layer(
 
     `index` `[n]` says which of the run's they are.
     """
-    module, grid = subject.module, found.grid
-    R, largest = grid[0] * grid[1], float(found.z[-1].abs().max())
-    before = found.z[-1, index, found.y[index]]
+    module, grid = subject.module, emergence.grid
+    R, largest = grid[0] * grid[1], float(emergence.z[-1].abs().max())
+    before = emergence.z[-1, index, emergence.y[index]]
     weight = next(module.parameters())
     blocks: list[tuple[RegionValues, Tensor]] = []
     start, size = 0, 1  # the first image tells how large the maps are
@@ -300,21 +300,23 @@ def _errors(total: Tensor, squares: Tensor, rounds: Tensor) -> tuple[Tensor, Ten
     return variance.sqrt().mean(1), mean.std(1)
 
 
-def _choose(found: Emergence, images: int | None) -> Tensor:
+def _choose(emergence: Emergence, images: int | None) -> Tensor:
     """Which of the images of w are looked at, as places among them, of all categories alike."""
-    count = len(found.region_images)
+    count = len(emergence.region_images)
     if images is not None and images < 1:
         raise ValueError(f"images: expected at least 1, got {images}")
     if images is None or images >= count:
         return torch.arange(count)
-    order = torch.argsort(found.y[found.region_images], stable=True)
+    order = torch.argsort(emergence.y[emergence.region_images], stable=True)
     return order[torch.arange(images) * count // images].sort().values
 
 
-def _check(names: Sequence[str], found: Emergence, samples: int, error: float) -> None:
-    unknown = [name for name in names if name not in found.layers]
+def _check(names: Sequence[str], emergence: Emergence, samples: int, error: float) -> None:
+    unknown = [name for name in names if name not in emergence.layers]
     if unknown or not names or len(set(names)) < len(names):
-        raise ValueError(f"layer: expected some of {', '.join(found.layers)}, got {list(names)}")
+        raise ValueError(
+            f"layer: expected some of {', '.join(emergence.layers)}, got {list(names)}"
+        )
     if samples < FEWEST * BATCH:
         raise ValueError(
             f"samples: expected at least {FEWEST * BATCH} permutations, {FEWEST} batches of "

@@ -26,7 +26,7 @@ from emergence_ext.method import (
 from emergence_ext.network import FeatureSet
 from emergence_ext.run import Emergence
 from emergence_ext.store import Estimator, Saved, StoreError, load_arrays, once, save_arrays
-from emergence_ext.studies.attacked import Attack
+from emergence_ext.studies.attack import Attack
 from emergence_ext.studies.compare import Alignment, Comparison
 from emergence_ext.studies.distill import Distillation
 from emergence_ext.studies.drpr import DRPR

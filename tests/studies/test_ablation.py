@@ -24,7 +24,7 @@ from emergence_ext.method.sample import SampleProjection
 from emergence_ext.method.similarity import image_similarity, solve_kappa_p
 from emergence_ext.report import paper_tables as report
 from emergence_ext.studies import ablation as ablations
-from emergence_ext.studies import methods, paper
+from emergence_ext.studies import methods
 from emergence_ext.studies.ablation import (
     FACTORS,
     AblationFit,
@@ -172,7 +172,7 @@ def _draw(**changed: Any) -> Figure:
 
 
 def test_the_figure_has_a_panel_a_factor_and_marks_the_default() -> None:
-    figure = _draw(published=paper.STRENGTH_IMPORTANCE)
+    figure = _draw(published=published.STRENGTH_IMPORTANCE)
     assert [a.get_title("left") for a in figure.axes] == ["alpha", "log C"]
     labels = figure.axes[0].get_yticklabels()
     assert [x.get_text() for x in labels] == ["0.1", "1", "10"]

@@ -18,8 +18,15 @@ from emergence_ext.cli import app
 from emergence_ext.network import features
 from emergence_ext.report import attack as report
 from emergence_ext.run.finished import FinishedRun
-from emergence_ext.studies.attack import AttackSettings, _Steps, _Taken, attack
-from emergence_ext.studies.attacked import TYPES, Attack, region_types
+from emergence_ext.studies.attack import (
+    TYPES,
+    Attack,
+    AttackSettings,
+    _Steps,
+    _Taken,
+    attack,
+    region_types,
+)
 from tests.studies.saved import assert_updated_from_what_is_saved
 
 STRONG = AttackSettings(eps=0.04, steps=12, images="all")

@@ -24,10 +24,10 @@ from emergence_ext.method.sample import SampleProjection
 from emergence_ext.report import paper_tables as report
 from emergence_ext.report.files import Tables
 from emergence_ext.studies import methods as study
-from emergence_ext.studies import paper
+from emergence_ext.studies import published
 from emergence_ext.studies.ablation import AblationFit, Choices
 from emergence_ext.studies.drpr import DRPR
-from emergence_ext.studies.methods import METHODS, Method, Projected, compare
+from emergence_ext.studies.methods import METHODS, Method, Projected, compare_methods
 from emergence_ext.studies.paper_tables import PaperTables, RegionStrength
 from tests.planted import planted
 from tests.studies.saved import NOWHERE, assert_equal
@@ -56,7 +56,7 @@ def _method(fit: Callable[..., Projected] = _oracle, name: str = "ours", **given
 
 def _compare(*methods: Method, **given: Any) -> list[study.Outcome]:
     given = {"temperatures": [2.0], "seeds": 3, "folds": 4, **given}
-    return compare(DATA.f, DATA.z, DATA.y, methods=methods, **given)
+    return compare_methods(DATA.f, DATA.z, DATA.y, methods=methods, **given)
 
 
 def _tables(networks: dict[str, list[study.Outcome]]) -> Tables:
@@ -192,7 +192,7 @@ def test_points_in_one_place_are_told(crowd: float, crowded: int, finite: bool) 
 
 
 def test_every_method_searches_as_many_configurations() -> None:
-    assert [m.name for m in METHODS] == list(paper.STRENGTH_ENTROPY)
+    assert [m.name for m in METHODS] == list(published.STRENGTH_ENTROPY)
     for m in METHODS:
         different = {json.dumps(x, sort_keys=True) for x in m.configurations.values()}
         assert len(different) == len(m.configurations) == 4, m.name
@@ -208,7 +208,7 @@ def test_longer_features_are_surer_and_ours_is_ahead_of_what_sees_no_output() ->
         for m in METHODS
         if m.maps_new
     ]
-    outcomes = compare(f, DATA.z, DATA.y, [2.0], seeds=1, folds=2, methods=few)
+    outcomes = compare_methods(f, DATA.z, DATA.y, [2.0], seeds=1, folds=2, methods=few)
     by_name = {o.method: o for o in outcomes}
     assert by_name["ours"].r[0] < -0.5 and by_name["DRPR"].r[0] < -0.3
     for name in ("PCA", "LLE", "Isomap"):
@@ -259,13 +259,13 @@ def test_the_rows_say_how_far_ours_is_ahead_and_what_the_paper_has() -> None:
 def test_the_papers_numbers_are_those_of_the_paper(truth_dir: Path) -> None:
     truth = json.loads((truth_dir / "paper_tables.json").read_text())
     printed = truth["table1_pearson_strength_vs_entropy"]
-    for name, values in paper.STRENGTH_ENTROPY.items():
+    for name, values in published.STRENGTH_ENTROPY.items():
         assert list(values) == printed["ISOMAP" if name == "Isomap" else name]
     second = truth["table2_pearson_h_strength_vs_w"]
-    assert list(paper.STRENGTH_IMPORTANCE) == second["mean"]
-    assert list(paper.STRENGTH_IMPORTANCE_DEVIATION) == second["std"]
+    assert list(published.STRENGTH_IMPORTANCE) == second["mean"]
+    assert list(published.STRENGTH_IMPORTANCE_DEVIATION) == second["std"]
     rows = _tables({})["paper"]
-    assert [row["network"] for row in rows] == list(paper.NETWORKS)
+    assert [row["network"] for row in rows] == list(published.NETWORKS)
     assert rows[3]["Table 1, LLE"] == -0.09 and rows[1]["Table 2, mean"] == 0.8248
 
 
@@ -317,7 +317,7 @@ def _draw(**changed: Any) -> Figure:
 
 
 def test_the_figure_shows_every_method_and_says_where_there_is_no_fit() -> None:
-    figure = _draw(published=paper.STRENGTH_ENTROPY)
+    figure = _draw(published=published.STRENGTH_ENTROPY)
     first, second = figure.axes
     assert first.get_title("left") == "temperature 2\nmean entropy 0.50 nats"
     marks = [[x for x in a.lines if x.get_marker() == "o"] for a in (first, second)]

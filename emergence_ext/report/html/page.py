@@ -13,7 +13,7 @@ from emergence_ext.lookup import optional
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-def render(template: str, style: str, script: str, **context: Any) -> bytes:
+def fill_template(template: str, style: str, script: str, **context: Any) -> bytes:
     """Fill a template of the package; its content-security policy allows this style and script.
 
     Args:

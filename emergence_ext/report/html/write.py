@@ -11,7 +11,7 @@ from typing import Any
 from emergence_ext.report.emergence_text import IMAGES_TABLE, SECTIONS
 from emergence_ext.report.experiments import EXPERIMENTS
 from emergence_ext.report.files import FIGURES, TABLES
-from emergence_ext.report.html.page import page_part, render
+from emergence_ext.report.html.page import fill_template, page_part
 from emergence_ext.report.html.pictures import Picture, read_pictures
 from emergence_ext.report.html.run import describe, shown_number
 from emergence_ext.report.html.tables import Table, read_table
@@ -80,7 +80,7 @@ def write_page(
     sections = [_section(text, pictures, tables) for text in SECTIONS]
     sections += [_further(_FURTHER, SECTIONS, "", pictures, tables)]
     done = [_experiment(text, pictures, tables) for text in (e.section for e in EXPERIMENTS)]
-    page = render(
+    page = fill_template(
         "report/html/page.html",
         page_part("report/html/page.css"),
         page_part("report/html/page.js"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from emergence_ext.report.html.page import page_part, render
+from emergence_ext.report.html.page import fill_template, page_part
 from emergence_ext.report.html.pictures import read_pictures
 from emergence_ext.report.html.tables import read_table
 from emergence_ext.report.look.sheet import Scene
@@ -64,7 +64,7 @@ def write_page(
         for name in sheet.tables
     }
     dataset, spec = scene.subject.dataset, scene.subject.spec
-    page = render(
+    page = fill_template(
         "report/look/look.html",
         page_part("report/html/page.css") + page_part("report/look/look.css"),
         page_part("report/html/page.js"),
