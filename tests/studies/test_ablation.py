@@ -24,7 +24,7 @@ from emergence_ext.method.sample import SampleProjection
 from emergence_ext.method.similarity import image_similarity, solve_kappa_p
 from emergence_ext.report import paper_tables as report
 from emergence_ext.studies import ablation as ablations
-from emergence_ext.studies import methods
+from emergence_ext.studies import methods, published
 from emergence_ext.studies.ablation import (
     FACTORS,
     AblationFit,
