@@ -129,7 +129,7 @@ def importance_row(layer: str, alpha: float, r: Tensor, raw: Tensor) -> Row:
         "layer": layer,
         "alpha": alpha,
         "Pearson of |h| with w, mean": r.mean().item(),
-        "standard deviation": r.std().item(),
+        "standard deviation": r.std().item() if len(r) > 1 else None,
         "Pearson of |F| with w, mean": raw.mean().item(),
         "images": len(r),
     }

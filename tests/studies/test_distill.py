@@ -33,7 +33,7 @@ from emergence_ext.run.folder import StateFolder
 from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
 from emergence_ext.store.arrays import StoreError
 from emergence_ext.studies.distill import (
-    Difference,
+    StudentDifference,
     Distillation,
     Student,
     distillation,
@@ -327,7 +327,7 @@ def test_differences_are_exact_and_only_of_held_out_images(distilled: Distillati
 
 def test_a_region_without_strength_has_no_direction_and_is_left_out_of_the_mean() -> None:
     orientation = torch.tensor([[0.5, torch.nan], [1.0, 0.0]])
-    x = Difference("s", "l", orientation, torch.tensor([[1.0, -3.0], [0.0, 0.0]]), 2.0)
+    x = StudentDifference("s", "l", orientation, torch.tensor([[1.0, -3.0], [0.0, 0.0]]), 2.0)
     assert x.mean("orientation").value == 0.5 and x.mean("strength").value == -0.5
 
 
