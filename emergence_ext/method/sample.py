@@ -216,8 +216,7 @@ class SampleProjection(Estimator):
 
         def objective(scaled: Tensor) -> Tensor:
             g = (f / scale) @ scaled.t()
-            prior = self.strength_prior * g.square().sum(1).mean()
-            return divergence(g, P, frame) + prior
+            return divergence(g, P, frame) + self.strength_prior * g.square().sum(1).mean()
 
         (scaled,), stats = minimise(objective, [M * scale], max_evals=max_evals, tol=self.tol)
         return scaled / scale, stats
