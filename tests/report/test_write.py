@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from emergence_ext import report
 from emergence_ext.report.emergence import OF_IMAGES
@@ -57,6 +59,15 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def names(folder: Path, ending: str) -> set[str]:
     return {path.stem for path in folder.glob(f"*.{ending}")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse() -> Iterator[None]:
+    """Draw with few pixels: it is their number that takes the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        save = Figure.savefig
+        patch.setattr(Figure, "savefig", lambda *args, **kw: save(*args, **kw | {"dpi": 20}))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +193,7 @@ def test_tables_and_figures_that_an_experiment_no_longer_has_go(
 
 def test_what_is_not_there_is_named(finished_run: Path, tmp_path: Path) -> None:
     run = FinishedRun.open(shutil.copytree(finished_run, tmp_path / "run"))
-    with pytest.raises(ValueError, match="name: no experiment 'atack'; there are tables, "):
+    with pytest.raises(ValueError, match="name: no experiment 'atack'; there are paper_tables, "):
         report.update(run, "atack")
     with pytest.raises(StoreError):
         report.update(run, "attack")
