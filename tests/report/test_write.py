@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from emergence_ext import report
+from emergence_ext.report import files as report_files
 from emergence_ext.report.emergence import OF_IMAGES
 from emergence_ext.report.emergence_text import SECTIONS
 from emergence_ext.report.headline import headline, warnings
 from emergence_ext.run import FinishedRun, Subject
-from emergence_ext.store import StoreError
-from emergence_ext.studies.attack import AttackSettings, attack
+from emergence_ext.store import StoreError, write_file
 from emergence_ext.studies.compare import compare_runs
 from emergence_ext.studies.shapley import shapley
 
@@ -59,14 +63,36 @@ def names(folder: Path, ending: str) -> set[str]:
     return {path.stem for path in folder.glob(f"*.{ending}")}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def coarse() -> Iterator[None]:
+    """Draw with few pixels: it is their number that takes the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        save = Figure.savefig
+        patch.setattr(Figure, "savefig", lambda *args, **kw: save(*args, **kw | {"dpi": 20}))
+        yield
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """What all figures are saved as, though they are drawn: saving takes longest."""
+    content = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(content, "PNG")
+
+    def save(figure: Figure, path: Path) -> None:
+        assert figure.axes
+        for kind in ("png", "svg"):
+            write_file(path.with_name(f"{path.name}.{kind}"), content.getvalue())
+
+    monkeypatch.setattr(report_files, "save_figure", save)
+    return content.getvalue()
+
+
 @pytest.fixture(scope="module")
 def reported(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with experiments and its report, whose images are away; its thumbnails are kept."""
     folder = shutil.copytree(finished_run, tmp_path_factory.mktemp("reported") / "run")
     run = FinishedRun.open(folder)
     subject = run.subject()
-    settings = AttackSettings(eps=0.04, steps=4, step=0.02)
-    attack(subject, run.emergence, run.learned(), settings).save(run.inside.result("attack"))
     shapley(subject, run.emergence, images=3, samples=32).save(run.inside.result("shapley"))
     comparison, _, place = compare_runs(f"{folder}@0", str(folder))
     comparison.save(place / "compare")
@@ -93,12 +119,8 @@ def test_everything_is_drawn_again_without_network_and_images(
     assert [path for path in before if before[path] != after[path]] == []
     assert names(folder / "figures", "svg") == names(folder / "figures", "png") >= set(OF_IMAGES)
     assert names(folder / "tables", "csv") == TABLES and names(folder / "figures", "png") <= FIGURES
-    for place in (
-        "attack",
-        "shapley",
-        *(f"compare/{x.name}" for x in (folder / "compare").iterdir()),
-    ):
-        assert names(folder / place / "figures", "png") and names(folder / place / "tables", "csv")
+    for place in (folder / "shapley", *(folder / "compare").iterdir()):
+        assert names(place / "figures", "png") and names(place / "tables", "csv")
 
 
 def test_the_page_has_the_headline_and_the_warnings(reported: Path) -> None:
@@ -120,7 +142,7 @@ def test_the_page_has_the_headline_and_the_warnings(reported: Path) -> None:
 
 
 def test_without_thumbnails_and_images_all_else_is_written_and_older_pictures_stay(
-    reported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    reported: Path, tmp_path: Path, stub: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = without_images(shutil.copytree(reported, tmp_path / "run"))
     before = files(folder)
@@ -132,7 +154,9 @@ def test_without_thumbnails_and_images_all_else_is_written_and_older_pictures_st
     report.write(folder)
     after = files(folder)
     assert after.keys() == before.keys()
-    assert [path for path in before if before[path] != after[path]] == []
+    for path in before.keys() - {"report.html"}:
+        same = path in of_images or path.endswith(".csv")
+        assert after[path] == (before[path] if same else stub), path
     messages = [record.getMessage() for record in caplog.records]
     assert any(text.startswith("images are left out: ") for text in messages)
     for name in (*OF_IMAGES, "maps_conv2_1", "moved_regions", "moved_images"):
@@ -145,7 +169,7 @@ def test_without_thumbnails_and_images_all_else_is_written_and_older_pictures_st
 
 
 def test_a_run_of_an_earlier_version_gets_its_report(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_run: Path, tmp_path: Path, stub: bytes
 ) -> None:
     folder = shutil.copytree(finished_run, tmp_path / "run")
     twice = warnings(FinishedRun.open(folder))
@@ -172,17 +196,17 @@ def test_tables_and_figures_that_an_experiment_no_longer_has_go(
 ) -> None:
     folder = shutil.copytree(reported, tmp_path / "run")
     run = FinishedRun.open(folder)
-    for path in ("attack/tables/old.csv", "attack/figures/old.png", "attack/figures/old.svg"):
+    for path in ("shapley/tables/old.csv", "shapley/figures/old.png", "shapley/figures/old.svg"):
         (folder / path).write_bytes(b"")
-    (folder / "attack" / "notes.txt").write_text("mine")
-    report.update(run, "attack")
+    (folder / "shapley" / "notes.txt").write_text("mine")
+    report.update(run, "shapley")
     assert files(folder) == files(reported)
-    assert (folder / "attack" / "notes.txt").read_text() == "mine"
+    assert (folder / "shapley" / "notes.txt").read_text() == "mine"
 
 
 def test_what_is_not_there_is_named(finished_run: Path, tmp_path: Path) -> None:
     run = FinishedRun.open(shutil.copytree(finished_run, tmp_path / "run"))
-    with pytest.raises(ValueError, match="name: no experiment 'atack'; there are tables, "):
+    with pytest.raises(ValueError, match="name: no experiment 'atack'; there are paper_tables, "):
         report.update(run, "atack")
     with pytest.raises(StoreError):
         report.update(run, "attack")
