@@ -30,7 +30,7 @@ def tables(c: Comparison, run: FinishedRun) -> Tables:
 
 def figures(c: Comparison, run: FinishedRun) -> Drawings:
     """Figures of what changed and, with the images of A, where."""
-    thumbnails = run.thumbnails()
+    thumbnails = run.thumbnails
     if thumbnails is None:
         return {
             "differences": lambda: _differences(c),

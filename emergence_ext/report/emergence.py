@@ -59,7 +59,7 @@ def figures(run: FinishedRun) -> Drawings:
     e = run.emergence
     own = next(s for s in run.strengths() if s.temperature == run.settings.temperature)
     drawings = _of_results(e, own)
-    thumbnails = run.thumbnails()
+    thumbnails = run.thumbnails
     if thumbnails is None:
         drawings |= dict.fromkeys(OF_IMAGES, NO_IMAGES)
     else:

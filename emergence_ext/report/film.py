@@ -63,7 +63,7 @@ def animate(
     Returns:
         The file.
     """
-    thumbnails = run.thumbnails()
+    thumbnails = run.thumbnails
     images = None if thumbnails is None else thumbnails.images(shown_samples(run.emergence))
     place = path or run.inside.experiment("animate") / "emergence"
     return film_of(run.emergence, place, images, fps=fps, seconds=seconds)

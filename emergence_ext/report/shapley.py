@@ -65,7 +65,7 @@ def tables(s: Shapley, run: FinishedRun) -> Tables:
 
 def figures(s: Shapley, run: FinishedRun) -> Drawings:
     """Correlations, and maps on the images of the run."""
-    thumbnails = run.thumbnails()
+    thumbnails = run.thumbnails
 
     def summary() -> Figure:
         spearman, pearson = (

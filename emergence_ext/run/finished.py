@@ -181,8 +181,9 @@ class FinishedRun:
             )
         return subject
 
+    @cached_property
     def thumbnails(self) -> Thumbnails | None:
-        """Return the images of the run, small; None, and a warning, where they are not to be had.
+        """The images of the run, small; None, and a warning, where they are not to be had.
 
         Runs of earlier versions have none: theirs are made of the images, if these are still there.
         """

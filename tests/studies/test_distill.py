@@ -33,9 +33,9 @@ from emergence_ext.run.folder import StateFolder
 from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
 from emergence_ext.store.arrays import StoreError
 from emergence_ext.studies.distill import (
-    StudentDifference,
     Distillation,
     Student,
+    StudentDifference,
     distillation,
     find_places,
     training_images,
