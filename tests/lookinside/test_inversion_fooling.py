@@ -16,7 +16,9 @@ from emergence_ext.lookinside.fooling import fool
 from emergence_ext.lookinside.inversion import invert
 from emergence_ext.network.models import load_model
 from emergence_ext.render import maps_of, noise
-from emergence_ext.report.look import Scene, Sheet, fooling, inversion
+from emergence_ext.report.look import Scene, Sheet
+from emergence_ext.report.look.fooling import fooling
+from emergence_ext.report.look.inversion import inversion
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.subject import Subject
 from tests.render.test_render import Net

@@ -269,7 +269,8 @@ def test_a_unit_looks_at_one_position_only():
     net, data = made(), samples()
     maps = activations(net, data.images, "relu").maps
     found = excite(net, data, {"relu": torch.eye(6)[2:3]}, k=5, position=(3, 7))["relu"]
-    assert torch.equal(found.values[0], maps[:, 2, 3, 7].sort(descending=True).values[:5])
+    # Convolutions of other batch sizes may differ in the last bit.
+    torch.testing.assert_close(found.values[0], maps[:, 2, 3, 7].sort(descending=True).values[:5])
     assert found.places.tolist() == [[[3, 7]] * 5]
     with pytest.raises(ValueError, match="position: expected one in the map of 8 x 8"):
         excite(net, data, {"relu": torch.eye(6)}, position=(8, 0))

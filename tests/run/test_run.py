@@ -27,6 +27,7 @@ from emergence_ext.report import emergence as emergence_report
 from emergence_ext.report.emergence import IN_SPACE
 from emergence_ext.report.files import write_table
 from emergence_ext.report.headline import headline, warnings
+from emergence_ext.report.html.write import write_page
 from emergence_ext.run import analyse as run
 from emergence_ext.run import strength as strength_module
 from emergence_ext.run.analyse import Settings, Subject
@@ -222,7 +223,7 @@ def test_what_matched_regions_is_told_and_noted(
     assert noted.pop("samples/network") is None
     assert len(noted) == 4 and set(noted.values()) == {"reference"}
     assert _config(out)["settings"]["backend"] == {"asked": "reference", "computed": "reference"}
-    page = (out / "report.html").read_text()
+    page = write_page(out).read_text()
     assert "<dt>backend.computed</dt><dd>reference</dd>" in page
 
 

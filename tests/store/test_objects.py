@@ -338,7 +338,7 @@ STORED: list[tuple[Saved, str, str, str]] = [
         "labels epochs layers categories names grid tau frame fits",
         "",
     ),
-    (Distillation(EMERGENCE, [0.5]), EMERGENCE_ARRAYS, "networks missed", ""),
+    (Distillation(EMERGENCE, [0.5]), EMERGENCE_ARRAYS, "networks missed layer", ""),
     (
         COMPARISON,
         "y held_out distance turned strength says truth weighed w alignment/map alignment/cosine",
