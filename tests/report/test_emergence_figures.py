@@ -63,7 +63,7 @@ def drawings(results: Emergence, monkeypatch: pytest.MonkeyPatch, images: bool =
     monkeypatch.setattr(FinishedRun, "emergence", results)
     monkeypatch.setattr(FinishedRun, "settings", Settings())
     monkeypatch.setattr(FinishedRun, "strengths", lambda _: [own])
-    monkeypatch.setattr(FinishedRun, "thumbnails", lambda _: thumbnails if images else None)
+    monkeypatch.setattr(FinishedRun, "thumbnails", thumbnails if images else None)
     return figures(FinishedRun(Path("unused"), Config()))
 
 
