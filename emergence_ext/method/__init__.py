@@ -18,6 +18,7 @@ from emergence_ext.method.intervals import (
 )
 from emergence_ext.method.knowledge import (
     KnowledgePoints,
+    PointCount,
     check_tau,
     knowledge_points,
     shared_categories,
@@ -39,6 +40,7 @@ __all__ = [
     "KnowledgePoints",
     "Manifold",
     "MonteCarloKappa",
+    "PointCount",
     "RegionImportance",
     "RegionalProjection",
     "SampleProjection",

@@ -49,7 +49,7 @@ def tables(controls: Controls, run: FinishedRun) -> Tables:
     for control in controls.beside(run.emergence):
         e, t = control.emergence, control.checkpoint
         for k, layer in enumerate(e.layers):
-            count = e.points(t, k).subset(e.held_out).count()
+            count = e.held_out_counts[t][k]
             rows.append(
                 {
                     "network": control.name,

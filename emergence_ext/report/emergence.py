@@ -82,9 +82,7 @@ def knowledge_bands(states: Sequence[tuple[Emergence, int]]) -> dict[str, draw.B
         `total`, `reliable`, `ratio` (NaN without points) and `shared`, as the figure of knowledge
         points takes them.
     """
-    counts = [
-        [e.points(t, k).subset(e.held_out).count() for k in range(len(e.layers))] for e, t in states
-    ]
+    counts = [e.held_out_counts[t] for e, t in states]
     return {
         part: draw.Band.of([[getattr(count, part) for count in row] for row in counts])
         for part in ("total", "reliable", "ratio", "shared")
@@ -141,8 +139,8 @@ def knowledge_rows(e: Emergence) -> list[Row]:
     for t, label in enumerate(e.labels):
         for k, layer in enumerate(e.layers):
             points = e.points(t, k)
-            for which, mask in (("held out", e.held_out), ("fitted", ~e.held_out)):
-                count = points.subset(mask).count()
+            fitted = points.subset(~e.held_out).count()
+            for which, count in (("held out", e.held_out_counts[t][k]), ("fitted", fitted)):
                 rows.append(
                     {
                         "checkpoint": label,

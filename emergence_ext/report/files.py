@@ -78,6 +78,7 @@ def save_figure(figure: Figure, path: Path) -> None:
                 content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
             )
         write_file(path.with_name(f"{path.name}.{kind}"), content.getvalue())
+        figure.set_layout_engine("none")  # all stands where it is: no need to find that out again
 
 
 def _cell(value: Any) -> Any:

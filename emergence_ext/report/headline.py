@@ -16,9 +16,9 @@ def headline(run: FinishedRun) -> dict[str, dict[str, Any]]:
     e, settings = run.emergence, run.settings
     strength = next(s for s in run.strengths() if s.temperature == settings.temperature)
     importance = importance_rows(e, settings.alpha)[-1]
-    count = e.points().subset(e.held_out).count()
-    first = e.points(0, -1).subset(e.held_out).count()
-    shallow = e.points(-1, 0).subset(e.held_out).count()
+    count = e.held_out_counts[-1][-1]
+    first = e.held_out_counts[0][-1]
+    shallow = e.held_out_counts[-1][0]
     per_image = 1 / count.images
     numbers: dict[str, dict[str, Any]] = {
         "accuracy": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from emergence_ext.method import (
     FitStats,
     Frame,
     KnowledgePoints,
+    PointCount,
     SampleProjection,
     check_tau,
     entropy,
@@ -84,6 +86,14 @@ class Emergence(Saved):
     def points(self, checkpoint: int = -1, layer: int = -1) -> KnowledgePoints:
         """Knowledge points of all images in one layer of one checkpoint."""
         return knowledge_points(self.h[checkpoint, layer], self.frame, self.y, self.tau)
+
+    @cached_property
+    def held_out_counts(self) -> list[list[PointCount]]:
+        """Knowledge points of held-out images by checkpoint and layer, `[T][L]`."""
+        return [
+            [self.points(t, k).subset(self.held_out).count() for k in range(len(self.layers))]
+            for t in range(len(self.labels))
+        ]
 
     def entropy(self, checkpoint: int = -1, temperature: float = 1.0) -> Tensor:
         """Entropy of the network's output for all images, `[N]`."""

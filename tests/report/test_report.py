@@ -317,7 +317,8 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, content: str, message:
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"^run: .* holds no finished run; `emergence run --out .*` makes one"
+        FileNotFoundError,
+        match=r"^run: .* holds no finished run; `emergence run --out .*` makes one",
     ):
         write_page(tmp_path)
 
