@@ -10,7 +10,7 @@
 #include "schemas.h"
 
 TORCH_LIBRARY(emergence_ext, m) {
-  m.set_python_module("emergence_ext.ops");
+  m.set_python_module("emergence_ext.ops.registration");
   emergence_ext::define_ops(m);
 }
 
