@@ -1,6 +1,6 @@
 // The ops' schemas, and the one op that is the same on every device. Contracts are in the header of
-// each op; shapes for fake tensors and gradients in emergence_ext/ops/registration.py. Kernels for a
-// GPU that are emulated register beside those for the CPU, under a namespace of their own.
+// each op; shapes for fake tensors and gradients in emergence_ext/ops/registration.py. Kernels for
+// a GPU that are emulated register beside those for the CPU, under a namespace of their own.
 #pragma once
 
 #include <ATen/ATen.h>
