@@ -1,6 +1,7 @@
 """The ops in plain torch: names, signatures and results of `emergence_ext.ops`, no compiled code.
 
-Everything is a block of conditioning images at a time: nothing of size N x N x R x S exists.
+Everything is a block of conditioning images at a time: nothing of size N x N x R x S exists;
+`max_memory` bounds the block of scores. The arguments, shapes and errors are those of the ops.
 Symbols: `N` scored images j with `R` regions, `B` conditioning images i with `S` regions, `D` the
 width of a region's feature.
 """
@@ -29,25 +30,7 @@ def maxsim(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
-    """Score every image j against every image i by the best matches of its regions.
-
-    `T[i, j] = sum_r a[j, r] * max_s <q[j, r], d[i, s]>`. Differentiable in q, d and a; a tie goes
-    to the lowest s.
-
-    Args:
-        q: scored regions, `[N, R, D]`.
-        d: conditioning regions, `[B, S, D]`, `S >= 1`, `D >= 1`.
-        a: weights of the scored regions, `[N, R]`; ones when left out.
-        precision: accepted for the signature's sake; the arithmetic is always float32 or float64.
-        max_memory: bytes for the block of scores.
-
-    Returns:
-        `T`, `[B, N]`, float32 (float64 for float64 inputs).
-
-    Raises:
-        ValueError: shapes that do not fit, `S == 0`, `D == 0`, or a non-finite value on the CPU.
-        TypeError: dtypes or devices that differ.
-    """
+    """As `emergence_ext.ops.maxsim`, but always in float32 or float64, whatever the precision."""
     return maxsim_indices(q, d, a, precision=precision, max_memory=max_memory)[0]
 
 
@@ -83,24 +66,7 @@ def match_kl(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
-    """Compare the matches' softmax over images with given similarities, `mean_i KL(P[i] || Q[i])`.
-
-    `Q[i] = softmax_j (T[i, j] + b[j])` with `T` of `maxsim` (Eq. 8-10). The gradients that are
-    asked for are formed block by block in the forward pass; a second derivative is an error.
-
-    Args:
-        q: scored regions, `[N, R, D]`.
-        d: conditioning regions, `[B, S, D]`.
-        a: weights of the scored regions, `[N, R]`.
-        b: bias of each scored image, `[N]`.
-        P: target similarities, `[B, N]`, rows sum to 1 (without the excluded column).
-        exclude: column that leaves row i's softmax and loss, `[B]`, int64, -1 for none.
-        precision: accepted for the signature's sake; the arithmetic is always float32 or float64.
-        max_memory: bytes for the block of scores.
-
-    Returns:
-        The loss, a scalar. Differentiable in q, d, a and b.
-    """
+    """As `emergence_ext.ops.match_kl`, but always in float32 or float64, whatever the precision."""
     q, d, a = _checked("match_kl", q, d, a, precision)
     b, P = _checked_targets("match_kl", q, d, b, P, exclude)
     needs = tuple(torch.is_grad_enabled() and x.requires_grad for x in (q, d, a, b))
@@ -119,13 +85,7 @@ def match_kl_scaled(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
-    """`match_kl` with `q[j, r] = v[j] * f[j, r]` (Eq. 11, 12): gradients for v, a and b.
-
-    Args:
-        f: features of the scored regions, `[N, R, D]`.
-        v: channel weights of each scored image, `[N, D]`.
-        d, a, b, P, exclude, precision, max_memory: as in `match_kl`.
-    """
+    """As `emergence_ext.ops.match_kl_scaled`, but always in float32 or float64."""
     if v.ndim != 2 or f.ndim != 3 or v.shape != (f.shape[0], f.shape[2]):
         raise ValueError(
             f"match_kl_scaled: v must be [N, D] for f [N, R, D]; got v {tuple(v.shape)} "
