@@ -13,6 +13,7 @@ from emergence_ext.figures.correlation import importance_strength, strength_entr
 from emergence_ext.figures.correspondence import correspondence_scores, correspondences
 from emergence_ext.figures.distill import student_regions
 from emergence_ext.figures.excite import exciting_images, exciting_patches
+from emergence_ext.figures.film import SAMPLES, Moment, Stage
 from emergence_ext.figures.filters import deep_filters, first_filters
 from emergence_ext.figures.fooling import fooling
 from emergence_ext.figures.gradients import attributions
@@ -23,7 +24,6 @@ from emergence_ext.figures.knowledge import knowledge_curves, tau_curve
 from emergence_ext.figures.losses import losses
 from emergence_ext.figures.methods import methods
 from emergence_ext.figures.mindseye import facet_embedding, picture_sheet
-from emergence_ext.figures.motion import SAMPLES, Moment, Stage
 from emergence_ext.figures.occlusion import occlusion_maps, occlusion_regions
 from emergence_ext.figures.regions import regions_through_epochs, regions_through_layers
 from emergence_ext.figures.samples import drawable, samples, samples_through_epochs

@@ -33,7 +33,8 @@ from emergence_ext.network.hooks import (
     recorder,
     regions,
 )
-from emergence_ext.network.models import LoadedModel, load_model, suggest_layers
+from emergence_ext.network.layers import suggest_layers
+from emergence_ext.network.models import LoadedModel, load_model
 from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.network.receptive import receptive_field, region_boxes
 from emergence_ext.network.rectifiers import AsModules, Watch

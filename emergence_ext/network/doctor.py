@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from emergence_ext._version import __version__
 from emergence_ext.network.hooks import find_head
-from emergence_ext.network.models import suggest_layers
+from emergence_ext.network.layers import suggest_layers
 from emergence_ext.network.receptive import ReceptiveField, receptive_field
 from emergence_ext.network.rectifiers import RELU_MODULES, Watch
 from emergence_ext.ops import build_info, why_not_fused

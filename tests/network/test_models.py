@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from emergence_ext.network.builtin import small_vgg, small_vgg28, small_vgg64, vgg16_pooled
-from emergence_ext.network.models import load_model, load_weights, read_weights, suggest_layers
+from emergence_ext.network.layers import suggest_layers
+from emergence_ext.network.models import load_model, load_weights, read_weights
 
 
 def _output_of(module: nn.Module, name: str, example: Tensor) -> Tensor:
