@@ -49,12 +49,14 @@ def attack(
     with reported():
         from emergence_ext import report
         from emergence_ext.run import FinishedRun
-        from emergence_ext.studies.attack import attack as study
+        from emergence_ext.studies import attack as study
 
         settings = AttackSettings(eps, step, steps, tau, images, seed)
         run = FinishedRun.open(run_dir)
-        result = study(run.subject(device_name(device)), run.emergence, run.learned(), settings)
-        result.save(run.inside.result("attack"))
+        result = study.attack(
+            run.subject(device_name(device)), run.emergence, run.learned(), settings
+        )
+        result.save(run.inside.result(study.NAME))
         rate = result.success()
         typer.echo(
             f"{len(result.astray)} of {len(result.names)} images that were right are wrong after "
@@ -73,5 +75,5 @@ def attack(
                 "before or after, in any layer; lower --tau",
                 err=True,
             )
-        typer.echo(report.update(run, "attack"))
-        typer.echo(run_dir / "attack")
+        typer.echo(report.update(run, study.NAME))
+        typer.echo(run.inside.experiment(study.NAME))

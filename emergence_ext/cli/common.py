@@ -111,12 +111,12 @@ def main(
 def numbers(text: str, kind: Callable[[str], Any], name: str) -> list[Any]:
     """Read finite numbers with commas between; an error names the option."""
     try:
-        found = [kind(part) for part in text.split(",")]
+        values = [kind(part) for part in text.split(",")]
     except ValueError:
-        found = [math.nan]
-    if not all(map(math.isfinite, found)):
+        values = [math.nan]
+    if not all(map(math.isfinite, values)):
         raise ValueError(f"{name}: expected numbers with commas between, got {text!r}")
-    return found
+    return values
 
 
 def as_text(path: Path | None) -> str | None:

@@ -21,9 +21,9 @@ def controls(
     with reported():
         from emergence_ext import report
         from emergence_ext.run import FinishedRun
-        from emergence_ext.studies.controls import controls as study
+        from emergence_ext.studies import controls as study
 
         run = FinishedRun.open(run_dir)
-        study(run, run.subject(device_name(device))).save(run.inside.result("controls"))
-        typer.echo(report.update(run, "controls"))
-        typer.echo(run_dir / "controls")
+        study.controls(run, run.subject(device_name(device))).save(run.inside.result(study.NAME))
+        typer.echo(report.update(run, study.NAME))
+        typer.echo(run.inside.experiment(study.NAME))

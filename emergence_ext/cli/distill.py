@@ -49,10 +49,10 @@ def distill(
     with reported():
         from emergence_ext import report
         from emergence_ext.run import FinishedRun
-        from emergence_ext.studies.distill import distill as study
+        from emergence_ext.studies import distill as study
 
         run = FinishedRun.open(run_dir)
-        result = study(
+        result = study.distill(
             run,
             run.subject(device_name(device)),
             [name.strip() for name in at.split(",")],
@@ -61,6 +61,6 @@ def distill(
             checkpoints=numbers(keep, int, "keep") if keep else None,
             random_state=seed,
         )
-        result.save(run.inside.result("distill"))
-        typer.echo(report.update(run, "distill"))
-        typer.echo(run_dir / "distill")
+        result.save(run.inside.result(study.NAME))
+        typer.echo(report.update(run, study.NAME))
+        typer.echo(run.inside.experiment(study.NAME))

@@ -36,16 +36,16 @@ def foreground(
     with reported():
         from emergence_ext import report
         from emergence_ext.run import FinishedRun
-        from emergence_ext.studies.foreground import find_objects, share_of_points
+        from emergence_ext.studies import foreground as study
 
         run = FinishedRun.open(run_dir)
-        objects = find_objects(run.emergence, boxes=boxes, masks=masks)
-        objects.save(run.inside.result("foreground"))
-        last = share_of_points(run.emergence, objects)
+        objects = study.find_objects(run.emergence, boxes=boxes, masks=masks)
+        objects.save(run.inside.result(study.NAME))
+        last = study.share_of_points(run.emergence, objects)
         if last.points is not None:
             typer.echo(
                 f"{run.emergence.layers[-1]}: {with_interval(last.points, '.0%')} of the points "
                 f"and {last.area:.0%} of the area of {last.images} images lie on the object"
             )
-        typer.echo(report.update(run, "foreground"))
-        typer.echo(run_dir / "foreground")
+        typer.echo(report.update(run, study.NAME))
+        typer.echo(run.inside.experiment(study.NAME))

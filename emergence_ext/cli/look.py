@@ -121,16 +121,16 @@ def look(
         described = {name: value for name, value in described.items() if _is_given(context, name)}
         where = device_name(device)
         subject, run = _load(run_dir, where, described, layers=layers, random_state=seed)
-        found = _look(
+        looked = _look(
             subject, run, out if out is not None else Path(run_dir or "") / "look", images, only,
             files, {"window": window, "stride": stride, "fill": fill}, seed,
         )  # fmt: skip
-        for name, sheet in found.sheets.items():
+        for name, sheet in looked.sheets.items():
             for note in sheet.notes:
                 typer.echo(f"{name}: {note}")
-        for name, reason in found.refused.items():
+        for name, reason in looked.refused.items():
             typer.echo(f"{name} is left out: {reason}", err=True)
-        typer.echo(found.page)
+        typer.echo(looked.page)
 
 
 def _look(

@@ -50,17 +50,17 @@ def shapley(
         from emergence_ext import report
         from emergence_ext.method import mean_interval
         from emergence_ext.run import FinishedRun
-        from emergence_ext.studies.shapley import shapley as study
+        from emergence_ext.studies import shapley as study
 
         run = FinishedRun.open(run_dir)
         subject = run.subject(device_name(device))
         # It was loaded for this command alone, so nobody misses it where it was.
         subject.module.to(subject.device)
         layers = None if layer is None else [name.strip() for name in layer.split(",")]
-        result = study(
+        result = study.shapley(
             subject, run.emergence, layers, images, samples=samples, error=error, random_state=seed
         )
-        result.save(run.inside.result("shapley"))
+        result.save(run.inside.result(study.NAME))
         missed = int((~result.reached).sum())
         if missed:
             typer.echo(
@@ -72,5 +72,5 @@ def shapley(
             for measure, r in result.spearman().items():
                 mean = with_interval(mean_interval(r[k]), ".2f")
                 typer.echo(f"{name}, {measure}: Spearman {mean}")
-        typer.echo(report.update(run, "shapley"))
-        typer.echo(run_dir / "shapley")
+        typer.echo(report.update(run, study.NAME))
+        typer.echo(run.inside.experiment(study.NAME))

@@ -55,11 +55,11 @@ def tables(
     with reported():
         from emergence_ext import report
         from emergence_ext.method import student_interval
-        from emergence_ext.studies.paper_tables import open_runs, paper_tables
+        from emergence_ext.studies import paper_tables as study
 
-        runs = open_runs(run_dirs)
+        runs = study.open_runs(run_dirs)
         first = next(iter(runs.values()))
-        result = paper_tables(
+        result = study.paper_tables(
             runs,
             list(dict.fromkeys(numbers(temperatures, float, "temperatures"))),
             seeds=seeds,
@@ -68,7 +68,7 @@ def tables(
             device=device_name(device),
             random_state=seed,
         )
-        result.save(first.inside.result("paper_tables"))
+        result.save(first.inside.result(study.NAME))
         for network, outcomes in result.methods.items():
             for o in outcomes:
                 typer.echo(
@@ -76,5 +76,5 @@ def tables(
                     f"{o.method}: {with_interval(student_interval(o.r), '+.3f')}, "
                     f"{o.configuration}, images {'not fitted' if o.left_out else 'fitted'}"
                 )
-        typer.echo(report.update(first, "paper_tables"))
-        typer.echo(first.inside.experiment("paper_tables"))
+        typer.echo(report.update(first, study.NAME))
+        typer.echo(first.inside.experiment(study.NAME))

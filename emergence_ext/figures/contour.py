@@ -155,7 +155,7 @@ def _draw_plane(
     if len(points):
         draw_points(axes, camera, onto_rim(points, half), y, size=7, alpha=0.9)
     draw_rays(axes, camera, mu, reach)
-    _name_ends(axes, reach * mu[:, :2], names)
+    _name_ends(figure, axes, reach * mu[:, :2], names)
     category_legend(figure, names)
     figure_note(figure, remark, key + 0.03)
     return figure
@@ -191,7 +191,7 @@ def _draw_sphere(
     for index, (x, level) in enumerate(ends):
         look = category_style(index)
         axes.plot(x, level, look.marker, color=look.color, mec=PAPER, ms=9, mew=1.2, zorder=5)
-    _name_ends(axes, ends, names)
+    _name_ends(figure, axes, ends, names)
     category_legend(figure, names)
     figure_note(figure, remark, key + 0.03)
     return figure
@@ -254,12 +254,10 @@ def _angles(camera: Array, points: Array) -> tuple[Array, Array]:
     return longitude, latitude
 
 
-def _name_ends(axes: Axes, ends: Array, names: Sequence[str]) -> None:
+def _name_ends(figure: Figure, axes: Axes, ends: Array, names: Sequence[str]) -> None:
     """Write the names beside the marks `[C, 2]`, on the side where the fewest others are near."""
     if len(names) > _NAMED:
         return
-    figure = axes.get_figure(root=True)
-    assert figure is not None
     marks = axes.transData.transform(ends) * 72 / figure.dpi  # points
     page = axes.get_window_extent()
     low, high = page.x0 * 72 / figure.dpi, page.x1 * 72 / figure.dpi

@@ -12,10 +12,10 @@ from emergence_ext import figures as draw
 from emergence_ext.report.files import Drawings, Row, Tables, interval
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import FinishedRun
-from emergence_ext.studies.attack import TYPE_TAU, TYPES, Attack
+from emergence_ext.studies.attack import NAME, TYPE_TAU, TYPES, Attack
 
 SECTION: Final = SectionText(
-    "attack",
+    NAME,
     "Experiment: attack",
     "Projected gradient descent leads images astray in small steps; the regions are followed "
     "(emergence attack; Fig. 7, 8, 15).",

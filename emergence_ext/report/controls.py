@@ -11,10 +11,10 @@ from emergence_ext.report.emergence import knowledge_bands
 from emergence_ext.report.files import Drawings, Row, Tables, interval
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import FinishedRun
-from emergence_ext.studies.controls import Controls
+from emergence_ext.studies.controls import NAME, Controls
 
 SECTION: Final = SectionText(
-    "controls",
+    NAME,
     "Experiment: controls",
     "The same fits for a network with random weights, and for outputs that belong to other "
     "images (emergence controls). What they show too is no finding.",

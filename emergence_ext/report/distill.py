@@ -12,10 +12,10 @@ from emergence_ext.report.emergence import knowledge_bands, knowledge_rows
 from emergence_ext.report.files import Drawings, Row, Tables, interval
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import FinishedRun
-from emergence_ext.studies.distill import Distillation
+from emergence_ext.studies.distill import NAME, Distillation
 
 SECTION: Final = SectionText(
-    "distill",
+    NAME,
     "Experiment: distillation",
     "Students that learned the features of this network, seen in its frame "
     "(emergence distill; Fig. 9).",

@@ -21,6 +21,7 @@ from emergence_ext.report.words import SectionText
 from emergence_ext.run import FinishedRun
 from emergence_ext.store import Saved
 from emergence_ext.studies.attack import Attack
+from emergence_ext.studies.compare import NAME as COMPARE
 from emergence_ext.studies.compare import Comparison
 from emergence_ext.studies.controls import Controls
 from emergence_ext.studies.distill import Distillation
@@ -64,6 +65,6 @@ EXPERIMENTS: Final = (
 """In the order of the report."""
 
 COMPARISON: Final = Experiment(
-    SectionText("compare", "Comparison", ""), Comparison, compare.tables, compare.figures
+    SectionText(COMPARE, "Comparison", ""), Comparison, compare.tables, compare.figures
 )
 """Of two runs or checkpoints; any number of them, each in a folder of its own in `compare/`."""

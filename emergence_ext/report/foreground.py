@@ -7,10 +7,10 @@ from typing import Final
 from emergence_ext.report.files import Drawings, Tables, interval
 from emergence_ext.report.words import SectionText, TableText
 from emergence_ext.run import FinishedRun
-from emergence_ext.studies.foreground import Objects, share_of_points
+from emergence_ext.studies.foreground import NAME, Objects, share_of_points
 
 SECTION: Final = SectionText(
-    "foreground",
+    NAME,
     "Experiment: points on the object",
     "The share of knowledge points that lie on the annotated object (emergence foreground; "
     "Fig. 6, 14).",

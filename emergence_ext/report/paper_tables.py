@@ -20,10 +20,10 @@ from emergence_ext.run import FinishedRun
 from emergence_ext.studies import published
 from emergence_ext.studies.ablation import FACTORS, level_in_words
 from emergence_ext.studies.methods import Outcome
-from emergence_ext.studies.paper_tables import PaperTables, RegionStrength
+from emergence_ext.studies.paper_tables import NAME, PaperTables, RegionStrength
 
 SECTION: Final = SectionText(
-    "paper_tables",
+    NAME,
     "Experiment: other projections, other choices",
     "The paper's two tables for this network, and what the second depends on (emergence tables).",
     (

@@ -13,13 +13,13 @@ from emergence_ext.method import mean_interval
 from emergence_ext.report.files import NO_IMAGES, Drawings, Row, Tables, interval
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import FinishedRun, Thumbnails, file_name
-from emergence_ext.studies.shapley import Shapley
+from emergence_ext.studies.shapley import NAME, Shapley
 
 SHOWN: Final = 18
 """Images on a sheet of maps."""
 
 SECTION: Final = SectionText(
-    "shapley",
+    NAME,
     "Experiment: Shapley values",
     "What each region adds to the network's own output, beside its importance w "
     "(emergence shapley; Fig. 5, 16).",

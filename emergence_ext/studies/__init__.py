@@ -16,4 +16,5 @@ __all__ = [
     "pgd",
     "published",
     "shapley",
+    "students",
 ]

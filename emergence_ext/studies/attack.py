@@ -29,6 +29,7 @@ from emergence_ext.studies.pgd import pgd, require_differentiable
 
 logger = logging.getLogger(__name__)
 
+NAME: Final = "attack"  # of the experiment, and of its folder in a run
 TYPES: Final = ("unchanged", "type 1", "type 2", "type 3", "type 4")
 TYPE_TAU: Final = 0.5  # so that a region cannot be important for both categories
 SHOWN: Final = 6  # images that are kept at every step

@@ -17,6 +17,7 @@ from emergence_ext.run import Emergence, Subject, require_same_network
 from emergence_ext.settings import ShapleySettings
 from emergence_ext.store import Saved
 
+NAME: Final = "shapley"  # of the experiment, and of its folder in a run
 BATCH: Final = 8
 """Permutations between two looks at the standard error, which is measured from such batches."""
 

@@ -32,14 +32,8 @@ from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.folder import StateFolder
 from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
 from emergence_ext.store.arrays import StoreError
-from emergence_ext.studies.distill import (
-    Distillation,
-    Student,
-    StudentDifference,
-    distillation,
-    find_places,
-    training_images,
-)
+from emergence_ext.studies.distill import Distillation, StudentDifference, distillation
+from emergence_ext.studies.students import Student, find_places, training_images
 from emergence_ext.training import loop as training
 from emergence_ext.training.distilling import FeaturePlace, distil, take_upper_layers
 from emergence_ext.training.recipes import Recipe
