@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,25 @@ def test_the_ops_need_torch_alone() -> None:
                 names = [node.module or ""]
             for name in names:
                 assert name.split(".")[0] in allowed, f"{file}:{node.lineno} imports {name}"
+
+
+def test_rooms_are_there_after_one_import_that_loads_nothing() -> None:
+    program = """
+import sys
+import emergence_ext as ee
+assert not {"torch", "numpy", "matplotlib"} & set(sys.modules), "importing the package is light"
+q = __import__("torch").ones(1, 1, 1)
+assert ee.ops.maxsim(q, q).item() == ee.reference.maxsim(q, q).item() == 1
+assert not {"matplotlib", "scipy", "PIL"} & set(sys.modules), "the ops need torch alone"
+print(ee.lookinside.gradients.saliency, ee.mindseye.minds_eye, ee.render.render, ee.figures.samples)
+print(ee.studies.attack.attack, ee.report.write, ee.run.run, ee.method.Frame, ee.FinishedRun)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300, cwd=ROOT)
+
+
+def test_help_needs_no_torch() -> None:
+    program = "import sys, emergence_ext.cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300, cwd=ROOT)
 
 
 def test_the_plan_for_contributors_names_every_room() -> None:

@@ -38,8 +38,10 @@ def write(run: FinishedRun | Path | str) -> Path:
         path = run.inside.result(experiment.section.anchor)
         if exists(path):
             experiment.write(run, path)
-    for folder in sorted(run.inside.experiment(COMPARISON.section.anchor).glob("*/")):
-        write_comparison(run, folder)
+    name = COMPARISON.section.anchor
+    for folder in sorted(run.inside.experiment(name).glob("*/")):
+        if exists(folder / name):
+            write_comparison(run, folder)
     return _page(run)
 
 

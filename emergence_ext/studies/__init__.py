@@ -3,6 +3,22 @@
 They draw nothing.
 """
 
+from emergence_ext.studies import (
+    ablation,
+    attack,
+    compare,
+    controls,
+    distill,
+    drpr,
+    foreground,
+    methods,
+    paper_tables,
+    pgd,
+    published,
+    shapley,
+    students,
+)
+
 __all__ = [
     "ablation",
     "attack",
