@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
@@ -63,16 +65,30 @@ def load(compiler: str) -> EmulatedGPU:
         digest.update(path.read_bytes())
     folder = ROOT / "build" / "emulated" / digest.hexdigest()[:16]
     library = folder / "emulated.so"
-    if not library.exists():
-        shutil.rmtree(folder.parent, ignore_errors=True)
-        folder.mkdir(parents=True)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [*pool.map(partial(_compile, compiler, folder), sources)]
-        built, libraries = library.with_suffix(".part"), Path(torch.__file__).parent / "lib"
-        linked = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-lc10", "-ltorch_cpu", "-ltorch"]
-        _run([*compiler.split(), "-shared", "-o", str(built), *objects, *linked])
-        built.rename(library)
+    with _alone(ROOT / "build" / "emulated.lock"):
+        if not library.exists():
+            _build(compiler, sources, folder, library)
     return EmulatedGPU(library)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Of several processes that test, one builds and the others wait."""
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # which ends with the process, however that ends
+        yield
+
+
+def _build(compiler: str, sources: list[Path], folder: Path, library: Path) -> None:
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = [*pool.map(partial(_compile, compiler, folder), sources)]
+    built, libraries = library.with_suffix(".part"), Path(torch.__file__).parent / "lib"
+    linked = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-lc10", "-ltorch_cpu", "-ltorch"]
+    _run([*compiler.split(), "-shared", "-o", str(built), *objects, *linked])
+    built.rename(library)
 
 
 def _sources() -> Iterator[Path]:
