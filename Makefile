@@ -22,9 +22,9 @@ setup: .venv/.installed ## make .venv, install the pinned dependencies, build th
 	$(BIN)/emergence doctor --brief
 	@touch $@
 
-# A file's tests stay together, for what they share; each process has a core.
+# Each process has a core of its own.
 test: .venv/.installed ## run the tests and print their coverage; ARGS='-m slow' for the slow ones
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term $(ARGS)
 
 demo: .venv/.installed ## train a small network on digits and write runs/demo/report.html
 	@$(BIN)/emergence demo --out runs/demo

@@ -29,6 +29,7 @@ def test_a_report_is_read_kernel_by_kernel() -> None:
     assert "first" in first.name and second.architecture == "sm_80"
 
 
+@pytest.mark.slow  # compiles every kernel for two architectures
 def test_no_kernel_spills() -> None:
     toolkit = build_support.find_toolkit(os.environ)
     if toolkit is None:
