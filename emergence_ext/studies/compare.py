@@ -270,10 +270,8 @@ def comparable(c: Comparison) -> list[str]:
         "Each of the two has fits of its own: what two fits of one network differ by is in it all."
     )
     if c.alignment.same:
-        return [
-            "The frames are one and the same: directions, strengths, points and w compare.",
-            own,
-        ]
+        same = "The frames are one and the same: directions, strengths, points and w compare."
+        return [same, own]
     cosine = c.alignment.cosine
     worst = int(cosine.argmin())
     mean, lowest = float(cosine.mean()), float(cosine.min())
