@@ -17,8 +17,8 @@ import emergence_ext
 PACKAGE = Path(emergence_ext.__file__).parent
 ROOT = PACKAGE.parent
 FLOORS = (
-    ("ops", "store", "data", "figures"),
-    ("method",),
+    ("ops", "store", "figures"),
+    ("data", "method"),
     ("network",),
     ("training", "render", "run"),
     ("mindseye", "lookinside"),
@@ -30,8 +30,8 @@ FLOORS = (
 
 ROOMS = [room for floor in FLOORS for room in floor]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
-NOT = {("method", "data"), ("network", "figures"), ("run", "figures"), ("studies", "figures")}
-"""Pairs that the floors would allow: the method knows no folders, and only reports know figures."""
+NOT = {("data", "figures"), ("network", "figures"), ("run", "figures"), ("studies", "figures")}
+"""Pairs that the floors would allow: only reports know figures."""
 
 
 class Import(NamedTuple):

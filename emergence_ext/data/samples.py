@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from emergence_ext.data.decode import CropRule, Source, decode, read_pixels
+from emergence_ext.store import digest
 
 __all__ = [
     "MAX_MEMORY",
@@ -80,6 +81,14 @@ class Samples(Dataset[tuple[Tensor, int]]):
         index %= len(self)
         return self._image(index), self.labels[index]
 
+    def digest(self) -> str:
+        """Digest of categories, names, labels and every image: all that a result can depend on."""
+        images = map(self._image_digest, range(len(self)))
+        return digest([self.categories, self.names, self.labels, list(images)])
+
+    def _image_digest(self, index: int) -> str:
+        return digest(self._image(index))
+
     def _image(self, index: int) -> Tensor:
         raise NotImplementedError
 
@@ -104,6 +113,9 @@ class ArraySamples(Samples):
 
     def _image(self, index: int) -> Tensor:
         return _to_unit(self.images[index])
+
+    def _image_digest(self, index: int) -> str:
+        return digest(self.images[index])
 
 
 class ImageFiles(Samples):
@@ -157,6 +169,13 @@ class ImageFiles(Samples):
             return _to_unit(self._pixels[index])
         return _to_unit(decode(self._sources[index], self.size, self.crop))
 
+    def _image_digest(self, index: int) -> str:
+        if self._pixels is not None:
+            return digest(self._pixels[index])
+        # To decode all files again would take as long as the first time.
+        source = self._sources[index]
+        return digest([source.path.read_bytes(), source.box, self.size, self.crop])
+
 
 class _Subset(Samples):
     def __init__(self, parent: Samples, indices: Sequence[int]) -> None:
@@ -171,6 +190,9 @@ class _Subset(Samples):
 
     def _image(self, index: int) -> Tensor:
         return self._parent[self._indices[index]][0]
+
+    def _image_digest(self, index: int) -> str:
+        return self._parent._image_digest(self._indices[index])
 
 
 class _Wrapped(Samples):

@@ -33,6 +33,7 @@ from emergence_ext.network.hooks import (
     recorder,
     regions,
 )
+from emergence_ext.network.identity import code_digest, weights_digest
 from emergence_ext.network.layers import suggest_layers
 from emergence_ext.network.models import LoadedModel, load_model
 from emergence_ext.network.preprocessing import preprocess
@@ -57,6 +58,7 @@ __all__ = [
     "as_map",
     "check_finite",
     "check_open",
+    "code_digest",
     "extract",
     "find_head",
     "find_layers",
@@ -85,5 +87,6 @@ __all__ = [
     "restore_state",
     "save_checkpoint",
     "suggest_layers",
+    "weights_digest",
     "write_index",
 ]

@@ -197,6 +197,33 @@ def test_per_class_is_chosen_before_anything_is_decoded(tmp_path: Path) -> None:
     assert first.names != ImageFolder(tmp_path, size=8, per_class=2, random_state=1).names
 
 
+def test_one_pixel_a_name_or_the_order_is_another_set(tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (4, 3, 5, 5), dtype=torch.uint8)
+    labels, names = [0, 0, 1, 1], list("abcd")
+    changed = pixels.clone()
+    changed[3, 2, 4, 4] += 1
+    order = [1, 0, 2, 3]
+    sets = [
+        ArraySamples(pixels, labels, ["x", "y"], names),
+        ArraySamples(changed, labels, ["x", "y"], names),
+        ArraySamples(pixels, labels, ["x", "y"], list("abce")),
+        ArraySamples(pixels, [0, 1, 1, 1], ["x", "y"], names),
+        ArraySamples(pixels, labels, ["x", "z"], names),
+        ArraySamples(pixels[order], labels, ["x", "y"], names),
+        subset(ArraySamples(pixels, labels, ["x", "y"], names), per_class=1),
+    ]
+    assert len({each.digest() for each in sets}) == len(sets)
+    assert ArraySamples(pixels.clone(), labels, ["x", "y"], names).digest() == sets[0].digest()
+    for memory in (1 << 20, 0):
+        folder = tmp_path / str(memory)
+        (folder / "a").mkdir(parents=True)
+        Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).save(folder / "a" / "1.png")
+        before = ImageFolder(folder, size=5, max_memory=memory).digest()
+        assert ImageFolder(folder, size=5, max_memory=memory).digest() == before
+        Image.fromarray(changed[3].permute(1, 2, 0).numpy()).save(folder / "a" / "1.png")
+        assert ImageFolder(folder, size=5, max_memory=memory).digest() != before
+
+
 def test_a_subset_is_stratified_and_keeps_names_and_order() -> None:
     labels = [0, 1, 2, 0, 1, 2, 0, 1, 0]
     samples = ArraySamples(torch.arange(9.0).view(9, 1, 1, 1), labels, ["a", "b", "c"])
