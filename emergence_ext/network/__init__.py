@@ -36,6 +36,7 @@ from emergence_ext.network.hooks import (
 from emergence_ext.network.identity import code_digest, weights_digest
 from emergence_ext.network.layers import suggest_layers
 from emergence_ext.network.models import LoadedModel, load_model
+from emergence_ext.network.origin import Origin, read_origin
 from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.network.receptive import receptive_field, region_boxes
 from emergence_ext.network.rectifiers import AsModules, Watch
@@ -51,6 +52,7 @@ __all__ = [
     "FeatureSet",
     "ForwardPass",
     "LoadedModel",
+    "Origin",
     "Precision",
     "Record",
     "Watch",
@@ -79,6 +81,7 @@ __all__ = [
     "preprocess",
     "preserved",
     "randomise",
+    "read_origin",
     "receptive_field",
     "recorder",
     "region_boxes",

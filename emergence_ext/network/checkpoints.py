@@ -6,15 +6,16 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from emergence_ext.store import StoreError, load_arrays, save_arrays, write_file
+from emergence_ext.network.origin import Origin, sealed
+from emergence_ext.store import StoreError, digest, load_arrays, save_arrays, write_file
 
 __all__ = [
     "CheckpointFile",
@@ -39,13 +40,12 @@ class CheckpointFile(NamedTuple):
     path: Path
 
 
-def save_checkpoint(folder: Path, epoch: int, module: nn.Module) -> None:
+def save_checkpoint(folder: Path, epoch: int, module: nn.Module, origin: Origin) -> None:
     """Write `epoch_0003.safetensors`, the state_dict of a module as it is after an epoch."""
-    state = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
-    write_file(_checkpoint_file(folder, epoch), save(state))
+    write_file(_checkpoint_file(folder, epoch), sealed(module.state_dict(), origin))
 
 
-def write_index(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+def write_index(folder: Path, rows: Sequence[Mapping[str, float]], origin: Origin) -> None:
     """Write `checkpoints.json`: `epoch` and whatever else a row says, for files that are there."""
     entries = [
         {
@@ -55,7 +55,12 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
         for row in rows
         if _checkpoint_file(folder, int(row["epoch"])).is_file()
     ]
-    write_file(folder / INDEX, json.dumps({"checkpoints": entries}, indent=1).encode())
+    content = {
+        "training": {**asdict(origin), "categories": list(origin.categories)},
+        "checkpoints": entries,
+    }
+    text = json.dumps(content | {"sha256": digest(content)}, indent=1)
+    write_file(folder / INDEX, text.encode())
 
 
 def load_checkpoints(pattern: Path | str | Sequence[Path | str]) -> list[CheckpointFile]:
@@ -92,25 +97,40 @@ def keep_state(
     optimizer: torch.optim.Optimizer,
     settings: Mapping[str, Any],
 ) -> None:
-    """Store what training goes on from, less the frozen weights; the one before goes only then."""
+    """Store what training goes on from, less the frozen weights; two are kept, should one break."""
     frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
-    learned = {name: value for name, value in module.state_dict().items() if name not in frozen}
-    arrays = {f"module/{name}": value for name, value in learned.items()}
+    state = dict(module.state_dict())
+    arrays = {f"module/{name}": value for name, value in state.items() if name not in frozen}
+    # What a network counts or averages in buffers that its checkpoints do not hold.
+    arrays |= {f"buffer/{n}": value for n, value in module.named_buffers() if n not in state}
     for place, values in optimizer.state_dict()["state"].items():
         arrays |= {f"optimizer/{place}/{key}": value for key, value in values.items()}
     save_arrays(_states(folder) / f"{epoch:06d}", arrays, settings, kind="TrainingState")
-    for path in _states(folder).iterdir():
-        if path.stem != f"{epoch:06d}":
+    for path in _states(folder).glob("[0-9]*.*"):
+        if path.stem not in (f"{epoch:06d}", f"{epoch - 1:06d}"):
             path.unlink()
 
 
 def find_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return the latest whole state that `keep_state` stored, or None."""
-    for path in sorted(_states(folder).glob("*.json"), reverse=True):
+    """Return the latest whole state that `keep_state` stored, or None where nothing was trained.
+
+    Raises:
+        StoreError: no state is whole, or none is there beside checkpoints of a training.
+    """
+    stored = sorted(_states(folder).glob("[0-9]*.json"), reverse=True)
+    for path in stored:
         try:
             return load_arrays(path.with_suffix(""), kind="TrainingState")
         except StoreError as error:
-            logger.warning("not resumed: %s", error)
+            logger.warning("the state after epoch %s is left aside: %s", path.stem, error)
+    # That of epoch 0 may be all that a training had time for.
+    trained = sorted(set(folder.glob("epoch_*.safetensors")) - {_checkpoint_file(folder, 0)})
+    if stored or trained:
+        there = f"only damaged states in {_states(folder)}" if stored else f"{trained[0].name}"
+        raise StoreError(
+            f"out: {folder} holds {there} and no state to go on from. Choose another folder, or "
+            "delete this one to train again."
+        )
     return None
 
 
@@ -124,6 +144,8 @@ def restore_state(
         owner, _, key = name.partition("/")
         if owner == "module":
             learned[key] = value
+        elif owner == "buffer":
+            module.get_buffer(key).copy_(value)
         else:
             place, _, kind = key.partition("/")
             moments.setdefault(int(place), {})[kind] = value
@@ -163,9 +185,14 @@ def _read_index(path: Path) -> list[object]:
     try:
         content = json.loads(path.read_bytes())
         entries = content["checkpoints"]
+        # A training writes both, others none of them: one alone is the other with a flipped bit.
+        written = content.pop("sha256", None)
+        if (written is not None or "training" in content) and written != digest(content):
+            raise ValueError("changed after the training wrote it")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"checkpoints: {path} is damaged ({error!r}). Correct or delete it."
+            f"checkpoints: {path} is damaged ({error!r}). Delete it: the names of its files can say "
+            "their epochs too."
         ) from error
     if not isinstance(entries, list):
         raise ValueError(f"checkpoints: expected a list in {path}, got {entries!r:.60}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,22 +21,28 @@ _CONSTANTS = (bool, int, float, str, bytes, type(None))
 
 def weights_digest(module: nn.Module) -> str:
     """Digest of the names and values of all parameters and buffers of a module."""
-    return digest(dict(module.state_dict()))
+    # Buffers that are not persistent are in no state_dict.
+    return digest(dict(module.named_buffers()) | dict(module.state_dict()))
 
 
 def code_digest(part: nn.Module | Callable[..., Any]) -> str:
     """Digest of the code that a network or function runs, without its comments and docstrings.
 
-    Of a module, the class of it and of every part of it, with their settings as `repr` shows them;
-    of a function, its own. What they use by a global name counts too, where it is of the same
+    Of a module, the class of it and of every part of it, with their settings: as `repr` shows them,
+    and attributes that no method but `__init__` sets, functions among them; of a function, its own. What they use by a global name counts too, where it is of the same
     top-level package, and so do global constants. The code of torch does not count, nor what is
     not written in Python. Another version of Python compiles to another digest.
     """
     gathered: dict[str, Any] = {}
     if isinstance(part, nn.Module):
-        for each in part.modules():
+        settings = {}
+        for name, each in part.named_modules():
             _gather(type(each), gathered)
-        return digest([_shown(part), dict(sorted(gathered.items()))])
+            for attribute, value in _settings(each):
+                if callable(value):
+                    _gather(value, gathered)
+                settings[f"{name}.{attribute}"] = _named(value)
+        return digest([_shown(part), settings, dict(sorted(gathered.items()))])
     _gather(part, gathered)
     return digest(dict(sorted(gathered.items())))
 
@@ -74,6 +81,39 @@ def _gather(thing: Any, gathered: dict[str, Any]) -> None:
                 and value.__module__.partition(".")[0] == package
             ):
                 _gather(value, gathered)
+
+
+def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Attributes of a module, by name, that decide over what it computes.
+
+    What other methods than `__init__` set is state, as a counter or the shape of the last input.
+    """
+    state = {
+        name
+        for kind in type(module).__mro__
+        if kind.__module__.partition(".")[0] != "torch"
+        for function in _functions(kind)
+        if function.__name__ != "__init__"
+        for name in _assigned(function.__code__)
+    }
+    for name, value in sorted(vars(module).items()):
+        plain = isinstance(value, _CONSTANTS) or callable(value)
+        listed = isinstance(value, list | tuple) and all(type(x) in _CONSTANTS for x in value)
+        if (plain or listed) and name[0] != "_" and name != "training" and name not in state:
+            yield name, value
+
+
+def _assigned(code: CodeType) -> Iterator[str]:
+    """Names of attributes that code sets."""
+    yield from (x.argval for x in dis.get_instructions(code) if x.opname == "STORE_ATTR")
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _assigned(constant)
+
+
+def _named(value: Any) -> str:
+    """Text of a setting; of a function or class, which one it is."""
+    return getattr(value, "__qualname__", _shown(value))
 
 
 def _shown(value: Any) -> str:

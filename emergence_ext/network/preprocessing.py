@@ -56,6 +56,8 @@ class _Call(nn.Module):
 def preprocess(name: str) -> nn.Module:
     """Return the module that turns images `[B, 3, H, W]` in 0..1 into the input of a network.
 
+    It has that name as its attribute `name`, which a training keeps with its checkpoints.
+
     Args:
         name: `none`, `imagenet` (mean and deviation of ImageNet), `caffe` (RGB in 0..255 less a
             mean), `inception`, `clip`, or `module:callable` of a function of `[B, 3, H, W]`. `auto`
@@ -64,14 +66,22 @@ def preprocess(name: str) -> nn.Module:
     Raises:
         ValueError: another name, or nothing callable there.
     """
+    module: nn.Module
     if name == "none":
-        return nn.Identity()
-    if name in PREPROCESSING:
-        return Normalize(*PREPROCESSING[name])
-    if ":" in name:
-        return _Call(load_callable(name, "preprocess"))
+        module = nn.Identity()
+    elif name in PREPROCESSING:
+        module = Normalize(*PREPROCESSING[name])
+    elif ":" in name:
+        module = _Call(load_callable(name, "preprocess"))
+    else:
+        raise _unknown(name)
+    module.name = name  # type: ignore[assignment]  # torch's stubs allow tensors and modules
+    return module
+
+
+def _unknown(name: str) -> ValueError:
     known = ["none", *PREPROCESSING]
-    raise ValueError(
+    return ValueError(
         f"preprocess: expected one of {', '.join(known)} or module:callable, got {name!r}."
         f"{nearest(name, known)}"
     )

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from emergence_ext.network.origin import check_seal
+
 __all__ = ["check_and_load", "load_weights", "output_rows", "read_weights"]
 
 
@@ -50,6 +52,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
             f"weights: cannot read {path} as tensors alone ({type(error).__name__}: "
             f"{error!s:.200}). Save the state_dict and nothing else."
         ) from error
+    check_seal(path, content)
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

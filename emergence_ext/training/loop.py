@@ -15,6 +15,7 @@ from tqdm import tqdm
 from emergence_ext.data import Samples
 from emergence_ext.network import (
     CheckpointFile,
+    Origin,
     find_state,
     keep_state,
     load_checkpoints,
@@ -23,8 +24,9 @@ from emergence_ext.network import (
     save_checkpoint,
     write_index,
 )
+from emergence_ext.network import preprocess as prepared
 from emergence_ext.settings import Precision
-from emergence_ext.store import Saved
+from emergence_ext.store import Saved, locked
 from emergence_ext.training.heads import (
     CachedInputs,
     ImageInputs,
@@ -34,6 +36,7 @@ from emergence_ext.training.heads import (
 )
 from emergence_ext.training.losses import CrossEntropy, Loss
 from emergence_ext.training.recipes import RECIPES, Recipe
+from emergence_ext.training.signature import depends_on, require_same
 
 __all__ = [
     "RECIPES",
@@ -83,8 +86,13 @@ def train(
     random_state: int = 0,
     device: torch.device | str = "cpu",
     loss: Loss | None = None,
+    model: str | None = None,
 ) -> TrainingLog:
     """Train a network in place, keep checkpoints, and go on after the last epoch if killed.
+
+    Checkpoints say how images were given to the network (`network.Origin`) and carry a digest.
+    What a folder holds is gone on with, or taken as finished, only where nothing differs: initial
+    weights, code of the network, every image and its label, preprocessing, recipe, seed.
 
     Only the smallest submodule around all trained parameters is trained where the rest is frozen,
     nothing is augmented and that submodule gives the network's output: its inputs are computed
@@ -99,16 +107,21 @@ def train(
         recipe: epochs, steps, what is frozen.
         out: folder for `epoch_0003.safetensors`, ..., `checkpoints.json`, the log and the state to
             resume from.
-        preprocess: from images in 0..1 to the network's input, as from `preprocessing.preprocess`.
+        preprocess: from images in 0..1 to the network's input, as from `network.preprocess`.
         checkpoints: epochs after which the network is kept, 0 is before training; None keeps the
             last.
         random_state: seed of the order, augmentation and dropout.
         device: where to train; the module comes back to the CPU.
         loss: what is lowered; the cross-entropy of the labels when left out.
+        model: what the network was built by, as `network.load_model` takes it; its checkpoints say
+            so.
 
     Raises:
         ValueError: the output's width is not the number of categories, a pattern that freezes
-            nothing or everything, another training in `out`, or a loss that is no longer finite.
+            nothing or everything, another training in `out`, or a loss or weights that are no
+            longer finite.
+        StoreError: what `out` holds of a training is damaged.
+        RuntimeError: another process works in `out`.
     """
     kept = {recipe.epochs} if checkpoints is None else set(checkpoints)
     if not kept <= set(range(recipe.epochs + 1)):
@@ -129,8 +142,10 @@ def train(
             random_state,
             torch.device(device),
             loss or CrossEntropy(),
+            model,
         )
-        return run.go(train_set, val_set, (preprocess or nn.Identity()).to(device))
+        with locked(out):
+            return run.go(train_set, val_set, (preprocess or prepared("none")).to(device))
     finally:
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(needed_gradient[name])
@@ -166,8 +181,10 @@ class _Run:
         random_state: int,
         device: torch.device,
         loss: Loss,
+        model: str | None,
     ) -> None:
         self.module = module
+        self.model = model
         self.loss = loss
         self.recipe = recipe
         self.out = out
@@ -177,6 +194,8 @@ class _Run:
         self.autocast = _autocast(recipe.precision, device)
         self.optimizer = _optimizer(module, recipe)
         self.log = TrainingLog()
+        self.origin = Origin()
+        self.depends_on: dict[str, str] = {}
 
     def go(self, train_set: Samples, val_set: Samples, preprocess: nn.Module) -> TrainingLog:
         self.module.eval()
@@ -184,15 +203,19 @@ class _Run:
         val_inputs = ImageInputs(val_set, preprocess, self.device)
         example = inputs.batch(torch.tensor([0]))
         self._require_outputs(example, train_set, val_set)
-        signature = self._signature(train_set, val_set)
-        self._resume(signature)
+        self.origin = self._origin(train_set, preprocess)
+        self.depends_on = depends_on(
+            self.module, self.recipe, train_set, val_set, preprocess,
+            seed=self.random_state, loss=self.loss.identity, kept=sorted(self.kept),
+        )  # fmt: skip
+        self._resume()
         if not self.log.epoch or self.log.epoch[-1] < self.recipe.epochs:
-            self._train(inputs, val_inputs, example, signature)
+            self._train(inputs, val_inputs, example)
         self._write_index()
         self.log.save(self.out / "log")
         return self.log
 
-    def _train(self, inputs: Inputs, val_inputs: Inputs, example: Tensor, signature: str) -> None:
+    def _train(self, inputs: Inputs, val_inputs: Inputs, example: Tensor) -> None:
         part = self.loss.trained_part(self.module, example)
         trained = self.module
         size = self.recipe.batch_size
@@ -208,7 +231,7 @@ class _Run:
             self.log._add(
                 0, math.nan, math.nan, _accuracy(trained, val_inputs, size, self.autocast), 0.0
             )
-            self._keep(signature)
+            self._keep()
         steps = math.ceil(len(inputs.labels) / size)
         done = self.log.epoch[-1]
         with tqdm(
@@ -218,6 +241,7 @@ class _Run:
                 start = time.perf_counter()
                 self.loss.set_training(self.module, part)
                 loss, accuracy = self._epoch(epoch, trained, inputs, bar)
+                self._require_finite(epoch)
                 self.module.eval()
                 validation = _accuracy(trained, val_inputs, size, self.autocast)
                 self.log._add(epoch, loss, accuracy, validation, time.perf_counter() - start)
@@ -225,7 +249,7 @@ class _Run:
                 logger.info(
                     "epoch %d: loss %.4f, validation accuracy %.4f", epoch, loss, validation
                 )
-                self._keep(signature)
+                self._keep()
 
     def _epoch(
         self, epoch: int, trained: nn.Module, inputs: Inputs, bar: tqdm
@@ -248,10 +272,7 @@ class _Run:
                 labels = inputs.labels[indices]
                 loss, logits = self.loss.step(trained, given, labels, self.autocast)
                 if not torch.isfinite(loss):
-                    raise ValueError(
-                        f"lr: the loss is {loss.item()} in epoch {epoch}; train with a lower one "
-                        f"than {self.recipe.lr}"
-                    )
+                    raise self._diverged(f"the loss is {loss.item()}", epoch)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 self.optimizer.step()
@@ -276,37 +297,41 @@ class _Run:
                 f"num_classes={count}."
             )
 
-    def _signature(self, train_set: Samples, val_set: Samples) -> str:
-        """Return a digest of all that the result depends on: only the same training is resumed."""
-        digest = hashlib.sha256(repr((self.recipe, self.random_state, sorted(self.kept))).encode())
-        digest.update(self.loss.identity.encode())
-        for samples in (train_set, val_set):
-            digest.update(repr((samples.categories, samples.names, samples.labels)).encode())
+    def _require_finite(self, epoch: int) -> None:
+        """The last step of an epoch shows in no loss of that epoch."""
         for name, parameter in self.module.named_parameters():
-            digest.update(repr((name, parameter.shape, parameter.requires_grad)).encode())
-            if not parameter.requires_grad:
-                values = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
-                digest.update(values.numpy().data)
-        return digest.hexdigest()
+            if parameter.requires_grad and not parameter.isfinite().all():
+                raise self._diverged(f"{name} is no longer finite", epoch)
 
-    def _keep(self, signature: str) -> None:
+    def _diverged(self, what: str, epoch: int) -> ValueError:
+        return ValueError(
+            f"lr: {what} in epoch {epoch}; train with a lower one than {self.recipe.lr}, into "
+            f"another folder than {self.out}"
+        )
+
+    def _origin(self, train_set: Samples, preprocess: nn.Module) -> Origin:
+        height, width = train_set[0][0].shape[-2:]
+        return Origin(
+            width if height == width else None,
+            getattr(preprocess, "name", None),
+            self.model,
+            tuple(train_set.categories) if self.loss.labelled else (),
+        )
+
+    def _keep(self) -> None:
         epoch = self.log.epoch[-1]
         if epoch in self.kept:
-            save_checkpoint(self.out, epoch, self.module)
-        settings = {"signature": signature, "log": asdict(self.log)}
+            save_checkpoint(self.out, epoch, self.module, self.origin)
+        settings = {"depends_on": self.depends_on, "log": asdict(self.log)}
         keep_state(self.out, epoch, self.module, self.optimizer, settings)
         self._write_index()
 
-    def _resume(self, signature: str) -> None:
+    def _resume(self) -> None:
         state = find_state(self.out)
         if state is None:
             return
         arrays, settings = state
-        if settings.get("signature") != signature:
-            raise ValueError(
-                f"out: {self.out} holds a training with other settings, data or frozen weights. "
-                "Choose another folder, or delete this one to train again."
-            )
+        require_same(settings.get("depends_on"), self.depends_on, self.out)
         restore_state(arrays, self.module, self.optimizer)
         self.log = TrainingLog(**settings["log"])
         logger.info("resumed after epoch %d", self.log.epoch[-1])
@@ -314,7 +339,7 @@ class _Run:
     def _write_index(self) -> None:
         columns = asdict(self.log)
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        write_index(self.out, [row for row in rows if row["epoch"] in self.kept])
+        write_index(self.out, [row for row in rows if row["epoch"] in self.kept], self.origin)
 
 
 def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

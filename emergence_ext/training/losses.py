@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emergence_ext.network import weights_digest
 from emergence_ext.training.heads import frozen_names, set_training, trained_part
 
 __all__ = ["CrossEntropy", "FeatureRegression", "Loss"]
@@ -20,6 +19,7 @@ class Loss(Protocol):
     """What a training lowers, and in which modes of the network."""
 
     identity: str  # what beside network, images and recipe decides over the result
+    labelled: bool  # whether outputs become those of the categories
 
     def trained_part(self, module: nn.Module, example: Tensor) -> str:
         """Name the smallest submodule that has to be run; empty for the network itself."""
@@ -37,6 +37,7 @@ class CrossEntropy:
     """Of the labels."""
 
     identity = ""
+    labelled = True
 
     def trained_part(self, module: nn.Module, example: Tensor) -> str:
         """Name the smallest submodule around all that is trained."""
@@ -68,6 +69,8 @@ class FeatureRegression:
         place: what is regressed, in words.
     """
 
+    labelled = False
+
     def __init__(
         self,
         teacher: nn.Module,
@@ -79,8 +82,7 @@ class FeatureRegression:
         self.student_feature = student_feature
         self.teacher_feature = teacher_feature
         self.place = place
-        state = {name: x.cpu().contiguous() for name, x in teacher.state_dict().items()}
-        self.identity = f"{place} of {hashlib.sha256(save(state)).hexdigest()}"
+        self.identity = f"{place} of {weights_digest(teacher)}"
 
     def trained_part(self, module: nn.Module, example: Tensor) -> str:
         """All of the student is run: its features are somewhere in the middle."""

@@ -1,0 +1,171 @@
+"""What a file of weights says of the training that wrote it, sealed with a digest of both."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from emergence_ext.store import StoreError, digest
+
+__all__ = ["Origin", "check_seal", "read_origin", "sealed"]
+
+logger = logging.getLogger(__name__)
+
+_TRAINING: Final = "emergence_ext.training"
+_SHA256: Final = "emergence_ext.sha256"
+"""Keys of a file's metadata, https://huggingface.co/docs/safetensors. Both or none: one alone is
+the other with a flipped bit."""
+
+_LARGEST: Final = 1 << 14  # pixels; what a file says is not decoded at any size
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a network was trained, as far as its weights say.
+
+    Attributes:
+        size: side of the images in pixels.
+        preprocess: what they went through, as `network.preprocess` takes it.
+        model: what the network was built by, as `load_model` takes it.
+        categories: of the columns of the output, in order.
+    """
+
+    size: int | None = None
+    preprocess: str | None = None
+    model: str | None = None
+    categories: tuple[str, ...] = ()
+
+    def size_for(self, given: int | None, default: int = 224) -> int:
+        """Settle the side of images: the one given, or that of the training, or the default."""
+        if given is None:
+            if self.size is not None:
+                logger.info("images of %d pixels, as the weights were trained", self.size)
+            return self.size or default
+        if self.size not in (None, given):
+            logger.warning("size %d: these weights were trained at %s pixels", given, self.size)
+        return given
+
+    def preprocess_for(self, given: str, guess: str) -> str:
+        """Settle the preprocessing: the one given, or for `auto` the training's, or the guess.
+
+        Raises:
+            ValueError: it is code that was not asked for by name.
+        """
+        if given != "auto":
+            if self.preprocess not in (None, given):
+                logger.warning(
+                    "preprocess %s: these weights were trained with %r", given, self.preprocess
+                )
+            return given
+        if self.preprocess is None or self.preprocess == guess:
+            return guess
+        if ":" in self.preprocess:
+            # What a file names is not imported: files of weights come from anywhere.
+            raise ValueError(
+                f"preprocess: these weights were trained with code, {self.preprocess!r}; ask for "
+                "it by --preprocess, or for none"
+            )
+        logger.info("preprocessing %r, as the weights were trained", self.preprocess)
+        return self.preprocess
+
+    def class_map(self, categories: Sequence[str]) -> dict[str, int] | None:
+        """Say which column of the output each category is, where they are not one to one.
+
+        Args:
+            categories: of the images.
+
+        Raises:
+            ValueError: a category that the network was not trained on.
+        """
+        if not self.categories or self.categories == tuple(categories):
+            return None
+        strange = next((name for name in categories if name not in self.categories), None)
+        if strange is not None:
+            raise ValueError(
+                f"class_map: these weights were trained on {', '.join(self.categories[:5])}"
+                f"{', ...' if len(self.categories) > 5 else ''}, not on {strange!r}; say by "
+                "--class-map which output each category is"
+            )
+        logger.info("categories find their outputs by name, as the weights were trained")
+        return {name: column for column, name in enumerate(self.categories)}
+
+
+def sealed(state: Mapping[str, Tensor], origin: Origin) -> bytes:
+    """Return a file of weights that says where they come from and carries a digest of everything.
+
+    Args:
+        state: tensors by name; several may share their memory, each is stored.
+        origin: of the weights.
+    """
+    stored = {name: x.detach().cpu().contiguous().clone() for name, x in state.items()}
+    text = json.dumps(asdict(origin))
+    return save(stored, {_TRAINING: text, _SHA256: _seal(stored, text)})
+
+
+def check_seal(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Insist that weights are those that a training wrote; files of other tools pass.
+
+    Args:
+        path: a `.safetensors` file.
+        state: what was read from it.
+
+    Raises:
+        StoreError: a tensor, its name or the metadata was changed.
+    """
+    metadata = _metadata(path)
+    text, written = metadata.get(_TRAINING), metadata.get(_SHA256)
+    if text is None and written is None:
+        return
+    if text is None or written != _seal(state, text):
+        raise StoreError(
+            f"weights: {path} is damaged: it is not what the training wrote. Take another copy or "
+            "another epoch, or train again."
+        )
+
+
+def read_origin(path: Path | str | None) -> Origin:
+    """Return what a file of weights says of its training; nothing where it says nothing.
+
+    Raises:
+        StoreError: it says something else than a training writes.
+    """
+    text = None if path is None else _metadata(Path(path)).get(_TRAINING)
+    if text is None:
+        return Origin()
+    try:
+        said = json.loads(text)
+        origin = Origin(**{**said, "categories": tuple(said["categories"])})
+        names = (origin.preprocess, origin.model, *origin.categories)
+        if not all(x is None or isinstance(x, str) for x in names):
+            raise TypeError("a name is no text")
+        if origin.size is not None and origin.size not in range(1, _LARGEST + 1):
+            raise ValueError(f"size {origin.size}")
+    except (TypeError, ValueError, LookupError, RecursionError) as error:
+        raise StoreError(
+            f"weights: {path} is damaged: what it says of its training cannot be read. Take "
+            "another copy or another epoch, or train again."
+        ) from error
+    return origin
+
+
+def _seal(state: Mapping[str, Tensor], text: str) -> str:
+    return digest([text, {name: state[name] for name in sorted(state)}])
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Metadata of a file; none where it cannot be read, which whoever reads the weights tells."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
