@@ -60,7 +60,14 @@ Layers = Annotated[
     str | None,
     typer.Option("--layers", help="Layers by dotted or the paper's names, comma between."),
 ]
-Size = Annotated[int, typer.Option("--size", help="Side of the images in pixels.")]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        "--size",
+        help="Side of the images in pixels; default: that of the training, where the weights say "
+        "it, or else 224 (64 to train).",
+    ),
+]
 Preprocess = Annotated[
     str,
     typer.Option(

@@ -83,7 +83,7 @@ def look(
     weights: Weights = None,
     checkpoints: Checkpoints = None,
     layers: Layers = None,
-    size: Size = 224,
+    size: Size = None,
     preprocess: Preprocess = "auto",
     class_map: ClassMap = None,
     only: Only = None,

@@ -21,7 +21,8 @@ from emergence_ext.cli.common import (
 
 # None where the user left it out, so that an option of no effect can be refused.
 Side = Annotated[
-    int | None, typer.Option("--size", help="With --images: side in pixels; default: 224.")
+    int | None,
+    typer.Option("--size", help="With --images: side in pixels; default: of training, or 224."),
 ]
 Prepared = Annotated[
     str | None,
@@ -96,7 +97,7 @@ def mindseye(
             _refuse("needs --run", points=points, directions=directions, category=category)
             notes = eye.facets_of_folder(
                 images, model, layers, out, weights=weights, prepared=preprocess or "auto",
-                size=224 if size is None else size, **grouping, **how,
+                size=size, **grouping, **how,
             )  # fmt: skip
         else:
             _refuse(

@@ -49,7 +49,7 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
         recipe = training.RECIPES["small_vgg28"]
         log = training.train(
             model.module, train_set, test_set, recipe, out=out / "training",
-            checkpoints=_kept_epochs(recipe.epochs), random_state=seed,
+            checkpoints=_kept_epochs(recipe.epochs), random_state=seed, model="small_vgg28",
         )  # fmt: skip
         typer.echo(f"accuracy on 1,000 left-out digits: {log.val_accuracy[-1]:.1%}")
         spec = SubjectSpec(
@@ -71,7 +71,7 @@ def train(
     out: Out,
     model: ModelName = "small_vgg64",
     weights: Weights = None,
-    size: Size = 64,
+    size: Size = None,
     preprocess: Preprocess = "auto",
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the images; default: the network's own.")
@@ -93,18 +93,19 @@ def train(
     with reported():
         from emergence_ext import network, training
 
+        origin = network.read_origin(weights)
+        size = origin.size_for(size, 64)
         train_set, val_set = _both_splits(data, size)
         loaded = network.load_model(
             model, num_classes=len(train_set.categories), image_size=size, random_state=seed
         )
         if weights is not None:
-            missing = network.load_weights(loaded.module, weights, partial=True)
-            if missing:
-                typer.echo(f"not in {weights.name}, trained from scratch: {', '.join(missing)}")
+            for part in network.load_pretrained(loaded.module, weights):
+                typer.echo(part)
         given: dict[str, Any] = {"epochs": epochs, "lr": lr, "freeze": freeze}
         given = {name: value for name, value in given.items() if value is not None}
         recipe = replace(training.RECIPES.get(model, training.Recipe()), **given)
-        name = loaded.preprocess if preprocess == "auto" else preprocess
+        name = origin.preprocess_for(preprocess, loaded.preprocess)
         log = training.train(
             loaded.module,
             train_set,
@@ -115,6 +116,7 @@ def train(
             checkpoints=numbers(keep, int, "keep") if keep else _kept_epochs(recipe.epochs),
             random_state=seed,
             device=device_name(device),
+            model=model,
         )
         took = f"{sum(log.seconds):.0f} s"
         accuracy = f"{log.val_accuracy[-1]:.1%}"
@@ -130,7 +132,7 @@ def run(
     weights: Weights = None,
     checkpoints: Checkpoints = None,
     layers: Layers = None,
-    size: Size = 224,
+    size: Size = None,
     preprocess: Preprocess = "auto",
     class_map: ClassMap = None,
     per_class: Annotated[int | None, typer.Option(help="Images of a category, at most.")] = None,
@@ -202,7 +204,7 @@ def redraw(run_dir: RunDir) -> None:
 def doctor(
     model: Annotated[str | None, typer.Option("--model", help="A network to inspect.")] = None,
     weights: Weights = None,
-    size: Size = 224,
+    size: Size = None,
     channels: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
     brief: Annotated[
         bool, typer.Option("--brief", help="Only what is there and what is not.")
@@ -219,8 +221,11 @@ def doctor(
         if model is not None:
             import torch
 
+            origin = network.read_origin(weights)
+            size = origin.size_for(size)
             loaded = network.load_model(model, weights=weights, image_size=size)
-            typer.echo(f"preprocessing, as --preprocess auto takes it: {loaded.preprocess}")
+            auto = origin.preprocess or loaded.preprocess
+            typer.echo(f"preprocessing, as --preprocess auto takes it: {auto}")
             typer.echo(
                 network.format_report(
                     network.inspect_model(loaded.module, torch.rand(1, channels, size, size))

@@ -38,6 +38,7 @@ from emergence_ext.network.layers import suggest_layers
 from emergence_ext.network.models import LoadedModel, load_model
 from emergence_ext.network.origin import Origin, read_origin
 from emergence_ext.network.preprocessing import preprocess
+from emergence_ext.network.pretrained import load_pretrained
 from emergence_ext.network.receptive import receptive_field, region_boxes
 from emergence_ext.network.rectifiers import AsModules, Watch
 from emergence_ext.network.trace import Call, check_open, observed, preserved
@@ -74,6 +75,7 @@ __all__ = [
     "keep_state",
     "load_checkpoints",
     "load_model",
+    "load_pretrained",
     "load_weights",
     "logits",
     "moved_to",

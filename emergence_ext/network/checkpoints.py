@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.network.origin import Origin, sealed
-from emergence_ext.store import StoreError, digest, load_arrays, save_arrays, write_file
+from emergence_ext.store import (
+    StoreError,
+    digest,
+    load_arrays,
+    made_from,
+    save_arrays,
+    write_file,
+)
 
 __all__ = [
     "CheckpointFile",
@@ -96,6 +103,7 @@ def keep_state(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     settings: Mapping[str, Any],
+    depends_on: Mapping[str, str],
 ) -> None:
     """Store what training goes on from, less the frozen weights; two are kept, should one break."""
     frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
@@ -105,14 +113,24 @@ def keep_state(
     arrays |= {f"buffer/{n}": value for n, value in module.named_buffers() if n not in state}
     for place, values in optimizer.state_dict()["state"].items():
         arrays |= {f"optimizer/{place}/{key}": value for key, value in values.items()}
-    save_arrays(_states(folder) / f"{epoch:06d}", arrays, settings, kind="TrainingState")
+    save_arrays(
+        _states(folder) / f"{epoch:06d}",
+        arrays,
+        settings,
+        kind="TrainingState",
+        made_from=depends_on,
+    )
     for path in _states(folder).glob("[0-9]*.*"):
         if path.stem not in (f"{epoch:06d}", f"{epoch - 1:06d}"):
             path.unlink()
 
 
-def find_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def find_state(
+    folder: Path,
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str] | None] | None:
     """Return the latest whole state that `keep_state` stored, or None where nothing was trained.
+
+    What it depends on is None where it was stored by a version that did not say so.
 
     Raises:
         StoreError: no state is whole, or none is there beside checkpoints of a training.
@@ -120,7 +138,8 @@ def find_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     stored = sorted(_states(folder).glob("[0-9]*.json"), reverse=True)
     for path in stored:
         try:
-            return load_arrays(path.with_suffix(""), kind="TrainingState")
+            stem = path.with_suffix("")
+            return *load_arrays(stem, kind="TrainingState"), made_from(stem)
         except StoreError as error:
             logger.warning("the state after epoch %s is left aside: %s", path.stem, error)
     # That of epoch 0 may be all that a training had time for.
@@ -149,7 +168,10 @@ def restore_state(
         else:
             place, _, kind = key.partition("/")
             moments.setdefault(int(place), {})[kind] = value
-    module.load_state_dict(learned, strict=False)
+    # Over its own, which says the versions of its parts: some networks insist on them.
+    state = module.state_dict()
+    state.update(learned)
+    module.load_state_dict(state)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
 
 
@@ -185,14 +207,14 @@ def _read_index(path: Path) -> list[object]:
     try:
         content = json.loads(path.read_bytes())
         entries = content["checkpoints"]
-        # A training writes both, others none of them: one alone is the other with a flipped bit.
+        # A training writes both, others none: one alone is the other with a flipped bit.
         written = content.pop("sha256", None)
         if (written is not None or "training" in content) and written != digest(content):
             raise ValueError("changed after the training wrote it")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"checkpoints: {path} is damaged ({error!r}). Delete it: the names of its files can say "
-            "their epochs too."
+            f"checkpoints: {path} is damaged ({error!r}). Delete it: the names of files say their "
+            "epochs too."
         ) from error
     if not isinstance(entries, list):
         raise ValueError(f"checkpoints: expected a list in {path}, got {entries!r:.60}")

@@ -19,6 +19,8 @@ from emergence_ext.network.builtin import (
     vgg16_pooled,
 )
 from emergence_ext.network.layers import known_layers
+from emergence_ext.network.origin import read_origin
+from emergence_ext.network.positions import require_size
 from emergence_ext.network.preprocessing import PREPROCESSING
 from emergence_ext.network.weights import check_and_load, load_weights, output_rows, read_weights
 
@@ -82,13 +84,18 @@ def load_model(
             own default.
         weights: `.safetensors`, or a file of torch.save that holds nothing but tensors; None leaves
             the network untrained.
-        image_size: side of the images, for networks of timm that are built for one size.
+        image_size: side of the images, for networks of timm that are built for one size; None takes
+            what the weights were trained at, where they say it.
         random_state: seed of the initial weights.
 
     Raises:
         ValueError: an unknown network, or weights of another network.
         ImportError: torchvision or timm is needed and absent.
     """
+    origin = read_origin(weights)
+    image_size = image_size or origin.size
+    if origin.model not in (None, spec):
+        logger.warning("%s: these weights were trained as %r", spec, origin.model)
     source, _, name = spec.partition(":")
     if not name:
         if spec not in BUILTIN:
@@ -109,6 +116,7 @@ def load_model(
         rows = output_rows(module, state) if num_classes is None else None
         if rows is not None:
             module = _build(build, rows, random_state)
+        require_size(module, state, str(weights), image_size, origin)
         check_and_load(module, state, str(weights), partial_ok=False)
     module.eval()
     return LoadedModel(

@@ -90,9 +90,9 @@ class Origin:
         strange = next((name for name in categories if name not in self.categories), None)
         if strange is not None:
             raise ValueError(
-                f"class_map: these weights were trained on {', '.join(self.categories[:5])}"
-                f"{', ...' if len(self.categories) > 5 else ''}, not on {strange!r}; say by "
-                "--class-map which output each category is"
+                f"class_map: these weights were trained on other categories than {strange!r}, "
+                f"{len(self.categories)} from {self.categories[0]!r} to {self.categories[-1]!r}; "
+                "say by --class-map which output each category is"
             )
         logger.info("categories find their outputs by name, as the weights were trained")
         return {name: column for column, name in enumerate(self.categories)}
@@ -146,6 +146,8 @@ def read_origin(path: Path | str | None) -> Origin:
         names = (origin.preprocess, origin.model, *origin.categories)
         if not all(x is None or isinstance(x, str) for x in names):
             raise TypeError("a name is no text")
+        if not f"{origin.preprocess}{origin.model}".isprintable():
+            raise ValueError("a name that cannot be printed")
         if origin.size is not None and origin.size not in range(1, _LARGEST + 1):
             raise ValueError(f"size {origin.size}")
     except (TypeError, ValueError, LookupError, RecursionError) as error:

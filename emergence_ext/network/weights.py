@@ -120,7 +120,9 @@ def check_and_load(
         raise ValueError(
             f"weights: {broken!r} in {source} holds NaN or infinite values; the training diverged"
         )
-    module.load_state_dict(state, strict=False)
+    # Over its own, which says the versions of its parts: some networks insist on them.
+    own.update(state)
+    module.load_state_dict(own)
     return missing
 
 

@@ -81,9 +81,11 @@ class SubjectSpec:
         weights: file of weights; None for those that the network comes with.
         checkpoints: pattern of files instead of weights; the last is the finished network.
         layers: names with commas between; None for the network's own or suggested ones.
-        size: side of the images in pixels.
-        preprocess: as `network.preprocess` takes it, or "auto".
-        class_map: JSON file from folder names to columns of the output.
+        size: side of the images in pixels; None for what the weights were trained at, or else 224.
+        preprocess: as `network.preprocess` takes it, or "auto" for what the weights were trained
+            with, or else what the network is known to need.
+        class_map: JSON file from folder names to columns of the output; None for the order of the
+            training, where the weights say it, or one to one.
         per_class: images of a category, at most.
         precision: of the forward pass.
         random_state: seed of what is chosen or initialised.
@@ -94,7 +96,7 @@ class SubjectSpec:
     weights: str | None = None
     checkpoints: str | None = None
     layers: str | None = None
-    size: int = 224
+    size: int | None = None
     preprocess: str = "auto"
     class_map: str | None = None
     per_class: int | None = None
@@ -113,13 +115,15 @@ class SubjectSpec:
             raise ValueError("weights: give either --weights or --checkpoints, not both")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision: expected float32 or bfloat16, got {self.precision!r}")
-        dataset = self._dataset()
         states = load_checkpoints(self.checkpoints) if self.checkpoints else []
         first = states[-1].path if states else self.weights and Path(self.weights)
+        origin = network.read_origin(first)
+        size = origin.size_for(self.size)
+        dataset = self._dataset(size)
         loaded = network.load_model(
-            self.model, weights=first, image_size=self.size, random_state=self.random_state
+            self.model, weights=first, image_size=size, random_state=self.random_state
         )
-        name = loaded.preprocess if self.preprocess == "auto" else self.preprocess
+        name = origin.preprocess_for(self.preprocess, loaded.preprocess)
         prepare = network.preprocess(name)
         example = prepare(dataset[0][0][None])
         return Subject(
@@ -129,13 +133,13 @@ class SubjectSpec:
             preprocess=prepare,
             checkpoints=states,
             outputs=data.class_map(
-                self.class_map and Path(self.class_map),
+                Path(self.class_map) if self.class_map else origin.class_map(dataset.categories),
                 dataset.categories,
                 _width(loaded.module, example),
             ),
             precision=self.precision,  # type: ignore[arg-type]
             device=device,
-            spec=replace(self, preprocess=name),
+            spec=replace(self, size=size, preprocess=name),
         )
 
     def settings(self) -> dict[str, Any]:
@@ -158,7 +162,7 @@ class SubjectSpec:
             raise ValueError(f"subject: expected data, model and some of {sorted(known)}")
         return cls(**settings)
 
-    def _dataset(self) -> Samples:
+    def _dataset(self, size: int) -> Samples:
         if self.data == DIGITS:
             return data.digits(train=False)
         root = Path(self.data)
@@ -166,7 +170,7 @@ class SubjectSpec:
         return data.ImageFolder(
             root,
             split=split,
-            size=self.size,
+            size=size,
             per_class=self.per_class,
             random_state=self.random_state,
         )

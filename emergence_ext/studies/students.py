@@ -106,7 +106,7 @@ def training_images(subject: Subject) -> Samples:
             f"data: {spec.data} holds no train/ with a folder per category, so there are no images "
             "to distil on. Put training images there, apart from those that are analysed."
         )
-    images = data.ImageFolder(spec.data, split="train", size=spec.size)
+    images = data.ImageFolder(spec.data, split="train", size=subject.dataset[0][0].shape[-1])
     if images.categories != subject.dataset.categories:
         raise ValueError(
             f"data: train/ in {spec.data} holds {len(images.categories)} categories that are not "
@@ -155,7 +155,7 @@ def train_student(
     module = network.load_model(
         spec.model,
         num_classes=width,
-        image_size=spec.size,
+        image_size=subject.dataset[0][0].shape[-1],
         random_state=seed,
     ).module
     if _shares_weights(module, subject.module):

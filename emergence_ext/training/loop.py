@@ -322,16 +322,16 @@ class _Run:
         epoch = self.log.epoch[-1]
         if epoch in self.kept:
             save_checkpoint(self.out, epoch, self.module, self.origin)
-        settings = {"depends_on": self.depends_on, "log": asdict(self.log)}
-        keep_state(self.out, epoch, self.module, self.optimizer, settings)
+        settings = {"log": asdict(self.log)}
+        keep_state(self.out, epoch, self.module, self.optimizer, settings, self.depends_on)
         self._write_index()
 
     def _resume(self) -> None:
         state = find_state(self.out)
         if state is None:
             return
-        arrays, settings = state
-        require_same(settings.get("depends_on"), self.depends_on, self.out)
+        arrays, settings, there = state
+        require_same(there, self.depends_on, self.out)
         restore_state(arrays, self.module, self.optimizer)
         self.log = TrainingLog(**settings["log"])
         logger.info("resumed after epoch %d", self.log.epoch[-1])

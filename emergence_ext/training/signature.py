@@ -10,7 +10,7 @@ from torch import nn
 
 from emergence_ext.data import Samples
 from emergence_ext.network import code_digest, weights_digest
-from emergence_ext.store import digest
+from emergence_ext.store import differences, digest
 from emergence_ext.training.recipes import Recipe
 
 __all__ = ["depends_on", "require_same"]
@@ -49,23 +49,23 @@ def depends_on(
     return {name: digest(part) for name, part in parts.items()}
 
 
-def require_same(there: object, now: dict[str, str], out: Path) -> None:
+def require_same(there: dict[str, str] | None, now: dict[str, str], out: Path) -> None:
     """Refuse to go on with another training.
 
     Args:
-        there: what the one in the folder depends on.
+        there: what the one in the folder depends on; None where it does not say.
         now: what the one that is asked for depends on.
         out: the folder.
 
     Raises:
         ValueError: names what differs.
     """
-    if not isinstance(there, dict):
+    if there is None:
         raise ValueError(
             f"out: {out} holds a training of an earlier version, which does not say what it "
             "depends on; choose another folder or delete it"
         )
-    other = [name for name in {**now, **there} if there.get(name) != now.get(name)]
+    other = differences(there, now)
     if other:
         raise ValueError(
             f"out: {out} holds a training with other {', '.join(other)}; choose another folder or "

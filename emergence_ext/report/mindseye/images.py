@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from emergence_ext.data import image_set
 from emergence_ext.mindseye import Preprocess
-from emergence_ext.network import load_model, preprocess
+from emergence_ext.network import load_model, preprocess, read_origin
 from emergence_ext.run import Emergence, FinishedRun, Subject
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def folder_images(
     layers: Sequence[str],
     *,
     weights: Path | None = None,
-    size: int = 224,
+    size: int | None = None,
     prepared: str = "auto",
     device: str = "cpu",
     random_state: int = 0,
@@ -60,14 +60,16 @@ def folder_images(
         folder: of images.
         model, weights: as `network.load_model` takes them.
         layers: dotted, or the paper's names.
-        size: side in pixels.
-        prepared: name for `network.preprocess`; auto: the model's own.
+        size: side in pixels; None: that of the training, where the weights say it, or else 224.
+        prepared: name for `network.preprocess`; auto: likewise, or the model's own.
         device: of network and images.
         random_state: seed of weights that are not given.
 
     Raises:
         ValueError: no images there, or a network that takes neither one nor three channels.
     """
+    origin = read_origin(weights)
+    size = origin.size_for(size)
     samples = image_set(folder, size=size)
     loaded = load_model(model, weights=weights, image_size=size, random_state=random_state)
     pixels = torch.stack([samples[i][0] for i in range(len(samples))])
@@ -76,7 +78,7 @@ def folder_images(
         {name: loaded.layers.get(name, name) for name in layers},
         _as_taken(pixels, loaded.module).to(device),
         samples.names,
-        preprocess(loaded.preprocess if prepared == "auto" else prepared),
+        preprocess(origin.preprocess_for(prepared, loaded.preprocess)),
     )
 
 
