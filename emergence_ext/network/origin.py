@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -19,10 +19,11 @@ __all__ = ["Origin", "check_seal", "read_origin", "sealed"]
 
 logger = logging.getLogger(__name__)
 
-_TRAINING: Final = "emergence_ext.training"
-_SHA256: Final = "emergence_ext.sha256"
-"""Keys of a file's metadata, https://huggingface.co/docs/safetensors. Both or none: one alone is
-the other with a flipped bit."""
+_KEY: Final = "emergence_ext"
+_MARK: Final = "emergence_ext.sha256"
+"""Key of a file's metadata (https://huggingface.co/docs/safetensors) and of the digest in what
+stands there: what has the mark under another key has a flipped bit. One key, as safetensors writes
+several in any order."""
 
 _LARGEST: Final = 1 << 14  # pixels; what a file says is not decoded at any size
 
@@ -106,8 +107,8 @@ def sealed(state: Mapping[str, Tensor], origin: Origin) -> bytes:
         origin: of the weights.
     """
     stored = {name: x.detach().cpu().contiguous().clone() for name, x in state.items()}
-    text = json.dumps(asdict(origin))
-    return save(stored, {_TRAINING: text, _SHA256: _seal(stored, text)})
+    said = asdict(origin)
+    return save(stored, {_KEY: json.dumps({**said, _MARK: _seal(stored, said)})})
 
 
 def check_seal(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -120,15 +121,9 @@ def check_seal(path: Path, state: Mapping[str, Tensor]) -> None:
     Raises:
         StoreError: a tensor, its name or the metadata was changed.
     """
-    metadata = _metadata(path)
-    text, written = metadata.get(_TRAINING), metadata.get(_SHA256)
-    if text is None and written is None:
-        return
-    if text is None or written != _seal(state, text):
-        raise StoreError(
-            f"weights: {path} is damaged: it is not what the training wrote. Take another copy or "
-            "another epoch, or train again."
-        )
+    said = _said(path)
+    if said is not None and said.pop(_MARK, None) != _seal(state, said):
+        raise _damaged(path, "it is not what the training wrote")
 
 
 def read_origin(path: Path | str | None) -> Origin:
@@ -137,11 +132,11 @@ def read_origin(path: Path | str | None) -> Origin:
     Raises:
         StoreError: it says something else than a training writes.
     """
-    text = None if path is None else _metadata(Path(path)).get(_TRAINING)
-    if text is None:
+    said = None if path is None else _said(Path(path))
+    if said is None or path is None:
         return Origin()
     try:
-        said = json.loads(text)
+        del said[_MARK]
         origin = Origin(**{**said, "categories": tuple(said["categories"])})
         names = (origin.preprocess, origin.model, *origin.categories)
         if not all(x is None or isinstance(x, str) for x in names):
@@ -150,16 +145,34 @@ def read_origin(path: Path | str | None) -> Origin:
             raise ValueError("a name that cannot be printed")
         if origin.size is not None and origin.size not in range(1, _LARGEST + 1):
             raise ValueError(f"size {origin.size}")
-    except (TypeError, ValueError, LookupError, RecursionError) as error:
-        raise StoreError(
-            f"weights: {path} is damaged: what it says of its training cannot be read. Take "
-            "another copy or another epoch, or train again."
-        ) from error
+    except (TypeError, ValueError, LookupError) as error:
+        raise _damaged(Path(path), "what it says of its training is something else") from error
     return origin
 
 
-def _seal(state: Mapping[str, Tensor], text: str) -> str:
-    return digest([text, {name: state[name] for name in sorted(state)}])
+def _seal(state: Mapping[str, Tensor], said: Mapping[str, Any]) -> str:
+    return digest([json.dumps(said), {name: state[name] for name in sorted(state)}])
+
+
+def _said(path: Path) -> dict[str, Any] | None:
+    """What a training wrote into a file of weights; None where no training of this package did."""
+    metadata = _metadata(path)
+    text = metadata.get(_KEY)
+    if text is None and not any(_MARK in value for value in metadata.values()):
+        return None
+    try:
+        said = json.loads(text or "")
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "what it says of its training cannot be read") from error
+    if not isinstance(said, dict):
+        raise _damaged(path, "what it says of its training is something else")
+    return said
+
+
+def _damaged(path: Path, what: str) -> StoreError:
+    return StoreError(
+        f"weights: {path} is damaged: {what}. Take another copy or another epoch, or train again."
+    )
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -31,9 +31,12 @@ def require_size(
     """
     own = module.state_dict()
     other = [key for key in own if key in state and own[key].shape != state[key].shape]
-    if not other or not all(_is_positions(own[key], state[key], key) for key in other):
+    positions = [key for key in other if _is_positions(own[key], state[key], key)]
+    rest = [key for key in other if key not in positions]
+    # A head of other outputs may differ beside them.
+    if not positions or any(own[key].shape[1:] != state[key].shape[1:] for key in rest):
         return
-    key = other[0]
+    key = positions[0]
     trained = origin.size or next(_sizes(own[key], state[key], size), None)
     told = "at another size" if trained is None else f"at {trained} pixels: --size {trained}"
     raise ValueError(

@@ -140,7 +140,8 @@ def test_killed_while_the_state_is_written_goes_on_from_the_one_before(
     resumed = _net()
     train(resumed, _samples(), _samples(), RECIPE, out=tmp_path / "b")
     _assert_same(_state(whole), _state(resumed))
-    assert [path.stem for path in (tmp_path / "b" / "resume").iterdir()] == ["000004"] * 2
+    stems = sorted(path.stem for path in (tmp_path / "b" / "resume").iterdir())
+    assert stems == ["000003"] * 2 + ["000004"] * 2
 
 
 def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
@@ -148,18 +149,6 @@ def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
     module = _net()
     assert train(module, _samples(), _samples(), RECIPE, out=tmp_path).seconds == first.seconds
     _assert_same(_state(module), load_file(tmp_path / "epoch_0004.safetensors"))
-
-
-def test_another_training_in_the_folder_is_not_mixed_up(tmp_path: Path) -> None:
-    train(_net(), _samples(), _samples(), RECIPE, out=tmp_path)
-    for changed in (
-        {"recipe": replace(RECIPE, lr=0.02)},
-        {"train_set": _samples(count=30)},
-        {"random_state": 1},
-    ):
-        arguments = {"train_set": _samples(), "recipe": RECIPE, "random_state": 0} | changed
-        with pytest.raises(ValueError, match="another folder"):
-            train(_net(), val_set=_samples(), out=tmp_path, **arguments)
 
 
 def test_checkpoints_are_the_network_after_those_epochs(tmp_path: Path) -> None:
@@ -255,7 +244,7 @@ def test_resuming_on_other_frozen_weights_is_refused(tmp_path: Path) -> None:
     train(_trunk(), _samples(), _samples(), recipe, out=tmp_path)
     other = _trunk()
     nn.init.zeros_(other.trunk[0].weight)
-    with pytest.raises(ValueError, match="frozen weights"):
+    with pytest.raises(ValueError, match="other initial weights"):
         train(other, _samples(), _samples(), recipe, out=tmp_path)
 
 
