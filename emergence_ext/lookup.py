@@ -103,8 +103,10 @@ def load_callable(spec: str, argument: str) -> Callable[..., Any]:
     """
     source, _, name = spec.partition(":")
     if not re.fullmatch(r"\w+(\.\w+)*:[^\W\d]\w*(\.\w+)*", spec) or source.endswith(".py"):
-        as_module = Path(source).with_suffix("").name
-        hint = f" For a file in the current folder: {as_module}:{name}." if as_module else ""
+        as_module = Path(source).name.removesuffix(".py")
+        hint = (
+            f" For a file in the current folder: {as_module}:{name}." if as_module and name else ""
+        )
         raise ValueError(
             f"{argument}: expected module:callable with dots between the parts, got {spec!r}.{hint}"
         )
