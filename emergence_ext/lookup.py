@@ -1,12 +1,19 @@
-"""Find things by name: the user's own objects, packages of extras, what a wrong name meant."""
+"""Find things by name: the user's own objects, packages of extras, what a wrong name meant.
+
+What the user's own objects raise is told by `user_code`.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import pkgutil
+import re
 import sys
-from collections.abc import Callable, Iterable
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +30,66 @@ _PACKAGES: Final = {
 """Module -> the package that brings it, and the extra that brings the package."""
 
 
+class UserCodeError(ValueError):
+    """What code of the user's raised, with its place; what it raised is the cause.
+
+    Attributes:
+        advice: sentences about what to do, which stand behind the text.
+    """
+
+    def __init__(self, text: str, advice: str = "") -> None:
+        super().__init__(f"{text}. {advice}" if advice else text)
+        self.text = text
+        self.advice = advice
+
+
+@contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Run code of the user's in the block, and tell what it raises by its place.
+
+    Errors that this package raises in the block (a hook in a forward pass), those for want of
+    memory and KeyboardInterrupt come as they are.
+
+    Args:
+        what: which argument the code came by, as `model`.
+
+    Raises:
+        UserCodeError: as `model: nets.py:6 in forward: AssertionError: wrong size`.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        # The first two frames are those of this generator and of who opened the block.
+        if isinstance(error, UserCodeError) or _is_memory(error) or _is_own(error, skip=2):
+            raise
+        raise UserCodeError(f"{what}: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    """Return an error with its place in the user's files, in one line."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else f"{text[:297]}..."
+    if isinstance(error, SyntaxError) and error.filename:
+        text = error.msg
+    said = f"{type(error).__name__}{': ' if text else ''}{text}".rstrip(".")
+    place = user_place(error)
+    return f"{place}: {said}" if place else said
+
+
+def user_place(error: BaseException) -> str:
+    """Say where code raised an error, as `nets.py:6 in forward`: the user's own, or a library's.
+
+    Returns:
+        Nothing where only torch and this package ran.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{_shown(error.filename)}:{error.lineno}"
+    frames = [f for f in _frames(error) if not _is_ours(f.filename) and not _is_torch(f.filename)]
+    own = [f for f in frames if not {"site-packages", "dist-packages"} & set(_parts(f.filename))]
+    frame = next(reversed(own or frames), None)
+    return "" if frame is None else f"{_shown(frame.filename)}:{frame.lineno} in {frame.name}"
+
+
 def load_callable(spec: str, argument: str) -> Callable[..., Any]:
     """Import what `module:name` names; modules in the current folder are found too.
 
@@ -31,21 +98,33 @@ def load_callable(spec: str, argument: str) -> Callable[..., Any]:
         argument: what to call the offending argument in an error.
 
     Raises:
+        UserCodeError: the module cannot be run.
         ValueError: no such module or name, or the object is not callable.
     """
+    source, _, name = spec.partition(":")
+    if not re.fullmatch(r"\w+(\.\w+)*:[^\W\d]\w*(\.\w+)*", spec) or source.endswith(".py"):
+        as_module = Path(source).name.removesuffix(".py")
+        hint = (
+            f" For a file in the current folder: {as_module}:{name}." if as_module and name else ""
+        )
+        raise ValueError(
+            f"{argument}: expected module:callable with dots between the parts, got {spec!r}.{hint}"
+        )
     # An installed command does not have the current folder on its path, `python -m` has.
     if not {"", str(Path.cwd())} & set(sys.path):
         sys.path.append(str(Path.cwd()))
     try:
         # By itself, so that an AttributeError of the user's module is not taken for ours.
-        importlib.import_module(spec.partition(":")[0])
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{argument}: cannot import {error.name!r} for {spec!r}. Is it installed, or in the "
-            "current folder?"
-        ) from error
-    try:
+        with user_code(argument):
+            importlib.import_module(source)
         loaded = pkgutil.resolve_name(spec)
+    except UserCodeError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        raise ValueError(
+            f"{argument}: cannot import {error.__cause__.name!r} for {spec!r}. Is it installed, or "
+            "in the current folder?"
+        ) from error.__cause__
     except AttributeError as error:
         raise ValueError(
             f"{argument}: no {error.name!r} for {spec!r}.{nearest(str(error.name), dir(error.obj))}"
@@ -80,3 +159,53 @@ def optional(module: str, what: str) -> Any:
         raise ImportError(
             f"{what} needs {package}: pip install 'emergence_ext[{extra}]'"
         ) from error
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return list(traceback.StackSummary.extract(traceback.walk_tb(error.__traceback__)))
+
+
+def _parts(file: str) -> tuple[str, ...]:
+    return Path(file).parts
+
+
+def _is_ours(file: str) -> bool:
+    """Whether a file is of this package; the networks that it builds count as the user's."""
+    path = Path(file)
+    return path.is_relative_to(Path(__file__).parent) and path.name != "builtin.py"
+
+
+def _is_torch(file: str) -> bool:
+    """Whether a file is torch's or Python's own, where nobody looks for the cause."""
+    if file.startswith("<"):  # importlib's, or what torch generated
+        return True
+    parts, library = _parts(file), sysconfig.get_paths()["stdlib"]
+    if not {"site-packages", "dist-packages"} & set(parts):
+        return Path(file).is_relative_to(library)
+    package = parts[max(k for k, x in enumerate(parts) if x.endswith("-packages")) + 1]
+    return package in ("torch", "captum")
+
+
+def _is_own(error: BaseException, skip: int) -> bool:
+    """Whether this package is in the middle of it, by a hook in a user's network."""
+    return any(_is_ours(f.filename) for f in _frames(error)[skip:])
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Whether it says that there is too little memory; on the CPU torch does so in its text."""
+    kinds = ("MemoryError", "OutOfMemoryError")
+    words = ("can't allocate memory", "not enough memory")
+    return any(k.__name__ in kinds for k in type(error).__mro__) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def _shown(file: str) -> str:
+    """A file as it is shown: from the current folder, or from the package's, or its name alone."""
+    path = Path(file).absolute()
+    if path.is_relative_to(Path.cwd()) and not {"site-packages", "dist-packages"} & set(path.parts):
+        return str(path.relative_to(Path.cwd()))
+    for k, part in enumerate(path.parts):
+        if part in ("site-packages", "dist-packages"):
+            return str(Path(*path.parts[k + 1 :]))
+    return path.name

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 
 from emergence_ext import __version__, settings
+from emergence_ext.lookup import UserCodeError, told, user_place
 from emergence_ext.settings import words
 
 if TYPE_CHECKING:
@@ -60,6 +63,13 @@ Layers = Annotated[
     str | None,
     typer.Option("--layers", help="Layers by dotted or the paper's names, comma between."),
 ]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        help="Key, field or index of the logits, where the network gives more than those.",
+    ),
+]
 Size = Annotated[
     int | None,
     typer.Option(
@@ -96,6 +106,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="Everything, tracebacks included.")
@@ -108,6 +119,7 @@ def main(
     ] = False,
 ) -> None:
     """Settle what is logged, before any command."""
+    _asked.set(context.invoked_subcommand)
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(
         format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr
@@ -170,17 +182,86 @@ def command_line() -> str:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Errors as one line and an exit status: 2 for wrong use, 1 for a failure."""
+    """Errors as one line and an exit status: 2 for wrong use, 1 for a failure.
+
+    What code of the user's raises is wrong use, too. A mistake of this package alone has its
+    traceback, as all have with --verbose.
+    """
     verbose = logging.getLogger("emergence_ext").level == logging.DEBUG
     try:
         yield
-    except (ValueError, TypeError, ImportError, OSError, RuntimeError, MemoryError) as error:
-        from emergence_ext.store import StoreError
-
-        if verbose:
+    except typer.Exit:
+        raise
+    except (Exception, SystemExit) as error:
+        line = None if verbose else _line(error)
+        if line is None:
             raise
-        misuse = isinstance(error, ValueError | TypeError | ImportError | FileNotFoundError)
-        misuse = misuse and not isinstance(error, StoreError)
-        kind = "" if misuse else f"{type(error).__name__}: "
-        typer.echo(f"error: {kind}{error}", err=True)
-        raise typer.Exit(2 if misuse else 1) from None
+        typer.echo(f"error: {line.text}", err=True)
+        raise typer.Exit(line.status) from None
+
+
+class _Line(NamedTuple):
+    text: str
+    status: int
+
+
+def _line(error: BaseException) -> _Line | None:
+    """What an error is told as; None for a mistake of this package."""
+    from emergence_ext.store import StoreError
+
+    misuse = isinstance(error, ValueError | TypeError | ImportError | FileNotFoundError)
+    misuse = misuse and not isinstance(error, StoreError)
+    name = type(error).__name__
+    if isinstance(error, UserCodeError):
+        advice = in_options(error.advice)
+        text = f"{error.text}. {advice}" if advice else error.text
+    elif misuse:
+        text = in_options(str(error))
+    elif isinstance(error, MemoryError):
+        said = f"{name}: {error}" if str(error) else name
+        text = f"{said}. There is not enough memory: take smaller images, or fewer"
+    elif isinstance(error, OSError | RuntimeError):
+        text = f"{name}: {in_options(str(error))}"
+    elif user_place(error):
+        misuse, text = True, told(error)
+    else:
+        return None
+    return _Line(" ".join(text.split()), 2 if misuse else 1)
+
+
+_asked: ContextVar[str | None] = ContextVar("asked", default=None)
+"""The command that was called."""
+
+_OTHERWISE: Final = {"random_state": "seed", "outputs": "class_map"}
+"""Arguments that the command line calls something else."""
+
+
+def in_options(text: str, command: str | None = None) -> str:
+    """Give an error's text the names of the command's options for those of arguments.
+
+    An argument stands before the colon at the beginning, or between backticks. A sentence that
+    names one that is no option of the command is left out, unless a text begins with it that names
+    its argument.
+
+    Args:
+        text: as a function raises it.
+        command: name of the command; None: the one that was called.
+    """
+    options = _options(_asked.get() if command is None else command)
+    head, colon, tail = text.partition(":")
+    if colon and head in options:
+        text = options[head] + colon + tail
+    kept = []
+    for place, sentence in enumerate(re.split(r"(?<=[.!?]) +(?=[A-Z`])", text)):
+        named = re.findall(r"`([a-z_]+)`", sentence)
+        if (colon and not place) or all(name in options for name in named):
+            kept.append(re.sub(r"`([a-z_]+)`", lambda m: options.get(m[1], m[1]), sentence))
+    return " ".join(kept)
+
+
+def _options(command: str | None) -> dict[str, str]:
+    """Name of an argument -> the option of a command that sets it."""
+    group: Any = typer.main.get_command(app)
+    parameters = group.commands[command].params if command in group.commands else []
+    options = {x.name: x.opts[-1] for x in parameters if x.opts[-1].startswith("--")}
+    return options | {name: options[own] for name, own in _OTHERWISE.items() if own in options}

@@ -15,6 +15,7 @@ from emergence_ext.cli.common import (
     Device,
     Layers,
     ModelOrRun,
+    Output,
     Precision,
     Preprocess,
     Seed,
@@ -96,6 +97,7 @@ def look(
     attributes: Attributes = None,
     annotators: Annotators = None,
     out: LookOut = None,
+    output: Output = None,
     precision: Precision = "float32",
     device: Device = "auto",
     seed: Seed = 0,
@@ -116,7 +118,7 @@ def look(
         described = {
             "data": as_text(data), "model": model, "weights": as_text(weights),
             "checkpoints": checkpoints, "class_map": as_text(class_map), "size": size,
-            "preprocess": preprocess, "precision": precision,
+            "preprocess": preprocess, "precision": precision, "output": output,
         }  # fmt: skip
         described = {name: value for name, value in described.items() if _is_given(context, name)}
         where = device_name(device)

@@ -17,6 +17,7 @@ from emergence_ext.cli.common import (
     Layers,
     ModelName,
     Out,
+    Output,
     Precision,
     Preprocess,
     RunDir,
@@ -83,6 +84,7 @@ def train(
     keep: Annotated[
         str | None, typer.Option(help="Epochs to keep, as 0,1,4,16; 0 is before training.")
     ] = None,
+    output: Output = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
@@ -97,8 +99,9 @@ def train(
         size = origin.size_for(size, 64)
         train_set, val_set = _both_splits(data, size)
         loaded = network.load_model(
-            model, num_classes=len(train_set.categories), image_size=size, random_state=seed
-        )
+            model, num_classes=len(train_set.categories), image_size=size, output=output,
+            random_state=seed,
+        )  # fmt: skip
         if weights is not None:
             for part in network.load_pretrained(loaded.module, weights):
                 typer.echo(part)
@@ -150,6 +153,7 @@ def run(
     ] = Settings.temperature,
     tau: Annotated[float, typer.Option(help="Threshold of knowledge points.")] = Settings.tau,
     dim: Annotated[int, typer.Option(help="Projected width.")] = Settings.dim,
+    output: Output = None,
     precision: Precision = "float32",
     backend: Annotated[
         str, typer.Option(help=f"What matches regions: {words(Backend)} (plain torch).")
@@ -169,7 +173,8 @@ def run(
         spec = SubjectSpec(
             data=str(data), model=model, weights=as_text(weights), checkpoints=checkpoints,
             layers=layers, size=size, preprocess=preprocess, class_map=as_text(class_map),
-            per_class=per_class, precision=precision, random_state=seed,
+            per_class=per_class, precision=precision, output=output,
+            random_state=seed,
         )  # fmt: skip
         settings = Settings(
             dim=dim, alpha=alpha, temperature=temperature, tau=tau, region_images=region_images,
@@ -205,7 +210,10 @@ def doctor(
     model: Annotated[str | None, typer.Option("--model", help="A network to inspect.")] = None,
     weights: Weights = None,
     size: Size = None,
-    channels: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
+    channels: Annotated[
+        int | None, typer.Option(help="Channels of the images; default: of the first convolution.")
+    ] = None,
+    output: Output = None,
     brief: Annotated[
         bool, typer.Option("--brief", help="Only what is there and what is not.")
     ] = False,
@@ -223,14 +231,14 @@ def doctor(
 
             origin = network.read_origin(weights)
             size = origin.size_for(size)
-            loaded = network.load_model(model, weights=weights, image_size=size)
+            loaded = network.load_model(model, weights=weights, image_size=size, output=output)
+            if channels is None:
+                channels = network.input_channels(loaded.module)
+            example = torch.rand(1, channels, size, size)
+            network.first_logits(loaded.module, example)
             auto = origin.preprocess or loaded.preprocess
             typer.echo(f"preprocessing, as --preprocess auto takes it: {auto}")
-            typer.echo(
-                network.format_report(
-                    network.inspect_model(loaded.module, torch.rand(1, channels, size, size))
-                )
-            )
+            typer.echo(network.format_report(network.inspect_model(loaded.module, example)))
 
 
 def _kept_epochs(epochs: int) -> list[int]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.network import check_open, find_layers, preserved
+from emergence_ext.network import find_layers, trace
 
 DRAWS: Final = 9999
 """Filters of noise that the smoothness is held against."""
@@ -63,17 +63,7 @@ def filters(module: nn.Module, images: Tensor, layer: str | None = None) -> Filt
     if layer is not None:
         find_layers(module, [layer])
     order: list[str] = []
-    handles: list[Any] = []
-    with preserved(module), torch.no_grad():
-        try:
-            for name, part in module.named_modules():
-                check_open(part)
-                if isinstance(part, nn.Conv2d) or name == layer:
-                    handles.append(part.register_forward_hook(_noting(order, name)))
-            module(images)
-        finally:
-            for handle in handles:
-                handle.remove()
+    trace(module, images, after=lambda call: order.append(call.name))
     parts = dict(module.named_modules())
     if layer is not None and layer not in order:
         raise ValueError(f"layer: {layer!r} never runs in the forward pass")
@@ -85,10 +75,6 @@ def filters(module: nn.Module, images: Tensor, layer: str | None = None) -> Filt
     name = convolutions[0 if layer is None else -1]
     weight = parts[name].weight.detach().float().cpu().clone()
     return Filters(name, weight, name == convolutions[0])
-
-
-def _noting(order: list[str], name: str) -> Any:
-    return lambda *_: order.append(name)
 
 
 def smoothness(weight: Tensor, random_state: int = 0) -> Smoothness:

@@ -12,6 +12,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from emergence_ext.lookinside.targets import Target, check_batch, target_columns
 from emergence_ext.lookup import optional
 from emergence_ext.method import spearman
-from emergence_ext.network import AsModules, Watch, above, preserved, randomise
+from emergence_ext.network import AsModules, Watch, above, classify, preserved, randomise
 from emergence_ext.network import grad_cam as pooled_grad_cam
 
 
@@ -44,7 +45,7 @@ def saliency(module: nn.Module, inputs: Tensor, target: Target, *, batch_size: i
         ValueError: no gradient reaches the inputs, or what `target_columns` says.
         ImportError: captum is absent.
     """
-    method = _captum().Saliency(module)
+    method = _captum().Saliency(partial(classify, module))
     return _of_batches(
         module,
         inputs,
@@ -92,7 +93,7 @@ def smooth_grad(
             f"{n_samples} and {noise_level}"
         )
     check_batch("perturbations_per_eval", perturbations_per_eval)
-    method = _captum().Saliency(module)
+    method = _captum().Saliency(partial(classify, module))
 
     def smoothed(x: Tensor, column: Tensor) -> Tensor:
         x = x.detach()
@@ -229,7 +230,7 @@ class _Visible(nn.Module):
         super().__init__()
         self.relus = nn.ModuleList(nn.ReLU() for _ in range(calls))
         # Not as a submodule: captum would put hooks on the network's own ReLUs as well.
-        self._network: Callable[[Tensor], Tensor] = module.__call__
+        self._network: Callable[[Tensor], Tensor] = partial(classify, module)
 
     def forward(self, x: Tensor) -> Tensor:
         with AsModules(self.relus):

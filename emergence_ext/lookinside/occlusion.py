@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from emergence_ext.lookinside.targets import Target, check_batch, target_columns
-from emergence_ext.network import above, preserved, region_cells
+from emergence_ext.network import above, classify, preserved, region_cells
 
 Size = int | tuple[int, int]
 
@@ -104,7 +105,8 @@ def occlusion(
     n, places = len(inputs), boxes.flatten(0, 1).tolist()
     logits = []
     with preserved(module), torch.no_grad():
-        whole = _logits(module, inputs, columns, perturbations_per_eval)
+        network = partial(classify, module)
+        whole = _logits(network, inputs, columns, perturbations_per_eval)
         for jobs in _batches(n * len(places), perturbations_per_eval, "windows"):
             image = torch.div(jobs, len(places), rounding_mode="floor")
             batch = inputs[image]
@@ -112,7 +114,7 @@ def occlusion(
                 top, left, bottom, right = places[job % len(places)]
                 part = slice(top, bottom), slice(left, right)
                 batch[k, :, *part] = fill[job // len(places), :, *part]
-            logits.append(_logits(module, batch, columns[image], len(batch)))
+            logits.append(_logits(network, batch, columns[image], len(batch)))
     shape = (n, *boxes.shape[:2])
     return _occlusion(torch.cat(logits), whole, shape, boxes)
 

@@ -13,6 +13,7 @@ from emergence_ext.network import (
     Precision,
     as_map,
     check_finite,
+    forward,
     in_batches,
     moved_to,
     recorder,
@@ -58,15 +59,15 @@ def stream(
         moved_to(module, device) as target,
         torch.no_grad(),
     ):
-        forward = ForwardPass(module, preprocess, None, precision, target)
+        run = ForwardPass(module, preprocess, None, precision, target)
 
-        def run(batch: slice) -> None:
-            images = forward.images(samples, batch)
+        def pass_on(batch: slice) -> None:
+            images = run.images(samples, batch)
             with torch.autocast(target.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                module(forward.prepared(images))
+                forward(module, run.prepared(images))
 
         for batch, _ in in_batches(
-            run, len(samples), batch_size, description="images", leave=False
+            pass_on, len(samples), batch_size, description="images", leave=False
         ):
             parts = {**record.outputs, **record.inputs}
             silent = next((name for name in [*layers, *inputs] if name not in parts), None)
@@ -96,7 +97,7 @@ def maps_of_layers(module: nn.Module, images: Tensor, layers: Sequence[str]) -> 
         ValueError: an unknown layer, one that gives no map, that never runs or runs twice.
     """
     with torch.no_grad(), recorder(module, layers, keep=_copied) as record:
-        module(images)
+        forward(module, images)
     silent = next((name for name in layers if name not in record.outputs), None)
     if silent is not None:
         raise ValueError(f"layer: {silent!r} never runs in the forward pass")

@@ -12,8 +12,8 @@ from emergence_ext.network import (
     ForwardPass,
     Precision,
     check_finite,
+    classify,
     in_batches,
-    logits,
     moved_to,
     preserved,
 )
@@ -41,7 +41,7 @@ def target_columns(module: nn.Module, inputs: Tensor, target: Target) -> Tensor:
             f"them, got {str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
         )
     with preserved(module), torch.no_grad():
-        z = logits(module(inputs[:1].clone()))
+        z = classify(module, inputs[:1].clone())
     columns = torch.as_tensor(target, device=inputs.device)
     if columns.is_floating_point() or columns.dtype == torch.bool:
         raise TypeError(f"target: expected integers, got {columns.dtype}")

@@ -115,8 +115,8 @@ class SampleProjection(Estimator):
         else:
             raise ValueError(
                 f"z: the category directions collapsed onto one (mean cosine {cosine:.2f}) from "
-                f"{RESTARTS} starts; "
-                "such a fit is no picture. Lower `temperature` or raise `strength_prior`."
+                f"{RESTARTS} starts; such a fit is no picture. Lower `temperature`. A larger "
+                "`strength_prior` helps, too."
             )
         seconds = time.perf_counter() - clock
         self.M_, self.frame_ = M, frame

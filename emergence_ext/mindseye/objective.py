@@ -7,7 +7,7 @@ the terms weigh the same in any layer of any network and at any size of the imag
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from emergence_ext.mindseye.robust import AdaptiveRobust
-from emergence_ext.network import as_map, find_layers, preserved
+from emergence_ext.network import Call, as_map, find_layers, forward, observed, preserved
 from emergence_ext.render import Objective, Seen, like_maps
 
 
@@ -96,29 +96,18 @@ def previous_layer(module: nn.Module, layer: str, images: Tensor) -> str | None:
     find_layers(module, [layer])
     events: list[tuple[str, bool]] = []
     is_map: set[str] = set()
-    handles = []
 
-    def started(name: str) -> Callable[..., None]:
-        return lambda *_: events.append((name, False))
+    def started(call: Call) -> None:
+        events.append((call.name, False))
 
-    def finished(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            events.append((name, True))
-            if _gives_map(output):
-                is_map.add(name)
+    def finished(call: Call) -> None:
+        events.append((call.name, True))
+        if _gives_map(call.output):
+            is_map.add(call.name)
 
-        return hook
-
-    with preserved(module), torch.no_grad():
-        try:
-            for name, part in module.named_modules():
-                if name:
-                    handles.append(part.register_forward_pre_hook(started(name)))
-                    handles.append(part.register_forward_hook(finished(name)))
-            module(images[:1])
-        finally:
-            for handle in handles:
-                handle.remove()
+    parts = {name: part for name, part in module.named_modules() if name}
+    with preserved(module), torch.no_grad(), observed(parts, before=started, after=finished):
+        forward(module, images[:1])
     if (layer, False) not in events:
         raise ValueError(f"layer: {layer!r} never runs in the forward pass")
     start = events.index((layer, False))

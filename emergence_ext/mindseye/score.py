@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from emergence_ext.mindseye.facets import Facets
 from emergence_ext.mindseye.objective import laid_over
 from emergence_ext.mindseye.schedule import Preprocess
-from emergence_ext.network import preserved
+from emergence_ext.network import forward, logits, preserved
 from emergence_ext.render import seeing
 
 
@@ -132,16 +132,18 @@ def logits_of(
         batch_size: images at a time.
 
     Returns:
-        None where that names no class: no tensor `[n, outputs]`, fewer than two outputs, or numbers
+        None where that names no class: no logits `[n, outputs]`, fewer than two outputs, or numbers
         that are not finite.
     """
     outputs = []
     with torch.no_grad(), preserved(module):
         for batch in images.split(batch_size):
-            z = module(batch if preprocess is None else preprocess(batch))
-            if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(batch) or z.shape[1] < 2:
+            output = forward(module, batch if preprocess is None else preprocess(batch))
+            try:
+                z = logits(output, len(batch))
+            except ValueError:
                 return None
-            if not bool(z.isfinite().all()):
+            if z.shape[1] < 2 or not bool(z.isfinite().all()):
                 return None
             outputs.append(z.float().cpu())
     return torch.cat(outputs)

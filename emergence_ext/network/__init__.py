@@ -6,6 +6,15 @@ figures.
 
 from emergence_ext.network.above import Above, above, grad_cam, region_cells
 from emergence_ext.network.batches import in_batches
+from emergence_ext.network.calling import (
+    classify,
+    first_logits,
+    forward,
+    input_channels,
+    logits,
+    preserved,
+    select_output,
+)
 from emergence_ext.network.checkpoints import (
     CheckpointFile,
     find_state,
@@ -29,7 +38,6 @@ from emergence_ext.network.hooks import (
     as_map,
     find_head,
     find_layers,
-    logits,
     recorder,
     regions,
 )
@@ -41,7 +49,7 @@ from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.network.pretrained import load_pretrained
 from emergence_ext.network.receptive import receptive_field, region_boxes
 from emergence_ext.network.rectifiers import AsModules, Watch
-from emergence_ext.network.trace import Call, check_open, observed, preserved
+from emergence_ext.network.trace import Call, check_open, observed, trace
 from emergence_ext.network.weights import load_weights, randomise
 from emergence_ext.settings import Precision
 
@@ -61,16 +69,20 @@ __all__ = [
     "as_map",
     "check_finite",
     "check_open",
+    "classify",
     "code_digest",
     "extract",
     "find_head",
     "find_layers",
     "find_state",
+    "first_logits",
     "flat_features",
     "format_environment",
     "format_report",
+    "forward",
     "grad_cam",
     "in_batches",
+    "input_channels",
     "inspect_model",
     "keep_state",
     "load_checkpoints",
@@ -91,7 +103,9 @@ __all__ = [
     "regions",
     "restore_state",
     "save_checkpoint",
+    "select_output",
     "suggest_layers",
+    "trace",
     "weights_digest",
     "write_index",
 ]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.lookup import optional
-from emergence_ext.network.hooks import as_map, find_layers, logits, recorder, regions
-from emergence_ext.network.trace import observed, preserved
+from emergence_ext.network.calling import classify, forward, logits, preserved
+from emergence_ext.network.hooks import as_map, find_layers, recorder, regions
+from emergence_ext.network.trace import observed
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class Above:
         (layer,) = find_layers(self.module, [self.layer]).values()
         handle = layer.register_forward_hook(lambda *_: output)
         try:
-            return self.module(images)
+            return logits(forward(self.module, images))
         finally:
             handle.remove()
 
@@ -91,10 +92,9 @@ def above(module: nn.Module, layer: str, images: Tensor) -> Iterator[Above]:
                 find_layers(module, [layer]), after=lambda call: outputs.append(call.output.clone())
             ),
         ):
-            z = module(images)
+            classify(module, images)
         if not outputs:
             raise ValueError(f"layer: {layer!r} never runs in the forward pass")
-        logits(z)
         output, maps = outputs[0], record.outputs[layer]
         ahead = None
         layout: Literal["map", "channels last", "tokens"] = "map"

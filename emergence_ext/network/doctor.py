@@ -252,9 +252,7 @@ def _advice(report: ModelReport) -> list[str]:
             "and deconvolution are usually made, miss them (those of emergence look do not)"
         )
     if report.head is None:
-        advice.append(
-            "no nn.Linear runs: name the module that takes the sample feature, last_linear="
-        )
+        advice.append("no nn.Linear runs in the network, so there is no sample feature")
     elif not report.head_gives_output:
         advice.append(
             f"the network's output is not that of {report.head!r}: does it end in a softmax? "

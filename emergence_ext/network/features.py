@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from emergence_ext.data import MapStyle, Samples, as_samples
 from emergence_ext.network.batches import in_batches
+from emergence_ext.network.calling import classify, fitted, preserved
 from emergence_ext.network.hooks import as_map, find_head, find_layers, recorder, regions
-from emergence_ext.network.trace import preserved
 from emergence_ext.settings import Precision
 from emergence_ext.store import Saved
 
@@ -195,20 +195,14 @@ class ForwardPass:
         images = images.to(self.device)
         if self.preprocess is not None:
             images = self.preprocess(images)
-        parameter = next((p for p in self.module.parameters() if p.is_floating_point()), None)
+        images = fitted(self.module, images)
         # Convolutions on the CPU are quicker where the channels are innermost.
-        return images.to(
-            dtype=images.dtype if parameter is None else parameter.dtype,
-            memory_format=torch.channels_last,
-        )
+        return images.to(memory_format=torch.channels_last) if images.ndim == 4 else images
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits `[B, C]` of images that are not yet preprocessed."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            result = self.module(self.prepared(images))
-        if not isinstance(result, Tensor) or result.ndim != 2:
-            got = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise ValueError(f"module: expected logits [B, C] as its output, got {got}")
+            result = classify(self.module, self.prepared(images))
         if self.outputs is None:
             return result.float()
         wrong = [column for column in self.outputs if not 0 <= column < result.shape[1]]
@@ -256,8 +250,8 @@ def _probe(
         if has_categories or max(samples.labels) >= z.shape[1]:
             raise ValueError(
                 f"outputs: the data set has {len(categories)} categories and the network "
-                f"{z.shape[1]} outputs. Say which output stands for which category: outputs=[...] "
-                "(a class map)."
+                f"{z.shape[1]} outputs. Say which output stands for which category by a class map "
+                "(`outputs`)."
             )
         categories = [str(column) for column in range(z.shape[1])]
     return (int(height), int(width)), categories

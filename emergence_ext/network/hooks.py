@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emergence_ext.lookup import nearest
-from emergence_ext.network.trace import Call, check_open, observed, preserved, trace
+from emergence_ext.network.calling import logits, preserved
+from emergence_ext.network.trace import Call, check_open, observed, trace
 
 
 @dataclass
@@ -133,30 +134,18 @@ def find_head(module: nn.Module, images: Tensor) -> tuple[str, bool]:
             linear.append(call)
 
     result = trace(module, images, after=keep_linear)
+    with suppress(ValueError):  # a tuple or dict that holds the logits
+        result = logits(result)
     if not linear:
         raise ValueError(
             "features: no nn.Linear runs in the network, so it has no last fully connected layer. "
-            "Name the module whose input is the sample feature: last_linear=..."
+            "Name the module whose input is the sample feature (`last_linear`)."
         )
     for call in reversed(linear):
         same_shape = isinstance(result, Tensor) and call.output.shape == result.shape
         if same_shape and torch.equal(call.output, result):
             return call.name, True
     return linear[-1].name, False
-
-
-def logits(output: Any) -> Tensor:
-    """Return the output of a network, `[n, C]`.
-
-    Raises:
-        ValueError: it is no such tensor.
-    """
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        raise ValueError(
-            f"module: expected logits [n, C] as its output, got {_shape(output)}. Wrap the network "
-            "in a module that returns the logits alone."
-        )
-    return output
 
 
 def token_grid(tokens: int) -> tuple[int, int, int]:

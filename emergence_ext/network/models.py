@@ -1,5 +1,6 @@
 """Networks by name, with weights."""
 
+import copy
 import inspect
 import logging
 from collections.abc import Callable, Mapping
@@ -11,13 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from emergence_ext.lookup import load_callable, nearest, optional
+from emergence_ext.lookup import load_callable, nearest, optional, user_code
 from emergence_ext.network.builtin import (
     small_vgg,
     small_vgg28,
     small_vgg64,
     vgg16_pooled,
 )
+from emergence_ext.network.calling import select_output
 from emergence_ext.network.layers import known_layers
 from emergence_ext.network.origin import read_origin
 from emergence_ext.network.positions import require_size
@@ -68,6 +70,7 @@ def load_model(
     num_classes: int | None = None,
     weights: Path | str | None = None,
     image_size: int | None = None,
+    output: str | None = None,
     random_state: int = 0,
 ) -> LoadedModel:
     """Build a network and load its weights.
@@ -79,13 +82,15 @@ def load_model(
     Args:
         spec: `small_vgg28`, `small_vgg64`, `vgg16_pooled`, `torchvision:NAME`, `timm:NAME`, or
             `module:callable` of a function that is called with `num_classes` if it takes that, and
-            returns a module.
+            returns a module; or of a module, which is copied.
         num_classes: width of the output; None takes what the weights have, or else the network's
             own default.
         weights: `.safetensors`, or a file of torch.save that holds nothing but tensors; None leaves
             the network untrained.
         image_size: side of the images, for networks of timm that are built for one size; None takes
             what the weights were trained at, where they say it.
+        output: key, field or index of the logits, for networks that give more than those; None: see
+            `calling.logits`.
         random_state: seed of the initial weights.
 
     Raises:
@@ -119,12 +124,16 @@ def load_model(
         require_size(module, state, str(weights), image_size, origin)
         check_and_load(module, state, str(weights), partial_ok=False)
     module.eval()
+    if output is not None:
+        select_output(module, output)
     return LoadedModel(
         module, spec, known_layers(module, source, name), _guess_preprocess(module, source)
     )
 
 
 def _build(build: Callable[..., Any], num_classes: int | None, random_state: int) -> nn.Module:
+    if isinstance(build, nn.Module):
+        return copy.deepcopy(build)
     try:
         accepted = inspect.signature(build).parameters
     except ValueError:  # some callables that are not written in Python
@@ -134,7 +143,8 @@ def _build(build: Callable[..., Any], num_classes: int | None, random_state: int
     # Initial weights come from the global generator; its state belongs to the caller.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_state)
-        module = build(**arguments)
+        with user_code("model"):
+            module = build(**arguments)
     if not isinstance(module, nn.Module):
         raise ValueError(
             f"model: expected a torch.nn.Module from the callable, got {type(module).__name__}"
@@ -194,7 +204,5 @@ def _guess_preprocess(module: nn.Module, source: str) -> str:
             "unknown normalisation %s, %s: taking ImageNet's", config["mean"], config["std"]
         )
         return "imagenet"
-    logger.warning(
-        "no preprocessing is known for this network: images stay in 0..1; say it by preprocess=..."
-    )
+    logger.warning("no preprocessing is known for this network: images stay in 0..1")
     return "none"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.lookup import load_callable, nearest
+from emergence_ext.lookup import load_callable, nearest, user_code
 
 __all__ = ["PREPROCESSING", "preprocess"]
 
@@ -38,7 +38,7 @@ class Normalize(nn.Module):
         if images.shape[-3] != len(self.mean):
             raise ValueError(
                 f"images: expected {len(self.mean)} channels for this preprocessing, got "
-                f"{images.shape[-3]}. Use preprocess='none' for images of one channel."
+                f"{images.shape[-3]}. Choose none for images of one channel."
             )
         return (images - self.mean.to(images)) / self.std.to(images)
 
@@ -50,7 +50,8 @@ class _Call(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return `function(images)`."""
-        return self.function(images)
+        with user_code("preprocess"):
+            return self.function(images)
 
 
 def preprocess(name: str) -> nn.Module:

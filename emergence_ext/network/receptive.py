@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from emergence_ext.network.calling import forward, input_channels
 from emergence_ext.network.hooks import as_map, find_layers, recorder
 from emergence_ext.network.structure import Structure
 
@@ -262,9 +263,8 @@ class _Reached(Exception):
 def _image_and_map(module: nn.Module, layer: str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """An image and the layer's map of it, `[1, K, H, W]`, joined by positive linear operations."""
     find_layers(module, [layer])
-    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
     parameter = next((p for p in module.parameters() if p.is_floating_point()), torch.ones(()))
-    channels = convolutions[0].in_channels if convolutions else 3
+    channels = input_channels(module)
     image = torch.ones(1, channels, *size, device=parameter.device, dtype=parameter.dtype)
     image.requires_grad_()
 
@@ -273,7 +273,7 @@ def _image_and_map(module: nn.Module, layer: str, size: tuple[int, int]) -> tupl
 
     try:
         with torch.enable_grad(), recorder(module, [layer], keep=stop), Structure():
-            module(image.clone())
+            forward(module, image.clone())
     except _Reached as reached:
         if not reached.output.requires_grad:
             raise ValueError(f"layer: {layer!r} does not depend on the image") from None

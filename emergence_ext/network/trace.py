@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from emergence_ext.network.calling import forward, observing, preserved
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -54,7 +56,7 @@ def trace(
     check_open(*module.modules())
     parts = dict(module.named_modules())
     with preserved(module), torch.no_grad(), observed(parts, before=before, after=after):
-        return module(inputs)
+        return forward(module, inputs)
 
 
 @contextmanager
@@ -75,7 +77,8 @@ def observed(
     def hook(name: str, tell: Observer) -> Callable[..., None]:
         # What is called before a module runs is given no output.
         def tell_call(part: nn.Module, inputs: Any, keywords: Any, output: Any = None) -> None:
-            tell(Call(name, part, inputs, keywords, output))
+            if observing():
+                tell(Call(name, part, inputs, keywords, output))
 
         return tell_call
 
@@ -88,20 +91,6 @@ def observed(
                 handle = part.register_forward_hook(hook(name, after), with_kwargs=True)
                 undo.callback(handle.remove)
         yield
-
-
-@contextmanager
-def preserved(module: nn.Module) -> Iterator[None]:
-    """Put the module into eval mode and give back training modes and random state on leaving."""
-    modes = [(part, part.training) for part in module.modules()]
-    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(sorted(devices, key=str)):
-            module.eval()
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def check_open(*parts: nn.Module) -> None:

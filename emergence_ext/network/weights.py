@@ -106,7 +106,7 @@ def check_and_load(
     if text or len(missing) == len(own):
         raise ValueError(
             f"weights: {source} is a checkpoint of another network: "
-            f"{text or 'no key of this one'}. Check the model's name and num_classes."
+            f"{text or 'no key of this one'}. Check the model's name."
         )
     broken = next(
         (

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.network import Call, as_map, find_layers, logits, observed, recorder
+from emergence_ext.lookup import UserCodeError
+from emergence_ext.network import Call, as_map, find_layers, forward, logits, observed, recorder
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +79,8 @@ def seeing(
             """Have the recorder refuse a layer that would run again after the pass has ended."""
             try:
                 with torch.no_grad():
-                    module(inputs.clone())
-            except RuntimeError:
+                    forward(module, inputs.clone())
+            except (RuntimeError, UserCodeError):
                 # A head may want images of another size; it is not needed once all layers ran.
                 if len(record.outputs) < len(names):
                     raise
@@ -94,7 +95,7 @@ def seeing(
             z, looking = None, True
             try:
                 with suppress(_Enough):
-                    z = module(inputs)
+                    z = forward(module, inputs)
             finally:
                 looking = False
             missing = [name for name in names if name not in record.outputs]

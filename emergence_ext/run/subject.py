@@ -88,6 +88,7 @@ class SubjectSpec:
             training, where the weights say it, or one to one.
         per_class: images of a category, at most.
         precision: of the forward pass.
+        output: key, field or index of the logits, for networks that give more than those.
         random_state: seed of what is chosen or initialised.
     """
 
@@ -101,6 +102,7 @@ class SubjectSpec:
     class_map: str | None = None
     per_class: int | None = None
     precision: str = "float32"
+    output: str | None = None
     random_state: int = 0
 
     def load(self, device: str = "cpu") -> Subject:
@@ -121,11 +123,16 @@ class SubjectSpec:
         size = origin.size_for(self.size)
         dataset = self._dataset(size)
         loaded = network.load_model(
-            self.model, weights=first, image_size=size, random_state=self.random_state
+            self.model,
+            weights=first,
+            image_size=size,
+            output=self.output,
+            random_state=self.random_state,
         )
         name = origin.preprocess_for(self.preprocess, loaded.preprocess)
         prepare = network.preprocess(name)
         example = prepare(dataset[0][0][None])
+        width = network.first_logits(loaded.module, example).shape[1]
         return Subject(
             loaded.module,
             self._layers(loaded, example),
@@ -135,7 +142,7 @@ class SubjectSpec:
             outputs=data.class_map(
                 Path(self.class_map) if self.class_map else origin.class_map(dataset.categories),
                 dataset.categories,
-                _width(loaded.module, example),
+                width,
             ),
             precision=self.precision,  # type: ignore[arg-type]
             device=device,
@@ -180,13 +187,3 @@ class SubjectSpec:
             names = [name.strip() for name in self.layers.split(",")]
             return {name: loaded.layers.get(name, name) for name in names}
         return loaded.layers or network.suggest_layers(loaded.module, example)
-
-
-def _width(module: nn.Module, example: torch.Tensor) -> int:
-    """Number of outputs of the network."""
-    with torch.no_grad():
-        z = module(example)
-    if not isinstance(z, torch.Tensor) or z.ndim != 2:
-        got = list(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
-        raise ValueError(f"model: expected logits [B, C] as the network's output, got {got}")
-    return z.shape[1]

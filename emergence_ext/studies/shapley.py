@@ -268,7 +268,7 @@ def _of_layer(
     blocks: list[tuple[RegionValues, Tensor]] = []
     start, size = 0, 1  # the first image tells how large the maps are
     while start < len(images):
-        batch = subject.preprocess(images[start : start + size].to(weight.device)).to(weight.dtype)
+        batch = subject.preprocess(images[start : start + size].to(weight.device))
         with above(module, subject.layers[name], batch) as part:
             here = columns[start : start + size]
             values = region_values(

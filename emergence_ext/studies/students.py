@@ -150,12 +150,13 @@ def train_student(
         raise ValueError("subject: nothing says how to build its network; give one with a spec")
     digest = hashlib.sha256(f"student {place.label} {random_state}".encode()).digest()
     seed = int.from_bytes(digest[:7])
-    with network.preserved(subject.module), torch.no_grad():
-        width = subject.module(subject.preprocess(subject.dataset[0][0][None])).shape[1]
+    example = subject.preprocess(subject.dataset[0][0][None])
+    width = network.first_logits(subject.module, example).shape[1]
     module = network.load_model(
         spec.model,
         num_classes=width,
         image_size=subject.dataset[0][0].shape[-1],
+        output=spec.output,
         random_state=seed,
     ).module
     if _shares_weights(module, subject.module):

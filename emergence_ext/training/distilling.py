@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.data import Samples
-from emergence_ext.network import recorder
+from emergence_ext.network import forward, logits, recorder
 from emergence_ext.training.loop import TrainingLog, train
 from emergence_ext.training.losses import FeatureRegression
 from emergence_ext.training.recipes import Recipe
@@ -103,7 +103,7 @@ def distil(
     hooks = []
     if outputs is not None:
         columns = list(outputs)
-        hooks.append(student.register_forward_hook(lambda _module, _inputs, z: z[:, columns]))
+        hooks.append(student.register_forward_hook(lambda *call: logits(call[2])[:, columns]))
     home = next(teacher.parameters()).device
     try:
         teacher.to(device)
@@ -155,7 +155,7 @@ def take_upper_layers(
     for parameter in parameters.values():
         parameter.requires_grad_()
     with place.recorded(student) as features, torch.enable_grad():
-        student(example)
+        forward(student, example)
         total = features().float().sum()
         reached: Sequence[Tensor | None] = [None] * len(parameters)
         if total.requires_grad:

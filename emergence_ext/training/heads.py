@@ -10,7 +10,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from emergence_ext.data import MAX_MEMORY, Samples
-from emergence_ext.network import Call, observed
+from emergence_ext.network import Call, forward, observed
 
 __all__ = [
     "CachedInputs",
@@ -128,7 +128,7 @@ def trained_part(module: nn.Module, frozen: set[str], example: Tensor) -> str:
         chain[name] = module.get_submodule(name)
     calls: dict[str, list[Call]] = {name: [] for name in chain}
     with observed(chain, after=lambda call: calls[call.name].append(call)), torch.no_grad():
-        output = module(example)
+        output = forward(module, example)
     # A container that only holds modules (ModuleList) never runs: its parent may.
     for name in reversed(chain):
         if len(calls[name]) == 1 and _gives(calls[name][0], output):
@@ -159,7 +159,7 @@ def remember_inputs(
     with observed({part: module.get_submodule(part)}, before=stop), torch.no_grad(), autocast:
         for indices in tqdm(batches, desc="frozen layers", leave=False, disable=None):
             with suppress(_ReachedError):
-                module(inputs.batch(indices))
+                forward(module, inputs.batch(indices))
             if kept[0][0].nbytes * len(inputs.labels) > MAX_MEMORY:
                 return inputs
     return CachedInputs(torch.cat(kept), inputs.labels)

@@ -16,7 +16,9 @@ from emergence_ext.data import Samples
 from emergence_ext.network import (
     CheckpointFile,
     Origin,
+    classify,
     find_state,
+    first_logits,
     keep_state,
     load_checkpoints,
     preserved,
@@ -100,7 +102,8 @@ def train(
 
     Args:
         module: the network, trained in place; in eval mode and with its `requires_grad` as before
-            afterwards.
+            afterwards. One of half precision or bfloat16 is trained, and kept, in float32, and has
+            its own dtype again afterwards.
         train_set: images `[channels, H, W]` in 0..1 with labels in `[0, C)`, C the width of the
             network's output.
         val_set: likewise; never trained on.
@@ -130,7 +133,14 @@ def train(
         name: parameter.requires_grad for name, parameter in module.named_parameters()
     }
     frozen = frozen_names(module, recipe.freeze)
+    tensors = [*module.parameters(), *module.buffers()]
+    coarse = [(x, x.dtype) for x in tensors if x.dtype in (torch.float16, torch.bfloat16)]
+    if coarse:
+        # Steps that are small beside a weight are lost in few digits.
+        logger.info("the network is of %s: it is trained in float32", coarse[0][1])
     try:
+        for x, _ in coarse:
+            x.data = x.data.float()
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in frozen)
         module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -150,6 +160,8 @@ def train(
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(needed_gradient[name])
             parameter.grad = None
+        for x, dtype in coarse:
+            x.data = x.data.to(dtype)
         module.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         module.eval()
 
@@ -287,14 +299,12 @@ class _Run:
                 f"val_set: its categories are not the training set's: {val_set.categories[:5]} and "
                 f"{train_set.categories[:5]}"
             )
-        with torch.no_grad():
-            logits = self.module(example)
+        logits = first_logits(self.module, example)
         count = len(train_set.categories)
-        if not isinstance(logits, Tensor) or logits.shape != (1, count):
-            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if logits.shape != (1, count):
             raise ValueError(
-                f"module: expected logits [B, {count}], one a category, got {got}. Build it with "
-                f"num_classes={count}."
+                f"module: expected logits [B, {count}], one a category, got {list(logits.shape)}. "
+                f"Build the network with {count} outputs."
             )
 
     def _require_finite(self, epoch: int) -> None:
@@ -377,6 +387,6 @@ def _accuracy(
     with torch.no_grad(), autocast:
         for indices in torch.arange(len(inputs.labels)).split(batch_size):
             right += int(
-                (module(inputs.batch(indices)).argmax(dim=1) == inputs.labels[indices]).sum()
+                (classify(module, inputs.batch(indices)).argmax(1) == inputs.labels[indices]).sum()
             )
     return right / len(inputs.labels)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emergence_ext.network import weights_digest
+from emergence_ext.network import classify, forward, weights_digest
 from emergence_ext.training.heads import frozen_names, set_training, trained_part
 
 __all__ = ["CrossEntropy", "FeatureRegression", "Loss"]
@@ -52,7 +52,7 @@ class CrossEntropy:
     ) -> tuple[Tensor, Tensor]:
         """Return the mean cross-entropy and the logits `[B, C]`."""
         with autocast:
-            logits = module(inputs)
+            logits = classify(module, inputs)
         return functional.cross_entropy(logits.float(), labels), logits
 
 
@@ -107,9 +107,9 @@ class FeatureRegression:
             ValueError: the teacher has no features for these images.
         """
         with torch.no_grad(), autocast:
-            self.teacher(inputs)
+            forward(self.teacher, inputs)
         with autocast:
-            logits = module(inputs)
+            logits = classify(module, inputs)
         target = self.teacher_feature().float()
         size = target.square().sum()
         if not size:

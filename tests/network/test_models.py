@@ -295,7 +295,7 @@ def test_suggesting_leaves_the_module_as_it_was() -> None:
     assert torch.equal(torch.random.get_rng_state(), generator_state)
     for name, value in module.state_dict().items():
         assert torch.equal(value, state[name])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="takes 3 channels"):
         suggest_layers(module, torch.rand(2, 5, 8, 8))
     assert not any(submodule._forward_hooks for submodule in module.modules())
     assert [submodule.training for submodule in module.modules()] == modes

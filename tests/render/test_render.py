@@ -304,10 +304,10 @@ def test_a_head_that_wants_another_size_does_not_matter_below_it(images: Tensor)
     for side, size in ((8, 6), (10, 8)):
         resized = nn.functional.interpolate(images, side)
         assert r.maps_of(net, ["0"], resized)["0"].shape == (2, 2, size, size)
-    with pytest.raises(RuntimeError), r.seeing(net, ["0"], output=True) as see:
+    with pytest.raises(ValueError), r.seeing(net, ["0"], output=True) as see:
         see(nn.functional.interpolate(images, 10))
     broken = nn.Sequential(nn.Conv2d(4, 2, 3), nn.Flatten())
-    with pytest.raises(RuntimeError, match="channels"):
+    with pytest.raises(ValueError, match="channels"):
         r.maps_of(broken, ["0"], images)
 
 

@@ -54,7 +54,7 @@ class Scene:
         """Return images `[n, channels, H', W']` in 0..1 as the network takes them, where it is."""
         subject = self.subject
         weight = next((p for p in subject.module.parameters() if p.is_floating_point()), pixels)
-        return subject.preprocess(pixels.to(weight.device)).to(weight.dtype)
+        return subject.preprocess(pixels.to(weight.device))
 
     def names(self, indices: Sequence[int] | None = None) -> list[str]:
         """Return the categories of images, by default of those that are shown."""
