@@ -64,7 +64,8 @@ Size = Annotated[int, typer.Option("--size", help="Side of the images in pixels.
 Preprocess = Annotated[
     str,
     typer.Option(
-        "--preprocess", help=f"auto, {words(settings.Preprocessing)}, or module:callable."
+        "--preprocess",
+        help=f"auto, {words(settings.Preprocessing)}, module:callable, or MEANS/DEVIATIONS.",
     ),
 ]
 ClassMap = Annotated[

@@ -220,6 +220,7 @@ def doctor(
             import torch
 
             loaded = network.load_model(model, weights=weights, image_size=size)
+            typer.echo(f"network: {model}, {loaded.description}")
             typer.echo(f"preprocessing, as --preprocess auto takes it: {loaded.preprocess}")
             typer.echo(
                 network.format_report(

@@ -39,7 +39,7 @@ from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.network.receptive import receptive_field, region_boxes
 from emergence_ext.network.rectifiers import AsModules, Watch
 from emergence_ext.network.trace import Call, check_open, observed, preserved
-from emergence_ext.network.weights import load_weights, randomise
+from emergence_ext.network.weights import check_fits, load_weights, output_rows, randomise
 from emergence_ext.settings import Precision
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "above",
     "as_map",
     "check_finite",
+    "check_fits",
     "check_open",
     "extract",
     "find_head",
@@ -74,6 +75,7 @@ __all__ = [
     "logits",
     "moved_to",
     "observed",
+    "output_rows",
     "preprocess",
     "preserved",
     "randomise",
