@@ -47,6 +47,8 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         raise ValueError(f"weights: {path} is {kind}")
     try:
         content = load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
+    except (PermissionError, MemoryError):
+        raise
     # The unpickler can raise nearly anything on a file that is no checkpoint.
     except Exception as error:
         raise ValueError(
@@ -114,5 +116,5 @@ def _tensors(content: Mapping[Any, Any], within: str = "") -> Iterator[tuple[str
 
 def _one_line(error: Exception) -> str:
     """The cause alone: torch adds advice about loading what is not trusted, in many lines."""
-    text = str(error).rpartition("WeightsUnpickler error: ")[2]
-    return re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;]*m", "", text)).strip()[:200]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).rpartition("WeightsUnpickler error: ")[2]
+    return re.split(r"Check the documentation|Please use", " ".join(text.split()))[0].strip()[:200]
