@@ -15,7 +15,9 @@ Backend = Literal["auto", "fused", "reference"]
 Precision = Literal["float32", "bfloat16"]
 """Of a network's forward pass."""
 
-BuiltinModel = Literal["small_vgg28", "small_vgg64", "vgg16_pooled"]
+BuiltinModel = Literal[
+    "small_vgg28", "small_vgg64", "vgg16_pooled", "resnet34_stride1", "resnet50_stride1"
+]
 """Networks that the package brings, see `network.load_model`."""
 
 Preprocessing = Literal["none", "imagenet", "caffe", "inception", "clip"]

@@ -81,7 +81,8 @@ Size = Annotated[
 Preprocess = Annotated[
     str,
     typer.Option(
-        "--preprocess", help=f"auto, {words(settings.Preprocessing)}, or module:callable."
+        "--preprocess",
+        help=f"auto, {words(settings.Preprocessing)}, module:callable, or MEANS/DEVIATIONS.",
     ),
 ]
 ClassMap = Annotated[

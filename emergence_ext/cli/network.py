@@ -236,6 +236,7 @@ def doctor(
                 channels = network.input_channels(loaded.module)
             example = torch.rand(1, channels, size, size)
             network.first_logits(loaded.module, example)
+            typer.echo(f"network: {model}, {loaded.description}")
             auto = origin.preprocess or loaded.preprocess
             typer.echo(f"preprocessing, as --preprocess auto takes it: {auto}")
             typer.echo(network.format_report(network.inspect_model(loaded.module, example)))

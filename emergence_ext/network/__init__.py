@@ -50,7 +50,7 @@ from emergence_ext.network.pretrained import load_pretrained
 from emergence_ext.network.receptive import receptive_field, region_boxes
 from emergence_ext.network.rectifiers import AsModules, Watch
 from emergence_ext.network.trace import Call, check_open, observed, trace
-from emergence_ext.network.weights import load_weights, randomise
+from emergence_ext.network.weights import check_fits, load_weights, output_rows, randomise
 from emergence_ext.settings import Precision
 
 __all__ = [
@@ -68,6 +68,7 @@ __all__ = [
     "above",
     "as_map",
     "check_finite",
+    "check_fits",
     "check_open",
     "classify",
     "code_digest",
@@ -92,6 +93,7 @@ __all__ = [
     "logits",
     "moved_to",
     "observed",
+    "output_rows",
     "preprocess",
     "preserved",
     "randomise",

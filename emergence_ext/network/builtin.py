@@ -1,4 +1,4 @@
-"""The package's own networks: VGG-style, with the layer names of the paper."""
+"""The package's own networks: VGG-style, and the paper's ResNets; with the paper's layer names."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -6,9 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from emergence_ext.lookup import optional
+
 __all__ = [
     "PooledVGG16",
     "SmallVGG",
+    "resnet34_stride1",
+    "resnet50_stride1",
     "small_vgg",
     "small_vgg28",
     "small_vgg64",
@@ -149,6 +153,21 @@ def vgg16_pooled(num_classes: int = 10, hidden: int = 128) -> PooledVGG16:
     return PooledVGG16(num_classes, hidden)
 
 
+def resnet34_stride1(num_classes: int = 1000) -> nn.Module:
+    """Return torchvision's ResNet-34 with stride 1 in place of 2 in layer4, as in the paper."""
+    return _stride1("resnet34", num_classes)
+
+
+def resnet50_stride1(num_classes: int = 1000) -> nn.Module:
+    """Return torchvision's ResNet-50 with stride 1 in place of 2 in layer4, as in the paper."""
+    return _stride1("resnet50", num_classes)
+
+
+def resnet_layers() -> dict[str, str]:
+    """Name the ends of a ResNet's stages as the paper does."""
+    return {"conv_1": "relu"} | {f"conv_{stage + 1}": f"layer{stage}" for stage in range(1, 5)}
+
+
 def vgg_layers(features: nn.Sequential, prefix: str) -> dict[str, str]:
     """Name the ReLU after each stage's last convolution in a VGG: `conv5_3` -> `features.29`."""
     layers: dict[str, str] = {}
@@ -164,6 +183,17 @@ def vgg_layers(features: nn.Sequential, prefix: str) -> dict[str, str]:
     if convolution:
         layers[f"conv{stage}_{convolution}"] = prefix + last_relu
     return layers
+
+
+def _stride1(name: str, num_classes: int) -> nn.Module:
+    models = optional("torchvision.models", f"model: {name}_stride1")
+    module: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
+    for part in module.layer4[0].modules():  # type: ignore[index,union-attr]
+        if isinstance(part, nn.Conv2d):
+            part.stride = (1, 1)
+    module.default_layers = resnet_layers()  # type: ignore[assignment]
+    module.default_preprocess = "imagenet"  # type: ignore[assignment]
+    return module
 
 
 def _conv_block(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -4,7 +4,6 @@ import glob
 import json
 import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from emergence_ext.network.epochs import Epoch, read_epochs
 from emergence_ext.network.origin import Origin, sealed
 from emergence_ext.store import (
     StoreError,
@@ -71,30 +71,43 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, float]], origin: Origi
 
 
 def load_checkpoints(pattern: Path | str | Sequence[Path | str]) -> list[CheckpointFile]:
-    """Find checkpoints and put them in the order of their epochs.
+    """Find checkpoints and put them in the order of their epochs; how each was read is logged.
 
     Args:
         pattern: files, or a pattern as `runs/*/epoch_*.safetensors`. The epoch of a file is what
-            `checkpoints.json` beside it says, else the number after `epoch` in its name, else the
-            last number there.
+            `checkpoints.json` beside it says, else the whole number in its name that counts epochs,
+            else steps, else the one that differs from file to file. Scores are never taken.
 
     Raises:
-        ValueError: nothing matches, a file without an epoch, or two files of one epoch.
+        ValueError: nothing matches, something that is no file, a file without an epoch or with
+            several numbers that it could be, two files of one epoch, or epochs beside steps.
     """
     if isinstance(pattern, str | Path):
         paths = [Path(path) for path in glob.glob(str(pattern), recursive=True)]
     else:
         paths = [Path(path) for path in pattern]
-        absent = next((path for path in paths if not path.is_file()), None)
-        if absent is not None:
-            raise ValueError(f"checkpoints: no file {absent}")
     if not paths:
         raise ValueError(f"checkpoints: nothing matches {str(pattern)!r}. Is the pattern quoted?")
-    files = sorted((_epoch_of(path), path) for path in paths)
-    for (epoch, path), (next_epoch, next_path) in pairwise(files):
-        if epoch == next_epoch:
-            raise ValueError(f"checkpoints: {path} and {next_path} are both of epoch {epoch}")
-    return [CheckpointFile(f"epoch {epoch}", epoch, path) for epoch, path in files]
+    absent = next((path for path in paths if not path.is_file()), None)
+    if absent is not None:
+        hint = ", but a folder: name the files in it" if absent.is_dir() else ""
+        raise ValueError(f"checkpoints: no file {absent}{hint}")
+    epochs = _epochs(paths)
+    files = sorted((epoch.number, path, epoch) for path, epoch in zip(paths, epochs, strict=True))
+    for (_, path, epoch), (_, next_path, next_epoch) in pairwise(files):
+        if epoch.unit != next_epoch.unit:
+            raise ValueError(
+                f"checkpoints: {path} is read as {_label(epoch)} and {next_path} as "
+                f"{_label(next_epoch)}, which have no common order. Say their epochs in {INDEX}"
+            )
+        if epoch.number == next_epoch.number:
+            raise ValueError(
+                f"checkpoints: {path} and {next_path} are both of {_label(epoch)}. Say their "
+                f"epochs in {INDEX} beside them, or leave one out"
+            )
+    for _, path, epoch in files:
+        logger.info("checkpoint %s is read as %s, %s", path, _label(epoch), epoch.source)
+    return [CheckpointFile(_label(epoch), number, path) for number, path, epoch in files]
 
 
 def keep_state(
@@ -171,7 +184,7 @@ def restore_state(
     # Over its own, which says the versions of its parts: some networks insist on them.
     state = module.state_dict()
     state.update(learned)
-    module.load_state_dict(state)
+    module.load_state_dict(state, strict=False)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
 
 
@@ -183,22 +196,34 @@ def _states(folder: Path) -> Path:
     return folder / "resume"
 
 
-def _epoch_of(path: Path) -> int:
-    for entry in _read_index(path.parent / INDEX):
-        if (
-            isinstance(entry, dict)
-            and entry.get("file") == path.name
-            and isinstance(entry.get("epoch"), int)
-        ):
-            return entry["epoch"]
-    named = re.search(r"epoch[^0-9]?(\d+)", path.stem, re.IGNORECASE)
-    numbers = [named.group(1)] if named else re.findall(r"\d+", path.stem)
-    if not numbers:
+def _label(epoch: Epoch) -> str:
+    return f"{epoch.unit} {epoch.number}"
+
+
+def _epochs(paths: Sequence[Path]) -> list[Epoch]:
+    """Epochs of files: what an index says, and the names of the others, read together."""
+    indexed = {path: epoch for path in paths if (epoch := _indexed(path)) is not None}
+    others = [path for path in paths if path not in indexed]
+    read = indexed | dict(zip(others, read_epochs(others), strict=True))
+    return [read[path] for path in paths]
+
+
+def _indexed(path: Path) -> Epoch | None:
+    """What the index beside a file says of it; None where there is nothing about it."""
+    index = path.parent / INDEX
+    said = [
+        entry.get("epoch")
+        for entry in _read_index(index)
+        if isinstance(entry, dict) and entry.get("file") == path.name
+    ]
+    if not said:
+        return None
+    if len(said) > 1 or type(said[0]) is not int:
         raise ValueError(
-            f"checkpoints: no epoch in the name {path.name}. Name it as epoch_12{path.suffix}, or "
-            f'write {INDEX} beside it: {{"checkpoints": [{{"file": "{path.name}", "epoch": 12}}]}}'
+            f"checkpoints: expected one whole number as the epoch of {path.name} in {index}, got "
+            f"{', '.join(map(repr, said))}"
         )
-    return int(numbers[-1])
+    return Epoch(said[0], "epoch", f"as {INDEX} says")
 
 
 def _read_index(path: Path) -> list[object]:

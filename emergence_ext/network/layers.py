@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from emergence_ext.network.builtin import vgg_layers
+from emergence_ext.network.builtin import resnet_layers, vgg_layers
 from emergence_ext.network.trace import Call, trace
 
 
@@ -32,7 +32,7 @@ def known_layers(module: nn.Module, source: str, name: str) -> dict[str, str]:
     if name.startswith("vgg"):
         return vgg_layers(module.features, "features.")  # type: ignore[arg-type]
     if name.startswith(("resnet", "resnext", "wide_resnet")):
-        return {"conv_1": "relu"} | {f"conv_{stage + 1}": f"layer{stage}" for stage in range(1, 5)}
+        return resnet_layers()
     if name == "mobilenet_v2":
         return {f"layer{number}": f"features.{number}" for number in (4, 7, 11, 14, 18)}
     return {}

@@ -14,6 +14,8 @@ from torch import nn
 
 from emergence_ext.lookup import load_callable, nearest, optional, user_code
 from emergence_ext.network.builtin import (
+    resnet34_stride1,
+    resnet50_stride1,
     small_vgg,
     small_vgg28,
     small_vgg64,
@@ -23,7 +25,7 @@ from emergence_ext.network.calling import select_output
 from emergence_ext.network.layers import known_layers
 from emergence_ext.network.origin import read_origin
 from emergence_ext.network.positions import require_size
-from emergence_ext.network.preprocessing import PREPROCESSING
+from emergence_ext.network.preprocessing import normalisation
 from emergence_ext.network.weights import check_and_load, load_weights, output_rows, read_weights
 
 __all__ = [
@@ -42,7 +44,15 @@ BUILTIN: dict[str, Callable[..., nn.Module]] = {
     "small_vgg28": small_vgg28,
     "small_vgg64": small_vgg64,
     "vgg16_pooled": vgg16_pooled,
+    "resnet34_stride1": resnet34_stride1,
+    "resnet50_stride1": resnet50_stride1,
 }
+# Of these, and only these, the child `module` is the network itself.
+_PARALLEL = (
+    nn.DataParallel,
+    nn.parallel.DistributedDataParallel,
+    torch.optim.swa_utils.AveragedModel,
+)
 _FORMS = f"{', '.join(BUILTIN)}, torchvision:NAME, timm:NAME or module:callable"
 
 
@@ -56,12 +66,14 @@ class LoadedModel:
         layers: name to show -> dotted module name, from the input on; empty where none are known
             (`suggest_layers`).
         preprocess: what its images need, for `preprocessing.preprocess`.
+        description: what that name stands for, in words.
     """
 
     module: nn.Module
     name: str
     layers: dict[str, str]
     preprocess: str
+    description: str = ""
 
 
 def load_model(
@@ -75,18 +87,20 @@ def load_model(
 ) -> LoadedModel:
     """Build a network and load its weights.
 
-    torchvision's `resnet34` and `resnet50` get stride 1 in `layer4`, as in the paper. A module of
-    the user's can carry `default_layers` (name -> dotted name) and `default_preprocess` as
-    attributes.
+    A network of torchvision or timm is their own, unchanged; the paper's ResNets, with stride 1 in
+    `layer4`, are `resnet34_stride1` and `resnet50_stride1`. A module of the user's can carry
+    `default_layers` (name -> dotted name) and `default_preprocess` as attributes. Wrappers of
+    torch.compile and DataParallel are taken off, so that names and weights are those of the
+    network itself.
 
     Args:
-        spec: `small_vgg28`, `small_vgg64`, `vgg16_pooled`, `torchvision:NAME`, `timm:NAME`, or
+        spec: one of `settings.BuiltinModel`, `torchvision:NAME`, `timm:NAME`, or
             `module:callable` of a function that is called with `num_classes` if it takes that, and
             returns a module; or of a module, which is copied.
         num_classes: width of the output; None takes what the weights have, or else the network's
             own default.
-        weights: `.safetensors`, or a file of torch.save that holds nothing but tensors; None leaves
-            the network untrained.
+        weights: `.safetensors`, or a file of torch.save, as `load_weights` takes it; None leaves
+            the network as it is built: untrained, unless the user's own function does more.
         image_size: side of the images, for networks of timm that are built for one size; None takes
             what the weights were trained at, where they say it.
         output: key, field or index of the logits, for networks that give more than those; None: see
@@ -94,7 +108,9 @@ def load_model(
         random_state: seed of the initial weights.
 
     Raises:
-        ValueError: an unknown network, or weights of another network.
+        ValueError: an unknown network, one that needs arguments beside `num_classes`, weights of
+            another network, or attributes of another kind than above.
+        FileNotFoundError: no such file of weights.
         ImportError: torchvision or timm is needed and absent.
     """
     origin = read_origin(weights)
@@ -106,40 +122,82 @@ def load_model(
         if spec not in BUILTIN:
             raise ValueError(f"model: expected {_FORMS}, got {spec!r}.{nearest(spec, BUILTIN)}")
         build = BUILTIN[spec]
+        description = (inspect.getdoc(build) or "").partition("\n")[0].removeprefix("Return ")
     elif source == "torchvision":
-        build = _torchvision_builder(name)
+        build, description = _torchvision_builder(name), f"torchvision's own {name}"
     elif source == "timm":
-        build = _timm_builder(name, image_size)
+        build, description = _timm_builder(name, image_size), f"timm's own {name}"
     else:
-        build = load_callable(spec, "model")
-    module = _build(build, num_classes, random_state)
-    if weights is None and num_classes is None:
+        build, description = load_callable(spec, "model"), f"what {spec} returns"
+    logger.info("model %s: %s", spec, description)
+    module = _build(build, spec, num_classes, random_state)
+    if weights is not None:
+        module = _with_weights(module, build, spec, num_classes, weights, image_size, random_state)
+    elif num_classes is None:
         # Who says how many classes there are is about to train it.
-        logger.warning("%s: no weights given, the network is untrained", spec)
-    elif weights is not None:
-        state = read_weights(weights)
-        rows = output_rows(module, state) if num_classes is None else None
-        if rows is not None:
-            module = _build(build, rows, random_state)
-        require_size(module, state, str(weights), image_size, origin)
-        check_and_load(module, state, str(weights), partial_ok=False)
+        own = source not in ("", "torchvision", "timm") and name
+        state = "as it is built" if own else "untrained"
+        logger.warning("%s: no weights given, the network is %s", spec, state)
     module.eval()
     if output is not None:
         select_output(module, output)
     return LoadedModel(
-        module, spec, known_layers(module, source, name), _guess_preprocess(module, source)
+        module,
+        spec,
+        known_layers(module, source, name),
+        _guess_preprocess(module, source, name),
+        description,
     )
 
 
-def _build(build: Callable[..., Any], num_classes: int | None, random_state: int) -> nn.Module:
+def _with_weights(
+    module: nn.Module,
+    build: Callable[..., Any],
+    spec: str,
+    num_classes: int | None,
+    weights: Path | str,
+    image_size: int | None,
+    random_state: int,
+) -> nn.Module:
+    """Load weights into a network, of their number of outputs where nobody says another."""
+    state = read_weights(weights)
+    rows = output_rows(module, state) if num_classes is None else None
+    if rows is not None:
+        if not _takes_classes(build):
+            raise ValueError(
+                f"weights: {weights} is of a network with {rows} outputs, and {spec} takes no "
+                "number of them. Give its function a parameter num_classes"
+            )
+        module = _build(build, spec, rows, random_state)
+    require_size(module, state, weights, image_size)
+    check_and_load(module, state, str(weights), partial_ok=False)
+    return module
+
+
+def _build(
+    build: Callable[..., Any], spec: str, num_classes: int | None, random_state: int
+) -> nn.Module:
     if isinstance(build, nn.Module):
         return copy.deepcopy(build)
-    try:
-        accepted = inspect.signature(build).parameters
-    except ValueError:  # some callables that are not written in Python
-        accepted = MappingProxyType({})
-    takes = "num_classes" in accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    takes = _takes_classes(build)
+    if num_classes is not None and not takes:
+        logger.warning(
+            "%s takes no num_classes, so its number of outputs is its own, not the %d asked for",
+            spec, num_classes,
+        )  # fmt: skip
     arguments = {"num_classes": num_classes} if takes and num_classes is not None else {}
+    lacking = [
+        name
+        for name, parameter in _parameters(build).items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and name not in arguments
+    ]
+    if lacking:
+        raise ValueError(
+            f"model: {spec} cannot be called without {', '.join(lacking)}. Give every parameter a "
+            "default, or name a function that returns the whole network"
+        )
     # Initial weights come from the global generator; its state belongs to the caller.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_state)
@@ -149,6 +207,33 @@ def _build(build: Callable[..., Any], num_classes: int | None, random_state: int
         raise ValueError(
             f"model: expected a torch.nn.Module from the callable, got {type(module).__name__}"
         )
+    return _unwrapped(module)
+
+
+def _parameters(build: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(build).parameters
+    except ValueError:  # some callables that are not written in Python
+        return MappingProxyType({})
+
+
+def _takes_classes(build: Callable[..., Any]) -> bool:
+    accepted = _parameters(build)
+    return "num_classes" in accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """Take what torch puts around a network, or a part of it, off."""
+    for name, part in list(module._modules.items()):
+        inner = part if part is None else _unwrapped(part)
+        if inner is not part:
+            setattr(module, name, inner)
+    if "_orig_mod" in module._modules:
+        return module._orig_mod  # type: ignore[return-value]
+    if isinstance(module, _PARALLEL):
+        return module.module
+    if getattr(module, "_compiled_call_impl", None) is not None:  # of module.compile()
+        module._compiled_call_impl = None
     return module
 
 
@@ -159,12 +244,7 @@ def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
         raise ValueError(f"model: torchvision has no {name!r}.{nearest(name, known)}")
 
     def build(**arguments: Any) -> nn.Module:
-        module = models.get_model(name, weights=None, **arguments)
-        if name in ("resnet34", "resnet50"):
-            for submodule in module.layer4[0].modules():
-                if isinstance(submodule, nn.Conv2d):
-                    submodule.stride = (1, 1)
-        return module
+        return models.get_model(name, weights=None, **arguments)
 
     return build
 
@@ -178,31 +258,39 @@ def _timm_builder(name: str, image_size: int | None) -> Callable[..., nn.Module]
         if image_size is not None:
             try:
                 return timm.create_model(name, pretrained=False, img_size=image_size, **arguments)
-            except TypeError:
+            except TypeError as error:
+                if "img_size" not in str(error):
+                    raise
                 logger.debug("%s is not built for one image size", name)
         return timm.create_model(name, pretrained=False, **arguments)
 
     return build
 
 
-def _guess_preprocess(module: nn.Module, source: str) -> str:
+def _guess_preprocess(module: nn.Module, source: str, name: str) -> str:
     declared = getattr(module, "default_preprocess", None)
-    if isinstance(declared, str):
+    if declared is not None:
+        if not isinstance(declared, str):
+            raise ValueError(
+                "model: default_preprocess must be a name as --preprocess takes it, as 'imagenet' "
+                f"or 'module:callable', got a {type(declared).__name__}"
+            )
         return declared
     if source == "torchvision":
-        return "imagenet"
+        return _of_torchvision(name)
     config = getattr(module, "pretrained_cfg", None)
     if source == "timm" and isinstance(config, Mapping) and "mean" in config and "std" in config:
-        for name, (mean, std) in PREPROCESSING.items():
-            if torch.allclose(
-                torch.tensor([*mean, *std]),
-                torch.tensor([*config["mean"], *config["std"]]),
-                atol=1e-3,
-            ):
-                return name
-        logger.warning(
-            "unknown normalisation %s, %s: taking ImageNet's", config["mean"], config["std"]
-        )
-        return "imagenet"
+        return normalisation(config["mean"], config["std"])
     logger.warning("no preprocessing is known for this network: images stay in 0..1")
     return "none"
+
+
+def _of_torchvision(name: str) -> str:
+    """What the published weights of a network of torchvision were trained with."""
+    # With their weights these two turn ImageNet's normalisation into this one by themselves
+    # (torchvision, `transform_input`); built without, as here, they do not.
+    if name in ("googlenet", "inception_v3"):
+        return "inception"
+    models = optional("torchvision.models", f"model: torchvision:{name}")
+    transforms = models.get_model_weights(name).DEFAULT.transforms()
+    return normalisation(transforms.mean, transforms.std)

@@ -177,7 +177,7 @@ def _damaged(path: Path, what: str) -> StoreError:
 
 def _metadata(path: Path) -> dict[str, str]:
     """Metadata of a file; none where it cannot be read, which whoever reads the weights tells."""
-    if path.suffix != ".safetensors" or not path.is_file():
+    if path.suffix.lower() != ".safetensors" or not path.is_file():
         return {}
     try:
         with safe_open(path, framework="pt") as file:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
-from emergence_ext.network.origin import Origin
+from emergence_ext.network.origin import read_origin
+from emergence_ext.network.weight_names import matched, misshapen, own_tensors
 
 __all__ = ["require_size"]
 
@@ -15,32 +17,31 @@ _PREFIXES = (1, 0, 2, 5)  # class token, none, class and distillation token, cla
 
 
 def require_size(
-    module: nn.Module, state: Mapping[str, Tensor], source: str, size: int | None, origin: Origin
+    module: nn.Module, state: Mapping[str, Tensor], weights: Path | str, size: int | None
 ) -> None:
     """Refuse weights whose positions alone are those of images of another size.
 
     Args:
         module: the network, built for images of `size` pixels.
-        state: weights by name.
-        source: the file, for the error.
+        state: weights by name, as `read_weights` gives them.
+        weights: their file.
         size: side of the images; None where it is the network's own.
-        origin: what the file says of its training.
 
     Raises:
         ValueError: says at which size they were trained, as far as that can be told.
     """
-    own = module.state_dict()
-    other = [key for key in own if key in state and own[key].shape != state[key].shape]
-    positions = [key for key in other if _is_positions(own[key], state[key], key)]
+    own, there = own_tensors(module), matched(module, state, str(weights)).tensors
+    other = misshapen(own, there)
+    positions = [key for key in other if _is_positions(own[key], there[key], key)]
     rest = [key for key in other if key not in positions]
     # A head of other outputs may differ beside them.
-    if not positions or any(own[key].shape[1:] != state[key].shape[1:] for key in rest):
+    if not positions or any(own[key].shape[1:] != there[key].shape[1:] for key in rest):
         return
     key = positions[0]
-    trained = origin.size or next(_sizes(own[key], state[key], size), None)
+    trained = read_origin(weights).size or next(_sizes(own[key], there[key], size), None)
     told = "at another size" if trained is None else f"at {trained} pixels: --size {trained}"
     raise ValueError(
-        f"weights: {source} was trained {told} ({key} is {list(state[key].shape)} there, "
+        f"weights: {weights} was trained {told} ({key} is {list(there[key].shape)} there, "
         f"{list(own[key].shape)} in a network for images of "
         f"{'its own size' if size is None else f'{size} pixels'})"
     )

@@ -1,13 +1,15 @@
 """From images in 0..1 to what a network was trained on."""
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from emergence_ext.lookup import load_callable, nearest, user_code
 
-__all__ = ["PREPROCESSING", "preprocess"]
+__all__ = ["PREPROCESSING", "normalisation", "preprocess"]
 
 # name -> (mean, standard deviation) of RGB in 0..1. Caffe's networks take 0..255 less a mean.
 PREPROCESSING: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -54,6 +56,16 @@ class _Call(nn.Module):
             return self.function(images)
 
 
+def normalisation(mean: Sequence[float], std: Sequence[float]) -> str:
+    """Name a normalisation as `preprocess` takes it: one of those above, or its own numbers."""
+    known = PREPROCESSING | {"none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
+    for name, (m, s) in known.items():
+        pairs = list(zip([*mean, *std], [*m, *s], strict=False))
+        if len(mean) == len(m) and all(math.isclose(a, b, abs_tol=1e-3) for a, b in pairs):
+            return name
+    return "/".join(",".join(f"{x:.6g}" for x in numbers) for numbers in (mean, std))
+
+
 def preprocess(name: str) -> nn.Module:
     """Return the module that turns images `[B, 3, H, W]` in 0..1 into the input of a network.
 
@@ -61,28 +73,43 @@ def preprocess(name: str) -> nn.Module:
 
     Args:
         name: `none`, `imagenet` (mean and deviation of ImageNet), `caffe` (RGB in 0..255 less a
-            mean), `inception`, `clip`, or `module:callable` of a function of `[B, 3, H, W]`. `auto`
-            is settled by `models.load_model`, in `LoadedModel.preprocess`.
+            mean), `inception`, `clip`, `module:callable` of a function of `[B, 3, H, W]`, or means
+            and deviations in 0..1 as `0.43,0.41,0.3/0.21,0.16,0.14`. `auto` is settled by
+            `models.load_model`, in `LoadedModel.preprocess`.
 
     Raises:
         ValueError: another name, or nothing callable there.
     """
-    module: nn.Module
-    if name == "none":
-        module = nn.Identity()
-    elif name in PREPROCESSING:
-        module = Normalize(*PREPROCESSING[name])
-    elif ":" in name:
-        module = _Call(load_callable(name, "preprocess"))
-    else:
-        raise _unknown(name)
+    module = _made(name)
     module.name = name  # type: ignore[assignment]  # torch's stubs allow tensors and modules
     return module
 
 
-def _unknown(name: str) -> ValueError:
+def _made(name: str) -> nn.Module:
+    if name == "none":
+        return nn.Identity()
+    if name in PREPROCESSING:
+        return Normalize(*PREPROCESSING[name])
+    if re.fullmatch(r"[\d.e,-]+/[\d.e,-]+", name):
+        return _by_numbers(name)
+    if ":" in name:
+        return _Call(load_callable(name, "preprocess"))
     known = ["none", *PREPROCESSING]
-    return ValueError(
-        f"preprocess: expected one of {', '.join(known)} or module:callable, got {name!r}."
+    raise ValueError(
+        f"preprocess: expected one of {', '.join(known)}, module:callable or MEANS/DEVIATIONS, got "
+        f"{name!r}."
         f"{nearest(name, known)}"
     )
+
+
+def _by_numbers(name: str) -> nn.Module:
+    try:
+        mean, std = (tuple(map(float, part.split(","))) for part in name.split("/"))
+    except ValueError:
+        mean, std = (), ()
+    if not mean or len(mean) != len(std) or min(std) <= 0:
+        raise ValueError(
+            "preprocess: expected as many means as deviations above 0, as "
+            f"0.43,0.41,0.3/0.21,0.16,0.14, got {name!r}"
+        )
+    return Normalize(mean, std)

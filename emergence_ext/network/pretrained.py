@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
+from emergence_ext.network.weight_names import matched, own_tensors
 from emergence_ext.network.weights import check_and_load, read_weights
 
 __all__ = ["load_pretrained"]
@@ -26,31 +26,14 @@ def load_pretrained(module: nn.Module, weights: Path | str) -> list[str]:
         What starts anew, a phrase for each module.
 
     Raises:
-        ValueError: as `load_weights`.
+        FileNotFoundError, ValueError: as `load_weights`.
     """
     state = read_weights(weights)
-    heads = _heads(module, state)
-    taken = {key: value for key, value in state.items() if key not in heads}
-    missing = check_and_load(module, taken, str(weights), partial_ok=True)
-    own = module.state_dict()
-    anew = {
-        key.rpartition(".")[0]: f"{len(state[key])} outputs there, {len(own[key])} here"
-        for key in heads
-    }
-    absent = (key.rpartition(".")[0] or key for key in missing if key not in heads)
-    anew |= {name: "not there" for name in absent if name not in anew}
+    there, own = matched(module, state, str(weights)).tensors, own_tensors(module)
+    anew: dict[str, str] = {}
+    for name in check_and_load(module, state, str(weights), partial_ok=True):
+        why = "not there"
+        if name in there:
+            why = f"{len(there[name])} outputs there, {len(own[name])} here"
+        anew.setdefault(name.rpartition(".")[0] or name, why)
     return [f"{name}: {why}, trained anew" for name, why in anew.items()]
-
-
-def _heads(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Name what differs from the weights of a file in the number of outputs alone."""
-    own = module.state_dict()
-    other = [key for key in own if key in state and own[key].shape != state[key].shape]
-    alike = all(
-        own[key].ndim
-        and own[key].ndim == state[key].ndim
-        and own[key].shape[1:] == state[key].shape[1:]
-        for key in other
-    )
-    rows = {(len(own[key]), len(state[key])) for key in other} if alike else set()
-    return other if len(rows) == 1 else []

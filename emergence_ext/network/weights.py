@@ -1,69 +1,90 @@
-"""Weights of networks in files: read without running anything, and checked before they are used."""
+"""Weights of networks: checked before they are used, then copied."""
 
+from __future__ import annotations
+
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from emergence_ext.network.origin import check_seal
+from emergence_ext.network.weight_files import read_weights
+from emergence_ext.network.weight_names import (
+    Match,
+    counts,
+    known,
+    listed,
+    matched,
+    misshapen,
+    own_tensors,
+    tied_names,
+)
 
-__all__ = ["check_and_load", "load_weights", "output_rows", "read_weights"]
+__all__ = [
+    "check_and_load",
+    "check_fits",
+    "load_weights",
+    "output_rows",
+    "randomise",
+    "read_weights",
+]
+
+logger = logging.getLogger(__name__)
 
 
 def load_weights(module: nn.Module, weights: Path | str, *, partial: bool = False) -> list[str]:
     """Copy the weights of a file into a module, converted to the module's dtype.
 
+    They may lie in a mapping (`state_dict`, `model`, ...) and under a prefix (`module.`,
+    `_orig_mod.`, `model.`, ... in any nesting): whatever makes all names fit. What lies beside them
+    is left out, and logged.
+
     Args:
         module: changed in place.
-        weights: `.safetensors`, or a file of torch.save that holds nothing but tensors.
-        partial: let the file lack keys of the module (a head that is still to be trained).
+        weights: `.safetensors`, or a file of torch.save; nothing in it is run.
+        partial: let the file lack keys of the module (a head that is still to be trained), or have
+            a head of another number of outputs, which is left as it is.
 
     Returns:
-        The keys that the file lacks.
+        The keys that were not loaded.
 
     Raises:
-        ValueError: not such a file, or missing, unexpected or wrongly shaped keys: a checkpoint of
-            another network.
+        FileNotFoundError: no such file.
+        ValueError: no file of weights, or missing, unexpected or wrongly shaped keys: a checkpoint
+            of another network; other kinds of numbers, or NaN; two sets of weights that fit.
     """
     return check_and_load(module, read_weights(weights), str(weights), partial_ok=partial)
 
 
-def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """Read a checkpoint without running anything in it.
+def check_fits(module: nn.Module, weights: Path | str) -> None:
+    """Raise what `load_weights` would raise, and load nothing."""
+    _check(module, read_weights(weights), str(weights), partial_ok=False)
 
-    A dict around it (`state_dict`, `model`) and `module.` before every key are taken off.
 
-    Raises:
-        ValueError: no such file, or anything in it but tensors.
-    """
-    path = Path(path)
-    try:
-        content: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    # The unpickler can raise nearly anything on a file that is no checkpoint.
-    except Exception as error:
-        raise ValueError(
-            f"weights: cannot read {path} as tensors alone ({type(error).__name__}: "
-            f"{error!s:.200}). Save the state_dict and nothing else."
-        ) from error
-    check_seal(path, content)
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"weights: {path} holds no state_dict but a {type(content).__name__}")
-    other = next((key for key, value in content.items() if not isinstance(value, Tensor)), None)
-    if other is not None:
-        raise ValueError(f"weights: {other!r} in {path} is no tensor. Save the state_dict only.")
-    if all(key.startswith("module.") for key in content):
-        return {key.removeprefix("module."): value for key, value in content.items()}
-    return dict(content)
+def check_and_load(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, *, partial_ok: bool
+) -> list[str]:
+    """Copy weights by name into a module as `load_weights` does; `source` is named in errors."""
+    found = _check(module, state, source, partial_ok=partial_ok)
+    if found.others:
+        logger.warning(
+            "weights: of %s those under %r are taken; it also holds others that fit, under %s",
+            source, found.prefix, listed(found.others),
+        )  # fmt: skip
+    if found.beside:
+        logger.info(
+            "weights: %d tensors beside the network in %s are left out: %s",
+            len(found.beside), source, listed(found.beside),
+        )  # fmt: skip
+    # Over its own, which says the versions of its parts: some networks insist on them.
+    state = module.state_dict()
+    state.update(found.tensors)
+    module.load_state_dict(state, strict=False)
+    own = own_tensors(module)
+    lacking = [names for names in tied_names(own) if not names & found.tensors.keys()]
+    return [name for name in own if not counts(name) and any(name in names for names in lacking)]
 
 
 def output_rows(module: nn.Module, state: Mapping[str, Tensor]) -> int | None:
@@ -71,59 +92,11 @@ def output_rows(module: nn.Module, state: Mapping[str, Tensor]) -> int | None:
 
     Args:
         module: the network, built for any number of outputs.
-        state: weights by name.
+        state: weights by name, as `read_weights` gives them.
     """
-    own = module.state_dict()
-    differing = [key for key in own if key in state and own[key].shape != state[key].shape]
-    rows = {len(state[key]) for key in differing if state[key].ndim in (1, 2)}
-    alike = all(own[key].shape[1:] == state[key].shape[1:] for key in differing)
-    return rows.pop() if alike and len(rows) == 1 and len(differing) <= 2 else None
-
-
-def check_and_load(
-    module: nn.Module, state: Mapping[str, Tensor], source: str, *, partial_ok: bool
-) -> list[str]:
-    """Copy weights by name into a module as `load_weights` does; `source` is named in errors."""
-    own = module.state_dict()
-    # Counters that networks of before PyTorch 0.4.1 do not have and that nothing here reads.
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    misshapen = [
-        f"{key} {list(state[key].shape)}, expected {list(own[key].shape)}"
-        for key in own
-        if key in state and own[key].shape != state[key].shape
-    ]
-    problems = {
-        "missing": [] if partial_ok else missing,
-        "unexpected": unexpected,
-        "wrong shape": misshapen,
-    }
-    text = "; ".join(
-        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for kind, keys in problems.items()
-        if keys
-    )
-    if text or len(missing) == len(own):
-        raise ValueError(
-            f"weights: {source} is a checkpoint of another network: "
-            f"{text or 'no key of this one'}. Check the model's name."
-        )
-    broken = next(
-        (
-            key
-            for key, value in state.items()
-            if value.is_floating_point() and not value.isfinite().all()
-        ),
-        None,
-    )
-    if broken is not None:
-        raise ValueError(
-            f"weights: {broken!r} in {source} holds NaN or infinite values; the training diverged"
-        )
-    # Over its own, which says the versions of its parts: some networks insist on them.
-    own.update(state)
-    module.load_state_dict(own)
-    return missing
+    own, tensors = own_tensors(module), matched(module, state, "the file").tensors
+    head = _head(own, tensors)
+    return len(tensors[head[0]]) if head else None
 
 
 def randomise(module: nn.Module, random_state: int) -> None:
@@ -150,3 +123,88 @@ def randomise(module: nn.Module, random_state: int) -> None:
         for x in module.parameters():
             if id(x) not in initialised:
                 x.copy_(torch.randn(x.shape).to(x) * x.std(correction=0) + x.mean())
+
+
+def _check(
+    module: nn.Module, state: Mapping[str, Tensor], source: str, *, partial_ok: bool
+) -> Match:
+    """Match weights with a module and check them; the tensors come in the module's dtypes."""
+    own, found = own_tensors(module), matched(module, state, source)
+    for name in _head(own, found.tensors) if partial_ok else ():
+        del found.tensors[name]
+    _check_names(own, found, source, partial_ok=partial_ok)
+    tensors = {
+        name: _converted(name, value, own[name], source)
+        for name, value in found.tensors.items()
+        if not counts(name) or value.shape == own[name].shape
+    }
+    for names in tied_names(own):
+        there = [name for name in own if name in names and name in tensors]
+        if any(not torch.equal(tensors[name], tensors[there[0]]) for name in there[1:]):
+            raise ValueError(
+                f"weights: {source} is a checkpoint of another network: {' and '.join(there)} are "
+                "one tensor in this network, and differ there"
+            )
+    return found._replace(tensors=tensors)
+
+
+def _check_names(own: Mapping[str, Tensor], found: Match, source: str, *, partial_ok: bool) -> None:
+    missing = [
+        next(name for name in own if name in names)
+        for names in tied_names(own)
+        if not names & found.tensors.keys() and not all(map(counts, names))
+    ]
+    wrong = [
+        f"{name} {list(found.tensors[name].shape)}, expected {list(own[name].shape)}"
+        for name in misshapen(own, found.tensors)
+    ]
+    problems = {
+        "missing": [] if partial_ok else missing,
+        "unexpected": found.unexpected,
+        "wrong shape": wrong,
+    }
+    text = "; ".join(f"{len(x)} {kind} ({listed(x)})" for kind, x in problems.items() if x)
+    if not text and found.tensors:
+        return
+    under = f" under the prefix {found.prefix!r}" if found.prefix else ""
+    raise ValueError(
+        f"weights: {source} is a checkpoint of another network:{under} "
+        f"{text or 'no key of this one'}. Give the network that it was saved from (--model), with "
+        "as many outputs"
+    )
+
+
+def _converted(name: str, value: Tensor, like: Tensor, source: str) -> Tensor:
+    """Return a tensor in the dtype of the network's own, unless that would change what it says."""
+    if value.is_meta or value.is_quantized or (_kind(value) != _kind(like) and not counts(name)):
+        found, wanted = (str(x.dtype).removeprefix("torch.") for x in (value, like))
+        raise ValueError(
+            f"weights: {name!r} in {source} is {'without values' if value.is_meta else found}, the "
+            f"network's is {wanted}. Load it where it is from, and save it converted"
+        )
+    dense = value if value.layout == torch.strided else value.to_dense()
+    converted = dense.to(like.dtype)
+    broken = ~converted.isfinite()
+    # A mask of the network's own may hold infinite values.
+    if broken.any() and not (known(like) and torch.equal(converted[broken], like.cpu()[broken])):
+        why = (
+            f"values too large for the network's {str(like.dtype).removeprefix('torch.')}"
+            if dense.isfinite().all()
+            else "NaN or infinite values; the training diverged"
+        )
+        raise ValueError(f"weights: {name!r} in {source} holds {why}")
+    return converted
+
+
+def _head(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that differ in shape, if they do in one number of rows alone."""
+    differing = misshapen(own, tensors)
+    rows = {(own[name].shape[:1], tensors[name].shape[:1]) for name in differing}
+    alike = all(own[name].shape[1:] == tensors[name].shape[1:] for name in differing)
+    return differing if alike and len(rows) == 1 and all(map(len, next(iter(rows)))) else []
+
+
+def _kind(x: Tensor) -> str:
+    if x.is_complex() or x.is_floating_point():
+        return "complex" if x.is_complex() else "float"
+    return "bool" if x.dtype == torch.bool else "integer"

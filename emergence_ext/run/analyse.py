@@ -16,7 +16,7 @@ import torch
 
 from emergence_ext._version import __version__
 from emergence_ext.method import SampleProjection
-from emergence_ext.network import CheckpointFile, FeatureSet, load_weights
+from emergence_ext.network import CheckpointFile, FeatureSet, check_fits, load_weights
 from emergence_ext.ops import build_info, in_words
 from emergence_ext.run.emerging import Checkpoint, Emergence, emergence
 from emergence_ext.run.finished import FinishedRun
@@ -64,6 +64,8 @@ def run(
         StoreError: a stored result is damaged.
     """
     settings, folder = settings or Settings(), RunFolder(Path(out))
+    for state in subject.checkpoints:  # before the first of them costs anything
+        check_fits(subject.module, state.path)
     # Features are kept on the CPU, whatever the network runs on.
     logger.info("regions are matched by %s", in_words(backend))
     config = _config(subject, settings, alphas, backend, command)

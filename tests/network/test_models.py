@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from emergence_ext.network.builtin import small_vgg, small_vgg28, small_vgg64, vgg16_pooled
 from emergence_ext.network.layers import suggest_layers
 from emergence_ext.network.models import load_model, load_weights, read_weights
+from emergence_ext.network.preprocessing import normalisation, preprocess
 
 
 def _output_of(module: nn.Module, name: str, example: Tensor) -> Tensor:
@@ -93,16 +94,77 @@ def test_networks_of_the_paper_have_its_layers(spec: str) -> None:
     assert load_model("vgg16_pooled").layers == PAPER["torchvision:vgg16"]
 
 
+def _logits(module: nn.Module, size: int = 64) -> Tensor:
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return module.eval()(images)
+
+
 @pytest.mark.parametrize("name", ["resnet34", "resnet50"])
-def test_resnets_keep_their_resolution_in_the_last_stage(name: str) -> None:
-    pytest.importorskip("torchvision")
-    module = load_model(f"torchvision:{name}").module
+def test_the_network_that_is_named_is_the_network_that_runs(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = pytest.importorskip("torchvision.models")
+    theirs = models.get_model(name, weights=None, num_classes=3)
+    torch.save(theirs.state_dict(), tmp_path / "w.pt")
+    plain = load_model(f"torchvision:{name}", weights=tmp_path / "w.pt")
+    assert torch.equal(_logits(plain.module), _logits(theirs))
+    assert plain.description == f"torchvision's own {name}"
+    caplog.set_level("INFO", "emergence_ext")
+    paper = load_model(f"{name}_stride1", weights=tmp_path / "w.pt")
+    assert "stride 1 in place of 2 in layer4" in paper.description
+    assert paper.description in caplog.text
+    assert paper.layers == plain.layers == PAPER["torchvision:resnet34"]
+    assert paper.preprocess == plain.preprocess == "imagenet"
+    assert not torch.equal(_logits(paper.module), _logits(theirs))
     example = torch.rand(1, 3, 64, 64)
-    assert (
-        _output_of(module, "layer4", example).shape[2:]
-        == _output_of(module, "layer3", example).shape[2:]
-        == (4, 4)
-    )
+    for layer, size in {"layer3": (4, 4), "layer4": (4, 4)}.items():
+        assert _output_of(paper.module, layer, example).shape[2:] == size
+    assert _output_of(plain.module, "layer4", example).shape[2:] == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "preprocess"),
+    [
+        ("torchvision:resnet18", "imagenet"),
+        ("torchvision:googlenet", "inception"),
+        ("torchvision:efficientnet_v2_s", "imagenet"),
+    ],
+)
+def test_preprocessing_is_that_of_the_published_weights(spec: str, preprocess: str) -> None:
+    pytest.importorskip("torchvision")
+    with torch.device("meta"):
+        assert load_model(spec, num_classes=3).preprocess == preprocess
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_googlenet_sees_what_it_sees_with_its_own_weights() -> None:
+    models = pytest.importorskip("torchvision.models")
+    net = models.googlenet(weights=None, init_weights=False, aux_logits=False).eval()
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours = net(preprocess("inception")(images))
+        net.transform_input = True  # as torchvision sets it where it loads its weights
+        theirs = net(preprocess("imagenet")(images))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_an_unknown_normalisation_is_taken_by_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)) == "inception"
+    assert normalisation((0, 0, 0), (1, 1, 1)) == "none"
+    assert normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.2255)) == "imagenet"
+    name = normalisation((0.43, 0.411, 0.296), (0.213, 0.156, 0.143))
+    assert name == "0.43,0.411,0.296/0.213,0.156,0.143"
+    images = torch.rand(1, 3, 2, 2)
+    expected = (images[:, 2] - 0.296) / 0.143
+    torch.testing.assert_close(preprocess(name)(images)[:, 2], expected)
+    assert normalisation((0.5,), (0.25,)) == "0.5/0.25"
+    assert preprocess("0.5/0.25")(torch.ones(1, 1, 2, 2)).unique() == 2
+    for wrong in ("0.5,0.5/0.1", "0.5/0", "0.5/-1", "1-/2", "0.5/0.1/0.1"):
+        with pytest.raises(ValueError, match="preprocess: expected"):
+            preprocess(wrong)
 
 
 def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_one() -> None:
@@ -158,6 +220,92 @@ def test_a_module_of_the_users_is_found_in_the_current_folder(
     assert model.layers == {"first": "0"} and model.preprocess == "imagenet"
     assert model.module(torch.rand(1, 3, 8, 8)).shape == (1, 7)
     assert load_model("users_own_network:plain", num_classes=7).layers == {}
+
+
+_WRAPPED = """
+import torch
+from torch import nn
+def net(num_classes=3):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, num_classes)
+    )
+def compiled(num_classes=3):
+    return torch.compile(net(num_classes))
+def parallel(num_classes=3):
+    return nn.DataParallel(torch.compile(net(num_classes)))
+def averaged(num_classes=3):
+    return torch.optim.swa_utils.AveragedModel(net(num_classes))
+def inside(num_classes=3):
+    module = net(num_classes)
+    module[0] = torch.compile(module[0])
+    module[3] = nn.DataParallel(module[3])
+    return module
+def in_place(num_classes=3):
+    module = net(num_classes)
+    module.compile()
+    return module
+def fixed():
+    return net(3)
+def needs(channels, num_classes=3):
+    return net(num_classes)
+def must(num_classes):
+    return net(num_classes)
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.module = net()
+    def forward(self, x):
+        return self.module(2 * x)
+class Named(nn.Sequential):
+    default_preprocess = staticmethod(abs)
+"""
+
+
+@pytest.fixture
+def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "users_wrapped.py").write_text(_WRAPPED)
+    monkeypatch.syspath_prepend(tmp_path)
+    __import__("sys").modules.pop("users_wrapped", None)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["compiled", "parallel", "averaged", "inside", "in_place"])
+def test_what_torch_puts_around_a_network_is_taken_off(wrapped: Path, name: str) -> None:
+    plain = load_model("users_wrapped:net", num_classes=5).module
+    module = load_model(f"users_wrapped:{name}", num_classes=5).module
+    assert list(module.state_dict()) == list(plain.state_dict())
+    assert type(module) is nn.Sequential and module._compiled_call_impl is None
+    torch.save(plain.state_dict(), wrapped / "w.pt")
+    again = load_model(f"users_wrapped:{name}", weights=wrapped / "w.pt").module
+    assert torch.equal(_logits(again, 8), _logits(plain, 8))
+
+
+def test_a_module_of_the_users_with_a_child_of_that_name_stays(wrapped: Path) -> None:
+    module = load_model("users_wrapped:Own").module
+    assert type(module).__name__ == "Own" and next(iter(module.state_dict())) == "module.0.weight"
+
+
+def test_a_number_of_outputs_that_a_network_does_not_take_is_told(
+    wrapped: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load_model("users_wrapped:fixed", num_classes=5).module[3].out_features == 3
+    assert "takes no num_classes" in caplog.text and "not the 5 asked for" in caplog.text
+    caplog.clear()
+    torch.save(load_model("users_wrapped:net", num_classes=5).module.state_dict(), wrapped / "w.pt")
+    with pytest.raises(ValueError, match="with 5 outputs, and users_wrapped:fixed takes no number"):
+        load_model("users_wrapped:fixed", weights=wrapped / "w.pt")
+    load_model("users_wrapped:net", num_classes=5)
+    assert "num_classes" not in caplog.text
+
+
+def test_a_network_that_cannot_be_called_or_described_is_refused(wrapped: Path) -> None:
+    with pytest.raises(ValueError, match="users_wrapped:needs cannot be called without channels"):
+        load_model("users_wrapped:needs", num_classes=3)
+    with pytest.raises(ValueError, match="cannot be called without num_classes"):
+        load_model("users_wrapped:must")
+    assert load_model("users_wrapped:must", num_classes=4).module[3].out_features == 4
+    with pytest.raises(ValueError, match="default_preprocess must be a name"):
+        load_model("users_wrapped:Named")
 
 
 def _net(outputs: int = 3) -> nn.Module:

@@ -1,0 +1,186 @@
+"""Which number in the name of a checkpoint is its epoch.
+
+Names are read together: an epoch is a whole number that differs from file to file. Scores, shares
+of them and the numbers of architectures (`resnet18`, `top5`) are none, and a name that can be read
+in two ways is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Epoch", "read_epochs"]
+
+
+def _words(*lines: str) -> frozenset[str]:
+    return frozenset(" ".join(lines).split())
+
+
+_EPOCH = _words("e ep eps epoch epochs eph")
+_STEP = _words("step steps it its itr itrs iter iters iteration iterations update updates")
+# Words that may be glued to the number that counts: model12.pt.
+_STATE = _words(
+    "checkpoint checkpoints chkpt ckpt ckp cp model models net network weight weights state states",
+    "snapshot snap save saved round",
+)
+# What else stands before numbers in such names: scores, settings, sizes, data and architectures.
+_OTHER = _words(
+    "acc accuracy top val valid test train loss losses err error auc ap map iou miou dice f psnr",
+    "ssim fid score metric prec precision rec recall",
+    "lr wd bs batch batchsize seed fold run exp trial v version ver size img image im px res dim",
+    "depth layers heads width gpu gpus rank worker fp bf int float bit bits class classes",
+    "in cifar mnist imagenet coco tiny",
+    "resnet resnext resnest wrn vgg densenet inception mobilenet efficientnet lenet alexnet",
+    "googlenet squeezenet shufflenet mnasnet xception regnet darknet convnext vit deit beit swin",
+    "hrnet dla dpn senet unet yolo rn r b s l h x patch window",
+)
+_MULTIPLES = {"k": 1_000, "m": 1_000_000}
+
+# Dates, and "00001-of-00004" of a checkpoint in several files: no numbers to order by.
+_SKIPPED = re.compile(
+    r"(?<!\d)(?:(?:19|20)\d\d([-_.]?)[01]\d\1[0-3]\d"
+    r"(?:[-_T. ]\d\d[-_:.]?\d\d(?:[-_:.]?\d\d)?)?"
+    r"|\d+-of-\d+)(?!\d)"
+)
+# Letters and digits; a point or comma between digits, and the minus of 1e-3, belong to them.
+_PART = re.compile(r"(?:[^\W_]|(?<=\d)[.,](?=\d)|(?<=\d[eE])-(?=\d))+")
+_WHOLE = re.compile(r"([^\W\d_]*)(\d+)([^\W\d_]*)")
+_FRACTION = re.compile(r"([^\W\d_]*)\d+(?:[.,]\d+)*(?:[eE]-?\d+)?")
+# The suffixes of files of weights; `model.pt.12` keeps its number.
+_SUFFIX = re.compile(r"(?:\.(?:[A-Za-z]+|h5|t7|pt2))+$")
+
+
+class Epoch(NamedTuple):
+    """What was read: the number, what it counts ("epoch" or "step"), and where it stood."""
+
+    number: int
+    unit: str
+    source: str
+
+
+class _Number(NamedTuple):
+    """A number in a name: its value (None for a fraction), and what the words beside it say."""
+
+    value: int | None
+    word: str
+    kind: str  # "epoch", "step", "counter" for one that stands by itself, "glued" or "other"
+
+
+def read_epochs(paths: Sequence[Path]) -> list[Epoch]:
+    """Read the epochs of files from their names; of `checkpoint-500/model.bin` from the folders'.
+
+    Args:
+        paths: files of one training. Names that are alike but for their numbers are read alike.
+
+    Returns:
+        For each path what was read.
+
+    Raises:
+        ValueError: a name without an epoch, or with several numbers that it could be.
+    """
+    in_folders = len(paths) > 1 and len({path.name for path in paths}) == 1
+    alike: dict[str, list[int]] = defaultdict(list)
+    numbers: list[list[_Number]] = []
+    for place, path in enumerate(paths):
+        name = path.absolute().parent.name if in_folders else _SUFFIX.sub("", path.name)
+        shape, found = _numbers(name)
+        alike[shape].append(place)
+        numbers.append(found)
+    epochs: dict[int, Epoch] = {}
+    for places in alike.values():
+        column = _column([numbers[place] for place in places], paths[places[0]])
+        for place in places:
+            value, word, kind = numbers[place][column]
+            assert value is not None, "a column of whole numbers"
+            source = f"the number at {word!r}" if word else "the number that counts up"
+            epochs[place] = Epoch(value, "step" if kind == "step" else "epoch", source)
+    return [epochs[place] for place in range(len(paths))]
+
+
+def _numbers(name: str) -> tuple[str, list[_Number]]:
+    """Return a name with its numbers taken out, equal for names that are alike, and the numbers."""
+    text = _SKIPPED.sub("@", name)
+    parts = list(_PART.finditer(text))
+    words = [part.group().lower() for part in parts] + ["", ""]
+    shape, end = "", 0
+    found: list[_Number] = []
+    for i, part in enumerate(parts):
+        before = words[i - 1] if i and words[i - 1].isalpha() else ""
+        after = "" if words[i + 2].isdigit() else words[i + 1]  # 3_epoch_10: it is the 10's word
+        # A minus is one where another mark stands before it: epoch_-1, epoch=-1, not epoch-1.
+        minus = re.search(r"[_=(-]-$", text[: part.start()]) is not None
+        read = _number(words[i], before, after, minus)
+        if read is not None:
+            found.append(read[0])
+            shape += text[end : part.start() - minus] + read[1]
+            end = part.end()
+    return shape + text[end:], found
+
+
+def _number(part: str, before: str, after: str, minus: bool) -> tuple[_Number, str] | None:
+    """Read a part of a name, if it is a number; with what is left of it without the digits."""
+    whole, fraction = _WHOLE.fullmatch(part), _FRACTION.fullmatch(part)
+    unit = whole[3] if whole else ""
+    if whole and (not unit or unit in _EPOCH | _STEP | _MULTIPLES.keys()):
+        word = whole[1] or before
+        value = int(whole[2]) * _MULTIPLES.get(unit, 1) * (-1 if minus else 1)
+        shape = f"{whole[1]}#{'' if unit in _MULTIPLES else unit}"
+        return _Number(value, word or unit, _kind(whole[1], before, unit, after)), shape
+    if fraction:
+        return _Number(None, fraction[1] or before, "other"), f"{fraction[1]}#"
+    return None  # a word, 224px, 1x, a hash
+
+
+def _kind(own: str, before: str, unit: str, after: str) -> str:
+    word = own or before
+    for kind, known in (("epoch", _EPOCH), ("step", _STEP)):
+        # Words of one's own may end so: global_step500, myEpoch12.
+        if word in known or word.endswith((kind, f"{kind}s")) or unit in known:
+            return kind
+    for kind, known in (("epoch", _EPOCH), ("step", _STEP)):
+        if not word and len(after) > 1 and after in known:  # 3_epochs
+            return kind
+    if word in _OTHER:
+        return "other"
+    return "glued" if own and own not in _STATE else "counter"
+
+
+def _column(names: Sequence[Sequence[_Number]], example: Path) -> int:
+    """Choose the place of the epoch among the numbers of names that are alike."""
+    kinds = [number.kind for number in names[0]]
+    values = [[numbers[c].value for numbers in names] for c in range(len(kinds))]
+    whole = [c for c in range(len(kinds)) if None not in values[c]]
+    varying = [c for c in whole if len(names) == 1 or len(set(values[c])) > 1]
+    unique = [c for c in varying if len(set(values[c])) == len(names)]
+    # The epoch where it tells the files apart, else the step; else two files are of one epoch.
+    for columns in (unique, whole):
+        for kind in ("epoch", "step"):
+            named = [c for c in columns if kinds[c] == kind]
+            if len(named) == 1:
+                return named[0]
+            if named:
+                raise _ambiguous(example, names[0], named)
+    for kind in ("counter", "glued"):
+        candidates = [c for c in varying if kinds[c] == kind]
+        # What repeats may be a score behind the one that does not, and the epoch before it.
+        if candidates and [c for c in candidates if c in unique] == candidates[:1]:
+            return candidates[0]
+        if candidates:
+            raise _ambiguous(example, names[0], candidates)
+    raise ValueError(f"checkpoints: no epoch in the name {example.name}. {_advice(example)}")
+
+
+def _ambiguous(example: Path, numbers: Sequence[_Number], columns: Sequence[int]) -> ValueError:
+    read = " or ".join(str(numbers[c].value) for c in columns)
+    return ValueError(f"checkpoints: the epoch of {example} could be {read}. {_advice(example)}")
+
+
+def _advice(path: Path) -> str:
+    return (
+        f"Name it as epoch_12{path.suffix}, or write checkpoints.json beside it: "
+        f'{{"checkpoints": [{{"file": "{path.name}", "epoch": 12}}]}}'
+    )
