@@ -181,7 +181,8 @@ class Versioned(nn.Module):
 def test_heads_of_other_outputs_start_anew_and_that_is_said(tmp_path: Path) -> None:
     theirs, mine = Versioned(1000), Versioned(3)
     before = {name: value.clone() for name, value in mine.state_dict().items()}
-    torch.save(theirs.state_dict(), tmp_path / "w.pt")
+    wrapped = {f"module.{name}": value for name, value in theirs.state_dict().items()}
+    torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "w.pt")
     anew = load_pretrained(mine, tmp_path / "w.pt")
     assert anew == [f"heads.{k}: 1000 outputs there, 3 here, trained anew" for k in (0, 1)]
     for name, value in mine.state_dict().items():
