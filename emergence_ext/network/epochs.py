@@ -22,11 +22,6 @@ def _words(*lines: str) -> frozenset[str]:
 
 _EPOCH = _words("e ep eps epoch epochs eph")
 _STEP = _words("step steps it its itr itrs iter iters iteration iterations update updates")
-# Words that may be glued to the number that counts: model12.pt.
-_STATE = _words(
-    "checkpoint checkpoints chkpt ckpt ckp cp model models net network weight weights state states",
-    "snapshot snap save saved round",
-)
 # What else stands before numbers in such names: scores, settings, sizes, data and architectures.
 _OTHER = _words(
     "acc accuracy top val valid test train loss losses err error auc ap map iou miou dice f psnr",
@@ -67,7 +62,7 @@ class _Number(NamedTuple):
 
     value: int | None
     word: str
-    kind: str  # "epoch", "step", "counter" for one that stands by itself, "glued" or "other"
+    kind: str  # "epoch", "step", "other" for what is no epoch, or "" where nothing tells
 
 
 def read_epochs(paths: Sequence[Path]) -> list[Epoch]:
@@ -128,25 +123,21 @@ def _number(part: str, before: str, after: str, minus: bool) -> tuple[_Number, s
     if whole and (not unit or unit in _EPOCH | _STEP | _MULTIPLES.keys()):
         word = whole[1] or before
         value = int(whole[2]) * _MULTIPLES.get(unit, 1) * (-1 if minus else 1)
-        shape = f"{whole[1]}#{'' if unit in _MULTIPLES else unit}"
-        return _Number(value, word or unit, _kind(whole[1], before, unit, after)), shape
+        return _Number(value, word or unit, _kind(word, unit, after)), f"{whole[1]}#{unit}"
     if fraction:
-        return _Number(None, fraction[1] or before, "other"), f"{fraction[1]}#"
+        return _Number(None, "", "other"), f"{fraction[1]}#"
     return None  # a word, 224px, 1x, a hash
 
 
-def _kind(own: str, before: str, unit: str, after: str) -> str:
-    word = own or before
+def _kind(word: str, unit: str, after: str) -> str:
     for kind, known in (("epoch", _EPOCH), ("step", _STEP)):
         # Words of one's own may end so: global_step500, myEpoch12.
         if word in known or word.endswith((kind, f"{kind}s")) or unit in known:
             return kind
     for kind, known in (("epoch", _EPOCH), ("step", _STEP)):
-        if not word and len(after) > 1 and after in known:  # 3_epochs
+        if not word and after in known:  # 3_epochs
             return kind
-    if word in _OTHER:
-        return "other"
-    return "glued" if own and own not in _STATE else "counter"
+    return "other" if word in _OTHER else ""
 
 
 def _column(names: Sequence[Sequence[_Number]], example: Path) -> int:
@@ -164,13 +155,12 @@ def _column(names: Sequence[Sequence[_Number]], example: Path) -> int:
                 return named[0]
             if named:
                 raise _ambiguous(example, names[0], named)
-    for kind in ("counter", "glued"):
-        candidates = [c for c in varying if kinds[c] == kind]
-        # What repeats may be a score behind the one that does not, and the epoch before it.
-        if candidates and [c for c in candidates if c in unique] == candidates[:1]:
-            return candidates[0]
-        if candidates:
-            raise _ambiguous(example, names[0], candidates)
+    candidates = [c for c in varying if not kinds[c]]
+    # What repeats may be a score behind the one that does not, and the epoch before it.
+    if candidates and [c for c in candidates if c in unique] == candidates[:1]:
+        return candidates[0]
+    if candidates:
+        raise _ambiguous(example, names[0], candidates)
     raise ValueError(f"checkpoints: no epoch in the name {example.name}. {_advice(example)}")
 
 

@@ -32,7 +32,7 @@ EPOCHS = {
     "a score before the epoch": (["acc91_e1.pt", "acc90_e2.pt", "acc95_e10.pt"], [1, 2, 10]),
     "an architecture and top5": (["vgg16_e05_top5_90.1.pth", "vgg16_e10_top5_90.0.pth"], [5, 10]),
     "an architecture behind": (["e1_resnet18.pth", "e2_resnet18.pth"], [1, 2]),
-    "a constant number": (["run_7_1.pt", "run_7_2.pt", "run_7_10.pt"], [1, 2, 10]),
+    "a constant number": (["ft_7_1.pt", "ft_7_2.pt", "ft_7_10.pt"], [1, 2, 10]),
     "before training": (["epoch_-1.pt", "epoch_0.pt", "epoch_2.pt"], [-1, 0, 2]),
     "a minus behind an equals sign": (["epoch=-1.pt", "epoch=-2.pt"], [-1, -2]),
     "a mark that is no minus": (["epoch-1.pt", "epoch-2.pt"], [1, 2]),
@@ -51,6 +51,7 @@ EPOCHS = {
     "the word behind": (["3_epochs_0.5.pt", "12_epochs_0.4.pt"], [3, 12]),
     "the word glued behind": (["net_3ep_70.pt", "net_12ep_60.pt"], [3, 12]),
     "the word belongs to the next number": (["2_epoch_1.pt", "2_epoch_10.pt"], [1, 10]),
+    "the word belongs to the next of two": (["2_epoch_1.pt", "3_epoch_10.pt"], [1, 10]),
     "learning rates": (["lr1e-3_epoch1.pt", "lr5e-4_epoch2.pt"], [1, 2]),
     "a comma in the fraction": (["net_1_0,52.pt", "net_2_0,41.pt"], [1, 2]),
     "dates and times": (["2024-01-15_12-30-00_1.pt", "2024-01-16_09-00-00_2.pt"], [1, 2]),
@@ -101,6 +102,7 @@ REFUSED = {
         ["checkpoint_1_500.pt", "checkpoint_2_900.pt"],
         "could be 1 or 500",
     ),
+    "one file, an unknown word": (["foo18_7.pt"], "could be 18 or 7"),
     "two unknown words": (["foo1bar1.pt", "foo2_bar2.pt"], "no epoch in the name foo1bar1"),
     "two glued numbers": (["foo1_bar1.pt", "foo2_bar2.pt"], "could be 1 or 1"),
     "two epochs": (["epoch_1_ep_2.pt", "epoch_3_ep_4.pt"], "could be 1 or 2"),
@@ -207,3 +209,13 @@ def test_an_index_says_one_epoch_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "checkpoints.json").write_text(f'{{"checkpoints": [{entry % 3}, {entry % 4}]}}')
     with pytest.raises(ValueError, match=r"expected one whole number .* got 3, 4"):
         load_checkpoints(_touch(tmp_path, ["epoch_3.pt"]))
+
+
+def test_where_a_number_stands_is_said_by_its_word() -> None:
+    for name, word in {
+        "net_7.pt": "the number at 'net'",
+        "3ep.pt": "the number at 'ep'",
+        "epoch=3-step=5.pt": "the number at 'epoch'",
+        "resnet18_7.pt": "the number that counts up",
+    }.items():
+        assert read_epochs([Path(name)])[0].source == word
