@@ -60,7 +60,7 @@ def user_code(what: str) -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:
         # The first two frames are those of this generator and of who opened the block.
-        if isinstance(error, UserCodeError) or _is_memory(error) or _is_own(error, skip=2):
+        if isinstance(error, UserCodeError) or is_out_of_memory(error) or _is_own(error, skip=2):
             raise
         raise UserCodeError(f"{what}: {told(error)}") from error
 
@@ -90,6 +90,17 @@ def user_place(error: BaseException) -> str:
     return "" if frame is None else f"{_shown(frame.filename)}:{frame.lineno} in {frame.name}"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error is that there was too little memory, on any device."""
+    # torch's own kind goes by its name, so that torch is not imported here; on the CPU torch
+    # reports it as a plain RuntimeError.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    said = any(x in str(error) for x in ("can't allocate memory", "not enough memory"))
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or (
+        isinstance(error, RuntimeError) and said
+    )
+
+
 def load_callable(spec: str, argument: str) -> Callable[..., Any]:
     """Import what `module:name` names; modules in the current folder are found too.
 
@@ -103,10 +114,8 @@ def load_callable(spec: str, argument: str) -> Callable[..., Any]:
     """
     source, _, name = spec.partition(":")
     if not re.fullmatch(r"\w+(\.\w+)*:[^\W\d]\w*(\.\w+)*", spec) or source.endswith(".py"):
-        as_module = Path(source).name.removesuffix(".py")
-        hint = (
-            f" For a file in the current folder: {as_module}:{name}." if as_module and name else ""
-        )
+        file = Path(source).name.removesuffix(".py")
+        hint = f" For a file in the current folder: {file}:{name}." if file and name else ""
         raise ValueError(
             f"{argument}: expected module:callable with dots between the parts, got {spec!r}.{hint}"
         )
@@ -189,15 +198,6 @@ def _is_torch(file: str) -> bool:
 def _is_own(error: BaseException, skip: int) -> bool:
     """Whether this package is in the middle of it, by a hook in a user's network."""
     return any(_is_ours(f.filename) for f in _frames(error)[skip:])
-
-
-def _is_memory(error: BaseException) -> bool:
-    """Whether it says that there is too little memory; on the CPU torch does so in its text."""
-    kinds = ("MemoryError", "OutOfMemoryError")
-    words = ("can't allocate memory", "not enough memory")
-    return any(k.__name__ in kinds for k in type(error).__mro__) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
 
 
 def _shown(file: str) -> str:

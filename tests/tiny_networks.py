@@ -33,7 +33,7 @@ class Odd(nn.Module):
             return 0 * z + torch.arange(3.0)
         if self.what == "logits":
             return z
-        return {"logits": z} if self.what == "dict" else self.conv(images)
+        return {"loss": z.mean()} if self.what == "dict" else self.conv(images)
 
 
 def not_finite() -> nn.Module:

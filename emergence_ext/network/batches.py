@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import torch
 from tqdm import tqdm
+
+from emergence_ext.lookup import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def in_batches(
             try:
                 result = run(batch)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or batch_size == 1:
+                if not is_out_of_memory(error) or batch_size == 1:
                     raise
                 batch_size = (batch.stop - batch.start + 1) // 2
                 logger.warning("out of memory; going on with %d images at a time", batch_size)
@@ -55,12 +56,3 @@ def in_batches(
             yield batch, result
             start = batch.stop
             bar.update(batch.stop - batch.start)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was too little memory, on any device."""
-    # On the CPU torch reports it as a plain RuntimeError.
-    message = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        "can't allocate memory" in message or "not enough memory" in message
-    )

@@ -1,0 +1,64 @@
+"""Networks of another precision, of one channel, and with auxiliary heads are trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from emergence_ext.data import ArraySamples
+from emergence_ext.network import load_weights
+from emergence_ext.training import Recipe, train
+from emergence_ext.training.loop import evaluate
+
+
+class Net(nn.Module):
+    def __init__(self, channels: int = 3, auxiliary: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 2)
+        self.auxiliary = auxiliary
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        f = torch.relu(self.norm(self.conv(x))).mean((2, 3))
+        z = self.fc(f)
+        return (z, f[:, :2]) if self.auxiliary and self.training else z
+
+
+@pytest.fixture
+def samples() -> ArraySamples:
+    images = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[6:] *= 0.2
+    return ArraySamples(images, [0] * 6 + [1] * 6, ["bright", "dark"])
+
+
+def _train(net: nn.Module, samples: ArraySamples, out: Path) -> float:
+    recipe = Recipe(epochs=12, batch_size=4, lr=0.05)
+    return train(net, samples, samples, recipe, out=out).val_accuracy[-1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_keeps_its_precision_and_learns(
+    dtype: torch.dtype, samples: ArraySamples, tmp_path: Path
+) -> None:
+    net = Net().to(dtype)
+    assert _train(net, samples, tmp_path) == 1
+    assert {x.dtype for x in net.state_dict().values() if x.is_floating_point()} == {dtype}
+    again = Net().to(dtype)
+    load_weights(again, tmp_path / "epoch_0012.safetensors")
+    assert evaluate(again, samples) == 1
+
+
+def test_colour_images_train_a_network_of_one_channel(
+    samples: ArraySamples, tmp_path: Path
+) -> None:
+    assert _train(Net(1), samples, tmp_path) == 1
+
+
+def test_the_first_logits_are_trained_where_there_are_auxiliary_ones(
+    samples: ArraySamples, tmp_path: Path
+) -> None:
+    assert _train(Net(auxiliary=True), samples, tmp_path) == 1
