@@ -35,9 +35,11 @@ def _other_process(folder: Path) -> subprocess.Popen[str]:
 def test_two_processes_do_not_work_in_one_folder_and_a_dead_one_holds_none(tmp_path: Path) -> None:
     other = _other_process(tmp_path)
     try:
-        with pytest.raises(RuntimeError, match=f"^run: another process works in {tmp_path}; wait"):
-            with locked(tmp_path, "run"):
-                raise AssertionError("it was held")
+        with (
+            pytest.raises(RuntimeError, match=f"^run: another process works in {tmp_path}; wait"),
+            locked(tmp_path, "run"),
+        ):
+            raise AssertionError("it was held")
     finally:
         other.send_signal(signal.SIGKILL)
         other.wait()
@@ -86,7 +88,7 @@ def test_a_disk_that_fails_is_an_error_of_one_line_with_the_file(
         raise SafetensorError(f"Error while serializing: {os.strerror(code)} (os error {code})")
 
     monkeypatch.setattr(arrays, "save_file", fail)
-    with pytest.raises(OSError, match="a.safetensors") as failure:
+    with pytest.raises(OSError, match=r"a\.safetensors") as failure:
         save_arrays(tmp_path / "a", {"x": torch.ones(2)}, {}, kind="test")
     assert failure.value.errno == code and "\n" not in str(failure.value)
     assert not list(tmp_path.glob(".*.tmp"))
@@ -96,7 +98,7 @@ def test_a_disk_that_fails_is_an_error_of_one_line_with_the_file(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(files, "_flush", flush)
-    with pytest.raises(OSError, match="b.json") as failure:
+    with pytest.raises(OSError, match=r"b\.json") as failure:
         write_file(tmp_path / "b.json", b"{}")
     assert failure.value.errno == code and not (tmp_path / "b.json").exists()
 
@@ -108,7 +110,7 @@ def test_a_file_that_grows_too_large_inside_safetensors_is_told_in_one_line(tmp_
     )
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
-        with pytest.raises(OSError, match="a.safetensors") as failure:
+        with pytest.raises(OSError, match=r"a\.safetensors") as failure:
             save_arrays(tmp_path / "a", {"x": torch.zeros(9000)}, {}, kind="test")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
