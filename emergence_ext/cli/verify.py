@@ -40,5 +40,5 @@ def verify(
             typer.echo(f"note: {note}")
         for line in found.wrong:
             typer.echo(f"wrong: {line}", err=True)
-        if found.wrong:
-            raise typer.Exit(1)
+    if found.wrong:
+        raise typer.Exit(1)

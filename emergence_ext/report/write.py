@@ -127,7 +127,7 @@ def _page(run: FinishedRun) -> Path:
         warnings=[
             *warnings(run),
             *(
-                f"{name} is left out: it was made from other results of the run"
+                f"{name} is left out: it was made from other results of the run; do it again"
                 for name in left_out
             ),
         ],
