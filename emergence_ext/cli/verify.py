@@ -31,7 +31,7 @@ def verify(
     Example: emergence verify runs/demo --recompute
     """
     with reported():
-        from emergence_ext.report.verify import verify_run
+        from emergence_ext.report import verify_run
 
         found = verify_run(run_dir, report, recompute=recompute)
         for kind, count in found.read.items():
