@@ -6,8 +6,9 @@ so that every room may import it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 Backend = Literal["auto", "fused", "reference"]
 """What matches regions, see `ops.choose`."""
@@ -42,6 +43,10 @@ Technique = Literal[
 """Ways to look inside a network, in the order in which they are shown."""
 
 
+PAPER_TAU: Final = 0.4
+"""Threshold of knowledge points of the paper, which has ten categories or more."""
+
+
 def words(choices: Any) -> str:
     """Name the words of a `Literal`, for a help text or an error."""
     return ", ".join(get_args(choices))
@@ -55,7 +60,8 @@ class Settings:
         dim: projected width.
         alpha: weight of the alignment of regions with their sample.
         temperature: of the network's softmax.
-        tau: threshold of knowledge points.
+        tau: threshold of knowledge points; None: the paper's 0.4, or 1.2 / C where that is more, so
+            0.6 for two categories, of which every region passes 0.4.
         held_out: share of the images that no fit sees; what is reported is reported on them.
         region_images: images on which w, v and Lambda are learned, at most; from the fitted ones.
         importance_evals, regional_evals: evaluations of loss and gradient at most, per layer and
@@ -67,7 +73,7 @@ class Settings:
     dim: int = 3
     alpha: float = 0.1
     temperature: float = 1.0
-    tau: float = 0.4
+    tau: float | None = None
     held_out: float = 0.4
     region_images: int = 300
     importance_evals: int = 40
@@ -78,11 +84,13 @@ class Settings:
     def __post_init__(self) -> None:
         for name, holds, expected in (
             ("dim", self.dim >= 2, "at least 2"),
-            ("alpha", self.alpha >= 0, "at least 0"),
-            ("temperature", self.temperature > 0, "positive"),
-            ("tau", 0 < self.tau < 1, "between 0 and 1"),
+            ("alpha", 0 <= self.alpha < math.inf, "at least 0"),
+            ("temperature", 0 < self.temperature < math.inf, "positive"),
+            ("tau", self.tau is None or 0 < self.tau < 1, "between 0 and 1"),
             ("held_out", 0 < self.held_out < 1, "between 0 and 1"),
             ("region_images", self.region_images >= 2, "at least 2"),
+            ("importance_evals", self.importance_evals >= 1, "at least 1"),
+            ("regional_evals", self.regional_evals >= 1, "at least 1"),
         ):
             if not holds:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")

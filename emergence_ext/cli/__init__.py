@@ -13,6 +13,7 @@ from emergence_ext.cli import (
     reproduce,
     shapley,
     tables,
+    verify,
 )
 from emergence_ext.cli.common import app
 
@@ -30,4 +31,5 @@ __all__ = [
     "reproduce",
     "shapley",
     "tables",
+    "verify",
 ]

@@ -25,4 +25,6 @@ def animate(
         from emergence_ext import report
         from emergence_ext.run import FinishedRun
 
-        typer.echo(report.animate(FinishedRun.open(run_dir), fps=fps, seconds=seconds))
+        run = FinishedRun.open(run_dir)
+        with run.held():
+            typer.echo(report.animate(run, fps=fps, seconds=seconds))

@@ -53,10 +53,11 @@ def attack(
 
         settings = AttackSettings(eps, step, steps, tau, images, seed)
         run = FinishedRun.open(run_dir)
-        result = study.attack(
-            run.subject(device_name(device)), run.emergence, run.learned(), settings
-        )
-        result.save(run.inside.result(study.NAME))
+        with run.held():
+            result = study.attack(
+                run.subject(device_name(device)), run.emergence, run.learned(), settings
+            )
+            run.keep(result, study.NAME)
         rate = result.success()
         typer.echo(
             f"{len(result.astray)} of {len(result.names)} images that were right are wrong after "

@@ -21,11 +21,15 @@ def compare(a: _Name, b: _Name) -> None:
     """
     with reported():
         from emergence_ext import report
+        from emergence_ext.run import FinishedRun, split_address
         from emergence_ext.studies import compare as study
 
         comparison, run, folder = study.compare_runs(a, b)
-        comparison.save(folder / study.NAME)
-        report.write_comparison(run, folder)
+        other = FinishedRun.open(split_address(b)[0])
+        with run.held():
+            made_from = {**run.made_from, "emergence of B": other.made_from["emergence"]}
+            comparison.save(folder / study.NAME, made_from)
+            report.write_comparison(run, folder)
         images = int(comparison.held_out.sum())
         typer.echo(
             f"from {comparison.a} to {comparison.b}, {images} held-out images, 95 % intervals"

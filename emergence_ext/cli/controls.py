@@ -24,6 +24,7 @@ def controls(
         from emergence_ext.studies import controls as study
 
         run = FinishedRun.open(run_dir)
-        study.controls(run, run.subject(device_name(device))).save(run.inside.result(study.NAME))
+        with run.held():
+            run.keep(study.controls(run, run.subject(device_name(device))), study.NAME)
         typer.echo(report.update(run, study.NAME))
         typer.echo(run.inside.experiment(study.NAME))

@@ -52,15 +52,16 @@ def distill(
         from emergence_ext.studies import distill as study
 
         run = FinishedRun.open(run_dir)
-        result = study.distill(
-            run,
-            run.subject(device_name(device)),
-            [name.strip() for name in at.split(",")],
-            layer,
-            epochs=epochs,
-            checkpoints=numbers(keep, int, "keep") if keep else None,
-            random_state=seed,
-        )
-        result.save(run.inside.result(study.NAME))
+        with run.held():
+            result = study.distill(
+                run,
+                run.subject(device_name(device)),
+                [name.strip() for name in at.split(",")],
+                layer,
+                epochs=epochs,
+                checkpoints=numbers(keep, int, "keep") if keep else None,
+                random_state=seed,
+            )
+            run.keep(result, study.NAME)
         typer.echo(report.update(run, study.NAME))
         typer.echo(run.inside.experiment(study.NAME))

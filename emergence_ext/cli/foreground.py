@@ -40,7 +40,8 @@ def foreground(
 
         run = FinishedRun.open(run_dir)
         objects = study.find_objects(run.emergence, boxes=boxes, masks=masks)
-        objects.save(run.inside.result(study.NAME))
+        with run.held():
+            run.keep(objects, study.NAME)
         last = study.share_of_points(run.emergence, objects)
         if last.points is not None:
             typer.echo(

@@ -110,6 +110,8 @@ def look(
     Example: emergence look runs/demo --only activations,occlusion --images 3,17
     """
     with reported():
+        from emergence_ext.store import locked
+
         if out is None and run_dir is None:
             raise ValueError("out: say where to write, --out DIR")
         files = existing(
@@ -123,10 +125,12 @@ def look(
         described = {name: value for name, value in described.items() if _is_given(context, name)}
         where = device_name(device)
         subject, run = _load(run_dir, where, described, layers=layers, random_state=seed)
-        looked = _look(
-            subject, run, out if out is not None else Path(run_dir or "") / "look", images, only,
-            files, {"window": window, "stride": stride, "fill": fill}, seed,
-        )  # fmt: skip
+        place = out if out is not None else Path(run_dir or "") / "look"
+        with locked(place):
+            looked = _look(
+                subject, run, place, images, only, files,
+                {"window": window, "stride": stride, "fill": fill}, seed,
+            )  # fmt: skip
         for name, sheet in looked.sheets.items():
             for note in sheet.notes:
                 typer.echo(f"{name}: {note}")

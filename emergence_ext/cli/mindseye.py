@@ -81,6 +81,7 @@ def mindseye(
         from emergence_ext.mindseye import Schedule
         from emergence_ext.report import mindseye as eye
         from emergence_ext.run import FinishedRun
+        from emergence_ext.store import locked
 
         layers = _names(layer, "layer")
         channels = None if top_k is None else numbers(top_k, int, "top_k")
@@ -95,10 +96,11 @@ def mindseye(
             if images is None or model is None:
                 raise ValueError("images: give either --images and --model, or --run")
             _refuse("needs --run", points=points, directions=directions, category=category)
-            notes = eye.facets_of_folder(
-                images, model, layers, out, weights=weights, prepared=preprocess or "auto",
-                size=size, **grouping, **how,
-            )  # fmt: skip
+            with locked(out):
+                notes = eye.facets_of_folder(
+                    images, model, layers, out, weights=weights, prepared=preprocess or "auto",
+                    size=size, **grouping, **how,
+                )  # fmt: skip
         else:
             _refuse(
                 "is of no use with --run, which knows network and images; leave one of them out",
@@ -108,10 +110,12 @@ def mindseye(
             if directions:
                 why = "is of no use with --directions"
                 _refuse(why, points=points, facets=facets, top_k=top_k)
-                notes = eye.directions_of_run(FinishedRun.open(run_dir), layers, out, **how)
-            else:
-                run = FinishedRun.open(run_dir)
-                notes = eye.facets_of_run(run, layers, out, points=points, **grouping, **how)
+            run = FinishedRun.open(run_dir)
+            with locked(out):
+                if directions:
+                    notes = eye.directions_of_run(run, layers, out, **how)
+                else:
+                    notes = eye.facets_of_run(run, layers, out, points=points, **grouping, **how)
         for note in notes:
             typer.echo(note)
         typer.echo(out)

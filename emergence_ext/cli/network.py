@@ -151,7 +151,12 @@ def run(
     temperature: Annotated[
         float, typer.Option(help="Of the network's softmax.")
     ] = Settings.temperature,
-    tau: Annotated[float, typer.Option(help="Threshold of knowledge points.")] = Settings.tau,
+    tau: Annotated[
+        float | None,
+        typer.Option(
+            help="Threshold of knowledge points; default: 0.4, or 1.2 / C where that is more."
+        ),
+    ] = Settings.tau,
     dim: Annotated[int, typer.Option(help="Projected width.")] = Settings.dim,
     output: Output = None,
     precision: Precision = "float32",

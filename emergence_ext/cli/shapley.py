@@ -57,10 +57,12 @@ def shapley(
         # It was loaded for this command alone, so nobody misses it where it was.
         subject.module.to(subject.device)
         layers = None if layer is None else [name.strip() for name in layer.split(",")]
-        result = study.shapley(
-            subject, run.emergence, layers, images, samples=samples, error=error, random_state=seed
-        )
-        result.save(run.inside.result(study.NAME))
+        with run.held():
+            result = study.shapley(
+                subject, run.emergence, layers, images,
+                samples=samples, error=error, random_state=seed,
+            )  # fmt: skip
+            run.keep(result, study.NAME)
         missed = int((~result.reached).sum())
         if missed:
             typer.echo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -59,16 +60,20 @@ def tables(
 
         runs = study.open_runs(run_dirs)
         first = next(iter(runs.values()))
-        result = study.paper_tables(
-            runs,
-            list(dict.fromkeys(numbers(temperatures, float, "temperatures"))),
-            seeds=seeds,
-            with_ablation=with_ablation,
-            images=images,
-            device=device_name(device),
-            random_state=seed,
-        )
-        result.save(first.inside.result(study.NAME))
+        with ExitStack() as held:
+            for each in runs.values():
+                held.enter_context(each.held())
+            result = study.paper_tables(
+                runs,
+                list(dict.fromkeys(numbers(temperatures, float, "temperatures"))),
+                seeds=seeds,
+                with_ablation=with_ablation,
+                images=images,
+                device=device_name(device),
+                random_state=seed,
+            )
+            others = {f"emergence of {n}": r.made_from["emergence"] for n, r in runs.items()}
+            first.keep(result, study.NAME, others)
         for network, outcomes in result.methods.items():
             for o in outcomes:
                 typer.echo(

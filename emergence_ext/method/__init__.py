@@ -22,6 +22,7 @@ from emergence_ext.method.knowledge import (
     check_tau,
     knowledge_points,
     shared_categories,
+    usual_tau,
 )
 from emergence_ext.method.regional import RegionalProjection, normalise_strengths
 from emergence_ext.method.sample import SampleProjection
@@ -61,4 +62,5 @@ __all__ = [
     "spearman",
     "stratified_folds",
     "student_interval",
+    "usual_tau",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from emergence_ext.method.frame import Frame
 from emergence_ext.method.intervals import Interval, bootstrap_ratio, bootstrap_sums
-from emergence_ext.settings import Settings
+from emergence_ext.settings import PAPER_TAU
 from emergence_ext.store import Saved
 
 SHARED: Final = 0.1  # a second-best category within this of the best shares the region
@@ -33,7 +33,7 @@ class KnowledgePoints(Saved):
     category: Tensor
     runner_up: Tensor
     y: Tensor
-    tau: float = Settings.tau
+    tau: float = PAPER_TAU
 
     @property
     def point(self) -> Tensor:
@@ -92,7 +92,7 @@ class PointCount:
 
 
 def knowledge_points(
-    h: Tensor, frame: Frame, labels: Tensor, tau: float = Settings.tau
+    h: Tensor, frame: Frame, labels: Tensor, tau: float | None = None
 ) -> KnowledgePoints:
     """Find regions that are discriminative for some category, and for the right one (Sec. 3.4).
 
@@ -100,7 +100,7 @@ def knowledge_points(
         h: projected regional features, `[N, R, dim]`, strengths already on the scale of the frame.
         frame: categories, in which `p(y|h)` is read.
         labels: true categories, `[N]`, integers in `[0, C)`.
-        tau: a region counts where `max_y p(y|h) > tau`; `1/C <= tau < 1`.
+        tau: a region counts where `max_y p(y|h) > tau`; `1/C <= tau < 1`; None: `usual_tau`.
 
     Raises:
         ValueError: a label outside `[0, C)`, a tau outside its range, or another `dim` than the
@@ -111,6 +111,7 @@ def knowledge_points(
         raise ValueError(
             f"h must be [N, R, dim] and labels [N]; got {tuple(h.shape)} and {tuple(labels.shape)}"
         )
+    tau = usual_tau(C) if tau is None else tau
     check_tau(tau, C)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < C:
         raise ValueError(
@@ -122,7 +123,7 @@ def knowledge_points(
     return KnowledgePoints(confidence, best.indices[..., 0], best.values[..., 1], labels, tau)
 
 
-def shared_categories(h: Tensor, frame: Frame, tau: float = Settings.tau) -> Tensor:
+def shared_categories(h: Tensor, frame: Frame, tau: float | None = None) -> Tensor:
     """Name the two categories that share a region: a knowledge point for one, nearly for the other.
 
     Args:
@@ -131,10 +132,16 @@ def shared_categories(h: Tensor, frame: Frame, tau: float = Settings.tau) -> Ten
     Returns:
         The two by number, the lower first, `[N, R, 2]`; -1 where no two share the region.
     """
+    tau = usual_tau(len(frame.priors)) if tau is None else tau
     best = frame.posterior(h).topk(2, dim=-1)
     first, second = best.values.unbind(-1)
     shared = (first > tau) & (first - second <= SHARED) & (h.square().sum(-1) > 0)
     return torch.where(shared[..., None], best.indices.sort(dim=-1).values, -1)
+
+
+def usual_tau(C: int) -> float:
+    """The paper's 0.4, or 1.2 / C where that is more: of two categories every region passes 0.4."""
+    return max(PAPER_TAU, 1.2 / C)
 
 
 def check_tau(tau: float, C: int) -> None:
@@ -144,4 +151,7 @@ def check_tau(tau: float, C: int) -> None:
         ValueError: tau outside of `[1/C, 1)` for C categories.
     """
     if not 1 / C <= tau < 1:
-        raise ValueError(f"tau must be in [1/C, 1) = [{1 / C:.3g}, 1), got {tau}")
+        raise ValueError(
+            f"tau must be in [1/C, 1) = [{1 / C:.3g}, 1) for {C} categories, got {tau}; give "
+            "another tau (--tau)"
+        )

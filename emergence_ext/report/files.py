@@ -59,13 +59,18 @@ def remove_others(folder: Path, tables: Tables, drawings: Drawings) -> None:
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
     """Write rows, all with the same columns, to a CSV file; None and NaN are empty cells."""
+    write_file(path, table_text(rows).encode())
+
+
+def table_text(rows: Sequence[Row]) -> str:
+    """Rows, all with the same columns, as CSV."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow({name: _cell(value) for name, value in row.items()})
-    write_file(path, text.getvalue().encode())
+    return text.getvalue()
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -35,7 +35,8 @@ def headline(run: FinishedRun) -> dict[str, dict[str, Any]]:
             "value": count.total.value * per_image,
             "low": count.total.low * per_image,
             "high": count.total.high * per_image,
-            "explain": f"in {e.layers[-1]}, of {e.grid[0] * e.grid[1]} regions, on held-out images",
+            "explain": f"in {e.layers[-1]}, of {e.grid[0] * e.grid[1]} regions, on held-out "
+            f"images; tau = {e.tau:g}",
         },
         "strength and importance": {
             "value": importance["Pearson of |h| with w, mean"],

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Final
 
 from emergence_ext.report import emergence
 from emergence_ext.report.experiments import COMPARISON, EXPERIMENTS
 from emergence_ext.report.files import write_results
 from emergence_ext.report.headline import headline, warnings
 from emergence_ext.report.html.write import write_page
+from emergence_ext.report.receipts import read_receipts
 from emergence_ext.run import FinishedRun
-from emergence_ext.store import exists
+from emergence_ext.store import StoreError, exists
 
 logger = logging.getLogger(__name__)
+
+COMMANDS: Final = {"paper_tables": "tables"}  # where a command is not called as its experiment
 
 
 def write(run: FinishedRun | Path | str) -> Path:
@@ -31,17 +35,38 @@ def write(run: FinishedRun | Path | str) -> Path:
         ImportError: jinja2 is not installed.
     """
     run = run if isinstance(run, FinishedRun) else FinishedRun.open(run)
+    with run.held():
+        return _write(run)
+
+
+def _write(run: FinishedRun) -> Path:
     for text in warnings(run):
         logger.warning(text)
     write_results(run.folder, emergence.tables(run), emergence.figures(run))
+    left_out = foreign(run)
+    for anchor in left_out:
+        logger.warning(
+            "%s is left out: it was made from other results than this run has now; do `emergence "
+            "%s` again",
+            run.inside.experiment(anchor),
+            COMMANDS.get(anchor, anchor),
+        )
     for experiment in EXPERIMENTS:
         path = run.inside.result(experiment.section.anchor)
-        if exists(path):
+        if exists(path) and experiment.section.anchor not in left_out:
             experiment.write(run, path)
     name = COMPARISON.section.anchor
     for folder in sorted(run.inside.experiment(name).glob("*/")):
-        if exists(folder / name):
+        if not exists(folder / name):
+            continue
+        if run.owns(folder / name):
             write_comparison(run, folder)
+        else:
+            logger.warning(
+                "%s is left out: it was made from other results than this run has now; do "
+                "`emergence compare` again",
+                folder,
+            )
     return _page(run)
 
 
@@ -63,8 +88,14 @@ def update(run: FinishedRun, name: str) -> Path:
     known = {experiment.section.anchor: experiment for experiment in EXPERIMENTS}
     if name not in known:
         raise ValueError(f"name: no experiment {name!r}; there are {', '.join(known)}")
-    known[name].write(run, run.inside.result(name))
-    return _page(run)
+    with run.held():
+        path = run.inside.result(name)
+        if exists(path) and not run.owns(path):
+            raise StoreError(
+                f"run: {path} was made from other results than {run.folder} has now; do it again"
+            )
+        known[name].write(run, path)
+        return _page(run) if _is_current(run) else _write(run)
 
 
 def write_comparison(run: FinishedRun, folder: Path) -> None:
@@ -72,5 +103,33 @@ def write_comparison(run: FinishedRun, folder: Path) -> None:
     COMPARISON.write(run, folder / COMPARISON.section.anchor)
 
 
+def _is_current(run: FinishedRun) -> bool:
+    """Whether the page that is there, if any, was made of what the run has found now."""
+    try:
+        told = read_receipts(run.inside.report) or {}
+    except (OSError, StoreError):
+        return not run.inside.report.exists()
+    return told.get("results", {}).get("emergence") == run.made_from["emergence"]
+
+
+def foreign(run: FinishedRun) -> list[str]:
+    """Names of the experiments whose result in the folder was not made from the run as it is."""
+    names = [experiment.section.anchor for experiment in EXPERIMENTS]
+    paths = {name: run.inside.result(name) for name in names}
+    return [name for name, path in paths.items() if exists(path) and not run.owns(path)]
+
+
 def _page(run: FinishedRun) -> Path:
-    return write_page(run.folder, headline=headline(run), warnings=warnings(run))
+    left_out = foreign(run)
+    return write_page(
+        run.folder,
+        headline=headline(run),
+        warnings=[
+            *warnings(run),
+            *(
+                f"{name} is left out: it was made from other results of the run; do it again"
+                for name in left_out
+            ),
+        ],
+        left_out=left_out,
+    )

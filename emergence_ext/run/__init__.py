@@ -3,15 +3,17 @@
 It ends at what is saved: tables, figures and pages are the report's.
 """
 
-from emergence_ext.run.address import open_at
+from emergence_ext.run.address import open_at, split_address
 from emergence_ext.run.analyse import run
 from emergence_ext.run.emerging import Checkpoint, Emergence, emergence, stacked
 from emergence_ext.run.finished import FinishedRun, Learned, require_same_network
 from emergence_ext.run.fixed_frame import FixedFrame, claim_folder
 from emergence_ext.run.folder import Config, FitsFolder, RunFolder, StateFolder, file_name
+from emergence_ext.run.identity import file_digest, identity
 from emergence_ext.run.strength import ImportanceStrength, StrengthEntropy
 from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
 from emergence_ext.run.thumbnails import Thumbnails
+from emergence_ext.run.verify import Verification, recompute, verify
 from emergence_ext.settings import Settings
 
 __all__ = [
@@ -31,11 +33,17 @@ __all__ = [
     "Subject",
     "SubjectSpec",
     "Thumbnails",
+    "Verification",
     "claim_folder",
     "emergence",
+    "file_digest",
     "file_name",
+    "identity",
     "open_at",
+    "recompute",
     "require_same_network",
     "run",
+    "split_address",
     "stacked",
+    "verify",
 ]

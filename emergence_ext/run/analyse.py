@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import math
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -14,13 +14,24 @@ from pathlib import Path
 import numpy
 import torch
 
+from emergence_ext import data
 from emergence_ext._version import __version__
 from emergence_ext.method import SampleProjection
 from emergence_ext.network import CheckpointFile, FeatureSet, check_fits, load_weights
 from emergence_ext.ops import build_info, in_words
 from emergence_ext.run.emerging import Checkpoint, Emergence, emergence
 from emergence_ext.run.finished import FinishedRun
-from emergence_ext.run.folder import Config, RunFolder
+from emergence_ext.run.folder import STUDY, Config, RunFolder
+from emergence_ext.run.identity import (
+    comparable,
+    feature_origins,
+    file_digest,
+    identity,
+    thumbnail_origins,
+    weights_name,
+    weights_of,
+)
+from emergence_ext.run.settle import settled
 from emergence_ext.run.strength import (
     ImportanceStrength,
     StrengthEntropy,
@@ -30,7 +41,7 @@ from emergence_ext.run.strength import (
 from emergence_ext.run.subject import Subject
 from emergence_ext.run.thumbnails import Thumbnails
 from emergence_ext.settings import Backend, Settings
-from emergence_ext.store import StoreError, once
+from emergence_ext.store import StoreError, content_digest, differences, exists, locked, once
 
 logger = logging.getLogger(__name__)
 
@@ -63,24 +74,46 @@ def run(
         RuntimeError: a backend that cannot compute here.
         StoreError: a stored result is damaged.
     """
-    settings, folder = settings or Settings(), RunFolder(Path(out))
+    folder = RunFolder(Path(out))
     for state in subject.checkpoints:  # before the first of them costs anything
         check_fits(subject.module, state.path)
     # Features are kept on the CPU, whatever the network runs on.
     logger.info("regions are matched by %s", in_words(backend))
-    config = _config(subject, settings, alphas, backend, command)
-    _claim(folder, config)
+    dataset = subject.dataset
+    settings = settled(settings or Settings(), torch.tensor(dataset.labels), dataset.categories)
+    _check_alphas(alphas)
+    with locked(folder.path):
+        return _analyse(subject, folder, settings, alphas, backend, command)
+
+
+def _analyse(
+    subject: Subject,
+    folder: RunFolder,
+    settings: Settings,
+    alphas: Sequence[float],
+    backend: Backend,
+    command: str,
+) -> FinishedRun:
+    """Make a run in a directory that is held."""
+    config = _claim(folder, _config(subject, settings, alphas, backend, command, folder.path))
     states: Sequence[CheckpointFile | None] = subject.checkpoints or [None]
-    checkpoints = [_checkpoint(subject, state, folder) for state in states]
+    if not exists(folder.features(_label(states[-1]))):
+        _check_dim(subject, settings)
+    checkpoints = [_checkpoint(subject, state, folder, config) for state in states]
     results = emergence(checkpoints, settings, folder=folder.fits.path, backend=backend)
-    results.save(folder.emergence)
-    once(folder.thumbnails, Thumbnails, lambda: Thumbnails.of(subject, results.grid))
+    results.save(folder.emergence, folder.origins(results.labels, results.layers))
+    once(
+        folder.thumbnails,
+        Thumbnails,
+        lambda: Thumbnails.of(subject, results.grid),
+        thumbnail_origins(config),
+    )
     missing = _strengths(checkpoints[-1].features(), settings, folder)
     finished = FinishedRun(
         folder.path,
         replace(
             config,
-            versions=_versions(),
+            results={"emergence": content_digest(folder.emergence)},
             git=_git_state(),
             categories=results.categories,
             checkpoints=[
@@ -97,8 +130,34 @@ def run(
     return finished
 
 
+def _check_alphas(alphas: Sequence[float]) -> None:
+    wrong = [alpha for alpha in alphas if not 0 <= alpha < math.inf]
+    if wrong:
+        raise ValueError(f"alphas: expected numbers of at least 0, got {wrong[0]}")
+
+
+def _check_dim(subject: Subject, settings: Settings) -> None:
+    """Hold the projected width against the features of one image, before those of all are made."""
+    image, label = subject.dataset[0]
+    first = data.ArraySamples(image[None], [label], subject.dataset.categories)
+    one = replace(subject, dataset=first).extract()
+    widths = {"the sample feature": one.f.shape[1]}
+    widths |= {f"layer {name!r}": F.shape[-1] for name, F in one.layers.items()}
+    narrow = min(widths, key=widths.__getitem__)
+    if settings.dim > widths[narrow]:
+        raise ValueError(
+            f"dim = {settings.dim} is more than the {widths[narrow]} channels of {narrow}; give a "
+            "smaller dim (--dim)"
+        )
+
+
 def _config(
-    subject: Subject, settings: Settings, alphas: Sequence[float], backend: str, command: str
+    subject: Subject,
+    settings: Settings,
+    alphas: Sequence[float],
+    backend: str,
+    command: str,
+    folder: Path,
 ) -> Config:
     """What is known of a run before it begins."""
     spec = subject.spec
@@ -115,15 +174,30 @@ def _config(
             "backend": {"asked": backend},
             **shown,
         },
-        subject=None if spec is None else spec.settings(),
+        subject=None if spec is None else spec.settings(folder),
         hashes=_hashes(subject),
         layers=list(subject.layers),
+        versions=_versions(),
     )
 
 
-def _checkpoint(subject: Subject, state: CheckpointFile | None, folder: RunFolder) -> Checkpoint:
+def _hashes(subject: Subject) -> dict[str, str]:
+    """Digests of all that the results depend on."""
+    states: Sequence[CheckpointFile | None] = subject.checkpoints or [None]
+    hashes = {weights_name(x): weights_of(subject, x) for x in states}
+    if subject.spec is not None and subject.spec.weights:
+        hashes["weights file"] = file_digest(Path(subject.spec.weights))
+    return {**hashes, **identity(subject)}
+
+
+def _label(state: CheckpointFile | None) -> str:
+    return "network" if state is None else state.label
+
+
+def _checkpoint(
+    subject: Subject, state: CheckpointFile | None, folder: RunFolder, config: Config
+) -> Checkpoint:
     """One state of the network, or the network as it is, its features kept in the directory."""
-    label = "network" if state is None else state.label
 
     def make() -> FeatureSet:
         if state is None:
@@ -135,15 +209,19 @@ def _checkpoint(subject: Subject, state: CheckpointFile | None, folder: RunFolde
         finally:
             subject.module.load_state_dict(kept)
 
-    path = folder.features(label)
+    path = folder.features(_label(state))
+    made_from = feature_origins(config.hashes, weights_name(state))
     return Checkpoint(
-        label, 0 if state is None else state.epoch, lambda: once(path, FeatureSet, make)
+        _label(state),
+        0 if state is None else state.epoch,
+        lambda: once(path, FeatureSet, make, made_from),
     )
 
 
 def _strengths(last: FeatureSet, settings: Settings, folder: RunFolder) -> list[str]:
     """Keep strength against entropy at several temperatures; return why there is none at others."""
     seed = settings.random_state
+    origins = {"features": last.digest(), "dim": str(settings.dim), "random_state": str(seed)}
 
     def make(temperature: float) -> SampleProjection:
         return SampleProjection(dim=settings.dim, temperature=temperature, random_state=seed)
@@ -155,7 +233,7 @@ def _strengths(last: FeatureSet, settings: Settings, folder: RunFolder) -> list[
             return strength_entropy(last.f, last.z, last.y, t, make=make, random_state=seed)
 
         try:
-            once(folder.strength(temperature), StrengthEntropy, study)
+            once(folder.strength(temperature), StrengthEntropy, study, origins)
         except ValueError as error:
             if temperature == settings.temperature or isinstance(error, StoreError):
                 raise
@@ -170,11 +248,15 @@ def _computed(results: Emergence, others: Sequence[ImportanceStrength]) -> str:
     return ", ".join(sorted({x.backend or "not recorded" for x in stats}))
 
 
-def _claim(folder: RunFolder, config: Config) -> None:
-    """Take the directory for this run, unless it holds results of another."""
+def _claim(folder: RunFolder, config: Config) -> Config:
+    """Take the directory for this run, unless it holds results of another; return what it is of.
+
+    While a run is not finished, settings of its fits may change: features are kept, and every fit
+    knows what it was made from.
+    """
     if not folder.holds_results:
         config.write(folder.config)
-        return
+        return config
     try:
         there = Config.read(folder.config)
     except (StoreError, FileNotFoundError) as error:
@@ -182,48 +264,46 @@ def _claim(folder: RunFolder, config: Config) -> None:
             f"out: {folder.path} holds results, but its config.json does not say of what "
             f"({error}). Choose another directory, or remove that one."
         ) from error
-    different = _differences(there, config)
-    if different:
+    if there.digested:
+        python = there.versions.get("python")
+        hashes = comparable(there.hashes, config.hashes, python)
+        if hashes != config.hashes:
+            versions = {**config.versions, "python": python}
+            config = replace(config, hashes=hashes, versions=versions)
+    fits, other = _differences(there, config)
+    if other or (fits and (there.results or exists(folder.emergence))):
         raise ValueError(
-            f"out: {folder.path} holds another run, which differs in {', '.join(different)}. "
+            f"out: {folder.path} holds another run, which differs in {', '.join(fits + other)}. "
             "Choose another directory, or remove that one."
         )
+    if fits:
+        logger.warning(
+            "the run that was begun in %s is made with other settings: %s. Its features are kept.",
+            folder.path,
+            ", ".join(fits),
+        )
+        (folder.fits.path / STUDY).unlink(missing_ok=True)
+        config.write(folder.config)
+    return config
 
 
-def _differences(there: Config, now: Config) -> list[str]:
-    """What another run has set otherwise, in words."""
-    # As JSON gives it back.
-    new, hashes = json.loads(json.dumps([now.settings, now.hashes]))
+def _differences(there: Config, now: Config) -> tuple[list[str], list[str]]:
+    """What another run has set otherwise, in words: of the fits, and of all else."""
+    new = json.loads(json.dumps(now.settings))  # as JSON gives it back
     old = there.settings
-    settings = [
-        f"{name} ({old.get(name)} there, {new.get(name)} now)"
+    different = {
+        name: f"{name} ({old.get(name)} there, {new.get(name)} now)"
         for name in sorted({*old, *new} - {"backend"})  # results are the same but for rounding
         if old.get(name) != new.get(name)
-    ]
-    return [
-        *settings,
-        *(name for name, value in hashes.items() if there.hashes.get(name) != value),
-        *(["layers"] if there.layers != now.layers else []),
-    ]
-
-
-def _hashes(subject: Subject) -> dict[str, str]:
-    """What the results depend on: weights; names, labels and a sample of the network's inputs."""
-    weights = hashlib.sha256()
-    if subject.checkpoints:
-        for checkpoint in subject.checkpoints:
-            weights.update(Path(checkpoint.path).read_bytes())
-    else:
-        for name, x in subject.module.state_dict().items():
-            weights.update(name.encode())
-            weights.update(
-                x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-            )
-    images = hashlib.sha256(json.dumps([subject.dataset.names, subject.dataset.labels]).encode())
-    for index in range(0, len(subject.dataset), max(1, len(subject.dataset) // 100)):
-        image = subject.preprocess(subject.dataset[index][0][None])
-        images.update(image.detach().cpu().contiguous().numpy().tobytes())
-    return {"weights": weights.hexdigest(), "images": images.hexdigest()}
+    }
+    of_fits = {*Settings.__dataclass_fields__, "alphas"}
+    hashes = differences(there.hashes, now.hashes) if there.digested else []
+    layers = ["layers"] if there.layers != now.layers else []
+    other = [text for name, text in different.items() if name not in of_fits]
+    return (
+        [text for name, text in different.items() if name in of_fits],
+        list(dict.fromkeys([*other, *hashes, *layers])),
+    )
 
 
 def _versions() -> dict[str, str | None]:

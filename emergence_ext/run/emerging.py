@@ -18,7 +18,6 @@ from emergence_ext.method import (
     KnowledgePoints,
     PointCount,
     SampleProjection,
-    check_tau,
     entropy,
     knowledge_points,
     solve_kappa_p,
@@ -26,8 +25,9 @@ from emergence_ext.method import (
 from emergence_ext.network import FeatureSet
 from emergence_ext.run.fixed_frame import Fitted, FixedFrame, claim_folder
 from emergence_ext.run.folder import FitsFolder
+from emergence_ext.run.settle import settled, split_images
 from emergence_ext.settings import Backend, Settings
-from emergence_ext.store import Saved, once
+from emergence_ext.store import Saved, digest, once
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def emergence(
         settings: of the fits.
         kappa_p: concentration of the similarity between images; solved on the last checkpoint when
             left out. A control takes that of the network it is compared with.
-        folder: where every finished fit is kept; one that is there already is not made again,
-            whatever backend made it.
+        folder: where every finished fit is kept; one that is there already and was made from the
+            same is not made again, whatever backend made it.
         backend: what matches regions, see `backend.choose`; noted with every fit.
 
     Raises:
@@ -139,9 +139,7 @@ def emergence(
     if len(set(labels)) < len(labels):
         raise ValueError(f"checkpoints: labels must differ, got {labels}")
     last = checkpoints[-1].features()
-    if len(last.categories) < 2:
-        raise ValueError("categories: one category leaves nothing to tell apart; give two or more")
-    check_tau(settings.tau, len(last.categories))
+    settings = settled(settings, last.y, last.categories, kappa_p=kappa_p)
     held_out, region_images = split_images(last.y, settings)
     fixed = _learn_frame(settings, last, held_out, region_images, kappa_p, folder, backend)
     bar = tqdm(total=len(checkpoints) * len(last.layers), desc="fits", unit="layer", disable=None)
@@ -174,7 +172,7 @@ def emergence(
         categories=last.categories,
         names=last.names,
         grid=last.grid,
-        tau=settings.tau,
+        tau=settings.tau or 0,
         y=last.y,
         held_out=held_out,
         region_images=region_images,
@@ -204,41 +202,6 @@ def stacked(labels: Sequence[str], states: Sequence[Fitted]) -> dict[str, Any]:
     }
 
 
-def split_images(y: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Choose images, balanced over categories.
-
-    Args:
-        y: labels, `[N]`.
-        settings: of the fits.
-
-    Returns:
-        Which images are held out, `[N]` bool, and the indices of those that regions are learned on.
-
-    Raises:
-        ValueError: so few images that none are left to fit or to hold out.
-    """
-    generator = torch.Generator().manual_seed(settings.random_state)
-    shuffled = torch.randperm(len(y), generator=generator)
-    by_category = shuffled[torch.argsort(y[shuffled], stable=True)]
-    held_out = torch.zeros(len(y), dtype=torch.bool)
-    held_out[_evenly(by_category, round(settings.held_out * len(y)))] = True
-    if held_out.all() or not held_out.any():
-        raise ValueError(
-            f"held_out = {settings.held_out} of {len(y)} images leaves none to fit or none to "
-            "report on; give more images"
-        )
-    fitted = (~held_out).nonzero().flatten()
-    if len(fitted) > settings.region_images:
-        by_category = fitted[torch.argsort(y[fitted], stable=True)]
-        fitted = _evenly(by_category, settings.region_images).sort().values
-    return held_out, fitted
-
-
-def _evenly(order: Tensor, count: int) -> Tensor:
-    """`count` elements of `order`, at even distances: of sorted things as many of every kind."""
-    return order[torch.arange(count) * len(order) // max(count, 1)]
-
-
 def _learn_frame(
     settings: Settings,
     last: FeatureSet,
@@ -253,15 +216,24 @@ def _learn_frame(
         first = FitsFolder(folder).frame
         claim_folder(folder, settings, list(last.layers), last.names, first=first)
     f, z = last.f[~held_out], last.z[~held_out]
+    origins = {"features of the last checkpoint": last.digest()}
+    made_from = {
+        **origins,
+        "held-out images": digest(held_out),
+        **{name: str(getattr(settings, name)) for name in ("dim", "temperature", "random_state")},
+    }
+    # A kappa_p that is solved for follows from what is here, to the last bit on one machine alone.
+    solved = {"kappa_p": "solved" if kappa_p is None else repr(kappa_p)}
     if kappa_p is None:
         kappa_p = solve_kappa_p(z, include_self=settings.include_self)
     projection = SampleProjection(
         dim=settings.dim, temperature=settings.temperature, random_state=settings.random_state
     )
     path = None if folder is None else FitsFolder(folder).frame
-    samples = once(path, SampleProjection, lambda: projection.fit(f, z))
+    samples = once(path, SampleProjection, lambda: projection.fit(f, z), made_from)
     frame = samples.frame_.with_kappa_p(kappa_p)
-    return FixedFrame(settings, samples, frame, ~held_out, region_images, backend)
+    origins |= solved
+    return FixedFrame(settings, samples, frame, ~held_out, region_images, backend, origins)
 
 
 def _require_like(last: FeatureSet, checkpoint: Checkpoint, features: FeatureSet) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,13 @@ from emergence_ext.method import (
 from emergence_ext.network import FeatureSet
 from emergence_ext.run.emerging import Emergence
 from emergence_ext.run.folder import Config, RunFolder
+from emergence_ext.run.identity import (
+    comparable,
+    identity,
+    thumbnail_origins,
+    weights_name,
+    weights_of,
+)
 from emergence_ext.run.strength import (
     ImportanceStrength,
     StrengthEntropy,
@@ -31,7 +39,17 @@ from emergence_ext.run.strength import (
 from emergence_ext.run.subject import Subject, SubjectSpec
 from emergence_ext.run.thumbnails import Thumbnails
 from emergence_ext.settings import Backend, Settings
-from emergence_ext.store import StoreError, exists, once
+from emergence_ext.store import (
+    Saved,
+    StoreError,
+    content_digest,
+    differences,
+    exists,
+    locked,
+    once,
+    require_made_from,
+)
+from emergence_ext.store import made_from as origins
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +92,18 @@ class FinishedRun:
             StoreError: what is there cannot be read.
         """
         inside = RunFolder(Path(folder))
-        if not inside.config.is_file() or not exists(inside.emergence):
+        config = Config.read(inside.config)
+        if not exists(inside.emergence) or (config.digested and not config.results):
             raise FileNotFoundError(
                 f"run: {folder} holds no finished run; `emergence run --out {folder}` makes one"
             )
-        return cls(inside.path, Config.read(inside.config))
+        if not config.digested:
+            logger.warning(
+                "%s was made by an earlier version, which noted no digests: what it was made from "
+                "cannot be compared",
+                folder,
+            )
+        return cls(inside.path, config)
 
     @property
     def inside(self) -> RunFolder:
@@ -87,8 +112,45 @@ class FinishedRun:
 
     @cached_property
     def emergence(self) -> Emergence:
-        """Everything that the run found."""
-        return Emergence.load(self.inside.emergence)
+        """Everything that the run found.
+
+        Raises:
+            StoreError: damaged, of another run, or made from other features or fits than are there.
+        """
+        path = self.inside.emergence
+        found = Emergence.load(path)
+        if self.config.digested and self.made_from != self.config.results:
+            raise StoreError(
+                f"run: {path} is not what was found in this run, as config.json notes it. Bring "
+                "that back, or make the run again in another directory."
+            )
+        require_made_from(path, self.inside.origins(found.labels, found.layers))
+        return found
+
+    @cached_property
+    def made_from(self) -> dict[str, str]:
+        """What all that is built upon the run depends on, as `config.json` notes it of a result."""
+        return {"emergence": content_digest(self.inside.emergence)}
+
+    def keep(self, result: Saved, name: str, made_from: Mapping[str, str] | None = None) -> None:
+        """Save what an experiment found, with what it was made from: the run, and what is given."""
+        result.save(self.inside.result(name), {**self.made_from, **(made_from or {})})
+
+    def owns(self, path: Path) -> bool:
+        """Say whether a saved result was made from this run, as it is now.
+
+        What was saved without digests, by an earlier version, is taken.
+        """
+        there = origins(path)
+        if there is None and self.config.digested:
+            logger.warning("%s does not note of which results of the run it was made", path)
+        return there is None or not differences(there, self.made_from)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the run's directory for writing, see `store.locked`."""
+        with locked(self.folder, "run"):
+            yield
 
     @cached_property
     def settings(self) -> Settings:
@@ -108,7 +170,11 @@ class FinishedRun:
     def strengths(self) -> list[StrengthEntropy]:
         """Return strength against entropy at every temperature that has one."""
         paths = map(self.inside.strength, temperatures(self.settings.temperature))
-        return [StrengthEntropy.load(path) for path in paths if exists(path)]
+        there = [path for path in paths if exists(path)]
+        last = self.inside.features(self.emergence.labels[-1])
+        for path in there if exists(last) else []:
+            require_made_from(path, {"features": content_digest(last)})
+        return [StrengthEntropy.load(path) for path in there]
 
     def other_alphas(self, backend: Backend = "auto") -> list[ImportanceStrength]:
         """Return strength against importance in the last layer, for the further alphas of the run.
@@ -134,6 +200,7 @@ class FinishedRun:
             include_self=settings.include_self,
             backend=backend,
             folder=self.inside.alphas,
+            made_from=self.made_from,
         )
 
     def features(self, checkpoint: int = -1) -> FeatureSet:
@@ -164,7 +231,8 @@ class FinishedRun:
 
         Raises:
             ValueError: the run was made from Python, with objects that nobody wrote down, or its
-                images are others now.
+                weights, images, preprocessing or code are others now.
+            FileNotFoundError: a file or folder that is not there.
         """
         settings = self.config.subject
         if settings is None:
@@ -173,13 +241,29 @@ class FinishedRun:
                 "network; call the study from Python as well"
             )
         given = {name: value for name, value in changes.items() if value is not None}
-        subject = SubjectSpec.from_settings({**settings, **given}).load(device)
+        spec = SubjectSpec.from_settings({**settings, **given}, self.folder)
+        subject = spec.load(device)
         if list(subject.dataset.names) != self.emergence.names:
             raise ValueError(
-                f"data: {subject.spec and subject.spec.data} holds other images than the run "
-                f"in {self.folder} looked at"
+                f"data: {spec.data} holds other images than the run in {self.folder} looked at"
             )
+        if self.config.digested:
+            self._require_same(subject, {"layers"} if "layers" in given else set())
         return subject
+
+    def _require_same(self, subject: Subject, besides: Collection[str]) -> None:
+        """Refuse a network or images that are not those of the run."""
+        state = subject.checkpoints[-1] if subject.checkpoints else None
+        now = {weights_name(state): weights_of(subject, state), **identity(subject)}
+        there = self.config.hashes
+        now = comparable(there, now, self.config.versions.get("python"))
+        different = [name for name in differences(there, now) if name not in besides]
+        if different:
+            raise ValueError(
+                f"run: {', '.join(different)}: not as in the run in {self.folder}, whose results "
+                "say nothing of what is there now. Bring those back, or make the run again in "
+                "another directory."
+            )
 
     @cached_property
     def thumbnails(self) -> Thumbnails | None:
@@ -190,7 +274,10 @@ class FinishedRun:
         path = self.inside.thumbnails
         try:
             return once(
-                path, Thumbnails, lambda: Thumbnails.of(self.subject(), self.emergence.grid)
+                path,
+                Thumbnails,
+                lambda: Thumbnails.of(self.subject(), self.emergence.grid),
+                thumbnail_origins(self.config),
             )
         except (ValueError, ImportError, OSError) as error:
             if isinstance(error, StoreError):

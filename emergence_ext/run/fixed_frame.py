@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,9 +27,9 @@ from emergence_ext.method import (
     normalise_strengths,
 )
 from emergence_ext.network import FeatureSet
-from emergence_ext.run.folder import STUDY, StateFolder
+from emergence_ext.run.folder import STUDY, STUDY_VERSION, StateFolder
 from emergence_ext.settings import Backend, Settings
-from emergence_ext.store import exists, once, write_file
+from emergence_ext.store import digest, exists, once, read_document, write_document
 
 
 @dataclass
@@ -72,6 +72,7 @@ class FixedFrame:
         fitted: images that fits may see, `[N]` bool.
         region_images: indices of those that regions are learned on, `[n]`.
         backend: what matches regions, see `backend.choose`.
+        made_from: digests of what the frame depends on, beside its projection of samples.
     """
 
     settings: Settings
@@ -80,6 +81,7 @@ class FixedFrame:
     fitted: Tensor
     region_images: Tensor
     backend: Backend = "auto"
+    made_from: Mapping[str, str] = field(default_factory=dict)
 
     def refit(self, features: FeatureSet, path: Path | None = None) -> SampleProjection:
         """Learn M alone, for the sample features of another state of the network.
@@ -89,7 +91,12 @@ class FixedFrame:
             path: where the finished fit is kept and looked for.
         """
         f, z = features.f[self.fitted], features.z[self.fitted]
-        return once(path, SampleProjection, lambda: self.samples.refit(f, z))
+        made_from = {
+            "frame": self.samples.digest(),
+            "features": features.digest(),
+            "held-out images": digest(~self.fitted),
+        }
+        return once(path, SampleProjection, lambda: self.samples.refit(f, z), made_from)
 
     def fit_regions(
         self,
@@ -119,6 +126,19 @@ class FixedFrame:
         P = image_similarity(
             features.z[chosen], self.frame.solved_kappa_p, include_self=settings.include_self
         )
+        # P and g follow from these, to the last bit on one machine alone.
+        origins = {
+            **self.made_from,
+            "features": features.digest(),
+            "images of regions": digest(chosen),
+            "include_self": str(settings.include_self),
+        }
+        projected = {
+            "frame": self.samples.digest(),
+            "projection of samples": samples.digest(),
+            "alpha": str(settings.alpha),
+            "regional_evals": str(settings.regional_evals),
+        }
         importance: dict[str, RegionImportance] = {}
         regional: dict[str, RegionalProjection] = {}
         for layer, all_regions in features.layers.items():
@@ -147,9 +167,17 @@ class FixedFrame:
 
             with _named(f"layer {layer!r} of {what}"):
                 path = None if folder is None else folder.importance(layer)
-                importance[layer] = once(path, RegionImportance, fit_importance)
+                made_from = {
+                    **origins,
+                    "layer": layer,
+                    "importance_evals": str(settings.importance_evals),
+                }
+                importance[layer] = once(path, RegionImportance, fit_importance, made_from)
                 path = None if folder is None else folder.regional(layer)
-                regional[layer] = once(path, RegionalProjection, fit_regional)
+                start = None if neighbour is None else neighbour.regional[layer].Lambda_
+                made_from |= {**projected, "w and v": importance[layer].digest()}
+                made_from["start"] = digest(start)
+                regional[layer] = once(path, RegionalProjection, fit_regional, made_from)
             bar.update()
         normalise_strengths(regional, {layer: F[chosen] for layer, F in features.layers.items()})
         return Fitted(
@@ -177,14 +205,18 @@ def claim_folder(
     crc = zlib.crc32(json.dumps(list(names)).encode())
     here = {**asdict(settings), "layers": list(layers), "names": crc}
     path = folder / STUDY
-    there = json.loads(path.read_bytes()) if path.is_file() else here
-    different = [name for name in here if there.get(name) != here[name]]
-    if different and exists(first):
-        raise ValueError(
-            f"folder: {folder} holds fits with another {', '.join(different)}. Choose "
-            "another folder, or remove that one."
-        )
-    write_file(path, json.dumps(here, indent=1).encode())
+    if path.is_file():
+        advice = "Remove the folder, or choose another."
+        there = read_document(path, STUDY_VERSION, advice, what="folder", undigested=True)
+        different = [name for name in here if there.get(name) != here[name]]
+        if not different:
+            return
+        if exists(first):
+            raise ValueError(
+                f"folder: {folder} holds fits with another {', '.join(different)}. Choose "
+                "another folder, or remove that one."
+            )
+    write_document(path, {"format_version": STUDY_VERSION, **here})
 
 
 @contextmanager

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import zlib
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from emergence_ext.store import StoreError, write_file
+from emergence_ext.store import (
+    StoreError,
+    content_digest,
+    digest,
+    exists,
+    read_document,
+    write_document,
+)
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2  # 1 had no digest of itself
 STUDY: Final = "study.json"  # beside fits: what they are of
+STUDY_VERSION: Final = 1  # the first had none
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,10 @@ class StateFolder:
     def regional(self, layer: str) -> Path:
         """Lambda of a layer."""
         return self.path / f"{file_name(layer)}.regional"
+
+    def fits(self, layers: Sequence[str]) -> list[Path]:
+        """Where w, v and Lambda of all layers are."""
+        return [path for x in layers for path in (self.importance(x), self.regional(x))]
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,24 @@ class RunFolder:
         """Strength against entropy at a temperature."""
         return self.path / "fits" / "temperatures" / f"{temperature:g}"
 
+    def origins(self, labels: Sequence[str], layers: Sequence[str]) -> dict[str, str]:
+        """Digests of the features and fits that `emergence` is made from, as far as they are there.
+
+        Args:
+            labels: of the checkpoints, the last being the finished network.
+            layers: names.
+        """
+        found = {}
+        for label in labels:
+            state = self.fits.state(label)
+            samples = self.fits.frame if label == labels[-1] else state.samples
+            fits = [samples, *state.fits(layers)]
+            if exists(self.features(label)):
+                found[f"features of {label}"] = content_digest(self.features(label))
+            if all(map(exists, fits)):
+                found[f"fits of {label}"] = digest([content_digest(path) for path in fits])
+        return found
+
     def experiment(self, name: str) -> Path:
         """The folder of everything of one experiment that was done with the run."""
         return self.path / name
@@ -116,7 +146,8 @@ class Config:
         command: how the run was asked for.
         settings: of the fits, and what a reader wants to know of the network.
         subject: how to load network and images, see `SubjectSpec`; None where nobody wrote it down.
-        hashes: of what the results depend on.
+        hashes: digest of each thing that the results depend on.
+        results: digest of what was found; empty until the run is finished.
         layers, categories: names.
         versions: of what computed.
         git: commit of the package's checkout.
@@ -130,6 +161,7 @@ class Config:
     settings: dict[str, Any] = field(default_factory=dict)
     subject: dict[str, Any] | None = None
     hashes: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
     layers: list[Any] = field(default_factory=list)
     versions: dict[str, Any] = field(default_factory=dict)
     git: str = ""
@@ -145,25 +177,18 @@ class Config:
 
         Raises:
             FileNotFoundError: no such file.
-            StoreError: no JSON object, a newer format, or an entry of another kind.
+            StoreError: damaged, no JSON object, another format, or an entry of another kind.
         """
+        advice = "Make the run again in another directory."
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
+            entries = read_document(path, FORMAT_VERSION, advice, what="run", undigested=True)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"run: {path.parent} holds no finished run; "
                 f"`emergence run --out {path.parent}` makes one"
             ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise StoreError(f"run: {path} is no JSON ({error}); run again to write it") from error
-        if not isinstance(entries, dict):
-            raise StoreError(f"run: {path} must hold an object, got {type(entries).__name__}")
-        version = entries.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise StoreError(
-                f"run: {path} has format version {version!r}, this program reads up to "
-                f"{FORMAT_VERSION}. Use the version that wrote it, or a newer one."
-            )
+        if "format_version" not in entries:
+            raise StoreError(f"run: {path} has no format version. {advice}")
         empty = cls()
         given: dict[str, Any] = {}
         for name in (entry.name for entry in fields(cls)):
@@ -177,13 +202,18 @@ class Config:
             given[name] = value
         return cls(**given)
 
+    @property
+    def digested(self) -> bool:
+        """Whether it notes digests; earlier versions did not."""
+        return self.format_version >= FORMAT_VERSION
+
     def write(self, path: Path) -> None:
-        """Write it as a `config.json`.
+        """Write it as a `config.json`, with a digest of itself.
 
         Raises:
             ValueError: a number that is not finite.
         """
-        write_file(path, json.dumps(asdict(self), indent=1, allow_nan=False).encode())
+        write_document(path, asdict(replace(self, format_version=FORMAT_VERSION)))
 
 
 def file_name(label: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -144,6 +144,7 @@ def importance_strength(
     include_self: bool = Settings.include_self,
     backend: Backend = "auto",
     folder: Path | None = None,
+    made_from: Mapping[str, str] | None = None,
 ) -> list[ImportanceStrength]:
     """Correlate `|h|` with `w` for several weights of the alignment (Table 2).
 
@@ -158,7 +159,13 @@ def importance_strength(
         include_self: whether an image takes part in its own similarities; as in P.
         backend: what matches regions, see `backend.choose`.
         folder: where finished fits are kept and looked for.
+        made_from: digests of what all of the above depends on.
     """
+    origins = {
+        **(made_from or {}),
+        "max_evals": str(max_evals),
+        "include_self": str(include_self),
+    }
     raw = pearson(F.norm(dim=-1), w)
     results = []
     for alpha in alphas:
@@ -169,7 +176,7 @@ def importance_strength(
                 frame, alpha, include_self, max_evals=max_evals, backend=backend
             ).fit(F, w, P, g)
 
-        projection = once(path, RegionalProjection, fit)
+        projection = once(path, RegionalProjection, fit, {**origins, "alpha": str(alpha)})
         r = pearson(projection.transform(F).norm(dim=-1), w)
         results.append(ImportanceStrength(alpha, r, raw, projection))
     return results

@@ -6,6 +6,8 @@ was done with a network can be taken up again in another process.
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from emergence_ext import data, network
 from emergence_ext.data import Samples
 from emergence_ext.network import CheckpointFile, FeatureSet, load_checkpoints
 from emergence_ext.settings import Precision
+
+_PATHS: Final = ("data", "weights", "checkpoints", "class_map")  # fields of `SubjectSpec`
 
 DIGITS: Final = "digits"
 """The name, in place of a folder, of the left-out digits that the demo looks at."""
@@ -149,25 +153,45 @@ class SubjectSpec:
             spec=replace(self, size=size, preprocess=name),
         )
 
-    def settings(self) -> dict[str, Any]:
-        """Everything as JSON holds it, files and folders by their whole path."""
+    def settings(self, folder: Path | None = None) -> dict[str, Any]:
+        """Everything as JSON holds it, files and folders by their whole path.
+
+        Args:
+            folder: of a run; what lies in it is named from there, so that a run can be moved.
+        """
         values = asdict(self)
-        for name in ("data", "weights", "checkpoints", "class_map"):
+        for name in _PATHS:
             if values[name] and values[name] != DIGITS:
-                values[name] = str(Path(values[name]).absolute())
+                whole = os.path.abspath(values[name])
+                values[name] = whole if folder is None else _inside(whole, folder)
         return values
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+    def from_settings(cls, settings: Mapping[str, Any], folder: Path | None = None) -> Self:
         """Read what `settings` gave.
 
+        Args:
+            settings: names and values.
+            folder: of the run, where it is now.
+
         Raises:
-            ValueError: a name that is missing or unknown.
+            ValueError: a name that is missing or unknown, or a value of another kind.
         """
         known = {entry.name for entry in fields(cls)}
         if not {"data", "model"} <= set(settings) <= known:
             raise ValueError(f"subject: expected data, model and some of {sorted(known)}")
-        return cls(**settings)
+        values = dict(settings)
+        for name in _PATHS:
+            value = values.get(name)
+            if value is not None and not isinstance(value, str):
+                raise ValueError(f"subject: expected text as {name}, got {value!r:.60}")
+            if value and value != DIGITS and folder is not None and not os.path.isabs(value):
+                # The folder's own name is no pattern.
+                whole = os.path.abspath(folder)
+                values[name] = os.path.join(
+                    glob.escape(whole) if name == "checkpoints" else whole, value
+                )
+        return cls(**values)
 
     def _dataset(self, size: int) -> Samples:
         if self.data == DIGITS:
@@ -187,3 +211,12 @@ class SubjectSpec:
             names = [name.strip() for name in self.layers.split(",")]
             return {name: loaded.layers.get(name, name) for name in names}
         return loaded.layers or network.suggest_layers(loaded.module, example)
+
+
+def _inside(path: str, folder: Path) -> str:
+    """A whole path, or pattern of paths, from a folder on where it lies in there."""
+    root = os.path.abspath(folder)
+    for start in (root, glob.escape(root)):
+        if path.startswith(start + os.sep):
+            return path[len(start) + 1 :]
+    return path

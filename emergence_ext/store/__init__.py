@@ -4,16 +4,17 @@ It knows nothing of what the arrays mean.
 """
 
 from emergence_ext.store.arrays import (
-    StoreError,
     content_digest,
     differences,
     exists,
+    in_words,
     load_arrays,
     made_from,
     require_made_from,
     save_arrays,
 )
 from emergence_ext.store.digest import digest
+from emergence_ext.store.documents import StoreError, read_document, write_document
 from emergence_ext.store.files import locked, write_file
 from emergence_ext.store.objects import Estimator, Saved, once
 
@@ -25,11 +26,14 @@ __all__ = [
     "differences",
     "digest",
     "exists",
+    "in_words",
     "load_arrays",
     "locked",
     "made_from",
     "once",
+    "read_document",
     "require_made_from",
     "save_arrays",
+    "write_document",
     "write_file",
 ]

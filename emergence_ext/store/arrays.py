@@ -6,9 +6,8 @@ manifest itself carry a SHA-256, so a flipped bit is an error and never a number
 """
 
 import hashlib
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from emergence_ext.store.files import replace_file, write_file
+from emergence_ext.store.documents import (
+    StoreError,
+    json_digest,
+    read_document,
+    write_document,
+)
+from emergence_ext.store.files import replace_file
 
 __all__ = [
     "FORMAT_VERSION",
     "StoreError",
     "content_digest",
     "differences",
+    "digest_of",
     "exists",
+    "in_words",
     "load_arrays",
     "made_from",
     "require_made_from",
@@ -34,10 +41,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-
-
-class StoreError(ValueError):
-    """A stored result is absent, damaged, of another kind or written by a newer version."""
+_NAMED = 6  # differences that a message names
 
 
 def save_arrays(
@@ -74,12 +78,9 @@ def save_arrays(
     }
     if made_from is not None:
         manifest["made_from"] = dict(made_from)
-    manifest["sha256"] = _json_digest(manifest)
-    text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
     manifest_file.unlink(missing_ok=True)
     replace_file(array_file, lambda temporary: save_file(stored, temporary))
-    # Names of files may hold bytes that are no text, which Python keeps as lone surrogates.
-    write_file(manifest_file, text.encode("utf-8", "surrogatepass"))
+    write_document(manifest_file, manifest)
 
 
 def load_arrays(
@@ -137,24 +138,42 @@ def made_from(path: Path | str) -> dict[str, str] | None:
 
 
 def content_digest(path: Path | str) -> str:
-    """Digest of what is stored: kind, settings and arrays, whatever made them and from what.
+    """Digest of what is stored: kind, settings and arrays, but for how many `seconds` it took.
 
     Only the manifest is read. A result that was made anew to the same bits has the same digest.
 
     Raises:
         StoreError: no manifest, or a damaged one.
     """
-    manifest = _read_manifest(_files(path)[1])
-    return _json_digest({name: manifest[name] for name in ("kind", "settings", "arrays")})
+    return _content(_read_manifest(_files(path)[1]))
+
+
+def digest_of(arrays: Mapping[str, Tensor], settings: Mapping[str, Any], *, kind: str) -> str:
+    """The `content_digest` that these would have, were they saved."""
+    described = {n: _describe(x.detach().cpu().contiguous()) for n, x in arrays.items()}
+    encoded = _encode(dict(settings), "settings")
+    return _content({"kind": kind, "settings": encoded, "arrays": described})
+
+
+def _content(manifest: Mapping[str, Any]) -> str:
+    return json_digest(
+        [manifest["kind"], _without_seconds(manifest["settings"]), manifest["arrays"]]
+    )
+
+
+def _without_seconds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_seconds(item) for k, item in value.items() if k != "seconds"}
+    return [_without_seconds(item) for item in value] if isinstance(value, list) else value
 
 
 def differences(there: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Name what two results were made from differently."""
-    return [name for name in {**now, **there} if there.get(name) != now.get(name)]
+    """Name what of `now` is otherwise in what something was made from."""
+    return [name for name, value in now.items() if there.get(name) != value]
 
 
 def require_made_from(path: Path | str, now: Mapping[str, str]) -> None:
-    """Refuse a stored result that was made from something else than what is there now.
+    """Refuse a stored result that was made from something else than is there now.
 
     One that was written without such digests, by an earlier version, is taken.
 
@@ -165,9 +184,15 @@ def require_made_from(path: Path | str, now: Mapping[str, str]) -> None:
     different = [] if there is None else differences(there, now)
     if different:
         raise StoreError(
-            f"path: {path} was made from other {', '.join(different)} than are there now. Make it "
+            f"path: {path} was made from other {in_words(different)} than are there now. Make it "
             "again, or bring those back."
         )
+
+
+def in_words(names: Sequence[str]) -> str:
+    """Name a few, and count the rest."""
+    shown = ", ".join(names[:_NAMED])
+    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
 
 
 def exists(path: Path | str) -> bool:
@@ -182,33 +207,14 @@ def _files(path: Path | str) -> tuple[Path, Path]:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        if not path.is_file():  # a pipe would be waited for
-            raise FileNotFoundError(path)
-        manifest = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        manifest = read_document(path, FORMAT_VERSION, "Compute it again.")
     except FileNotFoundError as error:
         raise StoreError(
             f"path: no result at {path}. Give the path without a suffix, or compute it first."
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(
-            f"path: {path} is not a readable manifest ({error}). Compute it again."
-        ) from error
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if type(version) is not int:
+    if not _is_manifest(manifest):
         raise StoreError(f"path: {path} is not a manifest of this package. Compute it again.")
-    if version != FORMAT_VERSION:
-        raise StoreError(
-            f"path: {path} has format version {version}, this package reads {FORMAT_VERSION}. "
-            "Read it with the version of emergence_ext that wrote it, or compute it again."
-        )
-    written = manifest.pop("sha256", None)
-    if written != _json_digest(manifest) or not _is_manifest(manifest):
-        raise StoreError(f"path: {path} was changed after it was written. Compute it again.")
     return manifest
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
 
 
 def _is_manifest(manifest: Mapping[str, Any]) -> bool:
@@ -221,14 +227,6 @@ def _is_manifest(manifest: Mapping[str, Any]) -> bool:
         and isinstance(origins, dict)
         and all(isinstance(value, str) for value in origins.values())
     )
-
-
-def _json_digest(manifest: Mapping[str, Any]) -> str:
-    try:
-        canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
-    except RecursionError as error:
-        raise StoreError("path: the manifest is nested too deeply. Compute it again.") from error
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _describe(array: Tensor) -> dict[str, Any]:

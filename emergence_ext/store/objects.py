@@ -13,8 +13,16 @@ from typing import Any, ClassVar, Final, Self, TypeVar, Union, get_args, get_ori
 
 from torch import Tensor
 
-from emergence_ext.store.arrays import StoreError, differences, exists, load_arrays, save_arrays
+from emergence_ext.store.arrays import (
+    differences,
+    digest_of,
+    exists,
+    in_words,
+    load_arrays,
+    save_arrays,
+)
 from emergence_ext.store.arrays import made_from as origins
+from emergence_ext.store.documents import StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +67,11 @@ class Saved:
         """
         arrays, settings = self._state()
         save_arrays(path, arrays, settings, kind=type(self).__name__, made_from=made_from)
+
+    def digest(self) -> str:
+        """The `store.content_digest` that this has when it is saved."""
+        arrays, settings = self._state()
+        return digest_of(arrays, settings, kind=type(self).__name__)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -152,7 +165,7 @@ def once(
         different = differences(there, made_from) if there and made_from else []
         if not different:
             return kind.load(path)
-        logger.warning("%s is made anew: it was of other %s", path, ", ".join(different))
+        logger.warning("%s is made anew: it was of other %s", path, in_words(different))
     made = make()
     made.save(path, made_from)
     return made

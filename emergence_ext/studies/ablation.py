@@ -23,7 +23,7 @@ from emergence_ext.method import (
     solve_kappa_p,
 )
 from emergence_ext.settings import Backend, Settings
-from emergence_ext.store import Saved, once
+from emergence_ext.store import Saved, digest, once
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +161,11 @@ def ablation(
             f"images: {default.images} asked for, but only {len(F)} images are there that the "
             "frame was fitted to; ask for fewer"
         )
+    made_from = {
+        "features": digest([F, z, y]),
+        "frame": frame.digest(),
+        "regional_evals": str(regional_evals),
+    }
     order = balanced_order(y, random_state)
     F, z, g = F[order.to(F.device)], z[order], g[order]
     done: dict[Choices, AblationFit] = {}
@@ -175,7 +180,7 @@ def ablation(
                 def make(choices: Choices = choices) -> AblationFit:
                     return _fit(F, z, g, frame, choices, regional_evals, backend)
 
-                done[choices] = once(path, AblationFit, make)
+                done[choices] = once(path, AblationFit, make, made_from)
                 bar.update()
             fits.append((name, done[choices]))
     return fits

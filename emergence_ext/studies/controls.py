@@ -94,9 +94,10 @@ def controls(run: FinishedRun, subject: Subject, *, backend: Backend = "auto") -
     seed = settings.random_state
 
     def fitted(name: str, make: Callable[[], FeatureSet], *after: Checkpoint) -> Emergence:
+        made_from = {**run.made_from, "random_state": str(seed)}
         inside = RunFolder(run.inside.experiment(NAME) / name.replace(" ", "_"))
         path = inside.path / "features"
-        checkpoint = Checkpoint(name, 0, partial(once, path, FeatureSet, make))
+        checkpoint = Checkpoint(name, 0, partial(once, path, FeatureSet, make, made_from))
         return emergence(
             [checkpoint, *after],
             settings,

@@ -192,8 +192,9 @@ def distillation(
             f"{labels}"
         )
     fixed = FixedFrame(
-        settings, samples, teacher.frame, ~teacher.held_out, teacher.region_images, backend
-    )
+        settings, samples, teacher.frame, ~teacher.held_out, teacher.region_images, backend,
+        {"frame of the teacher": teacher.frame.digest()},
+    )  # fmt: skip
     states = []
     total = len(students) * len(teacher.layers)
     with tqdm(total=total, desc="fits", unit="layer", disable=None) as bar:

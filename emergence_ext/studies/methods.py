@@ -23,7 +23,7 @@ from emergence_ext.method import (
     stratified_folds,
 )
 from emergence_ext.settings import Settings
-from emergence_ext.store import Saved, once
+from emergence_ext.store import Saved, digest, once
 from emergence_ext.studies.drpr import DRPR
 
 logger = logging.getLogger(__name__)
@@ -257,6 +257,7 @@ class _Comparison:
     ) -> None:
         self.f, self.z, self.y = f, z, y
         self.dim, self.folds, self.folder = dim, folds, folder
+        self.made_from = {"features": digest([f, z, y]), "dim": str(dim)}
         self.kept: dict[tuple[str, str, float | None, int], Strengths] = {}
 
     def outcome(self, method: Method, temperature: float, seeds: int, seed: int) -> Outcome:
@@ -300,7 +301,10 @@ class _Comparison:
                 words = f"{name}{at}, {self.folds} folds, seed {seed}"
                 path = self.folder / method.name / words.replace(" ", "_").replace(",", "")
             self.kept[key] = once(
-                path, Strengths, lambda: self._fit(method, name, temperature, seed)
+                path,
+                Strengths,
+                lambda: self._fit(method, name, temperature, seed),
+                {**self.made_from, "settings": digest(dict(method.configurations[name]))},
             )
         return self.kept[key]
 

@@ -22,6 +22,7 @@ from emergence_ext.run import (
     StateFolder,
     Subject,
     file_name,
+    identity,
 )
 from emergence_ext.store import once
 from emergence_ext.training import FeaturePlace, Recipe, distil
@@ -176,10 +177,15 @@ def train_student(
         device=subject.device,
     )
     make = partial(subject.extract, module, grid)
+    made_from = {
+        **identity(subject),
+        "weights of the student": network.weights_digest(module),
+        "grid": str(grid),
+    }
     return Student(
         f"student at {place.label}",
         recipe.epochs,
-        partial(once, folder / "features", FeatureSet, make),
+        partial(once, folder / "features", FeatureSet, make, made_from),
         missed=log.loss[-1],
         folder=StateFolder(folder / "fits"),
     )

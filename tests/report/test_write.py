@@ -24,6 +24,7 @@ from emergence_ext.run import FinishedRun, Subject
 from emergence_ext.store import StoreError, write_file
 from emergence_ext.studies.compare import compare_runs
 from emergence_ext.studies.shapley import shapley
+from tests.old_runs import set_config
 
 FIGURES = {figure.name for section in SECTIONS for figure in section.figures}
 TABLES = {table.name for section in SECTIONS for table in section.tables} | {"images"}
@@ -31,13 +32,6 @@ TABLES = {table.name for section in SECTIONS for table in section.tables} | {"im
 
 def no_network(*_: Any, **__: Any) -> Subject:
     raise AssertionError("the network was asked for")
-
-
-def set_config(folder: Path, **entries: Any) -> None:
-    """Write entries into the `config.json` of a run; None removes one."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text()) | entries
-    path.write_text(json.dumps({name: x for name, x in config.items() if x is not None}))
 
 
 def without_images(folder: Path) -> Path:

@@ -13,7 +13,8 @@ import torch
 from emergence_ext.data.samples import Samples
 from emergence_ext.run.finished import FinishedRun, require_same_network
 from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
-from emergence_ext.store.arrays import StoreError
+from emergence_ext.store import StoreError
+from tests.old_runs import set_config
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_folder_without_a_finished_run_is_an_error(tmp_path: Path, finished_ru
         FinishedRun.open(half)
     damaged = shutil.copytree(finished_run, tmp_path / "damaged")
     (damaged / "config.json").write_text("{")
-    with pytest.raises(StoreError, match="is no JSON"):
+    with pytest.raises(StoreError, match="is no JSON that can be read"):
         FinishedRun.open(damaged)
 
 
@@ -67,8 +68,7 @@ def test_a_run_from_python_does_not_say_how_to_load_its_network(
     finished_run: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(finished_run, tmp_path / "run")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "subject": None}))
+    set_config(folder, subject=None)
     with pytest.raises(ValueError, match="made from Python"):
         FinishedRun.open(folder).subject()
 

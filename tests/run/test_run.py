@@ -33,8 +33,9 @@ from emergence_ext.run import strength as strength_module
 from emergence_ext.run.analyse import Settings, Subject
 from emergence_ext.run.emerging import Emergence
 from emergence_ext.run.finished import FinishedRun
-from emergence_ext.store.arrays import StoreError
+from emergence_ext.store import StoreError
 from tests import tiny_networks
+from tests.old_runs import age
 
 SETTINGS = Settings(region_images=24, importance_evals=5, regional_evals=10)
 FIGURES = {
@@ -151,7 +152,7 @@ def test_the_configuration_says_what_was_done(whole: Path) -> None:
     assert {"torch", "python", "emergence_ext"} <= set(config["versions"])
     assert [c["epoch"] for c in config["checkpoints"]] == [0, 2, 12]
     assert config["checkpoints"][-1]["accuracy"] > 0.9
-    assert len(config["hashes"]["weights"]) == 64 == len(config["hashes"]["images"])
+    assert len(config["hashes"]["weights of epoch 12"]) == 64 == len(config["hashes"]["images"])
     finished = FinishedRun.open(whole)
     assert any("only 24 images" in warning for warning in warnings(finished))
     assert headline(finished)["accuracy"]["value"] > 90
@@ -242,6 +243,7 @@ def test_a_run_goes_on_with_another_backend_and_says_which_computed_what(
 def test_a_run_from_before_backends_were_noted_goes_on(
     subject: Subject, copy: Path, quick: None
 ) -> None:
+    age(copy)
     config = _config(copy)
     del config["settings"]["backend"]
     (copy / "config.json").write_text(json.dumps(config))
@@ -340,7 +342,7 @@ def test_outputs_choose_and_order_the_logits(
             lambda s: (replace(s, layers={"conv1_1": "conv1_1.0", "conv2_1": "conv2_1"}), SETTINGS),
             "modules",
         ),
-        (lambda s: (replace(s, preprocess=nn.Threshold(0.5, 0.0)), SETTINGS), "images"),
+        (lambda s: (replace(s, preprocess=nn.Threshold(0.5, 0.0)), SETTINGS), "preprocessing"),
         (lambda s: (replace(s, module=tiny_networks.three()), SETTINGS), "weights"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from emergence_ext.store.arrays import StoreError, exists, load_arrays, save_arrays, write_file
+from emergence_ext.store import StoreError, exists, load_arrays, save_arrays, write_file
 
 
 def _arrays() -> dict[str, Tensor]:

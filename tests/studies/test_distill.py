@@ -38,6 +38,7 @@ from emergence_ext.training import loop as training
 from emergence_ext.training.distilling import FeaturePlace, distil, take_upper_layers
 from emergence_ext.training.recipes import Recipe
 from tests import tiny_networks
+from tests.old_runs import age, set_config
 from tests.planted import feature_set
 from tests.studies.saved import NOWHERE, assert_equal, assert_updated_from_what_is_saved
 
@@ -530,6 +531,7 @@ def test_a_network_that_comes_with_its_weights_does_not_start_as_its_own_teacher
 
     monkeypatch.setattr(tiny_networks, "pretrained", pretrained, raising=False)
     here = shutil.copytree(finished, tmp_path / "run")
+    age(here)  # else the other network would be refused
     config = json.loads((here / "config.json").read_text())
     config["subject"] |= {"model": "tests.tiny_networks:pretrained", "weights": None}
     (here / "config.json").write_text(json.dumps(config))
@@ -568,9 +570,8 @@ def test_a_run_without_training_images_is_refused(finished: Path, tmp_path: Path
     here = shutil.copytree(finished, tmp_path / "run")
     data = shutil.copytree(finished.parent / "data", tmp_path / "data")
     shutil.rmtree(data / "train")
-    config = json.loads((here / "config.json").read_text())
-    config["subject"]["data"] = str(data)
-    (here / "config.json").write_text(json.dumps(config))
+    subject = json.loads((here / "config.json").read_text())["subject"]
+    set_config(here, subject=subject | {"data": str(data)})
     _refused("holds no train/", "Put training images", arguments=[here])
     shutil.copytree(data / "val", data / "train")
     (data / "train" / "red").rename(data / "train" / "rouge")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from emergence_ext.report.html.page import fill_template, page_part
 from emergence_ext.report.html.pictures import Picture, read_pictures
 from emergence_ext.report.html.run import describe, shown_number
 from emergence_ext.report.html.tables import Table, read_table
+from emergence_ext.report.receipts import receipts, sealed
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import Config, RunFolder
 from emergence_ext.store import write_file
@@ -39,6 +41,7 @@ def write_page(
     *,
     headline: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
+    left_out: Collection[str] = (),
 ) -> Path:
     """Write `report.html` into a run directory: one file with all figures and tables, for offline.
 
@@ -51,6 +54,7 @@ def write_page(
             in a folder for each experiment.
         headline: name -> `value`, `explain`, and `low`, `high`, `unit` of the numbers at the top.
         warnings: what to know before believing the numbers.
+        left_out: experiments that were made from other results of the run.
 
     Returns:
         The path of the report.
@@ -61,9 +65,8 @@ def write_page(
         ImportError: jinja2 is not installed.
     """
     inside = RunFolder(Path(run_dir))
-    places = {"": inside.path} | {
-        f"{e.section.anchor}/": inside.experiment(e.section.anchor) for e in EXPERIMENTS
-    }
+    names = [e.section.anchor for e in EXPERIMENTS if e.section.anchor not in left_out]
+    places = {"": inside.path} | {f"{name}/": inside.experiment(name) for name in names}
     pictures = read_pictures(
         {
             prefix + path.stem: path
@@ -95,8 +98,9 @@ def write_page(
         ],
         images=tables.get(IMAGES_TABLE.name),
         images_text=IMAGES_TABLE,
+        receipts=json.dumps(receipts(inside, left_out), indent=1),
     )
-    write_file(inside.report, page)
+    write_file(inside.report, sealed(page))
     logger.info("report: wrote %s", inside.report)
     return inside.report
 

@@ -1,0 +1,164 @@
+"""Everything that lies in a run, read and held against the digests that were noted of it.
+
+Nothing is loaded that could run code: networks are compared as files, images as pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from emergence_ext.network import FeatureSet, load_checkpoints
+from emergence_ext.run.emerging import Checkpoint, Emergence, emergence
+from emergence_ext.run.finished import FinishedRun
+from emergence_ext.run.folder import Config, RunFolder
+from emergence_ext.run.identity import file_digest, weights_name
+from emergence_ext.run.subject import SubjectSpec
+from emergence_ext.store import StoreError, differences, load_arrays, made_from
+
+
+@dataclass
+class Verification:
+    """What was read in a run, and what is wrong with it.
+
+    Attributes:
+        read: kind -> how many were read and are as they were written.
+        notes: what could not be compared, and why.
+        wrong: what is damaged or does not belong together, a line each.
+    """
+
+    read: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def check(self, kind: str, look: Callable[[], object]) -> None:
+        """Do one comparison, which raises where something is wrong."""
+        try:
+            look()
+        except (StoreError, ValueError, OSError) as error:
+            self.wrong.append(" ".join(str(error).split()))
+        else:
+            self.read[kind] = self.read.get(kind, 0) + 1
+
+
+def verify(folder: Path | str) -> Verification:
+    """Read every file of a run and compare it with what was noted of it.
+
+    Raises:
+        FileNotFoundError: no run there.
+    """
+    inside, result = RunFolder(Path(folder)), Verification()
+    if not inside.config.is_file():
+        raise FileNotFoundError(f"run: {folder} holds no run")
+    result.check("configuration", lambda: Config.read(inside.config))
+    for path in _results(inside.path):
+        result.check("results", lambda path=path: load_arrays(path))  # type: ignore[misc]
+    if result.wrong:
+        return result
+    run = FinishedRun.open(inside.path)
+    result.check("chain of digests", lambda: run.emergence)
+    if not run.config.digested:
+        result.notes.append("made by an earlier version: what it was made from is not noted")
+        return result
+    if not result.wrong:
+        for path in _results(inside.path):
+            _belongs(run, path, result)
+    _sources(run, result)
+    return result
+
+
+def recompute(run: FinishedRun) -> Emergence:
+    """Compute what was found again, from the features and fits that are kept.
+
+    Raises:
+        StoreError: a part is missing, damaged or of something else, or the result is another.
+    """
+    e, inside = run.emergence, run.inside
+    whole = len(inside.origins(e.labels, e.layers))
+    if whole < 2 * len(e.labels):
+        raise StoreError(f"run: {run.folder} lacks features or fits to compute its results from")
+
+    def features(label: str) -> FeatureSet:
+        return FeatureSet.load(inside.features(label))
+
+    again = emergence(
+        [
+            Checkpoint(label, epoch, lambda label=label: features(label))  # type: ignore[misc]
+            for label, epoch in zip(e.labels, e.epochs, strict=True)
+        ],
+        run.settings,
+        folder=inside.fits.path,
+    )
+    for name in ("g", "z", "h", "w", "scale", "raw_strength", "held_out", "region_images", "y"):
+        ours, theirs = getattr(e, name).double(), getattr(again, name).double()
+        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6):
+            raise StoreError(f"run: computed again, {name} of {inside.emergence} is another")
+    return again
+
+
+def _results(folder: Path) -> Iterator[Path]:
+    """Paths, without a suffix, of all results in a folder."""
+    for arrays in sorted(folder.rglob("*.safetensors")):
+        path = arrays.with_name(arrays.name.removesuffix(".safetensors"))
+        # Checkpoints of a network stand alone.
+        if Path(f"{path}.json").exists() or not _is_checkpoint(arrays):
+            yield path
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path.parent / "checkpoints.json").exists() and path.name.startswith("epoch_")
+
+
+def _belongs(run: FinishedRun, path: Path, result: Verification) -> None:
+    """Compare what a study was made from with the results of the run."""
+    there = made_from(path)
+    if there is None:
+        result.notes.append(f"{path} does not note what it was made from")
+    elif "emergence" in there and differences(there, run.made_from):
+        result.wrong.append(f"{path} was made from other results than {run.folder} has now")
+
+
+def _sources(run: FinishedRun, result: Verification) -> None:
+    """Compare weights and images with those that the run looked at, where they are there."""
+    config = run.config
+    if config.subject is None:
+        result.notes.append("made from Python: where network and images are is not noted")
+        return
+    spec = SubjectSpec.from_settings(config.subject, run.folder)
+    if spec.checkpoints:
+        try:
+            files = load_checkpoints(spec.checkpoints)
+        except (ValueError, OSError) as error:
+            result.notes.append(f"checkpoints are not compared: {error}")
+            files = []
+        for state in files:
+            noted = config.hashes.get(weights_name(state))
+            if noted is not None:
+                result.check("checkpoints", lambda s=state, n=noted: _same(s.path, n))  # type: ignore[misc]
+        seen = {weights_name(state) for state in files}
+        gone = [n for n in config.hashes if n.startswith("weights of epoch") and n not in seen]
+        if files and gone:
+            result.notes.append(f"not there: {', '.join(gone)}")
+    noted = config.hashes.get("weights file")
+    if spec.weights and noted is not None:
+        if Path(spec.weights).is_file():
+            result.check("weights", lambda: _same(Path(spec.weights or ""), noted))
+        else:
+            result.notes.append(f"weights are not compared: no file {spec.weights}")
+    try:
+        images = spec._dataset().digest()
+    except (ValueError, OSError, ImportError) as error:
+        result.notes.append(f"images are not compared: {error}")
+        return
+    if images != config.hashes.get("images"):
+        result.wrong.append(f"the images in {spec.data} are not those that the run looked at")
+    else:
+        result.read["sets of images"] = 1
+
+
+def _same(path: Path, noted: str) -> None:
+    if file_digest(path) != noted:
+        raise StoreError(f"{path} is not the file that the run looked at")
