@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from emergence_ext.cli.common import RunDir, app, reported
+from emergence_ext.cli.terminal import echo
 
 
 @app.command()
@@ -25,4 +26,4 @@ def animate(
         from emergence_ext import report
         from emergence_ext.run import FinishedRun
 
-        typer.echo(report.animate(FinishedRun.open(run_dir), fps=fps, seconds=seconds))
+        echo(report.animate(FinishedRun.open(run_dir), fps=fps, seconds=seconds))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emergence_ext import __version__, settings
+from emergence_ext.cli.terminal import echo, log_to_terminal
 from emergence_ext.settings import words
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(__version__)
+        echo(__version__)
         raise typer.Exit
 
 
@@ -102,10 +103,7 @@ def main(
 ) -> None:
     """Settle what is logged, before any command."""
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(
-        format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr
-    )
-    logging.getLogger("emergence_ext").setLevel(level)
+    log_to_terminal(level)
 
 
 def numbers(text: str, kind: Callable[[str], Any], name: str) -> list[Any]:
@@ -175,5 +173,5 @@ def reported() -> Iterator[None]:
         misuse = isinstance(error, ValueError | TypeError | ImportError | FileNotFoundError)
         misuse = misuse and not isinstance(error, StoreError)
         kind = "" if misuse else f"{type(error).__name__}: "
-        typer.echo(f"error: {kind}{error}", err=True)
+        echo(f"error: {kind}{error}", err=True)
         raise typer.Exit(2 if misuse else 1) from None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from emergence_ext.cli.common import Device, RunDir, app, device_name, reported
+from emergence_ext.cli.terminal import echo
 
 
 @app.command()
@@ -25,5 +24,5 @@ def controls(
 
         run = FinishedRun.open(run_dir)
         study.controls(run, run.subject(device_name(device))).save(run.inside.result(study.NAME))
-        typer.echo(report.update(run, study.NAME))
-        typer.echo(run.inside.experiment(study.NAME))
+        echo(report.update(run, study.NAME))
+        echo(run.inside.experiment(study.NAME))

@@ -15,6 +15,7 @@ from emergence_ext.cli.common import (
     numbers,
     reported,
 )
+from emergence_ext.cli.terminal import echo
 
 
 @app.command()
@@ -62,5 +63,5 @@ def distill(
             random_state=seed,
         )
         result.save(run.inside.result(study.NAME))
-        typer.echo(report.update(run, study.NAME))
-        typer.echo(run.inside.experiment(study.NAME))
+        echo(report.update(run, study.NAME))
+        echo(run.inside.experiment(study.NAME))

@@ -30,6 +30,7 @@ from emergence_ext.cli.common import (
     numbers,
     reported,
 )
+from emergence_ext.cli.terminal import echo, echo_lines
 from emergence_ext.settings import Backend, Settings, words
 
 
@@ -51,7 +52,7 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
             model.module, train_set, test_set, recipe, out=out / "training",
             checkpoints=_kept_epochs(recipe.epochs), random_state=seed,
         )  # fmt: skip
-        typer.echo(f"accuracy on 1,000 left-out digits: {log.val_accuracy[-1]:.1%}")
+        echo(f"accuracy on 1,000 left-out digits: {log.val_accuracy[-1]:.1%}")
         spec = SubjectSpec(
             DIGITS,
             "small_vgg28",
@@ -61,8 +62,8 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
         )
         settings = Settings(region_images=100, random_state=seed)
         page = report.write(run(spec.load(), out, settings, command=command_line()))
-        typer.echo(f"{time.perf_counter() - started:.0f} s in all")
-        typer.echo(page)
+        echo(f"{time.perf_counter() - started:.0f} s in all")
+        echo(page)
 
 
 @app.command()
@@ -100,7 +101,7 @@ def train(
         if weights is not None:
             missing = network.load_weights(loaded.module, weights, partial=True)
             if missing:
-                typer.echo(f"not in {weights.name}, trained from scratch: {', '.join(missing)}")
+                echo(f"not in {weights.name}, trained from scratch: {', '.join(missing)}")
         given: dict[str, Any] = {"epochs": epochs, "lr": lr, "freeze": freeze}
         given = {name: value for name, value in given.items() if value is not None}
         recipe = replace(training.RECIPES.get(model, training.Recipe()), **given)
@@ -118,8 +119,8 @@ def train(
         )
         took = f"{sum(log.seconds):.0f} s"
         accuracy = f"{log.val_accuracy[-1]:.1%}"
-        typer.echo(f"accuracy on {len(val_set)} left-out images: {accuracy} in {took}")
-        typer.echo(out)
+        echo(f"accuracy on {len(val_set)} left-out images: {accuracy} in {took}")
+        echo(out)
 
 
 @app.command()
@@ -181,7 +182,7 @@ def run(
             backend=backend,  # type: ignore[arg-type]  # refused there
             command=command_line(),
         )
-        typer.echo(report.write(finished))
+        echo(report.write(finished))
 
 
 @app.command(name="report")
@@ -195,7 +196,7 @@ def redraw(run_dir: RunDir) -> None:
     with reported():
         from emergence_ext import report
 
-        typer.echo(report.write(run_dir))
+        echo(report.write(run_dir))
 
 
 @app.command()
@@ -215,13 +216,13 @@ def doctor(
     with reported():
         from emergence_ext import network
 
-        typer.echo(network.format_environment(brief=brief))
+        echo_lines(network.format_environment(brief=brief))
         if model is not None:
             import torch
 
             loaded = network.load_model(model, weights=weights, image_size=size)
-            typer.echo(f"preprocessing, as --preprocess auto takes it: {loaded.preprocess}")
-            typer.echo(
+            echo(f"preprocessing, as --preprocess auto takes it: {loaded.preprocess}")
+            echo_lines(
                 network.format_report(
                     network.inspect_model(loaded.module, torch.rand(1, channels, size, size))
                 )

@@ -122,7 +122,8 @@ def _luminance(color: Any) -> float:
 def literal_name(name: str, limit: int = 24) -> str:
     """Return a name as it is drawn: shortened, on one line, and never read as a formula.
 
-    A character that no installed font can draw is shown by its code, so that names stay distinct.
+    A character that no installed font can draw, or that is a mark of direction, is shown by its
+    code, so that names stay distinct.
     """
     text = " ".join(str(name).split()) or "(no name)"
     if len(text) > limit:
@@ -130,7 +131,9 @@ def literal_name(name: str, limit: int = 24) -> str:
         tail = (limit - 1) // 3
         text = f"{text[: limit - 1 - tail].rstrip()}…{text[len(text) - tail :].lstrip()}"
     drawable = _fonts()[1]
-    text = "".join(c if ord(c) in drawable else f"u{ord(c):04x}" for c in text)
+    text = "".join(
+        c if ord(c) in drawable and c.isprintable() else f"u{ord(c):04x}" for c in text
+    )
     return text.replace("$", r"\$")
 
 
