@@ -30,7 +30,7 @@ from emergence_ext.figures.samples import drawable, samples, samples_through_epo
 from emergence_ext.figures.shapley import shapley_correlations, shapley_maps
 from emergence_ext.figures.similarity import category_similarity
 from emergence_ext.figures.space import strength_reach
-from emergence_ext.figures.style import display_name, signed_text
+from emergence_ext.figures.style import display_name, literal_name, noted, signed_text
 
 __all__ = [
     "SAMPLES",
@@ -70,10 +70,12 @@ __all__ = [
     "knowledge_curves",
     "layer_differences",
     "layer_sparsity",
+    "literal_name",
     "losses",
     "methods",
     "moved_images",
     "moved_regions",
+    "noted",
     "occlusion_maps",
     "occlusion_regions",
     "picture_sheet",

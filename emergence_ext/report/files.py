@@ -80,6 +80,9 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as `path.png` (200 dots per inch) and `path.svg`."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # all stands where it is: no need to find that out again
     for kind in ("png", "svg"):
         content = io.BytesIO()
         # Without a date and with a salt of their own, SVG files of equal figures are equal.
@@ -88,7 +91,6 @@ def save_figure(figure: Figure, path: Path) -> None:
                 content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
             )
         write_file(path.with_name(f"{path.name}.{kind}"), content.getvalue())
-        figure.set_layout_engine("none")  # all stands where it is: no need to find that out again
 
 
 def _cell(value: Any) -> Any:
