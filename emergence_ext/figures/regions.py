@@ -277,7 +277,8 @@ def _draw_medians(
     steps = np.arange(len(layers))
     axes.set_title("Medians of the categories (lines), and the middle half of all regions (grey)")
     axes.set(ylim=(0, 1), ylabel="p(true category | h)", xlim=(-0.35, len(layers) - 0.65))
-    axes.set_xticks(steps, [literal_name(x, 18) for x in layers])
+    room = int((PAGE - 0.7) / (0.058 * len(layers)))  # characters
+    axes.set_xticks(steps, [literal_name(x, max(6, min(18, room))) for x in layers])
     axes.axhline(tau, color=MUTED, lw=0.6, ls="--")
     if p.shape[1] == 0:
         axes.text(

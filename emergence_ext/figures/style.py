@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
+from itertools import takewhile
 from textwrap import fill
 from typing import Any, NamedTuple, ParamSpec
 
@@ -134,6 +135,26 @@ def literal_name(name: str, limit: int = 24) -> str:
     drawable = _fonts()[1]
     text = "".join(c if ord(c) in drawable and c.isprintable() else f"u{ord(c):04x}" for c in text)
     return text.replace("$", r"\$")
+
+
+def distinct_names(names: Sequence[str], limit: int = 18) -> list[str]:
+    """Return the names, cut to `limit` where they would look alike when they are shortened.
+
+    Then what all of them begin and end with goes first, since it tells none apart.
+    """
+    drawn = {literal_name(name, limit) for name in names}
+    if len(drawn) == len(set(names)):
+        return list(names)
+    start, end = (
+        sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*each, strict=False)))
+        for each in (names, [name[::-1] for name in names])
+    )
+    cut = []
+    for name in names:
+        core = name[start : max(start, len(name) - end)]
+        before = max(0, start - max(0, limit - len(core) - 2))
+        cut.append(("…" if before else "") + name[before:start] + core + ("…" if end else ""))
+    return cut
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:

@@ -17,7 +17,7 @@ from emergence_ext.report.files import NO_IMAGES, Drawings
 from emergence_ext.report.shown import Shown
 from emergence_ext.run import Emergence, FinishedRun, StrengthEntropy, Thumbnails
 
-SHOWN_PER_CATEGORY: Final = 3
+SHOWN_PER_CATEGORY: Final = 3  # images; one less where categories are left out
 SHARED_PAIRS: Final = 6
 IMAGES_OF_PAIR: Final = 4
 TAUS: Final = tuple(i / 20 for i in range(2, 20))
@@ -77,9 +77,9 @@ def _of_results(
     e: Emergence, strength: StrengthEntropy, shown: Shown
 ) -> dict[str, Callable[[], Figure] | str]:
     out, times, depths = shown.images(e.y, e.held_out.nonzero().flatten()), *shown.steps
-    y, names = shown.labels(e.y[out]), [e.categories[c] for c in shown.categories]
+    y, names = shown.labels(e.y[out]), shown.names(e)
     mu = e.frame.directions[shown.categories]
-    labels, layers = [e.labels[t] for t in times], [e.layers[k] for k in depths]
+    labels, layers = [e.labels[t] for t in times], shown.layer_names(e)
     everyone = shown.images(e.y, torch.arange(len(e.y)))
     h_strength = e.h[-1, -1, e.region_images].norm(dim=-1)
     categories = shown.note("categories")
@@ -145,7 +145,7 @@ def _of_results(
                 e.frame.directions @ e.frame.directions.t(), e.categories, shown=shown.categories
             ),
         ),
-        "losses": (shown.note("checkpoints", "layers"), lambda: _losses(e, labels, layers)),
+        "losses": (shown.note("checkpoints", "layers"), lambda: _losses(e, shown)),
     }  # fmt: skip
     return {name: _with_note(*each) for name, each in drawings.items()}
 
@@ -168,26 +168,34 @@ def _knowledge(e: Emergence, shown: Shown, along: Literal["epochs", "layers"]) -
         bands["reliable"],
         bands["ratio"],
         [e.labels[t] for t in times],
-        [e.layers[k] for k in depths],
+        shown.layer_names(e, depths),
         shared=bands["shared"],
         along=along,
     )
 
 
-def _losses(e: Emergence, labels: Sequence[str], layers: Sequence[str]) -> Figure:
-    """The course of the fits of some checkpoints and layers."""
-    wanted = {f"samples/{label}" for label in labels}
-    wanted |= {f"{k}/{x}/{t}" for k in ("importance", "regional") for x in layers for t in labels}
-    return draw.losses({name: x.losses for name, x in e.fits.items() if name in wanted})
+def _losses(e: Emergence, shown: Shown) -> Figure:
+    """The course of the fits of the checkpoints and layers that are shown."""
+    curves, called = {}, shown.layer_names(e)
+    for label in (e.labels[t] for t in shown.checkpoints):
+        curves[f"samples/{label}"] = f"samples/{label}"
+        for kind in ("importance", "regional"):
+            for k, name in zip(shown.layers, called, strict=True):
+                curves[f"{kind}/{e.layers[k]}/{label}"] = f"{kind}/{name}/{label}"
+    return draw.losses({curves[x]: stats.losses for x, stats in e.fits.items() if x in curves})
 
 
 def _of_images(
     e: Emergence, thumbnails: Thumbnails, shown: Shown
 ) -> dict[str, Callable[[], Figure] | str]:
-    categories = [e.categories[c] for c in shown.categories]
-    some = _some_of_each(e.y, shown.images(e.y, e.held_out.nonzero().flatten()))
+    categories = shown.names(e)
+    per_category = SHOWN_PER_CATEGORY if shown.every_category else SHOWN_PER_CATEGORY - 1
+    out = shown.images(e.y, e.held_out.nonzero().flatten())
+    some = _some_of_each(e.y, out, per_category)
     learned = e.y[e.region_images]
-    place = _some_of_each(learned, shown.images(learned, torch.arange(len(learned))), most=2)
+    place = _some_of_each(
+        learned, shown.images(learned, torch.arange(len(learned))), per_category - 1
+    )
     weighed = e.region_images[place]
     note, images = shown.note("categories"), thumbnails.images
 
@@ -201,7 +209,7 @@ def _of_images(
             _truth(e, e.h[-1, -1, some][None], e.y[some])[0],
             e.grid,
             categories,
-            columns=SHOWN_PER_CATEGORY,
+            columns=per_category,
         )
 
     drawings: dict[str, Callable[[], Figure] | str] = {"point_regions": _with_note(note, regions)}
@@ -254,14 +262,14 @@ def _confidence_map(e: Emergence, shown: Shown) -> Figure:
         grid,
         torch.stack(p),
         e.frame.directions[shown.categories],
-        [e.categories[c] for c in shown.categories],
+        shown.names(e),
         others=None if shown.every_category else torch.stack(others),
         g=e.g[-1, out],
         labels=shown.labels(e.y[out]),
     )
 
 
-def _some_of_each(y: Tensor, index: Tensor, most: int = SHOWN_PER_CATEGORY) -> Tensor:
+def _some_of_each(y: Tensor, index: Tensor, most: int) -> Tensor:
     """The first `most` of the given indices in each category."""
     labels = y[index]
     return torch.cat([index[:0], *(index[labels == c][:most] for c in labels.unique())])

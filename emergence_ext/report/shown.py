@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from emergence_ext.figures import distinct_names
 from emergence_ext.run import Emergence
 
 CATEGORIES: Final = 20
@@ -56,6 +58,15 @@ class Shown:
     def steps(self) -> tuple[list[int], list[int]]:
         """Checkpoints and layers."""
         return self.checkpoints, self.layers
+
+    def names(self, e: Emergence) -> list[str]:
+        """Names of the categories, as figures tell them apart."""
+        return distinct_names([e.categories[c] for c in self.categories])
+
+    def layer_names(self, e: Emergence, layers: Sequence[int] | None = None) -> list[str]:
+        """Names of the layers, or of some others, as figures tell them apart."""
+        chosen = self.layers if layers is None else layers
+        return distinct_names([e.layers[k] for k in chosen], 13)
 
     def images(self, y: Tensor, index: Tensor) -> Tensor:
         """Those images of an index `[n]` whose category in y `[N]` is shown."""
