@@ -142,7 +142,8 @@ def _of_results(
         "category_similarity": (
             categories and f"{categories} Listed: the nearest of all.",
             lambda: draw.category_similarity(
-                e.frame.directions @ e.frame.directions.t(), e.categories, shown=shown.categories
+                e.frame.directions @ e.frame.directions.t(), draw.distinct_names(e.categories, 16),
+                shown=shown.categories,
             ),
         ),
         "losses": (shown.note("checkpoints", "layers"), lambda: _losses(e, shown)),

@@ -61,7 +61,7 @@ class Shown:
 
     def names(self, e: Emergence) -> list[str]:
         """Names of the categories, as figures tell them apart."""
-        return distinct_names([e.categories[c] for c in self.categories])
+        return distinct_names([e.categories[c] for c in self.categories], 16)
 
     def layer_names(self, e: Emergence, layers: Sequence[int] | None = None) -> list[str]:
         """Names of the layers, or of some others, as figures tell them apart."""
