@@ -149,7 +149,9 @@ def name_steps(axes: Axes, names: Sequence[str], width: float) -> None:
     room = 0.062 * (max(len(n) for n in texts) + 1)  # inches of the longest, lying
     slanted = not epochs and room * len(names) > width
     at = range(0, len(names), max(1, math.ceil((0.14 if slanted else room) * len(names) / width)))
-    look = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    look: dict[str, Any] = (
+        {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    )
     axes.set_xticks(at, [texts[step] for step in at], **look)
     if epochs:
         axes.set_xlabel("epoch")

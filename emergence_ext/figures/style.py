@@ -22,6 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 COLUMN = 3.4  # inches, one column of a two-column page
@@ -316,7 +317,7 @@ def noted(figure: Figure, text: str) -> Figure:
     share = before / after
     figure.set_size_inches(width, after)
     engine = figure.get_layout_engine()
-    if engine is not None:
+    if isinstance(engine, ConstrainedLayoutEngine):
         engine.set(rect=(0, 0, 1, share))
     else:
         for axes in figure.axes:
