@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from emergence_ext.cli.common import RunDir, app, reported
+from emergence_ext.cli.terminal import echo
 
 
 @app.command()
@@ -27,4 +28,4 @@ def animate(
 
         run = FinishedRun.open(run_dir)
         with run.held():
-            typer.echo(report.animate(run, fps=fps, seconds=seconds))
+            echo(report.animate(run, fps=fps, seconds=seconds))

@@ -14,6 +14,7 @@ from emergence_ext.cli.common import (
     device_name,
     reported,
 )
+from emergence_ext.cli.terminal import echo
 from emergence_ext.settings import Attacked, AttackSettings, words
 
 
@@ -59,22 +60,22 @@ def attack(
             )
             run.keep(result, study.NAME)
         rate = result.success()
-        typer.echo(
+        echo(
             f"{len(result.astray)} of {len(result.names)} images that were right are wrong after "
             f"the attack: {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
         )
         if not len(result.astray):
-            typer.echo(
+            echo(
                 f"no adversarial success: the network withstands eps = {255 * eps:g}/255 in "
                 f"{steps} steps, so there are no regions to compare and no figures. Give a larger "
                 "--eps or more --steps.",
                 err=True,
             )
         elif not bool((result.p > result.tau).any()):
-            typer.echo(
+            echo(
                 f"no knowledge points at all: no region has p > {result.tau:g} for the category "
                 "before or after, in any layer; lower --tau",
                 err=True,
             )
-        typer.echo(report.update(run, study.NAME))
-        typer.echo(run.inside.experiment(study.NAME))
+        echo(report.update(run, study.NAME))
+        echo(run.inside.experiment(study.NAME))

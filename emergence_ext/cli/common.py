@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import typer
 
 from emergence_ext import __version__, settings
+from emergence_ext.cli.terminal import echo, log_to_terminal
 from emergence_ext.lookup import UserCodeError, told, user_place
 from emergence_ext.settings import words
 
@@ -101,7 +102,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(__version__)
+        echo(__version__)
         raise typer.Exit
 
 
@@ -122,10 +123,7 @@ def main(
     """Settle what is logged, before any command."""
     _asked.set(context.invoked_subcommand)
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(
-        format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr
-    )
-    logging.getLogger("emergence_ext").setLevel(level)
+    log_to_terminal(level)
 
 
 def numbers(text: str, kind: Callable[[str], Any], name: str) -> list[Any]:
@@ -197,7 +195,7 @@ def reported() -> Iterator[None]:
         line = None if verbose else _line(error)
         if line is None:
             raise
-        typer.echo(f"error: {line.text}", err=True)
+        echo(f"error: {line.text}", err=True)
         raise typer.Exit(line.status) from None
 
 

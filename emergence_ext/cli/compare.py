@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from emergence_ext.cli.common import app, reported, with_interval
+from emergence_ext.cli.terminal import echo
 
 _Name = Annotated[str, typer.Argument(help="A run directory, or RUN_DIR@CHECKPOINT.")]
 
@@ -31,11 +32,9 @@ def compare(a: _Name, b: _Name) -> None:
             comparison.save(folder / study.NAME, made_from)
             report.write_comparison(run, folder)
         images = int(comparison.held_out.sum())
-        typer.echo(
-            f"from {comparison.a} to {comparison.b}, {images} held-out images, 95 % intervals"
-        )
+        echo(f"from {comparison.a} to {comparison.b}, {images} held-out images, 95 % intervals")
         for line in study.comparable(comparison):
-            typer.echo(line)
+            echo(line)
         for row in study.differences(comparison):
             if row.category is None:
                 turned, stronger, reliable = (
@@ -44,8 +43,8 @@ def compare(a: _Name, b: _Name) -> None:
                 moved = (
                     with_interval(row.reweighed, "+.2f") if row.reweighed else "in no image of both"
                 )
-                typer.echo(
+                echo(
                     f"{row.layer}: 1 - cos {turned}, |h| {stronger}, "
                     f"reliable points of an image {reliable}, w moved {moved}"
                 )
-        typer.echo(folder)
+        echo(folder)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from emergence_ext.cli.common import Device, RunDir, app, device_name, reported
+from emergence_ext.cli.terminal import echo
 
 
 @app.command()
@@ -26,5 +25,5 @@ def controls(
         run = FinishedRun.open(run_dir)
         with run.held():
             run.keep(study.controls(run, run.subject(device_name(device))), study.NAME)
-        typer.echo(report.update(run, study.NAME))
-        typer.echo(run.inside.experiment(study.NAME))
+        echo(report.update(run, study.NAME))
+        echo(run.inside.experiment(study.NAME))

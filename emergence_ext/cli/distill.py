@@ -15,6 +15,7 @@ from emergence_ext.cli.common import (
     numbers,
     reported,
 )
+from emergence_ext.cli.terminal import echo
 
 
 @app.command()
@@ -63,5 +64,5 @@ def distill(
                 random_state=seed,
             )
             run.keep(result, study.NAME)
-        typer.echo(report.update(run, study.NAME))
-        typer.echo(run.inside.experiment(study.NAME))
+        echo(report.update(run, study.NAME))
+        echo(run.inside.experiment(study.NAME))

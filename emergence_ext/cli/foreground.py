@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from emergence_ext.cli.common import RunDir, app, reported, with_interval
+from emergence_ext.cli.terminal import echo
 
 
 @app.command()
@@ -44,9 +45,9 @@ def foreground(
             run.keep(objects, study.NAME)
         last = study.share_of_points(run.emergence, objects)
         if last.points is not None:
-            typer.echo(
+            echo(
                 f"{run.emergence.layers[-1]}: {with_interval(last.points, '.0%')} of the points "
                 f"and {last.area:.0%} of the area of {last.images} images lie on the object"
             )
-        typer.echo(report.update(run, study.NAME))
-        typer.echo(run.inside.experiment(study.NAME))
+        echo(report.update(run, study.NAME))
+        echo(run.inside.experiment(study.NAME))

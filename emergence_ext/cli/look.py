@@ -29,6 +29,7 @@ from emergence_ext.cli.common import (
     numbers,
     reported,
 )
+from emergence_ext.cli.terminal import echo
 from emergence_ext.settings import Technique, words
 
 if TYPE_CHECKING:
@@ -133,10 +134,10 @@ def look(
             )  # fmt: skip
         for name, sheet in looked.sheets.items():
             for note in sheet.notes:
-                typer.echo(f"{name}: {note}")
+                echo(f"{name}: {note}")
         for name, reason in looked.refused.items():
-            typer.echo(f"{name} is left out: {reason}", err=True)
-        typer.echo(looked.page)
+            echo(f"{name} is left out: {reason}", err=True)
+        echo(looked.page)
 
 
 def _look(

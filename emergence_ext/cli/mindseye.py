@@ -18,6 +18,7 @@ from emergence_ext.cli.common import (
     numbers,
     reported,
 )
+from emergence_ext.cli.terminal import echo
 
 # None where the user left it out, so that an option of no effect can be refused.
 Side = Annotated[
@@ -117,8 +118,8 @@ def mindseye(
                 else:
                     notes = eye.facets_of_run(run, layers, out, points=points, **grouping, **how)
         for note in notes:
-            typer.echo(note)
-        typer.echo(out)
+            echo(note)
+        echo(out)
 
 
 def _names(text: str, option: str) -> list[str]:

@@ -31,6 +31,7 @@ from emergence_ext.cli.common import (
     numbers,
     reported,
 )
+from emergence_ext.cli.terminal import echo, echo_lines
 from emergence_ext.settings import Backend, Settings, words
 
 
@@ -52,7 +53,7 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
             model.module, train_set, test_set, recipe, out=out / "training",
             checkpoints=_kept_epochs(recipe.epochs), random_state=seed, model="small_vgg28",
         )  # fmt: skip
-        typer.echo(f"accuracy on 1,000 left-out digits: {log.val_accuracy[-1]:.1%}")
+        echo(f"accuracy on 1,000 left-out digits: {log.val_accuracy[-1]:.1%}")
         spec = SubjectSpec(
             DIGITS,
             "small_vgg28",
@@ -62,8 +63,8 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
         )
         settings = Settings(region_images=100, random_state=seed)
         page = report.write(run(spec.load(), out, settings, command=command_line()))
-        typer.echo(f"{time.perf_counter() - started:.0f} s in all")
-        typer.echo(page)
+        echo(f"{time.perf_counter() - started:.0f} s in all")
+        echo(page)
 
 
 @app.command()
@@ -104,7 +105,7 @@ def train(
         )  # fmt: skip
         if weights is not None:
             for part in network.load_pretrained(loaded.module, weights):
-                typer.echo(part)
+                echo(part)
         given: dict[str, Any] = {"epochs": epochs, "lr": lr, "freeze": freeze}
         given = {name: value for name, value in given.items() if value is not None}
         recipe = replace(training.RECIPES.get(model, training.Recipe()), **given)
@@ -123,8 +124,8 @@ def train(
         )
         took = f"{sum(log.seconds):.0f} s"
         accuracy = f"{log.val_accuracy[-1]:.1%}"
-        typer.echo(f"accuracy on {len(val_set)} left-out images: {accuracy} in {took}")
-        typer.echo(out)
+        echo(f"accuracy on {len(val_set)} left-out images: {accuracy} in {took}")
+        echo(out)
 
 
 @app.command()
@@ -193,7 +194,7 @@ def run(
             backend=backend,  # type: ignore[arg-type]  # refused there
             command=command_line(),
         )
-        typer.echo(report.write(finished))
+        echo(report.write(finished))
 
 
 @app.command(name="report")
@@ -207,7 +208,7 @@ def redraw(run_dir: RunDir) -> None:
     with reported():
         from emergence_ext import report
 
-        typer.echo(report.write(run_dir))
+        echo(report.write(run_dir))
 
 
 @app.command()
@@ -230,7 +231,7 @@ def doctor(
     with reported():
         from emergence_ext import network
 
-        typer.echo(network.format_environment(brief=brief))
+        echo_lines(network.format_environment(brief=brief))
         if model is not None:
             import torch
 
@@ -241,10 +242,10 @@ def doctor(
                 channels = network.input_channels(loaded.module)
             example = torch.rand(1, channels, size, size)
             network.first_logits(loaded.module, example)
-            typer.echo(f"network: {model}, {loaded.description}")
+            echo(f"network: {model}, {loaded.description}")
             auto = origin.preprocess or loaded.preprocess
-            typer.echo(f"preprocessing, as --preprocess auto takes it: {auto}")
-            typer.echo(network.format_report(network.inspect_model(loaded.module, example)))
+            echo(f"preprocessing, as --preprocess auto takes it: {auto}")
+            echo_lines(network.format_report(network.inspect_model(loaded.module, example)))
 
 
 def _kept_epochs(epochs: int) -> list[int]:

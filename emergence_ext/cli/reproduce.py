@@ -16,6 +16,7 @@ from emergence_ext.cli.controls import controls
 from emergence_ext.cli.distill import distill
 from emergence_ext.cli.shapley import shapley
 from emergence_ext.cli.tables import tables
+from emergence_ext.cli.terminal import echo
 
 EXPERIMENTS = ("tables", "controls", "attack", "shapley", "distill", "animate")
 
@@ -59,13 +60,13 @@ def reproduce(
             planned += [(f"{n} of {run_dir}", do) for n, do in single.items() if n in chosen]
         for name, do in planned:
             began = time.perf_counter()
-            typer.echo(f"--- {name}")
+            echo(f"--- {name}")
             try:
                 do()
             except typer.Exit:  # which has told why
                 failed.append(name)
-            typer.echo(f"{time.perf_counter() - began:.0f} s")
-        typer.echo(f"--- all of it took {time.perf_counter() - started:.0f} s")
+            echo(f"{time.perf_counter() - began:.0f} s")
+        echo(f"--- all of it took {time.perf_counter() - started:.0f} s")
         if failed:
             raise RuntimeError(f"not done: {', '.join(failed)}; the reasons are above")
 

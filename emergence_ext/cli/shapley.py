@@ -15,6 +15,7 @@ from emergence_ext.cli.common import (
     reported,
     with_interval,
 )
+from emergence_ext.cli.terminal import echo
 from emergence_ext.settings import ShapleySettings
 
 
@@ -65,7 +66,7 @@ def shapley(
             run.keep(result, study.NAME)
         missed = int((~result.reached).sum())
         if missed:
-            typer.echo(
+            echo(
                 f"{missed} of {result.reached.numel()} standard errors are above {error:g} of the "
                 f"spread after {samples} permutations; give more --samples",
                 err=True,
@@ -73,6 +74,6 @@ def shapley(
         for k, name in enumerate(result.layers):
             for measure, r in result.spearman().items():
                 mean = with_interval(mean_interval(r[k]), ".2f")
-                typer.echo(f"{name}, {measure}: Spearman {mean}")
-        typer.echo(report.update(run, study.NAME))
-        typer.echo(run.inside.experiment(study.NAME))
+                echo(f"{name}, {measure}: Spearman {mean}")
+        echo(report.update(run, study.NAME))
+        echo(run.inside.experiment(study.NAME))

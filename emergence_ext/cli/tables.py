@@ -17,6 +17,7 @@ from emergence_ext.cli.common import (
     reported,
     with_interval,
 )
+from emergence_ext.cli.terminal import echo
 
 Seeds = Annotated[int, typer.Option(help="Of every method: they move its folds and its start.")]
 Temperatures = Annotated[str, typer.Option(help="Of the softmax whose entropy is taken, as 1,2,4.")]
@@ -76,10 +77,10 @@ def tables(
             first.keep(result, study.NAME, others)
         for network, outcomes in result.methods.items():
             for o in outcomes:
-                typer.echo(
+                echo(
                     f"{network}, temperature {o.temperature:g}, {o.mean_entropy:.2f} nats, "
                     f"{o.method}: {with_interval(student_interval(o.r), '+.3f')}, "
                     f"{o.configuration}, images {'not fitted' if o.left_out else 'fitted'}"
                 )
-        typer.echo(report.update(first, study.NAME))
-        typer.echo(first.inside.experiment(study.NAME))
+        echo(report.update(first, study.NAME))
+        echo(first.inside.experiment(study.NAME))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import RunDir, app, reported
+from emergence_ext.cli.common import RunDir, app, echo, reported
 
 
 @app.command()
@@ -35,10 +35,10 @@ def verify(
 
         found = verify_run(run_dir, report, recompute=recompute)
         for kind, count in found.read.items():
-            typer.echo(f"{kind}: {count} as written")
+            echo(f"{kind}: {count} as written")
         for note in found.notes:
-            typer.echo(f"note: {note}")
+            echo(f"note: {note}")
         for line in found.wrong:
-            typer.echo(f"wrong: {line}", err=True)
+            echo(f"wrong: {line}", err=True)
     if found.wrong:
         raise typer.Exit(1)

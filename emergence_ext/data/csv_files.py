@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emergence_ext.names import from_cell
+
 __all__ = ["CsvFile", "read_csv"]
 
 
@@ -26,6 +28,8 @@ class CsvFile:
 
 def read_csv(path: Path, argument: str) -> CsvFile:
     """Read a CSV file whose first line names its columns, in UTF-8, with or without a BOM.
+
+    The apostrophe that tables of this package have before a name such as `=1` is taken off.
 
     Args:
         path: the file; empty lines are skipped.
@@ -47,7 +51,7 @@ def read_csv(path: Path, argument: str) -> CsvFile:
     lines: list[tuple[str, list[str]]] = []
     try:
         for row in reader:
-            cells = [cell.strip() for cell in row]
+            cells = [from_cell(cell.strip()) for cell in row]
             if any(cells):
                 lines.append((f"{argument}: line {reader.line_num} of {path}", cells))
     except csv.Error as error:

@@ -30,7 +30,13 @@ from emergence_ext.figures.samples import drawable, samples, samples_through_epo
 from emergence_ext.figures.shapley import shapley_correlations, shapley_maps
 from emergence_ext.figures.similarity import category_similarity
 from emergence_ext.figures.space import strength_reach
-from emergence_ext.figures.style import display_name, signed_text
+from emergence_ext.figures.style import (
+    display_name,
+    distinct_names,
+    literal_name,
+    noted,
+    signed_text,
+)
 
 __all__ = [
     "SAMPLES",
@@ -58,6 +64,7 @@ __all__ = [
     "correspondences",
     "deep_filters",
     "display_name",
+    "distinct_names",
     "drawable",
     "exciting_images",
     "exciting_patches",
@@ -70,10 +77,12 @@ __all__ = [
     "knowledge_curves",
     "layer_differences",
     "layer_sparsity",
+    "literal_name",
     "losses",
     "methods",
     "moved_images",
     "moved_regions",
+    "noted",
     "occlusion_maps",
     "occlusion_regions",
     "picture_sheet",

@@ -139,7 +139,7 @@ def moved_regions(
     far, p = sizes.numbers("distance", distance, "n"), sizes.numbers("truth", truth, "n 2")
     if len(states) != len(y):
         raise ValueError(f"moved_regions: states must name n={len(y)} items, got {len(states)}")
-    layout = ImageGrid(len(y), columns, **_LAYOUT, foot=0.5, between=0.08)
+    layout = ImageGrid(len(y), columns, **_LAYOUT, foot=0.54, between=0.08)
     figure = new_figure(PAGE, layout.bottom + 0.4, constrained=False)
     limit = max(6, int(layout.side / 0.056))
     for index, picture in enumerate(pictures):
@@ -152,7 +152,7 @@ def moved_regions(
         if wide is not None:
             put_box(axes, wide[index], *unit, ls=(0, (2, 2)))
         before, after = states[index]
-        lines = [f"moved {far[index]:.2g}, p {p[index, 0]:.2f} \u2192 {p[index, 1]:.2f}"]
+        lines = [f"moved {far[index]:.2g}", f"p {p[index, 0]:.2f} \u2192 {p[index, 1]:.2f}"]
         lines += [display_name(before, limit), f"\u2192 {display_name(after, limit - 2)}"]
         write_below(axes, "\n".join(lines))
     seen = ", dashed what it sees." if wide is not None else "; it sees more of the image."

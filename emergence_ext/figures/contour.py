@@ -11,6 +11,7 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.projections.geo import HammerAxes
 
 from emergence_ext.figures.inputs import Array, Sizes
 from emergence_ext.figures.space import best_cameras, draw_points, draw_rays, onto_rim
@@ -37,6 +38,12 @@ _FILLED = (0.06, 0.15, 0.24, 0.33, 0.42, 0.52)  # share of a category's colour b
 _AROUND = 1.25  # half the side of the plane in units of the strength that is marked
 _NAMED = 16  # categories; more names would cover the map
 _NUMBERED = 40  # pixels of the page: extent of a contour, at least, that has its level on it
+
+
+class _Sphere(HammerAxes):
+    """Hammer's projection for lines of many short pieces, which need not be cut into 75 each."""
+
+    RESOLUTION = 1
 
 
 def contour_grid(directions: Any, strength: float, *, steps: int = 301) -> Array:
@@ -86,6 +93,7 @@ def confidence_map(
     directions: Any,
     categories: Sequence[str],
     *,
+    others: Any | None = None,
     g: Any | None = None,
     labels: Any | None = None,
     max_points: int = 600,
@@ -102,6 +110,8 @@ def confidence_map(
         p: classification probability there, `[rows, columns, C]`, in 0..1.
         directions: category directions mu, `[C, dim]`.
         categories: names, `[C]`.
+        others: the largest probability of a category that is not among these, `[rows, columns]`;
+            where it is the most probable, the ground is grey.
         g: projected sample features to show, `[N, dim]`; on the sphere by their direction alone.
         labels: true categories of g, `[N]`.
         max_points: at most so many samples are drawn.
@@ -119,8 +129,12 @@ def confidence_map(
         raise ValueError("confidence_map: p must hold probabilities in 0..1")
     if (g is None) != (labels is None):
         raise ValueError("confidence_map: g and labels belong together, got one of them")
+    if others is not None:
+        rest = sizes.numbers("others", others, "rows columns")
+        values = np.concatenate([values, rest[..., None]], axis=-1)
     points, y = np.zeros((0, 3)), np.zeros(0, dtype=np.int64)
     remark = "Colour: the most probable category, the deeper the surer. Lines: its probability.\n"
+    remark += "Grey: any other category. " if others is not None else ""
     remark += "Named marks: category directions."
     if g is not None:
         points, y = sizes.spatial("g", g, "N dim"), sizes.labels(labels, names)
@@ -148,7 +162,7 @@ def _draw_plane(
     axes.grid(False)
     axes.set_xlabel(f"g, first coordinate (circle: |g| = {reach:.3g})", labelpad=2)
     axes.set_ylabel("g, second coordinate", labelpad=1)
-    _draw_classification(axes, grid[..., 0], grid[..., 1], p)
+    _draw_classification(axes, grid[..., 0], grid[..., 1], p, len(names))
     camera = best_cameras(mu)[0]
     turn = np.linspace(0, 2 * np.pi, 181)
     axes.plot(reach * np.cos(turn), reach * np.sin(turn), color=MUTED, lw=0.6, ls=":")
@@ -174,7 +188,7 @@ def _draw_sphere(
     place = inch_axes(figure, left, head, width, height)
     box = place.get_position()
     place.remove()
-    axes = figure.add_axes((box.x0, box.y0, box.width, box.height), projection="hammer")
+    axes = figure.add_axes((box.x0, box.y0, box.width, box.height), axes_class=_Sphere)
     figure.text(
         left / PAGE,
         1 - 0.19 / figure.get_size_inches()[1],
@@ -184,7 +198,7 @@ def _draw_sphere(
     )
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
-    _draw_classification(axes, *_angles(camera.axes, grid), p)
+    _draw_classification(axes, *_angles(camera.axes, grid), p, len(names))
     if len(points):
         scatter_categories(axes, *_angles(camera.axes, points), y, s=6, linewidths=0.3, zorder=4)
     ends = np.stack(_angles(camera.axes, mu), axis=1)
@@ -197,14 +211,17 @@ def _draw_sphere(
     return figure
 
 
-def _draw_classification(axes: Axes, x: Array, y: Array, p: Array) -> None:
-    """Tint every place by its most probable category, and draw and number the contours."""
+def _draw_classification(axes: Axes, x: Array, y: Array, p: Array, named: int) -> None:
+    """Tint every place by its most probable category, and draw and number the contours.
+
+    Of p `[rows, columns, named or one more]` what follows the named categories is grey.
+    """
     best, sure = p.argmax(axis=-1), p.max(axis=-1)
     depth = np.digitize(sure, LEVELS)  # [rows, columns], 0..len(LEVELS)
     count = len(_FILLED)
     colors = [
-        tuple(1 - share * (1 - channel) for channel in to_rgb(category_style(c).color))
-        for c in range(p.shape[-1])
+        tuple(1 - share * (1 - channel) for channel in to_rgb(color))
+        for color in [*(category_style(c).color for c in range(named)), MUTED][: p.shape[-1]]
         for share in _FILLED
     ]
     axes.pcolormesh(

@@ -38,6 +38,8 @@ def strength_entropy(
     *,
     baseline: tuple[Any, float] | None = None,
     baseline_name: str = "PCA",
+    max_points: int = 4000,
+    random_state: int = 0,
 ) -> Figure:
     """Draw the network's entropy over the strength of the projected features (Table 1).
 
@@ -53,6 +55,8 @@ def strength_entropy(
         mean_entropy: mean of the entropy; a correlation says little without it.
         baseline: strength `[N]` and r of another method, drawn beside.
         baseline_name: its name.
+        max_points: at most so many images are drawn.
+        random_state: seed of that choice.
 
     Raises:
         ValueError: shapes that do not fit, or an empty array.
@@ -67,17 +71,23 @@ def strength_entropy(
         methods.append(("distance from the mean", baseline_name, other, baseline[1]))
     floor = _log_floor(h)
     figure = new_figure(PAGE if baseline is not None else PAGE / 2, 2.75)
+    drawn = np.zeros(len(y), dtype=bool)
+    drawn[np.random.default_rng(random_state).permutation(len(y))[:max_points]] = True
     panels = figure.subplots(1, len(methods), sharey=True, squeeze=False).ravel()
     for axes, (label, method, x, correlation) in zip(panels, methods, strict=True):
         good = np.isfinite(x) & np.isfinite(h)
+        at = good & drawn
         scatter_categories(
-            axes, x[good], np.maximum(h[good], floor), y[good], s=7, linewidths=0.25, alpha=0.75
+            axes, x[at], np.maximum(h[at], floor), y[at], s=7, linewidths=0.25, alpha=0.75
         )
         axes.set_title(f"{method}: {correlation_text(correlation, 'r')}")
         axes.set_xlabel(label)
         axes.set_xlim(left=0)
+        remarks = [f"{max_points:,} of {len(y):,} images drawn"] if len(y) > max_points else []
         if not good.all():
-            axes_note(axes, f"{int((~good).sum()):,} not finite", inside=True)
+            remarks.append(f"{int((~good).sum()):,} not finite")
+        if remarks:
+            axes_note(axes, ", ".join(remarks), inside=True)
     panels[0].set_ylabel("entropy of P(y|x), nats" + (", log scale" if floor else ""))
     if floor:
         panels[0].set_yscale("log")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -138,17 +139,22 @@ def count_axis(axes: Axes) -> None:
 
 
 def name_steps(axes: Axes, names: Sequence[str], width: float) -> None:
-    """Name the steps of the axis of `width` inches, slanted where the names would meet."""
-    axes.set_xticks(np.arange(len(names)))
-    crowded = 0.062 * (max(len(n) for n in names) + 1) * len(names) > width
+    """Name the steps of the axis of `width` inches, slanted where the names would meet.
+
+    Of more steps than even slanted names have room for, only some are named.
+    """
     bare = [n.removeprefix("epoch ") for n in names]
-    if bare != names and all(n.startswith("epoch ") for n in names):
-        axes.set_xticklabels(bare)
+    epochs = bare != names and all(n.startswith("epoch ") for n in names)
+    texts = bare if epochs else names
+    room = 0.062 * (max(len(n) for n in texts) + 1)  # inches of the longest, lying
+    slanted = not epochs and room * len(names) > width
+    at = range(0, len(names), max(1, math.ceil((0.14 if slanted else room) * len(names) / width)))
+    look: dict[str, Any] = (
+        {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    )
+    axes.set_xticks(at, [texts[step] for step in at], **look)
+    if epochs:
         axes.set_xlabel("epoch")
-    elif crowded:
-        axes.set_xticklabels(names, rotation=35, ha="right", rotation_mode="anchor")
-    else:
-        axes.set_xticklabels(names)
     axes.set_xlim(-0.25, len(names) - 0.75)
 
 

@@ -31,6 +31,7 @@ from emergence_ext.figures.style import (
     PAGE,
     axes_note,
     category_style,
+    distinct_names,
     inch_axes,
     literal_name,
     styled,
@@ -277,7 +278,8 @@ def _draw_medians(
     steps = np.arange(len(layers))
     axes.set_title("Medians of the categories (lines), and the middle half of all regions (grey)")
     axes.set(ylim=(0, 1), ylabel="p(true category | h)", xlim=(-0.35, len(layers) - 0.65))
-    axes.set_xticks(steps, [literal_name(x, 18) for x in layers])
+    room = 18 if len(layers) < 7 else max(6, int((PAGE - 0.7) / (0.066 * len(layers))))  # letters
+    axes.set_xticks(steps, [literal_name(x, room) for x in distinct_names(layers, room)])
     axes.axhline(tau, color=MUTED, lw=0.6, ls="--")
     if p.shape[1] == 0:
         axes.text(

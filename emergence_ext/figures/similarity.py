@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emergence_ext.figures.inputs import Sizes
+from emergence_ext.figures.inputs import Array, Sizes, plain
 from emergence_ext.figures.style import (
     INK,
     MUTED,
@@ -25,13 +25,16 @@ _VALUES_UP_TO = 16  # categories; beyond that the numbers would be too small to 
 
 
 @styled
-def category_similarity(cosines: Any, categories: Sequence[str], *, pairs: int = 6) -> Figure:
+def category_similarity(
+    cosines: Any, categories: Sequence[str], *, shown: Any | None = None, pairs: int = 6
+) -> Figure:
     """Draw the cosines of the category directions as a map and list the nearest pairs.
 
     Args:
         cosines: cos(mu_c, mu_c'), `[C, C]`, symmetric, in -1..1.
         categories: names, `[C]`.
-        pairs: so many of the nearest pairs are listed.
+        shown: numbers of the categories that the map holds, `[c]`; None: all.
+        pairs: so many of the nearest pairs, of all categories, are listed.
 
     Raises:
         ValueError: no square matrix of C rows, or values outside -1..1.
@@ -43,16 +46,18 @@ def category_similarity(cosines: Any, categories: Sequence[str], *, pairs: int =
         raise ValueError(
             f"category_similarity: cosines must lie in -1..1, got {np.nanmax(np.abs(values)):.3g}"
         )
-    count = len(names)
+    chosen = np.arange(len(names)) if shown is None else plain(shown)
+    mapped, part = [names[c] for c in chosen], values[np.ix_(chosen, chosen)]
+    count = len(mapped)
     side = min(max(0.29 * count, 1.6), 4.4)
     figure = new_figure(PAGE, side + 1.15)
     axes, beside = figure.subplots(1, 2, width_ratios=(2.2, 1))
     # Only one half is drawn: the matrix is symmetric and its diagonal says nothing.
-    lower = np.where(np.tri(count, k=-1, dtype=bool), values, np.nan)[1:, :-1]
+    lower = np.where(np.tri(count, k=-1, dtype=bool), part, np.nan)[1:, :-1]
     if count == 1:
-        lower = values
+        lower = part
     image = axes.imshow(lower, cmap="PuOr_r", vmin=-1, vmax=1)
-    across, down = (names, names) if count == 1 else (names[:-1], names[1:])
+    across, down = (mapped, mapped) if count == 1 else (mapped[:-1], mapped[1:])
     axes.set_xticks(range(len(across)), across, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(down)), down)
     axes.grid(False)
@@ -74,7 +79,7 @@ def category_similarity(cosines: Any, categories: Sequence[str], *, pairs: int =
     bar.outline.set_visible(False)
     bar.set_label("cosine")
     bar.ax.grid(False)
-    _list_pairs(beside, _nearest(values)[:pairs], names, side)
+    _list_pairs(beside, _nearest(values, pairs), names, side)
     return figure
 
 
@@ -104,12 +109,10 @@ def _list_pairs(
             )
 
 
-def _nearest(values: np.ndarray) -> list[tuple[float, int, int]]:
-    """Return the pairs of different categories, the most similar first; NaN is left out."""
+def _nearest(values: Array, most: int) -> list[tuple[float, int, int]]:
+    """Return pairs of different categories, the most similar first; NaN is left out."""
     rows, columns = np.triu_indices(len(values), 1)
-    pairs = [
-        (float(values[a, b]), int(a), int(b))
-        for a, b in zip(rows, columns, strict=True)
-        if np.isfinite(values[a, b])
-    ]
-    return sorted(pairs, reverse=True)
+    cosines = values[rows, columns]
+    order = np.lexsort((-columns, -rows, -cosines))
+    order = order[np.isfinite(cosines[order])][:most]
+    return [(float(cosines[i]), int(rows[i]), int(columns[i])) for i in order]

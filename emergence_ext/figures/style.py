@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
+from itertools import takewhile
 from textwrap import fill
 from typing import Any, NamedTuple, ParamSpec
 
@@ -21,6 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 COLUMN = 3.4  # inches, one column of a two-column page
@@ -28,7 +30,8 @@ PAGE = 7.0  # inches, the full width
 INK, MUTED, FAINT, PAPER = "#1d2330", "#5d6675", "#d9dde4", "#ffffff"
 ACCENT, CONTRAST = "#2a56c6", "#d1690a"
 LEGEND_ROW = 0.17  # inches
-NOTE = 0.24  # inches, the two lines under a panel where `note` writes
+NOTE = 0.24  # inches, the two lines under a panel where `axes_note` writes
+NOTE_ABOVE = 0.2  # inches, the line above everything where `noted` writes
 
 # Found by maximising the smallest OKLab distance between any two of them over normal vision and
 # full protanopia, deuteranopia and tritanopia (Machado et al. 2009); a test holds it.
@@ -122,7 +125,8 @@ def _luminance(color: Any) -> float:
 def literal_name(name: str, limit: int = 24) -> str:
     """Return a name as it is drawn: shortened, on one line, and never read as a formula.
 
-    A character that no installed font can draw is shown by its code, so that names stay distinct.
+    A character that no installed font can draw, or that is a mark of direction, is shown by its
+    code, so that names stay distinct.
     """
     text = " ".join(str(name).split()) or "(no name)"
     if len(text) > limit:
@@ -130,8 +134,28 @@ def literal_name(name: str, limit: int = 24) -> str:
         tail = (limit - 1) // 3
         text = f"{text[: limit - 1 - tail].rstrip()}…{text[len(text) - tail :].lstrip()}"
     drawable = _fonts()[1]
-    text = "".join(c if ord(c) in drawable else f"u{ord(c):04x}" for c in text)
+    text = "".join(c if ord(c) in drawable and c.isprintable() else f"u{ord(c):04x}" for c in text)
     return text.replace("$", r"\$")
+
+
+def distinct_names(names: Sequence[str], limit: int = 18) -> list[str]:
+    """Return the names, cut to `limit` where they would look alike when they are shortened.
+
+    Then what all of them begin and end with goes first, since it tells none apart.
+    """
+    drawn = {literal_name(name, limit) for name in names}
+    if len(drawn) == len(set(names)):
+        return list(names)
+    start, end = (
+        sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*each, strict=False)))
+        for each in (names, [name[::-1] for name in names])
+    )
+    cut = []
+    for name in names:
+        core = name[start : max(start, len(name) - end)]
+        before = max(0, start - max(0, limit - len(core) - 2))
+        cut.append(("…" if before else "") + name[before:start] + core + ("…" if end else ""))
+    return cut
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -154,6 +178,7 @@ def _settings() -> dict[str, Any]:
         "axes.titleweight": "bold",
         "axes.titlelocation": "left",
         "axes.titlepad": 5,
+        "axes.titley": 1.0,  # or every panel is asked again and again for what could be in the way
         "axes.labelsize": 8,
         "axes.labelcolor": INK,
         "axes.titlecolor": INK,
@@ -281,6 +306,27 @@ def signed_text(value: float, *, plus: bool = True) -> str:
 def correlation_text(value: float, symbol: str = "ρ") -> str:
     """Return a correlation as it is written: a rank correlation, or of another symbol."""
     return f"{symbol} = {signed_text(value)}" if np.isfinite(value) else f"{symbol} undefined"
+
+
+def noted(figure: Figure, text: str) -> Figure:
+    """Write a remark above all that a figure holds, if there is one; the page grows by its line."""
+    if not text:
+        return figure
+    width, before = figure.get_size_inches()
+    after = before + NOTE_ABOVE
+    share = before / after
+    figure.set_size_inches(width, after)
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, 0, 1, share))
+    else:
+        for axes in figure.axes:
+            x, y, across, up = axes.get_position(original=True).bounds
+            axes.set_position((x, share * y, across, share * up))
+    for words in figure.texts:
+        words.set_y(share * words.get_position()[1])
+    figure.text(0.01, 1 - 0.05 / after, text, va="top", fontsize=7, color=MUTED)
+    return figure
 
 
 def figure_note(figure: Figure, text: str, bottom: float) -> None:

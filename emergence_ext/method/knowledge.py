@@ -15,6 +15,7 @@ from emergence_ext.settings import PAPER_TAU
 from emergence_ext.store import Saved
 
 SHARED: Final = 0.1  # a second-best category within this of the best shares the region
+BATCH: Final = 2**20  # probabilities at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +118,10 @@ def knowledge_points(
         raise ValueError(
             f"labels must lie in [0, {C}); got {int(labels.min())} .. {int(labels.max())}"
         )
-    best = frame.posterior(h).topk(2, dim=-1)
+    p, y = _best_two(h, frame)
     # Without strength there is no direction: the posterior is the prior, which no region says.
-    confidence = torch.where(h.square().sum(-1) > 0, best.values[..., 0], 0)
-    return KnowledgePoints(confidence, best.indices[..., 0], best.values[..., 1], labels, tau)
+    confidence = torch.where(h.square().sum(-1) > 0, p[..., 0], 0)
+    return KnowledgePoints(confidence, y[..., 0], p[..., 1], labels, tau)
 
 
 def shared_categories(h: Tensor, frame: Frame, tau: float | None = None) -> Tensor:
@@ -133,10 +134,18 @@ def shared_categories(h: Tensor, frame: Frame, tau: float | None = None) -> Tens
         The two by number, the lower first, `[N, R, 2]`; -1 where no two share the region.
     """
     tau = usual_tau(len(frame.priors)) if tau is None else tau
-    best = frame.posterior(h).topk(2, dim=-1)
-    first, second = best.values.unbind(-1)
+    p, y = _best_two(h, frame)
+    first, second = p.unbind(-1)
     shared = (first > tau) & (first - second <= SHARED) & (h.square().sum(-1) > 0)
-    return torch.where(shared[..., None], best.indices.sort(dim=-1).values, -1)
+    return torch.where(shared[..., None], y.sort(dim=-1).values, -1)
+
+
+def _best_two(h: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
+    """Return the two largest `p(y|h)` of regions `[N, R, dim]`, and their y, `[N, R, 2]` each."""
+    # Some images at a time: `[N, R, C]` is gigabytes where there are many categories.
+    images = max(1, BATCH // max(1, h.shape[1] * len(frame.priors)))
+    best = [frame.posterior(part).topk(2, dim=-1) for part in h.split(images)]
+    return torch.cat([x.values for x in best]), torch.cat([x.indices for x in best])
 
 
 def usual_tau(C: int) -> float:

@@ -172,7 +172,8 @@ def _moved_images(c: Comparison, thumbnails: Thumbnails, index: torch.Tensor) ->
 
 
 def _remark(c: Comparison) -> str:
-    return f"From {c.a} to {c.b}, {c.layers[-1]}, ranked by distance; only some of each category."
+    a, b, layer = (draw.literal_name(name, 36) for name in (c.a, c.b, c.layers[-1]))
+    return f"From {a} to {b}, {layer}, ranked by distance; only some of each category."
 
 
 def _abreast(ranked: Sequence[int], c: Comparison, most: int) -> list[int]:

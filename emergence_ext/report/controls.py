@@ -7,7 +7,7 @@ from typing import Final
 from matplotlib.figure import Figure
 
 from emergence_ext import figures as draw
-from emergence_ext.report.emergence import knowledge_bands
+from emergence_ext.report.emergence_figures import knowledge_bands
 from emergence_ext.report.files import Drawings, Row, Tables, interval
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import FinishedRun

@@ -8,7 +8,8 @@ import torch
 from matplotlib.figure import Figure
 
 from emergence_ext import figures as draw
-from emergence_ext.report.emergence import knowledge_bands, knowledge_rows
+from emergence_ext.report.emergence import knowledge_rows
+from emergence_ext.report.emergence_figures import knowledge_bands
 from emergence_ext.report.files import Drawings, Row, Tables, interval
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import FinishedRun

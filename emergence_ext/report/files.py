@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from emergence_ext.method import Interval
+from emergence_ext.names import to_cell
 from emergence_ext.store import write_file
 
 logger = logging.getLogger(__name__)
@@ -58,23 +59,35 @@ def remove_others(folder: Path, tables: Tables, drawings: Drawings) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows, all with the same columns, to a CSV file; None and NaN are empty cells."""
-    write_file(path, table_text(rows).encode())
+    """Write rows, all with the same columns, to a CSV file."""
+    # Names of files need not be text.
+    write_file(path, table_text(rows).encode("utf-8", "backslashreplace"))
 
 
 def table_text(rows: Sequence[Row]) -> str:
-    """Rows, all with the same columns, as CSV."""
+    """Rows, all with the same columns, as CSV; None and NaN are empty cells.
+
+    A name that a spreadsheet would run as a formula has an apostrophe before it, as `to_cell` says.
+    """
     text = io.StringIO()
     if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: _cell(value) for name, value in row.items()})
+        # Otherwise csv leaves a carriage return bare, which ends a line for every reader.
+        plain, quoted = (
+            csv.DictWriter(text, list(rows[0]), lineterminator="\n", quoting=how)
+            for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        )
+        for row in ({name: name for name in rows[0]}, *rows):
+            cells = {name: _cell(value) for name, value in row.items()}
+            broken = any("\r" in str(cell) for cell in cells.values())
+            (quoted if broken else plain).writerow(cells)
     return text.getvalue()
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as `path.png` (200 dots per inch) and `path.svg`."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # all stands where it is: no need to find that out again
     for kind in ("png", "svg"):
         content = io.BytesIO()
         # Without a date and with a salt of their own, SVG files of equal figures are equal.
@@ -83,10 +96,11 @@ def save_figure(figure: Figure, path: Path) -> None:
                 content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
             )
         write_file(path.with_name(f"{path.name}.{kind}"), content.getvalue())
-        figure.set_layout_engine("none")  # all stands where it is: no need to find that out again
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, float):
         return "" if value != value else f"{value:.6g}"
+    if isinstance(value, str):
+        return to_cell(value)
     return "" if value is None else value

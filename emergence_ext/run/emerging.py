@@ -85,15 +85,30 @@ class Emergence(Saved):
 
     def points(self, checkpoint: int = -1, layer: int = -1) -> KnowledgePoints:
         """Knowledge points of all images in one layer of one checkpoint."""
+        if checkpoint in (-1, len(self.labels) - 1):
+            return self._last_points[layer]
         return knowledge_points(self.h[checkpoint, layer], self.frame, self.y, self.tau)
 
     @cached_property
-    def held_out_counts(self) -> list[list[PointCount]]:
-        """Knowledge points of held-out images by checkpoint and layer, `[T][L]`."""
+    def _last_points(self) -> list[KnowledgePoints]:
+        """Those of the finished network by layer, which everything asks for again."""
+        return [knowledge_points(h, self.frame, self.y, self.tau) for h in self.h[-1]]
+
+    @cached_property
+    def counts(self) -> list[list[tuple[PointCount, PointCount]]]:
+        """Knowledge points of held-out and of fitted images, by checkpoint and layer, `[T][L]`."""
         return [
-            [self.points(t, k).subset(self.held_out).count() for k in range(len(self.layers))]
+            [
+                (points.subset(self.held_out).count(), points.subset(~self.held_out).count())
+                for points in (self.points(t, k) for k in range(len(self.layers)))
+            ]
             for t in range(len(self.labels))
         ]
+
+    @property
+    def held_out_counts(self) -> list[list[PointCount]]:
+        """Knowledge points of held-out images by checkpoint and layer, `[T][L]`."""
+        return [[held_out for held_out, _ in row] for row in self.counts]
 
     def entropy(self, checkpoint: int = -1, temperature: float = 1.0) -> Tensor:
         """Entropy of the network's output for all images, `[N]`."""

@@ -26,6 +26,7 @@ from emergence_ext.method import (
     image_similarity,
     normalise_strengths,
 )
+from emergence_ext.names import printable
 from emergence_ext.network import FeatureSet
 from emergence_ext.run.folder import STUDY, STUDY_VERSION, StateFolder
 from emergence_ext.settings import Backend, Settings
@@ -142,7 +143,7 @@ class FixedFrame:
         importance: dict[str, RegionImportance] = {}
         regional: dict[str, RegionalProjection] = {}
         for layer, all_regions in features.layers.items():
-            bar.set_postfix_str(f"{what}, {layer}")
+            bar.set_postfix_str(printable(f"{what}, {layer}"))
             F = all_regions[chosen]
 
             def fit_importance(F: Tensor = F, layer: str = layer) -> RegionImportance:

@@ -148,8 +148,11 @@ def _sources(run: FinishedRun, result: Verification) -> None:
             result.check("weights", lambda: _same(Path(spec.weights or ""), noted))
         else:
             result.notes.append(f"weights are not compared: no file {spec.weights}")
+    if spec.size is None:
+        result.notes.append("images are not compared: their size is not noted")
+        return
     try:
-        images = spec._dataset().digest()
+        images = spec._dataset(spec.size).digest()
     except (ValueError, OSError, ImportError) as error:
         result.notes.append(f"images are not compared: {error}")
         return

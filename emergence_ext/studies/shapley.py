@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from emergence_ext.lookup import optional
 from emergence_ext.method import pearson, spearman
+from emergence_ext.names import printable
 from emergence_ext.network import Above, above, grad_cam, region_cells
 from emergence_ext.run import Emergence, Subject, require_same_network
 from emergence_ext.settings import ShapleySettings
@@ -146,7 +147,7 @@ def shapley(
         total=len(names) * len(index), desc="Shapley values", unit="image", disable=None
     ) as bar:
         for name in names:
-            bar.set_postfix_str(name)
+            bar.set_postfix_str(printable(name))
             part = _of_layer(
                 subject, emergence, name, index, batch, columns, samples, error, random_state, bar
             )

@@ -347,8 +347,8 @@ def test_large_figures_and_tables_are_made_to_fit(
     assert (folder / "report.html").stat().st_size < 400_000
 
 
-def test_the_budget_of_the_parts_keeps_the_page_below_25_megabytes() -> None:
-    assert pictures._PICTURES + pictures._VECTORS < 24_000_000
+def test_the_budget_of_the_parts_keeps_the_page_below_15_megabytes() -> None:
+    assert pictures._PICTURES + pictures._VECTORS < 12_000_000
 
 
 def test_without_jinja2_the_missing_extra_is_named(

@@ -10,7 +10,8 @@ from typing import Any
 
 from emergence_ext.lookup import optional
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# Control characters, and those that would turn around the text after a name.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def fill_template(template: str, style: str, script: str, **context: Any) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from PIL import Image
 
 logger = logging.getLogger(__name__)
 
-# Characters of base64. Together with tables and text the page stays below 25 MB.
-_PICTURES = 14_000_000
-_VECTORS = 7_000_000
-_VECTOR = 3_500_000  # one SVG beyond that is left beside the report
+# Characters of base64. Together with tables and text the page stays below 15 MB.
+_PICTURES = 8_500_000
+_VECTORS = 3_000_000
+_VECTOR = 1_500_000  # one SVG beyond that is left beside the report
 # What Pillow raises for files that are no PNG, truncated, corrupt or absurdly large.
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -45,8 +45,7 @@ def read_pictures(
     """
     room = _PICTURES if room is None else room
     vectors = _VECTORS if vectors is None else vectors
-    share = room * 3 // 4 // max(len(files), 1)
-    total = sum(path.stat().st_size for path in files.values())
+    limit = _limit([path.stat().st_size for path in files.values()], room * 3 // 4)
     pictures: dict[str, Picture] = {}
     for name, path in files.items():
         try:
@@ -54,13 +53,23 @@ def read_pictures(
             with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
                 image.load()
                 size = image.size
-                if total > room * 3 // 4 and len(data) > share:
-                    data = _shrunk(image, share)
+                if len(data) > limit:
+                    data = _shrunk(image, limit)
         except _UNREADABLE as error:
             logger.warning("report: %s is left out, it cannot be read: %s", path, error)
             continue
         pictures[name] = Picture(name, _uri("image/png", data), *size)
     return _with_vectors(files, pictures, vectors)
+
+
+def _limit(sizes: Sequence[int], room: int) -> int:
+    """Return how large a picture may be where all of `sizes` have to fit into `room`."""
+    for done, size in enumerate(sorted(sizes)):
+        share = room // (len(sizes) - done)
+        if size > share:
+            return share
+        room -= size
+    return max(sizes, default=0)
 
 
 def _with_vectors(

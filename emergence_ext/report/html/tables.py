@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from emergence_ext.names import NUMBER, from_cell
 from emergence_ext.report.html.numbers import NOTHING, short, shown
 
 ROWS_SHOWN: Final = 500
 _NO_NUMBER: Final = ("", NOTHING, "no points", "no fit", "undefined")
-_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def read_table(path: Path) -> Table | None:
     try:
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
             reader = csv.reader(file)
-            header = next(reader, [])
+            header = [from_cell(name) for name in next(reader, [])]
             for row in reader:
                 if not row:
                     continue
@@ -89,10 +88,10 @@ def _with_intervals(
 
 def _cell(text: str) -> Cell:
     """Return a cell; only plain decimals are numbers, so a layer "1_2" stays a name."""
-    text = text.strip()
+    text = from_cell(text).strip()
     if text.lower() == "nan":
         return Cell(NOTHING)
-    if not _NUMBER.fullmatch(text):
+    if not NUMBER.fullmatch(text):
         return Cell(text)
     whole = text.lstrip("+-").isdigit()
     return Cell(text.replace("-", "\u2212") if whole else shown(float(text)), float(text))

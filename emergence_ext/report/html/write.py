@@ -15,7 +15,7 @@ from emergence_ext.report.files import FIGURES, TABLES
 from emergence_ext.report.html.page import fill_template, page_part
 from emergence_ext.report.html.pictures import Picture, read_pictures
 from emergence_ext.report.html.run import describe, shown_number
-from emergence_ext.report.html.tables import Table, read_table
+from emergence_ext.report.html.tables import ROWS_SHOWN, Table, read_table
 from emergence_ext.report.receipts import receipts, sealed
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import Config, RunFolder
@@ -99,6 +99,7 @@ def write_page(
         images=tables.get(IMAGES_TABLE.name),
         images_text=IMAGES_TABLE,
         receipts=json.dumps(receipts(inside, left_out), indent=1),
+        rows_shown=ROWS_SHOWN,
     )
     write_file(inside.report, sealed(page))
     logger.info("report: wrote %s", inside.report)
