@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+
+from emergence_ext.data.reading import read_bytes
 
 __all__ = ["CsvFile", "read_csv"]
 
@@ -32,12 +36,13 @@ def read_csv(path: Path, argument: str) -> CsvFile:
         argument: what to call it in an error.
 
     Raises:
-        ValueError: what is no CSV or no UTF-8, a column that is named twice, or a line with more
-            cells than columns.
+        ValueError: no regular file, what is no CSV or no UTF-8, a column that is named twice, or a
+            line with more cells than columns.
         FileNotFoundError: no such file.
     """
+    content = read_bytes(path, argument)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise ValueError(
@@ -58,7 +63,7 @@ def read_csv(path: Path, argument: str) -> CsvFile:
         return CsvFile([], [])
     (first, header), *rest = lines
     columns = [column for column in header if column]
-    twice = next((column for column in columns if columns.count(column) > 1), None)
+    twice = next((column for column, count in Counter(columns).items() if count > 1), None)
     if twice is not None:
         raise ValueError(f"{first} names the column {twice!r} twice")
     rows = []
@@ -68,7 +73,6 @@ def read_csv(path: Path, argument: str) -> CsvFile:
                 f"{where} has more cells than the {len(header)} columns; put quotation marks "
                 "around a cell that holds a comma"
             )
-        filled = cells + [""] * (len(header) - len(cells))
-        named = zip(header, filled, strict=False)
+        named = zip_longest(header, cells[: len(header)], fillvalue="")
         rows.append((where, {column: cell for column, cell in named if column}))
     return CsvFile(columns, rows)

@@ -6,6 +6,7 @@ was done with a network can be taken up again in another process.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from emergence_ext import data, network
 from emergence_ext.data import Samples
 from emergence_ext.network import CheckpointFile, FeatureSet, load_checkpoints
 from emergence_ext.settings import Precision
+
+logger = logging.getLogger(__name__)
 
 DIGITS: Final = "digits"
 """The name, in place of a folder, of the left-out digits that the demo looks at."""
@@ -76,7 +79,7 @@ class SubjectSpec:
     """How to load a `Subject`, in values that JSON can hold.
 
     Attributes:
-        data: folder of images (its val/ where it has one), or "digits".
+        data: folder of images, or "digits".
         model: name, as `network.load_model` takes it.
         weights: file of weights; None for those that the network comes with.
         checkpoints: pattern of files instead of weights; the last is the finished network.
@@ -87,6 +90,8 @@ class SubjectSpec:
         per_class: images of a category, at most.
         precision: of the forward pass.
         random_state: seed of what is chosen or initialised.
+        split: of the images, as `data.ImageFolder` takes it; None for the validation images where
+            the folder is split, else the test images.
     """
 
     data: str
@@ -100,6 +105,7 @@ class SubjectSpec:
     per_class: int | None = None
     precision: str = "float32"
     random_state: int = 0
+    split: str | None = None
 
     def load(self, device: str = "cpu") -> Subject:
         """Load network and images.
@@ -160,9 +166,17 @@ class SubjectSpec:
 
     def _dataset(self) -> Samples:
         if self.data == DIGITS:
+            if self.split is not None:
+                raise ValueError("split: the digits have none to choose; leave --split out")
             return data.digits(train=False)
         root = Path(self.data)
-        split = "val" if "val" in data.splits(root) else None
+        split = self.split
+        if split is None:
+            split = data.held_out(root)
+            if split is not None:
+                present = data.splits(root).values()
+                others = ", ".join(name for name in present if name != split)
+                logger.info("images are those of %s/; --split takes another (%s)", split, others)
         return data.ImageFolder(
             root,
             split=split,
