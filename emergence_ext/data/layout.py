@@ -165,7 +165,13 @@ def _layout(root: Path) -> _Layout:
         return _Layout(present)
     inner = [[path.name for path in subfolders(folder)] for folder in folders]
     names = [name for inside in inner for name in inside]
-    if others and all(inner) and all(map(_role, names)) and len(_by_role(names)) > 1:
+    if (
+        others
+        and len(folders) > 1
+        and all(inner)
+        and all(map(_role, names))
+        and len(_by_role(names)) > 1
+    ):
         return _Layout(_by_role(names), inside=True)
     return _Layout({})
 

@@ -25,10 +25,10 @@ JUNK: Final = frozenset((
 """Folders that other programs keep for themselves, in small letters."""
 
 UNREAD: Final = frozenset((
-    ".heic", ".heif", ".hif", ".jxl", ".avif", ".svg", ".ico", ".cur", ".icns", ".psd", ".tga",
-    ".pcx", ".dds", ".eps", ".exr", ".hdr", ".xcf", ".wmf", ".emf", ".sgi", ".qoi", ".fits", ".dcm",
-    ".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf",
-    ".pef", ".raw", ".3fr", ".iiq",
+    ".heic", ".heif", ".hif", ".jxl", ".avif", ".dib", ".svg", ".ico", ".cur", ".icns", ".psd",
+    ".tga", ".pcx", ".dds", ".eps", ".exr", ".hdr", ".xcf", ".wmf", ".emf", ".sgi", ".qoi", ".fits",
+    ".dcm", ".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".orf", ".rw2",
+    ".raf", ".pef", ".raw", ".3fr", ".iiq",
 )) - frozenset(EXTENSIONS)  # fmt: skip
 """Images that are not read here. Raw ones of cameras have a head of TIFF, with a preview in it."""
 _BACKUP: Final = (".bak", ".orig", ".old", ".tmp", ".part", ".crdownload", ".swp", "~")
@@ -90,14 +90,28 @@ def find_images(folders: Sequence[Path], root: Path) -> Found:
 def subfolders(root: Path) -> list[Path]:
     """Return the folders of a folder by name: not hidden ones, other programs' or our results'.
 
-    Raises:
-        OSError: it cannot be read.
+    Of one that may not be read there are none.
     """
+    try:
+        entries = listed(root)
+    except OSError as error:
+        if is_trouble(error):
+            raise
+        return []
     return [
         Path(entry.path)
-        for entry in listed(root)
-        if _why_not(entry.name) is None and entry.is_dir() and not is_result(Path(entry.path))
+        for entry in entries
+        if _why_not(entry.name) is None and _is_folder(entry) and not is_result(Path(entry.path))
     ]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # a link to itself
+        if is_trouble(error):
+            raise
+        return False
 
 
 def listed(folder: Path) -> list[os.DirEntry[str]]:
@@ -138,11 +152,11 @@ class _Walk:
             why_not = _why_not(entry.name)
             if why_not is not None:
                 self._skip_all(path, why_not)
-            elif entry.is_dir():
+            elif _is_folder(entry):
                 if is_result(path):
                     self._skip_all(path, RESULT)
             elif path.suffix.lower() in EXTENSIONS | UNREAD or (
-                entry.is_file() and _kind(path) is not None
+                path.is_file() and _kind(path) is not None
             ):
                 self._skip(path, BESIDE)
 
