@@ -132,7 +132,8 @@ def read_boxes(path: Path) -> Mapping[str, list[Box]]:
         )
     for where, row in file.rows:
         try:
-            left, top, right, bottom = (float(row[name]) for name in COLUMNS[1:])
+            left, top = float(row["left"]), float(row["top"])
+            right, bottom = float(row["right"]), float(row["bottom"])
         except ValueError:
             raise ValueError(f"{where} holds no numbers") from None
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):

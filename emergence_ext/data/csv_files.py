@@ -50,15 +50,14 @@ def read_csv(path: Path, argument: str) -> CsvFile:
         ) from None
     reader = csv.reader(io.StringIO(text, newline=""))
     lines: list[tuple[str, list[str]]] = []
+    start, end = f"{argument}: line ", f" of {path}"
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
             if any(cells):
-                lines.append((f"{argument}: line {reader.line_num} of {path}", cells))
+                lines.append((f"{start}{reader.line_num}{end}", cells))
     except csv.Error as error:
-        raise ValueError(
-            f"{argument}: line {reader.line_num} of {path} is no CSV ({error})"
-        ) from None
+        raise ValueError(f"{start}{reader.line_num}{end} is no CSV ({error})") from None
     if not lines:
         return CsvFile([], [])
     (first, header), *rest = lines
@@ -73,6 +72,7 @@ def read_csv(path: Path, argument: str) -> CsvFile:
                 f"{where} has more cells than the {len(header)} columns; put quotation marks "
                 "around a cell that holds a comma"
             )
-        named = zip_longest(header, cells[: len(header)], fillvalue="")
-        rows.append((where, {column: cell for column, cell in named if column}))
+        named = dict(zip_longest(header, cells[: len(header)], fillvalue=""))
+        named.pop("", None)  # a column without a name
+        rows.append((where, named))
     return CsvFile(columns, rows)

@@ -51,8 +51,8 @@ def find_objects(e: Emergence, *, boxes: Path | None = None, masks: Path | None 
     if (boxes is None) == (masks is None):
         raise ValueError("foreground: give either --boxes FILE or --masks DIR")
     if boxes is not None:
-        known = set(e.names)
-        by_name = {name: x for name, x in read_boxes(boxes).items() if name in known}
+        by_name, known = read_boxes(boxes), set(e.names)
+        by_name = {name: by_name[name] for name in by_name if name in known}
         names, inside = list(by_name), boxes_on_grid(list(by_name.values()), e.grid)
     if masks is not None:
         files = find_masks(masks, e.names)
