@@ -41,10 +41,19 @@ RunDirs = Annotated[
 Out = Annotated[Path, typer.Option("--out", help="Directory for everything that is written.")]
 
 _data = typer.Option(
-    "--data", help="A folder of images: one folder per category, or train/ and val/ of them."
+    "--data",
+    help="A folder of images: one folder per category, or splits of them (train/, val/, test/).",
 )
 Data = Annotated[Path, _data]
 DataOrRun = Annotated[Path | None, _data]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Split of the images to take: train, val, test, or its folder; default: val, else "
+        "test.",
+    ),
+]
 _model_name = typer.Option(
     "--model",
     help=f"{words(settings.BuiltinModel)}, torchvision:NAME, timm:NAME or module:callable.",

@@ -20,6 +20,7 @@ from emergence_ext.cli.common import (
     Preprocess,
     Seed,
     Size,
+    Split,
     Weights,
     app,
     as_text,
@@ -83,6 +84,7 @@ def look(
     data: DataOrRun = None,
     model: ModelOrRun = None,
     weights: Weights = None,
+    split: Split = None,
     checkpoints: Checkpoints = None,
     layers: Layers = None,
     size: Size = None,
@@ -122,6 +124,7 @@ def look(
             "data": as_text(data), "model": model, "weights": as_text(weights),
             "checkpoints": checkpoints, "class_map": as_text(class_map), "size": size,
             "preprocess": preprocess, "precision": precision, "output": output,
+            "split": split,
         }  # fmt: skip
         described = {name: value for name, value in described.items() if _is_given(context, name)}
         where = device_name(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from emergence_ext.cli.common import (
     RunDir,
     Seed,
     Size,
+    Split,
     Weights,
     app,
     as_text,
@@ -33,6 +35,8 @@ from emergence_ext.cli.common import (
 )
 from emergence_ext.cli.terminal import echo, echo_lines
 from emergence_ext.settings import Backend, Settings, words
+
+logger = logging.getLogger(__name__)
 
 
 @app.command()
@@ -73,6 +77,10 @@ def train(
     out: Out,
     model: ModelName = "small_vgg64",
     weights: Weights = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="Split to measure the accuracy on; default: val, else test."),
+    ] = None,
     size: Size = None,
     preprocess: Preprocess = "auto",
     epochs: Annotated[
@@ -98,7 +106,7 @@ def train(
 
         origin = network.read_origin(weights)
         size = origin.size_for(size, 64)
-        train_set, val_set = _both_splits(data, size)
+        train_set, val_set = _both_splits(data, split, size)
         loaded = network.load_model(
             model, num_classes=len(train_set.categories), image_size=size, output=output,
             random_state=seed,
@@ -134,6 +142,7 @@ def run(
     out: Out,
     model: ModelName,
     weights: Weights = None,
+    split: Split = None,
     checkpoints: Checkpoints = None,
     layers: Layers = None,
     size: Size = None,
@@ -179,7 +188,7 @@ def run(
         spec = SubjectSpec(
             data=str(data), model=model, weights=as_text(weights), checkpoints=checkpoints,
             layers=layers, size=size, preprocess=preprocess, class_map=as_text(class_map),
-            per_class=per_class, precision=precision, output=output,
+            per_class=per_class, precision=precision, output=output, split=split,
             random_state=seed,
         )  # fmt: skip
         settings = Settings(
@@ -258,17 +267,25 @@ def _kept_epochs(epochs: int) -> list[int]:
     return [*kept, epochs]
 
 
-def _both_splits(root: Path, size: int) -> tuple[Any, Any]:
-    """Training and validation images of a folder that has train/ and val/."""
+def _both_splits(root: Path, split: str | None, size: int) -> tuple[Any, Any]:
+    """Training images of a folder that is split, and those to measure on: validation, else test."""
     from emergence_ext import data
 
-    if data.splits(root) != ["train", "val"]:
+    present = data.splits(root)
+    if not {"train"} < set(present):
+        holds = " and ".join(f"{name}/" for name in present.values()) or "no splits"
         raise ValueError(
-            f"data: {root} must hold train/ and val/, each with one folder per category"
+            f"data: {root} must hold train/ and val/ (or test/), each with one folder per "
+            f"category; it holds {holds}"
         )
+    left_out = split or data.held_out(root)
+    if split is None:
+        logger.info("trained on %s/, measured on %s/", present["train"], left_out)
     train_set, val_set = (
-        data.ImageFolder(root, split=split, size=size) for split in ("train", "val")
+        data.ImageFolder(root, split=name, size=size) for name in ("train", left_out)
     )
     if train_set.categories != val_set.categories:
-        raise ValueError(f"data: {root}/train and {root}/val hold different categories")
+        raise ValueError(
+            f"data: {root}/{present['train']} and {root}/{left_out} hold different categories"
+        )
     return train_set, val_set

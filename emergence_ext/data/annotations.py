@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,11 @@ from torch import Tensor
 
 from emergence_ext.data.csv_files import read_csv
 from emergence_ext.data.decode import FORMATS
+from emergence_ext.data.reading import is_trouble, patiently, require_file
+from emergence_ext.data.scan import find_images
+from emergence_ext.data.skipped import in_words
+
+logger = logging.getLogger(__name__)
 
 COLUMNS: Final = ("name", "left", "top", "right", "bottom")
 LOSSLESS: Final = (".png", ".bmp", ".gif", ".tif", ".tiff")
@@ -36,8 +42,9 @@ def boxes_on_grid(boxes: Sequence[Sequence[Box]], grid: tuple[int, int]) -> Tens
     x = ((torch.arange(W) + 0.5) / W)[None, :]
     inside = torch.zeros(len(boxes), H, W, dtype=torch.bool)
     for n, of_image in enumerate(boxes):
-        for left, top, right, bottom in of_image:
-            inside[n] |= (left <= x) & (x < right) & (top <= y) & (y < bottom)
+        for some in torch.tensor(of_image, dtype=torch.float64).view(-1, 4).split(1 << 12):
+            left, top, right, bottom = some.T[:, :, None, None]
+            inside[n] |= ((left <= x) & (x < right) & (top <= y) & (y < bottom)).any(0)
     return inside.flatten(1)
 
 
@@ -55,11 +62,12 @@ def mask_on_grid(path: Path, grid: tuple[int, int]) -> Tensor:
     Raises:
         ValueError: a file that is no image.
     """
+    require_file(path, "masks")
     try:
-        with Image.open(path, formats=FORMATS) as opened:
-            opaque = opened.convert("RGB") if opened.mode in ("RGBA", "LA", "CMYK") else opened
-            values = np.asarray(opaque)
+        values = patiently(lambda: _values(path), path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if is_trouble(error):
+            raise
         raise ValueError(f"masks: {path} cannot be read as an image ({error})") from None
     mask = np.asarray(values.reshape(*values.shape[:2], -1).any(axis=2))
     side = min(mask.shape)
@@ -70,19 +78,34 @@ def mask_on_grid(path: Path, grid: tuple[int, int]) -> Tensor:
     return torch.from_numpy(mask[np.ix_(rows, columns)].copy()).flatten()
 
 
+def _values(path: Path) -> np.ndarray:
+    with Image.open(path, formats=FORMATS) as opened:
+        return np.asarray(
+            opened.convert("RGB") if opened.mode in ("RGBA", "LA", "CMYK") else opened
+        )
+
+
 def find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """Find the masks of images: lossless images of the same name in a folder, whatever the suffix.
 
+    Others and hidden ones are passed over, and counted in the log.
+
     Raises:
-        ValueError: no such folder.
+        ValueError: no such folder, or two masks of one name.
     """
     if not folder.is_dir():
         raise ValueError(f"masks: {folder} is no folder; give one that holds NAME.png for NAME.jpg")
-    there = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in LOSSLESS
-    }
+    found = find_images([folder], folder)
+    there: dict[str, Path] = {}
+    for path in found.images[0]:
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if path.suffix.lower() not in LOSSLESS:
+            found.skipped.append((path, "not lossless"))
+        elif there.setdefault(stem, path) != path:
+            raise ValueError(f"masks: {there[stem]} and {path} are both of {stem}; remove one")
+    if found.skipped:
+        left_out = [(path.relative_to(folder).as_posix(), why) for path, why in found.skipped]
+        logger.warning("masks: %s", in_words(left_out))
     stems = {name: Path(name).with_suffix("").as_posix() for name in names}
     return {name: there[stem] for name, stem in stems.items() if stem in there}
 
@@ -109,7 +132,8 @@ def read_boxes(path: Path) -> Mapping[str, list[Box]]:
         )
     for where, row in file.rows:
         try:
-            left, top, right, bottom = (float(row[name]) for name in COLUMNS[1:])
+            left, top = float(row["left"]), float(row["top"])
+            right, bottom = float(row["right"]), float(row["bottom"])
         except ValueError:
             raise ValueError(f"{where} holds no numbers") from None
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
+from emergence_ext.data.reading import read_bytes
 from emergence_ext.names import from_cell
 
 __all__ = ["CsvFile", "read_csv"]
@@ -36,12 +39,13 @@ def read_csv(path: Path, argument: str) -> CsvFile:
         argument: what to call it in an error.
 
     Raises:
-        ValueError: what is no CSV or no UTF-8, a column that is named twice, or a line with more
-            cells than columns.
+        ValueError: no regular file, what is no CSV or no UTF-8, a column that is named twice, or a
+            line with more cells than columns.
         FileNotFoundError: no such file.
     """
+    content = read_bytes(path, argument)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise ValueError(
@@ -49,20 +53,19 @@ def read_csv(path: Path, argument: str) -> CsvFile:
         ) from None
     reader = csv.reader(io.StringIO(text, newline=""))
     lines: list[tuple[str, list[str]]] = []
+    start, end = f"{argument}: line ", f" of {path}"
     try:
         for row in reader:
             cells = [from_cell(cell.strip()) for cell in row]
             if any(cells):
-                lines.append((f"{argument}: line {reader.line_num} of {path}", cells))
+                lines.append((f"{start}{reader.line_num}{end}", cells))
     except csv.Error as error:
-        raise ValueError(
-            f"{argument}: line {reader.line_num} of {path} is no CSV ({error})"
-        ) from None
+        raise ValueError(f"{start}{reader.line_num}{end} is no CSV ({error})") from None
     if not lines:
         return CsvFile([], [])
     (first, header), *rest = lines
     columns = [column for column in header if column]
-    twice = next((column for column in columns if columns.count(column) > 1), None)
+    twice = next((column for column, count in Counter(columns).items() if count > 1), None)
     if twice is not None:
         raise ValueError(f"{first} names the column {twice!r} twice")
     rows = []
@@ -72,7 +75,7 @@ def read_csv(path: Path, argument: str) -> CsvFile:
                 f"{where} has more cells than the {len(header)} columns; put quotation marks "
                 "around a cell that holds a comma"
             )
-        filled = cells + [""] * (len(header) - len(cells))
-        named = zip(header, filled, strict=False)
-        rows.append((where, {column: cell for column, cell in named if column}))
+        named = dict(zip_longest(header, cells[: len(header)], fillvalue=""))
+        named.pop("", None)  # a column without a name
+        rows.append((where, named))
     return CsvFile(columns, rows)

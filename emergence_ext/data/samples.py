@@ -3,24 +3,21 @@
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from emergence_ext.data.decode import CropRule, Source, decode, read_pixels
+from emergence_ext.data.skipped import in_words
 from emergence_ext.store import digest
 
 __all__ = [
     "MAX_MEMORY",
     "ArraySamples",
     "ImageFiles",
-    "MapStyle",
     "Samples",
-    "as_samples",
     "balanced_order",
     "choose",
     "subset",
@@ -31,14 +28,6 @@ logger = logging.getLogger(__name__)
 MAX_MEMORY = 2 << 30
 
 
-class MapStyle(Protocol):
-    """What `as_samples` accepts: a length, and (image, label) by index."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
-
-
 class Samples(Dataset[tuple[Tensor, int]]):
     """A map-style data set that knows its categories.
 
@@ -46,7 +35,7 @@ class Samples(Dataset[tuple[Tensor, int]]):
         categories: names, `[C]`.
         labels: category of each sample, `[N]`, in `[0, C)`.
         names: name of each sample, `[N]`.
-        bad: (name, reason) of what could not be read and was left out.
+        bad: (name, reason) of what was left out: passed over, or not readable.
     """
 
     def __init__(
@@ -124,6 +113,7 @@ class ImageFiles(Samples):
     Args:
         sources: the files, in order.
         categories: names, `[C]`.
+        skipped: (name, reason) of what was passed over before; goes into `bad`.
         size: pixels of a side.
         crop: `center` (largest centred square) or `squash` (all of the image).
         per_class: take at most so many of a category, chosen by `random_state` before anything is
@@ -133,6 +123,7 @@ class ImageFiles(Samples):
 
     Raises:
         ValueError: a category without a readable image.
+        OSError, MemoryError: the machine cannot read it now; no image is left out for that.
     """
 
     def __init__(
@@ -145,6 +136,7 @@ class ImageFiles(Samples):
         per_class: int | None = None,
         random_state: int = 0,
         max_memory: int = MAX_MEMORY,
+        skipped: Sequence[tuple[str, str]] = (),
     ) -> None:
         if size < 1:
             raise ValueError(f"size: expected at least 1 pixel, got {size}")
@@ -153,9 +145,12 @@ class ImageFiles(Samples):
         if per_class is not None:
             chosen = choose([source.label for source in sources], per_class, random_state)
             sources = [sources[place] for place in chosen]
-        good, bad, self._pixels = read_pixels(sources, size, crop, max_memory)
+        good, unread, self._pixels = read_pixels(sources, size, crop, max_memory)
+        bad = [*unread, *skipped]
         for name, reason in bad:
-            logger.warning("left out %s: %s", name, reason)
+            logger.debug("left out %s: %s", name, reason)
+        if bad:
+            logger.warning("%s", in_words(bad))
         _require_every_category(categories, [source.label for source in good], bad)
         super().__init__(
             categories, [source.label for source in good], [source.name for source in good], bad
@@ -193,63 +188,6 @@ class _Subset(Samples):
 
     def _image_digest(self, index: int) -> str:
         return self._parent._image_digest(self._indices[index])
-
-
-class _Wrapped(Samples):
-    def __init__(
-        self,
-        dataset: MapStyle,
-        categories: Sequence[str],
-        labels: Sequence[int],
-        names: Sequence[str],
-    ) -> None:
-        super().__init__(categories, labels, names)
-        self._dataset = dataset
-
-    def _image(self, index: int) -> Tensor:
-        return _to_image(self._dataset[index][0], self.names[index])
-
-
-def as_samples(
-    dataset: MapStyle,
-    *,
-    categories: Sequence[str] | None = None,
-    names: Sequence[str] | None = None,
-) -> Samples:
-    """Give any map-style data set of (image, label) categories and names.
-
-    Args:
-        dataset: images as PIL images, tensors `[channels, H, W]` (uint8, or floating point in 0..1)
-            or arrays `[H, W]` or `[H, W, channels]`; labels as integers.
-        categories: names, `[C]`; else the set's `categories` or `classes`, else the numbers of the
-            labels.
-        names: name of each sample, `[N]`; else the set's `names`, else its index.
-
-    Raises:
-        TypeError: no length or no (image, label) by index.
-        ValueError: an empty set, or labels that are no categories.
-    """
-    if isinstance(dataset, Samples) and categories is None and names is None:
-        return dataset
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise TypeError(
-            f"dataset: expected a length and (image, label) by index, got {type(dataset).__name__}"
-        )
-    if len(dataset) == 0:
-        raise ValueError("dataset: it is empty")
-    known = getattr(dataset, "labels", None)
-    known = getattr(dataset, "targets", None) if known is None else known
-    labels = [int(label) for label in (_labels_of(dataset) if known is None else known)]
-    categories = (
-        categories or getattr(dataset, "categories", None) or getattr(dataset, "classes", None)
-    )
-    names = names or getattr(dataset, "names", None)
-    return _Wrapped(
-        dataset,
-        categories or [str(number) for number in range(max(labels) + 1)],
-        labels,
-        names or [str(index) for index in range(len(labels))],
-    )
 
 
 def subset(dataset: Samples, *, per_class: int, random_state: int = 0) -> Samples:
@@ -300,32 +238,15 @@ def _to_unit(image: Tensor) -> Tensor:
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
-def _to_image(image: Any, name: str) -> Tensor:
-    if isinstance(image, Image.Image):
-        image = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-    if isinstance(image, np.ndarray):
-        image = torch.from_numpy(np.array(image))
-        image = image.unsqueeze(0) if image.ndim == 2 else image.movedim(-1, 0)
-    if not isinstance(image, Tensor) or image.ndim != 3:
-        got = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise TypeError(f"dataset: expected an image [channels, H, W] for sample {name}, got {got}")
-    return _to_unit(image)
-
-
-def _labels_of(dataset: MapStyle) -> list[int]:
-    try:
-        return [int(dataset[index][1]) for index in range(len(dataset))]
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise TypeError(f"dataset: expected (image, integer label) by index ({error})") from error
-
-
 def _require_every_category(
     categories: Sequence[str], labels: Sequence[int], bad: Sequence[tuple[str, str]]
 ) -> None:
-    empty = [name for label, name in enumerate(categories) if label not in set(labels)]
+    there = set(labels)
+    empty = [name for label, name in enumerate(categories) if label not in there]
     if not empty:
         return
-    reasons = "".join(f"; {name}: {reason}" for name, reason in bad[:3])
+    own = [entry for entry in bad if entry[0].split("/")[0] in empty]
+    reasons = "".join(f"; {name}: {reason}" for name, reason in (own or bad)[:3])
     raise ValueError(
         f"categories: no readable image of {', '.join(map(repr, empty[:5]))} "
         f"({len(empty)} of {len(categories)} categories{reasons}). Add images or remove the "

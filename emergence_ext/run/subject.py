@@ -7,6 +7,7 @@ was done with a network can be taken up again in another process.
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -20,6 +21,8 @@ from emergence_ext import data, network
 from emergence_ext.data import Samples
 from emergence_ext.network import CheckpointFile, FeatureSet, load_checkpoints
 from emergence_ext.settings import Precision
+
+logger = logging.getLogger(__name__)
 
 _PATHS: Final = ("data", "weights", "checkpoints", "class_map")  # fields of `SubjectSpec`
 
@@ -80,7 +83,7 @@ class SubjectSpec:
     """How to load a `Subject`, in values that JSON can hold.
 
     Attributes:
-        data: folder of images (its val/ where it has one), or "digits".
+        data: folder of images, or "digits".
         model: name, as `network.load_model` takes it.
         weights: file of weights; None for those that the network comes with.
         checkpoints: pattern of files instead of weights; the last is the finished network.
@@ -94,6 +97,8 @@ class SubjectSpec:
         precision: of the forward pass.
         output: key, field or index of the logits, for networks that give more than those.
         random_state: seed of what is chosen or initialised.
+        split: of the images, as `data.ImageFolder` takes it; None for the validation images where
+            the folder is split, else the test images.
     """
 
     data: str
@@ -108,6 +113,7 @@ class SubjectSpec:
     precision: str = "float32"
     output: str | None = None
     random_state: int = 0
+    split: str | None = None
 
     def load(self, device: str = "cpu") -> Subject:
         """Load network and images.
@@ -195,9 +201,17 @@ class SubjectSpec:
 
     def _dataset(self, size: int) -> Samples:
         if self.data == DIGITS:
+            if self.split is not None:
+                raise ValueError("split: the digits have none to choose; leave --split out")
             return data.digits(train=False)
         root = Path(self.data)
-        split = "val" if "val" in data.splits(root) else None
+        split = self.split
+        if split is None:
+            split = data.held_out(root)
+            if split is not None:
+                present = data.splits(root).values()
+                others = ", ".join(name for name in present if name != split)
+                logger.info("images are those of %s/; --split takes another (%s)", split, others)
         return data.ImageFolder(
             root,
             split=split,

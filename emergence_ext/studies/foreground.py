@@ -51,15 +51,15 @@ def find_objects(e: Emergence, *, boxes: Path | None = None, masks: Path | None 
     if (boxes is None) == (masks is None):
         raise ValueError("foreground: give either --boxes FILE or --masks DIR")
     if boxes is not None:
-        if not boxes.is_file():
-            raise FileNotFoundError(f"boxes: no file {boxes}")
-        by_name = read_boxes(boxes)
+        by_name, known = read_boxes(boxes), set(e.names)
+        by_name = {name: by_name[name] for name in by_name if name in known}
         names, inside = list(by_name), boxes_on_grid(list(by_name.values()), e.grid)
     if masks is not None:
         files = find_masks(masks, e.names)
         rows = [mask_on_grid(path, e.grid) for path in files.values()]
         names, inside = list(files), torch.stack(rows) if rows else torch.empty(0, 0)
-    if not any(e.names[n] in set(names) for n in e.held_out.nonzero().flatten().tolist()):
+    there = set(names)
+    if not any(e.names[n] in there for n in e.held_out.nonzero().flatten().tolist()):
         raise ValueError(
             f"foreground: boxes or masks are there for none of the {int(e.held_out.sum())} "
             f"held-out images; names are as in the table of images, such as {e.names[0]!r}"

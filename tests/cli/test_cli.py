@@ -245,7 +245,7 @@ def test_a_checkpoint_of_another_network_is_refused(
         (["--checkpoints", "nowhere/*.pt"], ["nothing matches", "nowhere/*.pt"]),
         (["--checkpoints", "x", "--weights", "y"], ["either --weights or --checkpoints"]),
         (["--weights", "nowhere.pt"], ["cannot read nowhere.pt"]),
-        (["--class-map", "nowhere.json"], ["cannot read nowhere.json"]),
+        (["--class-map", "nowhere.json"], ["class_map", "no file nowhere.json"]),
         (["--size", "0"], ["size"]),
     ],
 )

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emergence_ext.data.folders import (
+from emergence_ext.data import (
     ArraySamples,
     ImageFolder,
     as_samples,
@@ -130,9 +130,9 @@ def test_bad_files_are_named_with_their_reason_and_left_out(
         samples = ImageFolder(tmp_path, size=16)
     assert samples.names == ["cat/good.jpg"]
     reasons = dict(samples.bad)
-    assert set(reasons) == {
-        f"cat/{name}" for name in ("empty.jpg", "text.png", "cut.jpg", "giant.png", "float.tiff")
-    }
+    left_out = ("empty.jpg", "text.png", "cut.jpg", "giant.png", "float.tiff", ".hidden.jpg")
+    assert set(reasons) == {f"cat/{name}" for name in left_out}
+    assert reasons["cat/.hidden.jpg"] == "hidden"
     assert "empty" in reasons["cat/empty.jpg"] and "runcated" in reasons["cat/cut.jpg"]
     assert "pixels" in reasons["cat/giant.png"] and "float" in reasons["cat/float.tiff"]
     assert "cat/cut.jpg" in caplog.text
@@ -158,7 +158,7 @@ def test_a_folder_that_is_not_there_or_holds_none_is_an_error(tmp_path: Path) ->
 def test_train_and_val_have_to_be_chosen(tmp_path: Path) -> None:
     for split in ("train", "val"):
         _write(tmp_path / split / "cat" / f"{split}.png")
-    assert splits(tmp_path) == ["train", "val"]
+    assert splits(tmp_path) == {"train": "train", "val": "val"}
     assert ImageFolder(tmp_path, split="val", size=8).names == ["cat/val.png"]
     with pytest.raises(ValueError, match="train and val; choose"):
         ImageFolder(tmp_path, size=8)
@@ -382,7 +382,6 @@ def test_class_map_puts_every_category_on_its_output(tmp_path: Path) -> None:
         ({"cat": 1, "dog": 1000}, "column in 0..999 for 'dog', got 1000"),
         ({"cat": 1, "dog": True}, "got True"),
         ({"cat": 1, "dog": 1}, "share output 1"),
-        ("absent.json", "cannot read"),
     ],
 )
 def test_class_map_says_what_does_not_fit(
@@ -390,6 +389,14 @@ def test_class_map_says_what_does_not_fit(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         class_map(mapping, ["cat", "dog"], 1000)
+
+
+def test_a_class_map_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"class_map: no file .*absent\.json"):
+        class_map(tmp_path / "absent.json", ["cat", "dog"], 1000)
+    (tmp_path / "text.json").write_text("{cat")
+    with pytest.raises(ValueError, match="cannot read"):
+        class_map(tmp_path / "text.json", ["cat", "dog"], 1000)
 
 
 def test_preprocessing_is_what_the_networks_were_trained_with() -> None:

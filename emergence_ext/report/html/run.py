@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from emergence_ext.data import kinds
 from emergence_ext.report.html.numbers import NOTHING, short, shown
 from emergence_ext.run import Config
+
+SHOWN: Final = 200
+"""Skipped images that are listed by name; all are in `config.json`."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,12 @@ class Described:
     layers: list[str]
     checkpoints: list[dict[str, str]]
     bad_images: list[tuple[str, str]]
+    skipped: list[tuple[str, int]]  # reason, images
 
 
 def describe(config: Config) -> Described:
     """Return every entry of a configuration as it is shown."""
+    bad = [_pair(x) for x in config.bad_images]
     return Described(
         command=config.command,
         git=config.git,
@@ -37,7 +43,8 @@ def describe(config: Config) -> Described:
         categories=[str(x) for x in config.categories],
         layers=[str(x) for x in config.layers],
         checkpoints=[_checkpoint(x) for x in config.checkpoints],
-        bad_images=[_pair(x) for x in config.bad_images],
+        bad_images=bad[:SHOWN],
+        skipped=[(kind, len(names)) for kind, names in kinds(bad).items()],
     )
 
 

@@ -1,0 +1,256 @@
+"""How a folder of images is laid out: its splits, its categories, and the order of these."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+
+from emergence_ext.data.decode import EXTENSIONS
+from emergence_ext.data.scan import is_result, listed, subfolders
+
+__all__ = ["categories_of", "held_out", "in_order", "splits"]
+
+logger = logging.getLogger(__name__)
+
+_SPELLINGS: Final = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+_ROLE: Final = {word: role for role, words in _SPELLINGS.items() for word in words}
+_SPLIT: Final = re.compile(
+    rf"({'|'.join(_ROLE)})[ _.-]*(set|data|dataset|images|imgs|split)?[ _.-]*((19|20)\d\d)?"
+)
+"""`train`, `Training_set`, `val2017`."""
+_NUMBER: Final = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Splits by role, and whether they lie inside of the categories: `CATEGORY/train`."""
+
+    splits: dict[str, str]
+    inside: bool = False
+
+
+def splits(root: Path | str) -> dict[str, str]:
+    """Name the splits of a folder: `train`, `val` and `test`, those that there are, in that order.
+
+    Folders are splits, in any usual spelling (`training`, `Valid`, `dev`, `test_set`), where they
+    hold the folders of the categories and either nothing but splits holds images or there are two
+    of them; or, the other way round, where every category holds them. So a category that is called
+    `test` beside `cat` and `dog` is none.
+
+    Returns:
+        Role -> name of the folder.
+    """
+    return _layout(Path(root)).splits
+
+
+def held_out(root: Path | str) -> str | None:
+    """Choose the split to analyse: the validation one, else the test one, None without splits.
+
+    Raises:
+        ValueError: there is only one to train on.
+    """
+    present = splits(root)
+    chosen = next((role for role in ("val", "test") if role in present), None)
+    if present and chosen is None:
+        name = present["train"]
+        raise ValueError(
+            f"split: {root} holds {name}/ and neither validation nor test images in folders of "
+            f"their categories; to take those of {name}/, say --split {name}"
+        )
+    return present[chosen] if chosen else None
+
+
+def categories_of(root: Path, split: str | None) -> tuple[Path, list[tuple[str, Path]]]:
+    """Find the folders of the categories.
+
+    Args:
+        root: the folder.
+        split: name or role of a split; None where the folder itself holds the categories.
+
+    Returns:
+        The folder that holds them, and their names and folders in order, see `in_order`.
+
+    Raises:
+        ValueError: no such folder or split, a layout that is none, or a split that has to be
+            chosen; the text says which there are.
+    """
+    if not root.is_dir():
+        raise ValueError(f"root: no folder {root}")
+    if is_result(root):
+        raise ValueError(
+            f"root: {root} holds the results of an earlier run (config.json) beside its folders; "
+            "move the images, or the results, to a folder of their own"
+        )
+    layout = _layout(root)
+    if split is None:
+        if layout.splits:
+            names = " and ".join(layout.splits.values())
+            raise ValueError(f"split: {root} holds {names}; choose one of them")
+        _refuse_what_only_looks_like_categories(root)
+        holder, folders = root, {path.name: path for path in subfolders(root)}
+    elif layout.inside:
+        holder, folders = root, _inside(root, split, layout)
+    else:
+        holder = _split_folder(root, split, layout)
+        folders = {path.name: path for path in subfolders(holder)}
+        _say_what_differs(root, holder, layout, set(folders))
+    if not folders:
+        images = sum(Path(e.name).suffix.lower() in EXTENSIONS for e in listed(holder))
+        raise ValueError(
+            f"root: {holder} holds no folders, expected one folder of images per category"
+            + (f"; it holds {images} images that belong into those" if images else "")
+        )
+    return holder, [(name, folders[name]) for name in in_order(list(folders))]
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Put names of categories in the order of the labels: by number where all are numbers.
+
+    Else by character, as torchvision does; where people would count otherwise, the log says so.
+    """
+    alphabetical = sorted(names)
+    if all(_NUMBER.fullmatch(name) for name in names):
+        ordered = sorted(names, key=lambda name: (Decimal(name), name))
+        place = _first_difference(ordered, alphabetical)
+        if place is not None:
+            logger.info(
+                "categories are in the order of their numbers, so output %d is %r; for a network "
+                "that was trained on alphabetical order, where it is %r, give --class-map",
+                place, ordered[place], alphabetical[place],
+            )  # fmt: skip
+        return ordered
+    counted = sorted(names, key=lambda name: [_piece(x) for x in re.split(r"(\d+)", name)])
+    place = _first_difference(counted, alphabetical)
+    if place is not None:
+        logger.info(
+            "categories are in alphabetical order, so output %d is %r, not %r; for a network with "
+            "another order give --class-map",
+            place, alphabetical[place], counted[place],
+        )  # fmt: skip
+    return alphabetical
+
+
+def _piece(text: str) -> tuple[int, str]:
+    return (int(text), "") if text.isdecimal() else (-1, text)
+
+
+def _first_difference(first: Sequence[str], second: Sequence[str]) -> int | None:
+    pairs = enumerate(zip(first, second, strict=True))
+    return next((place for place, (a, b) in pairs if a != b), None)
+
+
+def _role(name: str) -> str | None:
+    match = _SPLIT.fullmatch(name.casefold().strip())
+    return _ROLE[match[1]] if match else None
+
+
+def _layout(root: Path) -> _Layout:
+    if not root.is_dir():
+        return _Layout({})
+    folders = subfolders(root)
+    named = [path for path in folders if _role(path.name)]
+    holding = [path for path in named if subfolders(path)]
+    present = _by_role([path.name for path in holding])
+    others = [path for path in folders if not _role(path.name)]
+    if present and (len(present) > 1 or not any(map(_holds_image, others))):
+        return _Layout(present)
+    inner = [[path.name for path in subfolders(folder)] for folder in folders]
+    names = [name for inside in inner for name in inside]
+    if (
+        others
+        and len(folders) > 1
+        and all(inner)
+        and all(map(_role, names))
+        and len(_by_role(names)) > 1
+    ):
+        return _Layout(_by_role(names), inside=True)
+    return _Layout({})
+
+
+def _by_role(names: Sequence[str]) -> dict[str, str]:
+    """Role -> the name that is spelled most as it is usual."""
+    by_role = {}
+    for role, words in _SPELLINGS.items():
+        of_role = [name for name in names if _role(name) == role]
+        if of_role:
+            by_role[role] = min(
+                of_role, key=lambda name: (*(name.casefold() != word for word in words), name)
+            )
+    return by_role
+
+
+def _split_folder(root: Path, split: str, layout: _Layout) -> Path:
+    name = split if (root / split).is_dir() else layout.splits.get(_role(split) or "")
+    if name is None:
+        holds = " and ".join(layout.splits.values()) or "the categories themselves"
+        raise ValueError(f"split: no folder {split!r} in {root}; it holds {holds}")
+    folder = root / name
+    # As archives unpack: train/train/CATEGORY.
+    inner = subfolders(folder)
+    if len(inner) == 1 and _role(inner[0].name) == _role(name) is not None and subfolders(inner[0]):
+        return inner[0]
+    return folder
+
+
+def _inside(root: Path, split: str, layout: _Layout) -> dict[str, Path]:
+    role = _role(split)
+    found = {}
+    for category in subfolders(root):
+        inner = [path for path in subfolders(category) if split == path.name]
+        inner = inner or [path for path in subfolders(category) if role == _role(path.name)]
+        if not inner:
+            holds = " and ".join(layout.splits.values())
+            raise ValueError(f"split: no folder {split!r} in {category}; there are {holds}")
+        found[category.name] = inner[0]
+    return found
+
+
+def _say_what_differs(root: Path, holder: Path, layout: _Layout, names: set[str]) -> None:
+    """Warn where the categories are not those of the training images, whose order a network has."""
+    if "train" not in layout.splits or _role(holder.name) in (None, "train"):
+        return
+    trained = {path.name for path in subfolders(_split_folder(root, "train", layout))}
+    if trained != names:
+        logger.warning(
+            "%s holds other categories than the training images (%s): outputs are counted in its "
+            "own order; give --class-map where that is not the network's",
+            holder, ", ".join(sorted(trained ^ names)[:5]),
+        )  # fmt: skip
+
+
+def _refuse_what_only_looks_like_categories(root: Path) -> None:
+    folders = subfolders(root)
+    named = [path for path in folders if _role(path.name)]
+    if folders and len(named) == len(folders):
+        raise ValueError(
+            f"root: {root} holds {' and '.join(path.name for path in named)}, but these hold no "
+            f"folders; expected {named[0].name}/CATEGORY/ with images of each category"
+        )
+    if len(folders) == 1 and splits(folders[0]):
+        raise ValueError(
+            f"root: {root} holds only {folders[0].name}/, and that "
+            f"{' and '.join(splits(folders[0]).values())}; give {folders[0]}"
+        )
+    beside = {path.name for path in folders}
+    for path in named:
+        twice = sorted(beside & {inner.name for inner in subfolders(path)})
+        if twice:
+            raise ValueError(
+                f"root: {root} holds {twice[0]}/ and {path.name}/{twice[0]}/, so that {path.name} "
+                "is a split and no category; put the others into a folder of their own, as train/"
+            )
+
+
+def _holds_image(folder: Path) -> bool:
+    return any(
+        path.suffix.lower() in EXTENSIONS for path in folder.rglob("*") if path.name[0] != "."
+    )

