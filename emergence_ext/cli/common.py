@@ -232,9 +232,9 @@ _OTHERWISE: Final = {"random_state": "seed", "outputs": "class_map"}
 def in_options(text: str, command: str | None = None) -> str:
     """Give an error's text the names of the command's options for those of arguments.
 
-    An argument stands at the beginning, before a colon or "must", or between backticks. A sentence that
-    names one that is no option of the command is left out, unless a text begins with it that names
-    its argument.
+    An argument stands at the beginning, before a colon or "must", or between backticks. A sentence
+    that names one that is no option of the command is left out, unless the text begins with it and
+    names its argument.
 
     Args:
         text: as a function raises it.
