@@ -71,7 +71,7 @@ def told(error: BaseException) -> str:
     text = text if len(text) <= 300 else f"{text[:297]}..."
     if isinstance(error, SyntaxError) and error.filename:
         text = error.msg
-    said = f"{type(error).__name__}{': ' if text else ''}{text}".rstrip(".")
+    said = f"{type(error).__name__}{': ' if text else ''}{text}".rstrip(".!")
     place = user_place(error)
     return f"{place}: {said}" if place else said
 

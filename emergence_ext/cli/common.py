@@ -247,22 +247,22 @@ _OTHERWISE: Final = {"random_state": "seed", "outputs": "class_map"}
 def in_options(text: str, command: str | None = None) -> str:
     """Give an error's text the names of the command's options for those of arguments.
 
-    An argument stands before the colon at the beginning, or between backticks. A sentence that
-    names one that is no option of the command is left out, unless a text begins with it that names
-    its argument.
+    An argument stands at the beginning, before a colon or "must", or between backticks. A sentence
+    that names one that is no option of the command is left out, unless the text begins with it and
+    names its argument.
 
     Args:
         text: as a function raises it.
         command: name of the command; None: the one that was called.
     """
     options = _options(_asked.get() if command is None else command)
-    head, colon, tail = text.partition(":")
-    if colon and head in options:
-        text = options[head] + colon + tail
+    head = re.match(r"[a-z_]+(?=: | must )", text)
+    if head and head[0] in options:
+        text = options[head[0]] + text[head.end() :]
     kept = []
     for place, sentence in enumerate(re.split(r"(?<=[.!?]) +(?=[A-Z`])", text)):
         named = re.findall(r"`([a-z_]+)`", sentence)
-        if (colon and not place) or all(name in options for name in named):
+        if (head and not place) or all(name in options for name in named):
             kept.append(re.sub(r"`([a-z_]+)`", lambda m: options.get(m[1], m[1]), sentence))
     return " ".join(kept)
 

@@ -297,6 +297,6 @@ def _described(output: Any) -> str:
 def _say_which(kind: str, taken: str, names: tuple[str, ...]) -> None:
     logger.warning(
         "the network gives a %s with several tensors [B, C] (%s): %r is taken, the others are not "
-        "used",
+        "used; another is chosen by its name, as output",
         kind, ", ".join(names), taken,
     )  # fmt: skip

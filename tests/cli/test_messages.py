@@ -54,6 +54,7 @@ def test_arguments_are_told_as_options_of_the_command(command: str) -> None:
     assert set(there.values()) <= OPTIONS
     for name, option in there.items():
         assert common.in_options(f"{name}: expected more", command) == f"{option}: expected more"
+        assert common.in_options(f"{name} must be more", command) == f"{option} must be more"
         assert common.in_options(f"Lower `{name}`.", command) == f"Lower {option}."
     assert common.in_options("x: it is. Give `no_such_one`. Done.", command) == "x: it is. Done."
 
