@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from emergence_ext.report import emergence, emergence_figures
+from emergence_ext.report import emergence
 from emergence_ext.report.experiments import COMPARISON, EXPERIMENTS
 from emergence_ext.report.files import write_results
 from emergence_ext.report.headline import headline, warnings
@@ -33,7 +33,7 @@ def write(run: FinishedRun | Path | str) -> Path:
     run = run if isinstance(run, FinishedRun) else FinishedRun.open(run)
     for text in warnings(run):
         logger.warning(text)
-    write_results(run.folder, emergence.tables(run), emergence_figures.figures(run))
+    write_results(run.folder, emergence.tables(run), emergence.figures(run))
     for experiment in EXPERIMENTS:
         path = run.inside.result(experiment.section.anchor)
         if exists(path):
