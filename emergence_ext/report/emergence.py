@@ -1,20 +1,32 @@
-"""What a run found: its tables."""
+"""What a run found: its tables and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from emergence_ext.method import pearson, shared_categories
-from emergence_ext.report.files import Row, Tables, interval
+from emergence_ext.report.emergence_figures import of_images, of_results
+from emergence_ext.report.files import NO_IMAGES, Drawings, Row, Tables, interval
+from emergence_ext.report.shown import Shown
 from emergence_ext.run import (
     Emergence,
     FinishedRun,
     ImportanceStrength,
     StrengthEntropy,
 )
+
+IN_SPACE: Final = (
+    "samples",
+    "confidence_map",
+    "samples_through_epochs",
+    "regions_through_epochs",
+    "regions_through_layers",
+)
+OF_IMAGES: Final = ("point_regions", "importance_maps", "shared_regions")
 
 
 def tables(run: FinishedRun) -> Tables:
@@ -28,6 +40,31 @@ def tables(run: FinishedRun) -> Tables:
         "fits": fits(e),
         "images": images(e),
     }
+
+
+def figures(run: FinishedRun) -> Drawings:
+    """Every figure of a run; of many categories, checkpoints and layers some, see `Shown`.
+
+    What is shown of samples and regions is held-out images only, except for importance, which
+    exists for the images that it was learned on. Frames of more than three dimensions have no
+    figures in space, a single checkpoint has none through epochs, a single layer none through
+    layers.
+    """
+    e = run.emergence
+    own = next(s for s in run.strengths() if s.temperature == run.settings.temperature)
+    shown = Shown.of(e)
+    drawings = of_results(e, own, shown)
+    thumbnails = run.thumbnails
+    if thumbnails is None:
+        drawings |= dict.fromkeys(OF_IMAGES, NO_IMAGES)
+    else:
+        drawings |= of_images(e, thumbnails, shown)
+    if e.frame.dim > 3:
+        drawings |= dict.fromkeys(IN_SPACE, f"dim = {e.frame.dim}, and space has 2 or 3 to draw in")
+    for count, ending in ((len(e.labels), "_epochs"), (len(e.layers), "_layers")):
+        if count == 1:
+            drawings = {n: each for n, each in drawings.items() if not n.endswith(ending)}
+    return drawings
 
 
 def correlations(results: Iterable[StrengthEntropy]) -> list[Row]:

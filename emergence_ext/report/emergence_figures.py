@@ -1,4 +1,4 @@
-"""What a run found: its figures."""
+"""How each figure of a run is drawn from what the run found."""
 
 from __future__ import annotations
 
@@ -13,47 +13,13 @@ from torch import Tensor
 from emergence_ext import figures as draw
 from emergence_ext.figures import display_name, signed_text
 from emergence_ext.method import pearson, shared_categories
-from emergence_ext.report.files import NO_IMAGES, Drawings
 from emergence_ext.report.shown import Shown
-from emergence_ext.run import Emergence, FinishedRun, StrengthEntropy, Thumbnails
+from emergence_ext.run import Emergence, StrengthEntropy, Thumbnails
 
 SHOWN_PER_CATEGORY: Final = 3  # images; one less where categories are left out
 SHARED_PAIRS: Final = 6
 IMAGES_OF_PAIR: Final = 4
 TAUS: Final = tuple(i / 20 for i in range(2, 20))
-IN_SPACE: Final = (
-    "samples",
-    "confidence_map",
-    "samples_through_epochs",
-    "regions_through_epochs",
-    "regions_through_layers",
-)
-OF_IMAGES: Final = ("point_regions", "importance_maps", "shared_regions")
-
-
-def figures(run: FinishedRun) -> Drawings:
-    """Every figure of a run; of many categories, checkpoints and layers some, see `Shown`.
-
-    What is shown of samples and regions is held-out images only, except for importance, which
-    exists for the images that it was learned on. Frames of more than three dimensions have no
-    figures in space, a single checkpoint has none through epochs, a single layer none through
-    layers.
-    """
-    e = run.emergence
-    own = next(s for s in run.strengths() if s.temperature == run.settings.temperature)
-    shown = Shown.of(e)
-    drawings = _of_results(e, own, shown)
-    thumbnails = run.thumbnails
-    if thumbnails is None:
-        drawings |= dict.fromkeys(OF_IMAGES, NO_IMAGES)
-    else:
-        drawings |= _of_images(e, thumbnails, shown)
-    if e.frame.dim > 3:
-        drawings |= dict.fromkeys(IN_SPACE, f"dim = {e.frame.dim}, and space has 2 or 3 to draw in")
-    for count, ending in ((len(e.labels), "_epochs"), (len(e.layers), "_layers")):
-        if count == 1:
-            drawings = {n: each for n, each in drawings.items() if not n.endswith(ending)}
-    return drawings
 
 
 def knowledge_bands(states: Sequence[tuple[Emergence, int]]) -> dict[str, draw.Band]:
@@ -73,82 +39,92 @@ def knowledge_bands(states: Sequence[tuple[Emergence, int]]) -> dict[str, draw.B
     }
 
 
-def _of_results(
+def of_results(
     e: Emergence, strength: StrengthEntropy, shown: Shown
 ) -> dict[str, Callable[[], Figure] | str]:
-    out, times, depths = shown.images(e.y, e.held_out.nonzero().flatten()), *shown.steps
-    y, names = shown.labels(e.y[out]), shown.names(e)
-    mu = e.frame.directions[shown.categories]
-    labels, layers = [e.labels[t] for t in times], shown.layer_names(e)
-    everyone = shown.images(e.y, torch.arange(len(e.y)))
+    """Figures that need no image."""
+    categories, everyone = shown.note("categories"), shown.images(e.y, torch.arange(len(e.y)))
     h_strength = e.h[-1, -1, e.region_images].norm(dim=-1)
-    categories = shown.note("categories")
-    through_epochs = shown.note("categories", "checkpoints")
-
-    def layer_figure() -> Figure:
-        h = e.h[-1][depths][:, out]  # [L, n, R, dim]
-        return draw.regions_through_layers(
-            h, _truth(e, h, e.y[out]), y, mu, names, layers, e.points().subset(out).reliable,
-            tau=e.tau,
-        )  # fmt: skip
 
     def tau_curve() -> Figure:
-        curves = torch.stack([e.points(-1, k).subset(e.held_out).curve(TAUS) for k in depths])
-        return draw.tau_curve(TAUS, curves[..., 0], curves[..., 1], layers, tau=e.tau)
+        points = [e.points(-1, k).subset(e.held_out) for k in shown.layers]
+        curves = torch.stack([each.curve(TAUS) for each in points])
+        return draw.tau_curve(TAUS, curves[..., 0], curves[..., 1], shown.layer_names(e), tau=e.tau)
+
+    def strength_entropy() -> Figure:
+        return draw.strength_entropy(
+            strength.strength[everyone],
+            strength.entropy[everyone],
+            shown.labels(e.y[everyone]),
+            shown.names(e),
+            strength.r,
+            strength.mean_entropy,
+            baseline=(strength.pca_strength[everyone], strength.pca_r),
+        )
+
+    def importance_strength() -> Figure:
+        return draw.importance_strength(
+            e.w[-1, -1],
+            h_strength,
+            pearson(h_strength, e.w[-1, -1]),
+            baseline_r=pearson(e.raw_strength[-1, -1], e.w[-1, -1]),
+        )
+
+    def similarity() -> Figure:
+        mu, names = e.frame.directions, draw.distinct_names(e.categories, 16)
+        return draw.category_similarity(mu @ mu.t(), names, shown=shown.categories)
 
     drawings = {
-        "samples": (categories, lambda: draw.samples(e.g[-1, out], y, mu, names)),
-        "confidence_map": (categories, lambda: _confidence_map(e, shown)),
-        "samples_through_epochs": (
-            through_epochs,
-            lambda: draw.samples_through_epochs(
-                e.g[times][:, out], y, mu, names, labels,
-                accuracies=[e.accuracy(t) for t in times],
-            ),
-        ),
-        "regions_through_epochs": (
-            through_epochs,
-            lambda: draw.regions_through_epochs(
-                e.h[times, -1][:, out], y, mu, names, labels
-            ),
-        ),
-        "regions_through_layers": (shown.note("categories", "layers"), layer_figure),
+        **_in_space(e, shown),
         "knowledge_through_epochs": (shown.note("layers"), lambda: _knowledge(e, shown, "epochs")),
         "knowledge_through_layers": (
-            shown.note("checkpoints"), lambda: _knowledge(e, shown, "layers")
+            shown.note("checkpoints"),
+            lambda: _knowledge(e, shown, "layers"),
         ),
         "tau_curve": (shown.note("layers"), tau_curve),
         "strength_entropy": (
             categories and f"{categories} r and mean are those of all images.",
-            lambda: draw.strength_entropy(
-                strength.strength[everyone],
-                strength.entropy[everyone],
-                shown.labels(e.y[everyone]),
-                names,
-                strength.r,
-                strength.mean_entropy,
-                baseline=(strength.pca_strength[everyone], strength.pca_r),
-            ),
+            strength_entropy,
         ),
-        "importance_strength": (
-            "",
-            lambda: draw.importance_strength(
-                e.w[-1, -1],
-                h_strength,
-                pearson(h_strength, e.w[-1, -1]),
-                baseline_r=pearson(e.raw_strength[-1, -1], e.w[-1, -1]),
-            ),
-        ),
+        "importance_strength": ("", importance_strength),
         "category_similarity": (
             categories and f"{categories} Listed: the nearest of all.",
-            lambda: draw.category_similarity(
-                e.frame.directions @ e.frame.directions.t(), draw.distinct_names(e.categories, 16),
-                shown=shown.categories,
-            ),
+            similarity,
         ),
         "losses": (shown.note("checkpoints", "layers"), lambda: _losses(e, shown)),
-    }  # fmt: skip
+    }
     return {name: _with_note(*each) for name, each in drawings.items()}
+
+
+def _in_space(e: Emergence, shown: Shown) -> dict[str, tuple[str, Callable[[], Figure]]]:
+    """Figures of the frame: what each has to say, and how it is drawn."""
+    out, times = shown.images(e.y, e.held_out.nonzero().flatten()), shown.checkpoints
+    y, names, mu = shown.labels(e.y[out]), shown.names(e), e.frame.directions[shown.categories]
+    labels = [e.labels[t] for t in times]
+    through_epochs = shown.note("categories", "checkpoints")
+
+    def samples_through_epochs() -> Figure:
+        rates = [e.accuracy(t) for t in times]
+        g = e.g[times][:, out]
+        return draw.samples_through_epochs(g, y, mu, names, labels, accuracies=rates)
+
+    def regions_through_epochs() -> Figure:
+        return draw.regions_through_epochs(e.h[times, -1][:, out], y, mu, names, labels)
+
+    def regions_through_layers() -> Figure:
+        h = e.h[-1][shown.layers][:, out]  # [L, n, R, dim]
+        reliable = e.points().subset(out).reliable
+        return draw.regions_through_layers(
+            h, _truth(e, h, e.y[out]), y, mu, names, shown.layer_names(e), reliable, tau=e.tau
+        )
+
+    return {
+        "samples": (shown.note("categories"), lambda: draw.samples(e.g[-1, out], y, mu, names)),
+        "confidence_map": (shown.note("categories"), lambda: _confidence_map(e, shown)),
+        "samples_through_epochs": (through_epochs, samples_through_epochs),
+        "regions_through_epochs": (through_epochs, regions_through_epochs),
+        "regions_through_layers": (shown.note("categories", "layers"), regions_through_layers),
+    }
 
 
 def _with_note(note: str, drawing: Callable[[], Figure]) -> Callable[[], Figure]:
@@ -186,9 +162,10 @@ def _losses(e: Emergence, shown: Shown) -> Figure:
     return draw.losses({curves[x]: stats.losses for x, stats in e.fits.items() if x in curves})
 
 
-def _of_images(
+def of_images(
     e: Emergence, thumbnails: Thumbnails, shown: Shown
 ) -> dict[str, Callable[[], Figure] | str]:
+    """Figures of regions on images."""
     categories = shown.names(e)
     per_category = SHOWN_PER_CATEGORY if shown.every_category else SHOWN_PER_CATEGORY - 1
     out = shown.images(e.y, e.held_out.nonzero().flatten())

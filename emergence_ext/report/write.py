@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from emergence_ext.report import emergence, emergence_figures
+from emergence_ext.report import emergence
 from emergence_ext.report.experiments import COMPARISON, EXPERIMENTS
 from emergence_ext.report.files import write_results
 from emergence_ext.report.headline import headline, warnings
@@ -42,7 +42,7 @@ def write(run: FinishedRun | Path | str) -> Path:
 def _write(run: FinishedRun) -> Path:
     for text in warnings(run):
         logger.warning(text)
-    write_results(run.folder, emergence.tables(run), emergence_figures.figures(run))
+    write_results(run.folder, emergence.tables(run), emergence.figures(run))
     left_out = foreign(run)
     for anchor in left_out:
         logger.warning(

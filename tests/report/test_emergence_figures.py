@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from emergence_ext.method import entropy
-from emergence_ext.report.emergence_figures import IN_SPACE, OF_IMAGES, figures
+from emergence_ext.report.emergence import IN_SPACE, OF_IMAGES, figures
 from emergence_ext.report.files import NO_IMAGES, Drawings, save_figure, write_results
 from emergence_ext.run import (
     Checkpoint,

@@ -12,7 +12,7 @@ from emergence_ext.figures import distinct_names, noted
 from emergence_ext.figures.style import new_figure
 from emergence_ext.method import FitStats, Frame
 from emergence_ext.method.vmf import ExactKappa
-from emergence_ext.report import emergence, emergence_figures
+from emergence_ext.report import emergence
 from emergence_ext.report.html.pictures import _limit
 from emergence_ext.report.shown import CATEGORIES, STEPS, Shown
 from emergence_ext.run import Emergence, Thumbnails
@@ -115,7 +115,7 @@ def test_every_figure_of_many_is_bounded_and_says_what_it_shows(
         "regions_through_layers", "strength_entropy", "category_similarity", "point_regions",
         "importance_maps",
     }  # fmt: skip
-    drawings = emergence_figures.figures(run)
+    drawings = emergence.figures(run)
     assert partial <= set(drawings)
     for name, draw in drawings.items():
         assert callable(draw), name
@@ -129,7 +129,7 @@ def test_every_figure_of_many_is_bounded_and_says_what_it_shows(
 
 def test_lines_and_panels_of_many_steps_are_bounded(tmp_path: Path) -> None:
     run = save_run(tmp_path, crowd(12, T=40, L=20))
-    for name, draw in emergence_figures.figures(run).items():
+    for name, draw in emergence.figures(run).items():
         if name.startswith(("knowledge", "losses", "tau", "regions_through_l", "samples_through")):
             assert callable(draw)
             figure = draw()

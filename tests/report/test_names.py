@@ -15,7 +15,7 @@ from emergence_ext import report
 from emergence_ext.data import read_csv
 from emergence_ext.figures.style import display_name
 from emergence_ext.names import from_cell, printable, to_cell
-from emergence_ext.report import emergence_figures
+from emergence_ext.report import emergence
 from emergence_ext.report.files import write_table
 from emergence_ext.report.html.tables import read_table
 from emergence_ext.run import Emergence, Thumbnails
@@ -164,7 +164,7 @@ def test_log_lines_warnings_and_errors_are_printable(
 
 
 def test_commands_print_through_one_file() -> None:
-    folder = Path(emergence_figures.__file__).parents[1] / "cli"
+    folder = Path(emergence.__file__).parents[1] / "cli"
     for path in folder.glob("*.py"):
         text = path.read_text()
         assert path.name == "terminal.py" or ("typer.echo" not in text and "print(" not in text), (

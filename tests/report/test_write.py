@@ -17,7 +17,7 @@ from PIL import Image
 
 from emergence_ext import report
 from emergence_ext.report import files as report_files
-from emergence_ext.report.emergence_figures import OF_IMAGES
+from emergence_ext.report.emergence import OF_IMAGES
 from emergence_ext.report.emergence_text import SECTIONS
 from emergence_ext.report.headline import headline, warnings
 from emergence_ext.run import FinishedRun, Subject

@@ -23,8 +23,8 @@ from emergence_ext.network.checkpoints import load_checkpoints
 from emergence_ext.network.features import FeatureSet
 from emergence_ext.network.models import load_weights
 from emergence_ext.ops import library as _library
-from emergence_ext.report import emergence_figures
-from emergence_ext.report.emergence_figures import IN_SPACE
+from emergence_ext.report import emergence as emergence_report
+from emergence_ext.report.emergence import IN_SPACE
 from emergence_ext.report.files import write_table
 from emergence_ext.report.headline import headline, warnings
 from emergence_ext.report.html.write import write_page
@@ -419,7 +419,7 @@ def test_figures_that_cannot_be_are_left_out(whole: Path) -> None:
     def drawings(other: Emergence) -> dict[str, Any]:
         run_of_other = FinishedRun.open(whole)
         vars(run_of_other)["emergence"] = other  # in the place of what is read when asked for
-        return dict(emergence_figures.figures(run_of_other))
+        return dict(emergence_report.figures(run_of_other))
 
     wide = drawings(replace(e, frame=flat, g=e.g @ directions, h=e.h @ directions))
     assert {name for name, draw in wide.items() if isinstance(draw, str)} == set(IN_SPACE)
