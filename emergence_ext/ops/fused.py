@@ -42,6 +42,11 @@ def maxsim(
     `T[i, j] = sum_r a[j, r] * max_s <q[j, r], d[i, s]>`. Differentiable once in q, d and a; a tie
     goes to the lowest s. The same bits for any number of threads.
 
+    Every row of d is a candidate; there are no lengths and no mask. Zeros that pad an image to the
+    number of regions of others therefore win wherever all of its true products are negative, and
+    -inf is refused on the CPU and gives inf or NaN on CUDA. Pad d with copies of one of its own rows and q with rows of weight 0 in `a`:
+    neither changes a score.
+
     Args:
         q: scored regions, `[N, R, D]`, any strides.
         d: conditioning regions, `[B, S, D]`, `S >= 1`, `D >= 1`.
@@ -91,7 +96,7 @@ def maxsim_indices(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `maxsim`, with the matches.
+    """As `maxsim`, padding included, with the matches.
 
     Args:
         q, d, a, precision, max_memory: as in `maxsim`.
@@ -102,7 +107,7 @@ def maxsim_indices(
     Raises:
         ValueError, TypeError, RuntimeError: as `maxsim`.
     """
-    options = {"precision": precision, "max_memory": max_memory}
+    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
     if not _use_library("maxsim", q=q, d=d, a=a):
         return reference.maxsim_indices(q, d, a, **options)
     return _library_for(q, d, a).maxsim_indices(q, d, a, **options)
@@ -125,7 +130,7 @@ def match_kl(
     `Q[i] = softmax_j (T[i, j] + b[j])` with `T` of `maxsim` (Eq. 8-10). Differentiable once in q,
     d, a and b: the gradients that are asked for are formed with the loss, a block of images i at a
     time, and scores and matches never exist all at once. The same bits for any number of threads
-    and any `max_memory`.
+    and any `max_memory`. Padding is as in `maxsim`: zero rows of d count as regions.
 
     Args:
         q: scored regions, `[N, R, D]`, any strides.
@@ -153,9 +158,9 @@ def match_kl(
         tensor(0.1201)
     """
     tensors = {"q": q, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
-    options = {"precision": precision, "max_memory": max_memory}
+    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
     if not _use_library("match_kl", **tensors):
-        return reference.match_kl(**tensors, **options)
+        return reference.match_kl(q, d, a, b, P, exclude, **options)
     _refuse_gradients("match_kl", P=P)
     op = _library_for(*tensors.values()).match_kl
     return op(*tensors.values(), _needs(q, d, a, b), **options)[0]
@@ -176,7 +181,8 @@ def match_kl_scaled(
 ) -> Tensor:
     """`match_kl` with `q[j, r] = v[j] * f[j, r]` (Eq. 11, 12): gradients for v, a and b.
 
-    The products `v[j] * f[j, r]` are formed where they are used and nowhere stored.
+    The products `v[j] * f[j, r]` are formed where they are used and nowhere stored. Padding is as
+    in `maxsim`: zero rows of d count as regions.
 
     Args:
         f: features of the scored regions, `[N, R, D]`.
@@ -190,9 +196,9 @@ def match_kl_scaled(
         ValueError, TypeError, RuntimeError: as `match_kl`; f or d asking for a gradient.
     """
     tensors = {"f": f, "v": v, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
-    options = {"precision": precision, "max_memory": max_memory}
+    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
     if not _use_library("match_kl_scaled", **tensors):
-        return reference.match_kl_scaled(**tensors, **options)
+        return reference.match_kl_scaled(f, v, d, a, b, P, exclude, **options)
     _refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
     op = _library_for(*tensors.values()).match_kl_scaled
     return op(*tensors.values(), _needs(v, a, b), **options)[0]

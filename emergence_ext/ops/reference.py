@@ -2,6 +2,8 @@
 
 Everything is a block of conditioning images at a time: nothing of size N x N x R x S exists;
 `max_memory` bounds the block of scores. The arguments, shapes and errors are those of the ops.
+Under autocast they compute in float32 as well; leave it before `backward()`, as torch advises.
+They look at values, which `torch.vmap`, `torch.export` and `torch.compile(fullgraph=True)` refuse.
 Symbols: `N` scored images j with `R` regions, `B` conditioning images i with `S` regions, `D` the
 width of a region's feature.
 """
@@ -115,7 +117,7 @@ def match_kl_scaled(
 
 
 class _MatchKL(torch.autograd.Function):
-    """The loss and its gradients for (q, d, a, b), as an op gives them: those that `needs` names."""
+    """The loss, and its gradients for (q, d, a, b) as `needs` says."""
 
     @staticmethod
     def forward(q, d, a, b, P, exclude, needs, max_memory):  # type: ignore[no-untyped-def]
@@ -138,10 +140,11 @@ class _MatchKLScaled(_MatchKL):
     """The same of v f: gradients for (v, a, b), f and d having none."""
 
     @staticmethod
-    def forward(f, v, d, a, b, P, exclude, needs, max_memory):  # type: ignore[no-untyped-def]
+    def forward(f, v, d, a, b, P, exclude, needs, max_memory):  # type: ignore[no-untyped-def,override]
         q = v[:, None, :] * f
         loss, (dq, dd, da, db) = _loss_and_gradients(q, d, a, b, P, exclude, needs, max_memory)
-        return loss, None, None if dq is None else torch.einsum("nrd,nrd->nd", f, dq), dd, da, db
+        dv = None if dq is None else torch.einsum("nrd,nrd->nd", f, dq)
+        return loss, None, dv, dd, da, db
 
 
 def _loss_and_gradients(

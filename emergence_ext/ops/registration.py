@@ -176,7 +176,10 @@ def _one_by_one(op: Any, info: Any, dims: tuple[Any, ...], *inputs: Any, **optio
         raise ValueError(f"{op.__name__}: torch.vmap needs a batch of at least one, got 0")
     results = [
         op(
-            *(x.select(dim, k) if isinstance(dim, int) else x for x, dim in zip(inputs, dims, strict=True)),
+            *(
+                x.select(dim, k) if isinstance(dim, int) else x
+                for x, dim in zip(inputs, dims, strict=True)
+            ),
             **options,
         )
         for k in range(info.batch_size)
