@@ -44,8 +44,8 @@ def maxsim(
 
     Every row of d is a candidate; there are no lengths and no mask. Zeros that pad an image to the
     number of regions of others therefore win wherever all of its true products are negative, and
-    -inf is refused on the CPU and gives inf or NaN on CUDA. Pad d with copies of one of its own rows and q with rows of weight 0 in `a`:
-    neither changes a score.
+    -inf is refused on the CPU and gives inf or NaN on CUDA. Pad d with copies of one of its own
+    rows, and q with rows of weight 0 in `a`: neither changes a score.
 
     Args:
         q: scored regions, `[N, R, D]`, any strides.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def draw(number: int) -> Problem:
     if rng.random() < 0.6:
         options["precision"] = rng.choice(["highest", "high", "medium"])
     if rng.random() < 0.3:
-        options["max_memory"] = 1 << rng.randint(22, 30)
+        options["max_memory"] = 1 << rng.randint(16, 30)
     # Wide powers for scores alone: a softmax of huge scores says nothing.
     op = rng.choice(["maxsim", "maxsim", *DIFFERENTIABLE])
     most = BITS[case.dtype] if op == "maxsim" else 1
@@ -159,10 +160,18 @@ def _check_loss(problem: Problem) -> None:
     if _selects_by_pairs(problem):
         problem = replace(problem, options=problem.options | {"precision": "high"})
     x = build_loss(problem.case, exclude=problem.exclude)
+    options = problem.options
     with _threads(problem.threads):
-        found = run_loss(ops, problem.op, x, **problem.options)
+        try:
+            found = run_loss(ops, problem.op, x, **options)
+        except ValueError as error:  # too little for a block: the message says what is enough
+            least = re.search(r"holds no block.* give at least (\d+)", str(error))
+            if least is None:
+                raise
+            options = options | {"max_memory": int(least[1])}
+            found = run_loss(ops, problem.op, x, **options)
     with _threads(1):
-        again = run_loss(ops, problem.op, x, **problem.options)
+        again = run_loss(ops, problem.op, x, **options)
     for name, other in again.items():
         assert torch.equal(found[name], other), f"threads change bits of {name}"
     if problem.case.N == 0 or problem.case.B == 0 or problem.case.R == 0:
