@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Final
 
 import torch
 from scipy.optimize import brentq
@@ -10,6 +12,9 @@ from torch import Tensor
 
 from emergence_ext.method.frame import unit_rows
 from emergence_ext.settings import Settings
+
+BLOCK_BYTES: Final = 4 << 20
+"""Scores in float64 that are held at once."""
 
 
 def image_similarity(
@@ -28,7 +33,11 @@ def image_similarity(
     Raises:
         ValueError: fewer than two images, or logits that are not finite.
     """
-    return _softmax(_cosines(z), kappa_p, include_self)
+    unit = _unit(z)
+    P = unit.new_empty(len(z), len(z))
+    for rows in _blocks(len(z)):
+        P[rows] = _softmax(kappa_p * (unit[rows] @ unit.t()), rows, include_self)
+    return P
 
 
 def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> float:
@@ -36,7 +45,8 @@ def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> f
 
     Solves `mean_i exp(entropy(P[i])) = N / C`. The paper gives no value. Solve it once, on the
     final checkpoint and the full set, and use it everywhere: solving it anew for another checkpoint
-    would sharpen an untrained network's P and hide the emergence.
+    would sharpen an untrained network's P and hide the emergence. It takes 4 bytes of memory for
+    each pair of images, as much as P, and computes in float64.
 
     Args:
         z: logits, `[N, C]`.
@@ -46,7 +56,7 @@ def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> f
         ValueError: one category, fewer images than twice the categories, or logits so alike that
             no value does it.
     """
-    cosines = _cosines(z.double())
+    unit = _unit(z.double())
     N, C = z.shape
     if C < 2:
         raise ValueError("z: one category has no others to differ from; give two or more logits")
@@ -55,9 +65,18 @@ def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> f
             f"z: {N} images are too few to solve kappa_p for {C} categories; give at least {2 * C}"
         )
 
+    # A softmax of -kappa (1 - cosine) is that of kappa cosine; this way float32 does, at any kappa.
+    distances = unit.new_empty(N, N, dtype=torch.float32)
+    for rows in _blocks(N):
+        distances[rows] = 1 - unit[rows] @ unit.t()
+
     def excess(log_kappa: float) -> float:
-        P = _softmax(cosines, math.exp(log_kappa), include_self)
-        return float(torch.special.entr(P).sum(1).exp().mean()) - N / C
+        kappa_p = math.exp(log_kappa)
+        spread = unit.new_empty(N)
+        for rows in _blocks(N):
+            P = _softmax(distances[rows].double().mul_(-kappa_p), rows, include_self)
+            spread[rows] = torch.special.entr(P).sum(1).exp()
+        return float(spread.mean()) - N / C
 
     low, high = -7.0, 14.0
     if excess(low) < 0 or excess(high) > 0:
@@ -68,18 +87,22 @@ def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> f
     return math.exp(brentq(excess, low, high, xtol=1e-10))
 
 
-def _softmax(cosines: Tensor, kappa_p: float, include_self: bool) -> Tensor:
-    scores = kappa_p * cosines
+def _blocks(N: int) -> Iterator[slice]:
+    """Rows of P by the few MiB, which pass through a cache one after the other."""
+    length = max(1, BLOCK_BYTES // (8 * N))
+    return (slice(start, start + length) for start in range(0, N, length))
+
+
+def _softmax(scores: Tensor, rows: slice, include_self: bool) -> Tensor:
     if not include_self:
-        scores.fill_diagonal_(-torch.inf)
+        scores.diagonal(rows.start).fill_(-torch.inf)
     return torch.softmax(scores, dim=1)
 
 
-def _cosines(z: Tensor) -> Tensor:
+def _unit(z: Tensor) -> Tensor:
     if z.ndim != 2 or z.shape[0] < 2:
         raise ValueError(f"z must be [N, C] with at least two images, got {tuple(z.shape)}")
     if not bool(torch.isfinite(z).all()):
         bad = int((~torch.isfinite(z)).any(1).nonzero()[0])
         raise ValueError(f"z: the logits of image {bad} are not finite")
-    unit = unit_rows(z)
-    return unit @ unit.t()
+    return unit_rows(z)

@@ -4,26 +4,31 @@ Symbols: `N` scored images j with `R` regions, `B` conditioning images i with `S
 width of a region's feature. The contracts are in `csrc/maxsim.h` and `csrc/match_kl.h`, plain torch
 in `reference`, gradients in `registration`.
 
-Under autocast the ops compute in float32: lower-precision inputs are cast up first, float64 stays.
+Under autocast (CPU, CUDA) the ops compute in float32 at every option and gradient: lower-precision
+inputs are cast up first, float64 stays, and a gradient has the dtype of its input. They go through
+`torch.compile(fullgraph=True)` and `torch.export`, and through `grad`, `vjp` and `jacrev` of
+`torch.func`; `torch.vmap` calls them once for each entry of its batch. A derivative in forward mode
+(`jvp`, `jacfwd`, dual numbers) and a second one are errors that say so.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from emergence_ext.ops import library as _library
-from emergence_ext.ops import reference
+from emergence_ext.ops import reference, transforms
+from emergence_ext.ops.autocast import in_float32
 from emergence_ext.ops.registration import register
 
 _warned = False
 _compiled = torch.ops.emergence_ext  # tests put the emulated CUDA ops in its place
 
 
+@in_float32
 def maxsim(
     q: Tensor,
     d: Tensor,
@@ -36,6 +41,11 @@ def maxsim(
 
     `T[i, j] = sum_r a[j, r] * max_s <q[j, r], d[i, s]>`. Differentiable once in q, d and a; a tie
     goes to the lowest s. The same bits for any number of threads.
+
+    Every row of d is a candidate; there are no lengths and no mask. Zeros that pad an image to the
+    number of regions of others therefore win wherever all of its true products are negative, and
+    -inf is refused on the CPU and gives inf or NaN on CUDA. Pad d with copies of one of its own
+    rows, and q with rows of weight 0 in `a`: neither changes a score.
 
     Args:
         q: scored regions, `[N, R, D]`, any strides.
@@ -69,14 +79,15 @@ def maxsim(
         tensor([[5.]])
     """
     if not _use_library("maxsim", q=q, d=d, a=a):
-        return _by_reference(reference.maxsim, q, d, a, precision=precision, max_memory=max_memory)
+        return reference.maxsim(q, d, a, precision=precision, max_memory=max_memory)
     # The matches cost N B R bytes, and only a gradient wants them.
     if any(_needs(q, d, a)):
-        matched = _compiled.maxsim_indices
+        matched = _library_for(q, d, a).maxsim_indices
         return matched(q, d, a, precision=precision, max_memory=max_memory, compact=True)[0]
-    return _compiled.maxsim(q, d, a, precision=precision, max_memory=max_memory)
+    return _library_for(q, d, a).maxsim(q, d, a, precision=precision, max_memory=max_memory)
 
 
+@in_float32
 def maxsim_indices(
     q: Tensor,
     d: Tensor,
@@ -85,7 +96,7 @@ def maxsim_indices(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `maxsim`, with the matches.
+    """As `maxsim`, padding included, with the matches.
 
     Args:
         q, d, a, precision, max_memory: as in `maxsim`.
@@ -96,12 +107,13 @@ def maxsim_indices(
     Raises:
         ValueError, TypeError, RuntimeError: as `maxsim`.
     """
-    options = {"precision": precision, "max_memory": max_memory}
+    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
     if not _use_library("maxsim", q=q, d=d, a=a):
-        return _by_reference(reference.maxsim_indices, q, d, a, **options)
-    return _compiled.maxsim_indices(q, d, a, **options)
+        return reference.maxsim_indices(q, d, a, **options)
+    return _library_for(q, d, a).maxsim_indices(q, d, a, **options)
 
 
+@in_float32
 def match_kl(
     q: Tensor,
     d: Tensor,
@@ -118,7 +130,7 @@ def match_kl(
     `Q[i] = softmax_j (T[i, j] + b[j])` with `T` of `maxsim` (Eq. 8-10). Differentiable once in q,
     d, a and b: the gradients that are asked for are formed with the loss, a block of images i at a
     time, and scores and matches never exist all at once. The same bits for any number of threads
-    and any `max_memory`.
+    and any `max_memory`. Padding is as in `maxsim`: zero rows of d count as regions.
 
     Args:
         q: scored regions, `[N, R, D]`, any strides.
@@ -146,14 +158,15 @@ def match_kl(
         tensor(0.1201)
     """
     tensors = {"q": q, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
-    options = {"precision": precision, "max_memory": max_memory}
+    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
     if not _use_library("match_kl", **tensors):
-        return _by_reference(reference.match_kl, *tensors.values(), **options)
+        return reference.match_kl(q, d, a, b, P, exclude, **options)
     _refuse_gradients("match_kl", P=P)
-    op = _compiled.match_kl
+    op = _library_for(*tensors.values()).match_kl
     return op(*tensors.values(), _needs(q, d, a, b), **options)[0]
 
 
+@in_float32
 def match_kl_scaled(
     f: Tensor,
     v: Tensor,
@@ -168,7 +181,8 @@ def match_kl_scaled(
 ) -> Tensor:
     """`match_kl` with `q[j, r] = v[j] * f[j, r]` (Eq. 11, 12): gradients for v, a and b.
 
-    The products `v[j] * f[j, r]` are formed where they are used and nowhere stored.
+    The products `v[j] * f[j, r]` are formed where they are used and nowhere stored. Padding is as
+    in `maxsim`: zero rows of d count as regions.
 
     Args:
         f: features of the scored regions, `[N, R, D]`.
@@ -182,11 +196,11 @@ def match_kl_scaled(
         ValueError, TypeError, RuntimeError: as `match_kl`; f or d asking for a gradient.
     """
     tensors = {"f": f, "v": v, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
-    options = {"precision": precision, "max_memory": max_memory}
+    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
     if not _use_library("match_kl_scaled", **tensors):
-        return _by_reference(reference.match_kl_scaled, *tensors.values(), **options)
+        return reference.match_kl_scaled(f, v, d, a, b, P, exclude, **options)
     _refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
-    op = _compiled.match_kl_scaled
+    op = _library_for(*tensors.values()).match_kl_scaled
     return op(*tensors.values(), _needs(v, a, b), **options)[0]
 
 
@@ -211,24 +225,18 @@ def _use_library(op: str, **tensors: Tensor | None) -> bool:
         warnings.warn(
             f"emergence_ext runs without its compiled library, many times slower: {reason}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return False
 
 
-def _by_reference(function: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:
-    """The reference's answer, with the ops' own behaviour under autocast."""
-    if torch.is_autocast_enabled("cpu"):
-        tensors = tuple(
-            x.float() if x is not None and x.dtype in (torch.bfloat16, torch.float16) else x
-            for x in tensors
-        )
-    with torch.autocast("cpu", enabled=False):
-        return function(*tensors, **options)
+def _library_for(*tensors: Tensor | None) -> Any:
+    """The compiled ops, in a form for `torch.func` where that is at work."""
+    return transforms.Transformable(_compiled) if transforms.at_work(*tensors) else _compiled
 
 
 def _needs(*tensors: Tensor | None) -> list[bool]:
-    return [x is not None and torch.is_grad_enabled() and x.requires_grad for x in tensors]
+    return [transforms.wants_gradient(x) for x in tensors]
 
 
 def _refuse_gradients(op: str, **tensors: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 Everything is a block of conditioning images at a time: nothing of size N x N x R x S exists;
 `max_memory` bounds the block of scores. The arguments, shapes and errors are those of the ops.
+Under autocast they compute in float32 as well; leave it before `backward()`, as torch advises.
+They look at values, which `torch.vmap`, `torch.export` and `torch.compile(fullgraph=True)` refuse.
 Symbols: `N` scored images j with `R` regions, `B` conditioning images i with `S` regions, `D` the
 width of a region's feature.
 """
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from emergence_ext.ops.autocast import in_float32
+
 PRECISIONS: Final = ("highest", "high", "medium")
 BLOCK_BYTES: Final = 8 << 20
 """Scores held at once when `max_memory` is not given; they should stay in a cache."""
@@ -22,6 +26,7 @@ GATHER_WIDTH: Final = 32
 """Up to this D gradients gather the winners; above it a product with a sparse matrix is faster."""
 
 
+@in_float32
 def maxsim(
     q: Tensor,
     d: Tensor,
@@ -34,6 +39,7 @@ def maxsim(
     return maxsim_indices(q, d, a, precision=precision, max_memory=max_memory)[0]
 
 
+@in_float32
 def maxsim_indices(
     q: Tensor,
     d: Tensor,
@@ -55,6 +61,7 @@ def maxsim_indices(
     return torch.cat(rows), torch.cat(indices)
 
 
+@in_float32
 def match_kl(
     q: Tensor,
     d: Tensor,
@@ -70,9 +77,10 @@ def match_kl(
     q, d, a = _checked("match_kl", q, d, a, precision)
     b, P = _checked_targets("match_kl", q, d, b, P, exclude)
     needs = tuple(torch.is_grad_enabled() and x.requires_grad for x in (q, d, a, b))
-    return _MatchKL.apply(q, d, a, b, P, exclude, needs, max_memory)
+    return _MatchKL.apply(q, d, a, b, P, exclude, needs, max_memory)[0]
 
 
+@in_float32
 def match_kl_scaled(
     f: Tensor,
     v: Tensor,
@@ -105,35 +113,38 @@ def match_kl_scaled(
     _require_finite("match_kl_scaled", "v", v)
     wanted = [torch.is_grad_enabled() and x.requires_grad for x in (v, a, b)]
     needs = (wanted[0], False, *wanted[1:])
-    return _MatchKLScaled.apply(f, v, d, a, b, P, exclude, needs, max_memory)
+    return _MatchKLScaled.apply(f, v, d, a, b, P, exclude, needs, max_memory)[0]
 
 
 class _MatchKL(torch.autograd.Function):
+    """The loss, and its gradients for (q, d, a, b) as `needs` says."""
+
     @staticmethod
-    def forward(ctx: Any, q, d, a, b, P, exclude, needs, max_memory):  # type: ignore[no-untyped-def]
+    def forward(q, d, a, b, P, exclude, needs, max_memory):  # type: ignore[no-untyped-def]
         loss, grads = _loss_and_gradients(q, d, a, b, P, exclude, needs, max_memory)
+        return loss, *grads
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, *grads = output
         ctx.save_for_backward(*grads)
-        return loss
+        ctx.mark_non_differentiable(*(g for g in grads if g is not None))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, grad: Tensor, *_: Any):  # type: ignore[no-untyped-def]
         return *(None if g is None else grad * g for g in ctx.saved_tensors), None, None, None, None
 
 
-class _MatchKLScaled(torch.autograd.Function):
+class _MatchKLScaled(_MatchKL):
+    """The same of v f: gradients for (v, a, b), f and d having none."""
+
     @staticmethod
-    def forward(ctx: Any, f, v, d, a, b, P, exclude, needs, max_memory):  # type: ignore[no-untyped-def]
+    def forward(f, v, d, a, b, P, exclude, needs, max_memory):  # type: ignore[no-untyped-def,override]
         q = v[:, None, :] * f
         loss, (dq, dd, da, db) = _loss_and_gradients(q, d, a, b, P, exclude, needs, max_memory)
         dv = None if dq is None else torch.einsum("nrd,nrd->nd", f, dq)
-        ctx.save_for_backward(None, dv, dd, da, db)
-        return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[no-untyped-def]
-        return *(None if g is None else grad * g for g in ctx.saved_tensors), None, None, None, None
+        return loss, None, dv, dd, da, db
 
 
 def _loss_and_gradients(

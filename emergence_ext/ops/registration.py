@@ -1,10 +1,10 @@
-"""What torch has to know of the compiled ops: shapes for fake tensors, gradients, autocast."""
+"""What torch has to know of the compiled ops: shapes for fake tensors, gradients, batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ _COMPACT_LIMIT = 256  # kCompactLimit of csrc/maxsim.h
 
 
 def register(namespace: str = "emergence_ext") -> None:
-    """Give the ops of a loaded library their shapes, gradients and autocast.
+    """Give the ops of a loaded library their shapes, gradients and the way `torch.vmap` goes.
 
     Args:
         namespace: the library's; its gradients are computed by its own ops.
@@ -28,22 +28,11 @@ def register(namespace: str = "emergence_ext") -> None:
         ("scale_gradient", _fake_scaled),
     ):
         library.register_fake(f"{namespace}::{name}", fake)
-    for name, backward, setup in (
-        ("maxsim", _gradients_of_scores, _save_inputs),
-        ("maxsim_indices", _gradients_of_matched, _save_matches),
-        ("match_kl", _gradients_of_loss, _keeper(0, 1, 2, 3)),
-        ("match_kl_scaled", _gradients_of_loss, _keeper(1, 3, 4)),
-    ):
+    for name, (backward, setup) in DERIVATIVES.items():
         library.register_autograd(
             f"{namespace}::{name}", partial(backward, ops), setup_context=setup
         )
-        for device in ("cpu", "cuda"):
-            library.register_autocast(f"{namespace}::{name}", device, torch.float32)
-    for name, op, instead in (
-        ("maxsim_backward", "maxsim", ", or use emergence_ext.reference.maxsim"),
-        ("scale_gradient", "match_kl", ""),
-    ):
-        library.register_autograd(f"{namespace}::{name}", _no_second_derivative(op, instead))
+        library.register_vmap(f"{namespace}::{name}", partial(_one_by_one, getattr(ops, name)))
 
 
 def _compute_type(x: Tensor) -> torch.dtype:
@@ -155,7 +144,8 @@ def _keeper(*places: int) -> Callable[..., None]:
 
 
 def _gradients_of_loss(ops: Any, ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    inputs, formed = ctx.saved_tensors[: len(ctx.places)], ctx.saved_tensors[len(ctx.places) :]
+    saved = ctx.saved_tensors  # once: a checkpoint unpacks them no second time
+    inputs, formed = saved[: len(ctx.places)], saved[len(ctx.places) :]
     grads: list[Tensor | None] = [None] * ctx.number
     for place, x, gradient, known in zip(ctx.places, inputs, formed, ctx.formed, strict=True):
         if not ctx.needs_input_grad[place]:
@@ -171,10 +161,50 @@ def _fake_scaled(grad: Tensor, gradient: Tensor, of: Tensor) -> Tensor:
 
 
 def _no_second_derivative(op: str, instead: str) -> Callable[..., None]:
-    def backward(ctx: Any, *grads: Any) -> None:
+    def backward(ops: Any, ctx: Any, *grads: Any) -> None:
         raise RuntimeError(
             f"{op}: there is no second derivative; "
             f"call backward() without create_graph=True{instead}"
         )
 
     return backward
+
+
+def _one_by_one(op: Any, info: Any, dims: tuple[Any, ...], *inputs: Any, **options: Any) -> Any:
+    """What `torch.vmap` does with an op: a call for each entry of the batch."""
+    if info.batch_size == 0:
+        raise ValueError(f"{op.__name__}: torch.vmap needs a batch of at least one, got 0")
+    results = [
+        op(
+            *(
+                x.select(dim, k) if isinstance(dim, int) else x
+                for x, dim in zip(inputs, dims, strict=True)
+            ),
+            **options,
+        )
+        for k in range(info.batch_size)
+    ]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    stacked = tuple(map(torch.stack, zip(*results, strict=True)))
+    return stacked, (0,) * len(stacked)
+
+
+class Derivative(NamedTuple):
+    """The gradients of an op from (ops, ctx, *grads), and what they keep of the call."""
+
+    backward: Callable[..., Any]
+    setup: Callable[..., None] | None
+
+
+DERIVATIVES: Final = {
+    "maxsim": Derivative(_gradients_of_scores, _save_inputs),
+    "maxsim_indices": Derivative(_gradients_of_matched, _save_matches),
+    "match_kl": Derivative(_gradients_of_loss, _keeper(0, 1, 2, 3)),
+    "match_kl_scaled": Derivative(_gradients_of_loss, _keeper(1, 3, 4)),
+    "maxsim_backward": Derivative(
+        _no_second_derivative("maxsim", ", or use emergence_ext.reference.maxsim"), None
+    ),
+    "scale_gradient": Derivative(_no_second_derivative("match_kl", ""), None),
+}
+"""The ops that have a gradient, and those that say that there is no second one."""

@@ -1,6 +1,8 @@
 """P is a distribution over images for each image, and kappa_p spreads it as far as one category."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from emergence_ext.method import similarity
 from emergence_ext.method.similarity import image_similarity, solve_kappa_p
 from tests.planted import planted
 
@@ -59,6 +62,46 @@ def test_kappa_p_solves_its_equation(include_self: bool, seed: int) -> None:
     P = image_similarity(z.double(), kappa_p, include_self=include_self)
     perplexity = torch.special.entr(P).sum(1).exp().mean()
     assert float(perplexity) == pytest.approx(60 / 4, rel=1e-6)
+
+
+@pytest.mark.parametrize("include_self", [True, False])
+def test_blocks_of_rows_change_nothing(include_self: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    z = _logits(60, 4)
+    whole = solve_kappa_p(z, include_self=include_self)
+    P = image_similarity(z, 9.0, include_self=include_self)
+    for rows in (1, 7, 60):
+        monkeypatch.setattr(similarity, "BLOCK_BYTES", 8 * 60 * rows)
+        assert solve_kappa_p(z, include_self=include_self) == pytest.approx(whole, rel=1e-12)
+        torch.testing.assert_close(image_similarity(z, 9.0, include_self=include_self), P)
+
+
+def test_kappa_p_is_solved_where_logits_are_nearly_alike() -> None:
+    z = _logits(60, 4).double()
+    z = z / z.norm(dim=1, keepdim=True) + 100 * torch.tensor([1.0, -1.0, 1.0, 1.0])
+    kappa_p = solve_kappa_p(z)  # cosines differ in the fifth digit and below, float32 has seven
+    perplexity = torch.special.entr(image_similarity(z, kappa_p)).sum(1).exp().mean()
+    assert float(perplexity) == pytest.approx(60 / 4, rel=1e-5) and kappa_p > 1e5
+
+
+MEMORY = """
+import resource, torch
+from emergence_ext.method.similarity import BLOCK_BYTES, image_similarity, solve_kappa_p
+most = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+images = lambda N: torch.randn(N, 4, generator=torch.Generator().manual_seed(0))
+for function in (solve_kappa_p, lambda z: image_similarity(z, 5.0)):
+    function(images(800))
+    before = most()
+    function(images(2400))
+    print((most() - before) / 2400**2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+@pytest.mark.slow
+def test_a_pair_of_images_takes_little_more_memory_than_its_similarity() -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(float(line) < 10 for line in done.stdout.split()), done.stdout
 
 
 def test_kappa_p_does_not_depend_on_the_scale_of_the_logits() -> None:

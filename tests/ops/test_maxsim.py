@@ -14,6 +14,7 @@ from emergence_ext.ops import fused as ops
 from emergence_ext.ops import reference
 from tests import layouts, oracle
 from tests.cases import CASES, DTYPES, LARGE, Case, build
+from tests.conftest import CUDA
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -163,3 +164,22 @@ def test_one_more_candidate_never_lowers_a_score(sizes: tuple[int, ...], seed: i
     x = build(Case(*sizes, seed=seed))
     fewer = ops.maxsim(x.q, x.d[:, : max(1, sizes[3] - 1)], x.a)
     assert (ops.maxsim(x.q, x.d, x.a) >= fewer).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_zeros_that_pad_win_over_negative_products_and_copies_do_not(
+    dtype: torch.dtype, each_backend: str
+) -> None:
+    x = build(replace(SMALL, values="negative", dtype=dtype))
+    zeros = x.d.new_zeros(x.d.shape[0], 3, x.d.shape[2])
+    T, argmax = ops.maxsim_indices(x.q, torch.cat([x.d, zeros], 1), x.a)
+    assert (argmax == SMALL.S).all() and not T.any()
+    if each_backend != CUDA:  # which does not wait for the device to look
+        with pytest.raises(ValueError, match="d is not finite"):
+            ops.maxsim(x.q, torch.cat([x.d, zeros - torch.inf], 1), x.a)
+    scores, matches = ops.maxsim_indices(x.q, x.d, x.a)
+    copies = torch.cat([x.d, x.d[:, 2:3].expand(-1, 3, -1)], 1)
+    found = ops.maxsim_indices(x.q, copies, x.a)
+    assert torch.equal(found[0], scores) and torch.equal(found[1], matches)
+    q, a = torch.cat([x.q, x.q.new_ones(SMALL.N, 3, SMALL.D)], 1), x.a.new_zeros(SMALL.N, 3)
+    torch.testing.assert_close(ops.maxsim(q, x.d, torch.cat([x.a, a], 1)), scores)
