@@ -119,6 +119,7 @@ class FinishedRun:
         """
         path = self.inside.emergence
         found = Emergence.load(path)
+        _require_shapes(found, path)
         if self.config.digested and self.made_from != self.config.results:
             raise StoreError(
                 f"run: {path} is not what was found in this run, as config.json notes it. Bring "
@@ -162,9 +163,9 @@ class FinishedRun:
         there = self.config.settings
         try:
             return Settings(**{name: there[name] for name in Settings.__dataclass_fields__})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise StoreError(
-                f"run: config.json notes no setting {error}; make the run again"
+                f"run: config.json notes no setting, or a wrong one: {error}; make the run again"
             ) from None
 
     def strengths(self) -> list[StrengthEntropy]:
@@ -284,6 +285,24 @@ class FinishedRun:
                 raise
             logger.warning("images are left out: %s", error)
             return None
+
+
+def _require_shapes(e: Emergence, path: Path) -> None:
+    """Refuse results whose arrays do not fit each other, whoever wrote them."""
+    T, L, N, C = len(e.labels), len(e.layers), len(e.names), len(e.categories)
+    n, R, dim = len(e.region_images), e.grid[0] * e.grid[1], e.frame.dim
+    shapes = {
+        "y": (N,), "held_out": (N,), "g": (T, N, dim), "z": (T, N, C), "h": (T, L, N, R, dim),
+        "w": (T, L, n, R), "scale": (T, L), "raw_strength": (T, L, n, R),
+    }  # fmt: skip
+    wrong = [name for name, shape in shapes.items() if getattr(e, name).shape != shape]
+    for name, index, end in (("y", e.y, C), ("region_images", e.region_images, N)):
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < end:
+            wrong.append(name)
+    if wrong or not T or len(e.epochs) != T or len(e.frame.priors) != C:
+        raise StoreError(
+            f"run: {path} does not fit itself ({', '.join(wrong) or 'labels'}). Make the run again."
+        )
 
 
 def require_same_network(z: Tensor, before: Tensor, largest: float) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import platform
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +19,20 @@ logger = logging.getLogger(__name__)
 
 CODE: Final = "code of the network"
 PREPROCESSING: Final = "preprocessing"
+_KNOWN: Final = {
+    "module", "layers", "dataset", "preprocess", "checkpoints", "outputs", "precision",
+    "batch_size", "device", "spec",
+}  # fmt: skip
 
 
 def identity(subject: Subject) -> dict[str, str]:
     """Digests of what is the same in all states of a network: images, code, layers and so on."""
     outputs = None if subject.outputs is None else list(subject.outputs)
     prepare = [code_digest(subject.preprocess), weights_digest(subject.preprocess)]
+    # What else a subject may say of the forward pass counts as it stands.
+    rest = {f.name for f in fields(subject)} - _KNOWN
     return {
+        **{name: digest(getattr(subject, name)) for name in sorted(rest)},
         "images": subject.dataset.digest(),
         PREPROCESSING: digest(prepare),
         CODE: code_digest(subject.module),

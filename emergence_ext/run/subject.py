@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _PATHS: Final = ("data", "weights", "checkpoints", "class_map")  # fields of `SubjectSpec`
 
+_NUMBERS: Final = ("size", "per_class", "random_state")
+
 DIGITS: Final = "digits"
 """The name, in place of a folder, of the left-out digits that the demo looks at."""
 
@@ -187,10 +189,12 @@ class SubjectSpec:
         if not {"data", "model"} <= set(settings) <= known:
             raise ValueError(f"subject: expected data, model and some of {sorted(known)}")
         values = dict(settings)
+        for name, value in values.items():
+            kind = int if name in _NUMBERS else str
+            if value is not None and type(value) is not kind:
+                raise ValueError(f"subject: {name} must be {kind.__name__}, got {value!r:.60}")
         for name in _PATHS:
             value = values.get(name)
-            if value is not None and not isinstance(value, str):
-                raise ValueError(f"subject: expected text as {name}, got {value!r:.60}")
             if value and value != DIGITS and folder is not None and not os.path.isabs(value):
                 # The folder's own name is no pattern.
                 whole = os.path.abspath(folder)

@@ -221,6 +221,8 @@ def _weighed(scene: Scene, run: FinishedRun, values: Shapley | None) -> list[int
 
 
 def _shapley(run: FinishedRun | None) -> Shapley | None:
-    """What `emergence shapley` left in the run; None where it was not called."""
+    """What `emergence shapley` left in the run; None where it was not called, or of another one."""
     path = None if run is None else run.inside.result("shapley")
-    return Shapley.load(path) if path is not None and exists(path) else None
+    if run is None or path is None or not exists(path) or not run.owns(path):
+        return None
+    return Shapley.load(path)
