@@ -130,6 +130,12 @@ def run(
     weights: Weights = None,
     checkpoints: Checkpoints = None,
     layers: Layers = None,
+    last_linear: Annotated[
+        str | None,
+        typer.Option(
+            help="Module whose input is the sample feature; default: the one that gives the output."
+        ),
+    ] = None,
     size: Size = 224,
     preprocess: Preprocess = "auto",
     class_map: ClassMap = None,
@@ -166,7 +172,8 @@ def run(
 
         spec = SubjectSpec(
             data=str(data), model=model, weights=as_text(weights), checkpoints=checkpoints,
-            layers=layers, size=size, preprocess=preprocess, class_map=as_text(class_map),
+            layers=layers, last_linear=last_linear, size=size, preprocess=preprocess,
+            class_map=as_text(class_map),
             per_class=per_class, precision=precision, random_state=seed,
         )  # fmt: skip
         settings = Settings(
@@ -223,7 +230,9 @@ def doctor(
             typer.echo(f"preprocessing, as --preprocess auto takes it: {loaded.preprocess}")
             typer.echo(
                 network.format_report(
-                    network.inspect_model(loaded.module, torch.rand(1, channels, size, size))
+                    network.inspect_model(
+                        loaded.module, torch.rand(1, channels, size, size), loaded.layers
+                    )
                 )
             )
 

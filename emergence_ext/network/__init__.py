@@ -33,7 +33,8 @@ from emergence_ext.network.hooks import (
     recorder,
     regions,
 )
-from emergence_ext.network.layers import suggest_layers
+from emergence_ext.network.layers import last_reached, suggest_layers
+from emergence_ext.network.layout import Layout, read_layouts
 from emergence_ext.network.models import LoadedModel, load_model
 from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.network.receptive import receptive_field, region_boxes
@@ -49,6 +50,7 @@ __all__ = [
     "CheckpointFile",
     "FeatureSet",
     "ForwardPass",
+    "Layout",
     "LoadedModel",
     "Precision",
     "Record",
@@ -68,6 +70,7 @@ __all__ = [
     "in_batches",
     "inspect_model",
     "keep_state",
+    "last_reached",
     "load_checkpoints",
     "load_model",
     "load_weights",
@@ -77,6 +80,7 @@ __all__ = [
     "preprocess",
     "preserved",
     "randomise",
+    "read_layouts",
     "receptive_field",
     "recorder",
     "region_boxes",

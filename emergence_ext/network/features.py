@@ -233,10 +233,7 @@ class ForwardPass:
 
 
 def _head(run: ForwardPass, image: Tensor) -> str:
-    try:
-        name, gives_output = find_head(run.module, image)
-    except ValueError as error:
-        raise ValueError(f"{error} Here: last_linear=NAME.") from None
+    name, gives_output = find_head(run.module, image)
     if not gives_output:
         logger.warning(
             "the output of the network is not that of %r, whose input is taken as sample feature; "

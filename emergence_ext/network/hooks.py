@@ -187,7 +187,8 @@ def find_head(module: nn.Module, images: Tensor) -> tuple[str, bool]:
     if not heads:
         raise ValueError(
             "features: no fully connected layer runs in the network and no convolution gives its "
-            "output, so it is not known what its sample feature is. Name the module that takes it."
+            "output, so it is not known what its sample feature is. Name the module whose input it "
+            "is: `last_linear`."
         )
     return heads[-1].name, False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.network.builtin import vgg_layers
-from emergence_ext.network.hooks import find_head, tensors
-from emergence_ext.network.layout import Layout, readable, strips
-from emergence_ext.network.trace import Call, observed, preserved
+from emergence_ext.network.hooks import find_head, find_layers, tensors
+from emergence_ext.network.layout import Layout, read_layouts, readable, strips
+from emergence_ext.network.trace import Call, check_open, observed, preserved
 
 
 def known_layers(module: nn.Module, source: str, name: str) -> dict[str, str]:
@@ -62,7 +62,7 @@ def suggest_layers(module: nn.Module, example: Tensor, count: int = 5) -> dict[s
     Raises:
         ValueError: no module gives a map or tokens that the output depends on.
     """
-    return suggested(module, survey(module, example), count)
+    return suggested_of(module, survey(module, example), count)
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,19 @@ class Survey:
     Attributes:
         layers: dotted name -> layout, of those that run once and give places of the image, in the
             order in which they end.
-        dead: those of them on whose places the output does not depend; first one first.
+        dead: those of them on whose places the output does not depend.
     """
 
     layers: dict[str, Layout]
     dead: list[str]
+
+    @property
+    def beyond(self) -> str | None:
+        """The first layer from which on the output depends on no place of any."""
+        last = self.alive[-1] if self.alive else None
+        names = list(self.layers)
+        behind = names[names.index(last) + 1 :] if last is not None else []
+        return min(behind, key=lambda name: name.count("."), default=None)
 
     @property
     def alive(self) -> list[str]:
@@ -103,7 +111,7 @@ def survey(module: nn.Module, example: Tensor) -> Survey:
     return Survey(layers, unreached(module, image, layers))
 
 
-def suggested(module: nn.Module, found: Survey, count: int = 5) -> dict[str, str]:
+def suggested_of(module: nn.Module, found: Survey, count: int = 5) -> dict[str, str]:
     """Choose among what `survey` found; see `suggest_layers`."""
     declared = getattr(module, "default_layers", None)
     if isinstance(declared, Mapping):
@@ -165,6 +173,23 @@ def unreached(module: nn.Module, image: Tensor, layers: Mapping[str, Layout]) ->
 _HAND_ON = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 
 
+def last_reached(module: nn.Module, image: Tensor, layers: Sequence[str]) -> str | None:
+    """Return the last of some layers on whose places the output depends; None: there is none.
+
+    Args:
+        module: the network; it comes back as it was.
+        image: `[1, channels, H', W']`, as the network takes it.
+        layers: dotted names.
+
+    Raises:
+        ValueError: an unknown layer, or one that gives no map.
+    """
+    parts = find_layers(module, layers)
+    check_open(module, *parts.values())
+    dead = unreached(module, image, read_layouts(module, image, parts))
+    return next((name for name in reversed(layers) if name not in dead), None)
+
+
 class _End(NamedTuple):
     """A layer that may end a stage; in the order in which they end."""
 
@@ -202,7 +227,7 @@ def _ends(module: nn.Module, found: Survey) -> list[_End]:
 
 
 def _declared(module: nn.Module, ends: list[_End]) -> list[_End]:
-    """Stages by timm's `feature_info`; of one that gives no map itself, the last that does in it."""
+    """Stages by timm's `feature_info`; of one that gives no map itself the last in it that does."""
     entries = getattr(module, "feature_info", None)
     entries = getattr(entries, "info", entries)
     if not isinstance(entries, list | tuple):
@@ -227,9 +252,10 @@ def _stages(ends: list[_End]) -> list[_End]:
             alone = [end for end in alike if not any(_holds(end, stage) for stage in stages)]
             least = min((end.depth for end in alone), default=0)
             stages += [_last([end for end in alone if end.depth == least])] if alone else []
-    # What has a size of its own only deep inside of blocks is a detour of theirs.
+    # What has a size of its own only inside of blocks is a detour of theirs.
     least = min((end.depth for end in stages), default=0)
-    return sorted((end for end in stages if end.depth <= least + 1), key=lambda end: end.place)
+    kept = (end for end in stages if end.depth <= least + (1 if end.block else 0))
+    return sorted(kept, key=lambda end: end.place)
 
 
 def _holds(end: _End, other: _End) -> bool:

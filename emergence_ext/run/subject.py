@@ -36,6 +36,7 @@ class Subject:
         outputs: column of the network's output for each category; None where they are one to one.
         precision, batch_size, device: of the network's forward pass.
         spec: how it was loaded, where it was.
+        last_linear: module whose input is the sample feature; None: the one that gives the output.
     """
 
     module: nn.Module
@@ -48,6 +49,7 @@ class Subject:
     batch_size: int = 32
     device: str = "cpu"
     spec: SubjectSpec | None = None
+    last_linear: str | None = None
 
     def extract(
         self, module: nn.Module | None = None, grid: tuple[int, int] | Literal["last"] = "last"
@@ -64,6 +66,7 @@ class Subject:
             self.layers,
             grid=grid,
             preprocess=self.preprocess,
+            last_linear=self.last_linear,
             outputs=self.outputs,
             precision=self.precision,
             batch_size=self.batch_size,
@@ -81,6 +84,7 @@ class SubjectSpec:
         weights: file of weights; None for those that the network comes with.
         checkpoints: pattern of files instead of weights; the last is the finished network.
         layers: names with commas between; None for the network's own or suggested ones.
+        last_linear: module whose input is the sample feature; None: the one that gives the output.
         size: side of the images in pixels.
         preprocess: as `network.preprocess` takes it, or "auto".
         class_map: JSON file from folder names to columns of the output.
@@ -94,6 +98,7 @@ class SubjectSpec:
     weights: str | None = None
     checkpoints: str | None = None
     layers: str | None = None
+    last_linear: str | None = None
     size: int = 224
     preprocess: str = "auto"
     class_map: str | None = None
@@ -135,6 +140,7 @@ class SubjectSpec:
             ),
             precision=self.precision,  # type: ignore[arg-type]
             device=device,
+            last_linear=self.last_linear,
             spec=replace(self, preprocess=name),
         )
 
