@@ -148,7 +148,8 @@ def unreached(module: nn.Module, image: Tensor, layers: Mapping[str, Layout]) ->
     parts = {name: module.get_submodule(name) for name in layers}
     try:
         with torch.enable_grad(), preserved(module), observed(parts, after=keep):
-            result = module(strips(image)[1:3].requires_grad_().clone())
+            images = strips(image)[1:3].requires_grad_()
+            result = module(images.clone())
             # Weighed, as the sum of a softmax depends on nothing.
             z = [x for x in tensors(result) if x.is_floating_point() and x.requires_grad]
             total = sum(
@@ -158,7 +159,9 @@ def unreached(module: nn.Module, image: Tensor, layers: Mapping[str, Layout]) ->
             taken = {name: x for name, x in outputs.items() if x.requires_grad}
             if not z or not taken:
                 return []
-            gradients = torch.autograd.grad(total, list(taken.values()), allow_unused=True)
+            own, *gradients = torch.autograd.grad(
+                total, [images, *taken.values()], allow_unused=True
+            )
     except RuntimeError:
         return []
     reached = {
@@ -166,8 +169,9 @@ def unreached(module: nn.Module, image: Tensor, layers: Mapping[str, Layout]) ->
         for name, gradient in zip(taken, gradients, strict=True)
         if gradient is not None and bool(layers[name].as_map(gradient).any())
     }
-    # Where nothing is reached the weights stop it (a head of zeros), not what the network is.
-    return [name for name in layers if name not in reached] if reached else []
+    # Where not even the image counts, the weights stop it (a head of zeros), not the architecture.
+    counts = own is not None and bool(own.any())
+    return [name for name in layers if name not in reached] if counts else []
 
 
 _HAND_ON = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)

@@ -239,7 +239,6 @@ def test_live_statistics_are_reported() -> None:
 # Architecture -> side of its images, and, where it was looked up in the code, what its stages are.
 SMALL: dict[str, tuple[int, list[str] | None]] = {
     "torchvision:squeezenet1_1": (96, None),
-    "torchvision:shufflenet_v2_x0_5": (96, None),
     "timm:test_vit": (64, ["blocks.0", "blocks.1", "blocks.2", "blocks.3", "blocks.4"]),
     "timm:test_convnext": (96, ["stages.0", "stages.1", "stages.2", "stages.3"]),
     "timm:test_efficientnet": (96, None),
@@ -254,7 +253,7 @@ LARGE: dict[str, tuple[int, list[str] | None]] = {
         for name in (
             "alexnet", "vgg11_bn", "resnet18", "densenet121", "googlenet", "mobilenet_v2",
             "mobilenet_v3_small", "mnasnet0_5", "efficientnet_b0", "regnet_y_400mf",
-            "convnext_tiny",
+            "convnext_tiny", "shufflenet_v2_x0_5",
         )
     },
     "timm:swin_tiny_patch4_window7_224": (224, ["layers.0", "layers.1", "layers.2", "layers.3"]),
