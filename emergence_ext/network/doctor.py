@@ -108,7 +108,7 @@ def inspect_model(
             fields[name] = receptive_field(module, dotted, size)
         except (RuntimeError, TypeError, ValueError) as error:
             problems.append(f"no receptive field for layer {dotted!r}: {error}")
-    layers = [
+    parts = [
         LayerInfo(
             name=name,
             kind=type(part).__name__,
@@ -122,7 +122,7 @@ def inspect_model(
     in_place = [name for name, part in _relus(module) if getattr(part, "inplace", False) and name]
     shared = [name for name, _ in _relus(module) if watch.runs.get(name, 0) > 1]
     report = ModelReport(
-        layers=layers,
+        layers=parts,
         in_place=in_place,
         shared=shared,
         functional=[(owner, function, n) for (owner, function), n in watch.functional.items()],

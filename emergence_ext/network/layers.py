@@ -28,9 +28,9 @@ def known_layers(module: nn.Module, source: str, name: str) -> dict[str, str]:
     Returns:
         Name to show -> dotted name, in the order in which they run.
     """
-    declared = getattr(module, "default_layers", None)
-    if isinstance(declared, Mapping):
-        return dict(declared)
+    own = getattr(module, "default_layers", None)
+    if isinstance(own, Mapping):
+        return dict(own)
     if source != "torchvision":
         return {}
     if name.startswith("vgg"):
@@ -122,9 +122,10 @@ def suggested_of(module: nn.Module, found: Survey, count: int = 5) -> dict[str, 
             "module: no submodule gives a map [B, K, H, W] or tokens [B, T, K] that the output "
             "depends on, so no layer can be suggested"
         )
-    stages = _declared(module, ends) or _stages(ends)
+    declared = _declared(module, ends)
+    stages = declared or _stages(ends)
     names = [end.name for end in stages][-count:]
-    if len({end.grid for end in stages}) < 3:
+    if len({end.grid for end in stages}) < (2 if len(declared) > 1 else 3):
         names = _evenly(module, [end.name for end in ends], count) or names
     return {name: name for name in names}
 
@@ -152,13 +153,11 @@ def unreached(module: nn.Module, image: Tensor, layers: Mapping[str, Layout]) ->
             result = module(images.clone())
             # Weighed, as the sum of a softmax depends on nothing.
             z = [x for x in tensors(result) if x.is_floating_point() and x.requires_grad]
-            total = sum(
-                (x.double() * torch.linspace(1, 2, x.numel(), device=x.device).view(x.shape)).sum()
-                for x in z
-            )
             taken = {name: x for name, x in outputs.items() if x.requires_grad}
             if not z or not taken:
                 return []
+            flat = torch.cat([x.flatten().double() for x in z])
+            total = (flat * torch.linspace(1, 2, len(flat), device=flat.device)).sum()
             own, *gradients = torch.autograd.grad(
                 total, [images, *taken.values()], allow_unused=True
             )

@@ -289,11 +289,12 @@ class Reader:
     def _expected(self, call: Call, change: Tensor) -> Layout | None:
         """The reading by what the module is, is given or follows, where the image says nothing."""
         taken = next((x for x in call.inputs if isinstance(x, Tensor)), None)
-        layout = _by_kind(call)
-        if layout is None and taken is not None and taken.ndim == change.ndim:
-            layout = self._best(_change(taken)) if len(taken) == IMAGES else None
-        layout = layout or self.latest
-        if layout is None or layout not in set(self._readings(change.shape)):
+        candidates = [_by_kind(call), self.latest]
+        if taken is not None and taken.ndim == change.ndim and len(taken) == IMAGES:
+            candidates.insert(1, self._best(_change(taken)))
+        possible = set(self._readings(change.shape))
+        layout = next((layout for layout in candidates if layout in possible), None)
+        if layout is None:
             return None
         _, spread = _noticed(layout.as_map(change[1:]).sum(1))
         by_chance = float(change[0].sum()) > _CHANCE * float(change[1:].mean(0).sum())
