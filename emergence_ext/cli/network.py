@@ -145,6 +145,12 @@ def run(
     split: Split = None,
     checkpoints: Checkpoints = None,
     layers: Layers = None,
+    last_linear: Annotated[
+        str | None,
+        typer.Option(
+            help="Module whose input is the sample feature; default: the one that gives the output."
+        ),
+    ] = None,
     size: Size = None,
     preprocess: Preprocess = "auto",
     class_map: ClassMap = None,
@@ -189,7 +195,7 @@ def run(
             data=str(data), model=model, weights=as_text(weights), checkpoints=checkpoints,
             layers=layers, size=size, preprocess=preprocess, class_map=as_text(class_map),
             per_class=per_class, precision=precision, output=output, split=split,
-            random_state=seed,
+            last_linear=last_linear,             random_state=seed,
         )  # fmt: skip
         settings = Settings(
             dim=dim, alpha=alpha, temperature=temperature, tau=tau, region_images=region_images,
@@ -254,7 +260,9 @@ def doctor(
             echo(f"network: {model}, {loaded.description}")
             auto = origin.preprocess or loaded.preprocess
             echo(f"preprocessing, as --preprocess auto takes it: {auto}")
-            echo_lines(network.format_report(network.inspect_model(loaded.module, example)))
+            echo_lines(
+                network.format_report(network.inspect_model(loaded.module, example, loaded.layers))
+            )
 
 
 def _kept_epochs(epochs: int) -> list[int]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from emergence_ext.lookinside.targets import Target, check_batch, target_columns
+from emergence_ext.lookinside.targets import Target, check_batch, nothing_of, target_columns
 from emergence_ext.lookup import optional
 from emergence_ext.method import spearman
 from emergence_ext.network import AsModules, Watch, above, classify, preserved, randomise
@@ -42,7 +42,8 @@ def saliency(module: nn.Module, inputs: Tensor, target: Target, *, batch_size: i
         `[n, channels, H', W']`.
 
     Raises:
-        ValueError: no gradient reaches the inputs, or what `target_columns` says.
+        ValueError: no gradient reaches the inputs, or it is zero everywhere, or what
+            `target_columns` says.
         ImportError: captum is absent.
     """
     method = _captum().Saliency(partial(classify, module))
@@ -168,7 +169,8 @@ def grad_cam(
         `[n, H, W]`, signed.
 
     Raises:
-        ValueError: an unknown layer, one without maps, or what `target_columns` says.
+        ValueError: an unknown layer, one without maps, one on whose maps the output does not
+            depend, or what `target_columns` says.
         ImportError: captum is absent.
     """
     columns = target_columns(module, inputs, target)
@@ -178,7 +180,10 @@ def grad_cam(
         with above(module, layer, x) as part:
             grid = (part.maps.shape[2], part.maps.shape[3])
             parts.append(pooled_grad_cam(part, column, grid).unflatten(1, grid))
-    return torch.cat(parts)
+    heat = torch.cat(parts)
+    if not heat.any():
+        raise ValueError(nothing_of(layer))
+    return heat
 
 
 def magnitude(attributions: Tensor) -> Tensor:
@@ -281,7 +286,13 @@ def _of_batches(
                 raise
             attribution = attribution.detach().cpu()
             parts.append(attribution.float() if attribution.dtype.itemsize < 4 else attribution)
-    return torch.cat(parts)
+    attributions = torch.cat(parts)
+    if not attributions.any():
+        raise ValueError(
+            "module: what comes back from its output is zero everywhere in all of these inputs, so "
+            "there is nothing to see: its output does not depend on them, or is saturated"
+        )
+    return attributions
 
 
 @contextmanager

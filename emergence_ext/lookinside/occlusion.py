@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from emergence_ext.lookinside.targets import Target, check_batch, target_columns
+from emergence_ext.lookinside.targets import Target, check_batch, nothing_of, target_columns
 from emergence_ext.network import above, classify, preserved, region_cells
 
 Size = int | tuple[int, int]
@@ -142,8 +142,9 @@ def region_occlusion(
         perturbations_per_eval: regions in one forward pass.
 
     Raises:
-        ValueError: a layer without maps, a map that is smaller than the grid, a batch below 1,
-            logits that are not finite, or what `target_columns` says.
+        ValueError: a layer without maps or on whose maps the output does not depend, a map that is
+            smaller than the grid, a batch below 1, logits that are not finite, or what
+            `target_columns` says.
     """
     columns = target_columns(module, inputs, target)
     check_batch("perturbations_per_eval", perturbations_per_eval)
@@ -160,7 +161,11 @@ def region_occlusion(
                 logits.append(_logits(part, batch, columns[i].expand(len(batch)), len(batch)))
     boxes = torch.stack([_box(cells == r) for r in range(H * W)])
     shape = (len(inputs), H, W)
-    return _occlusion(torch.cat(logits), torch.cat(whole), shape, boxes.unflatten(0, (H, W)))
+    hidden, shown = torch.cat(logits), torch.cat(whole)
+    change = (hidden[:, 2].view(len(inputs), -1) - shown[:, 2:]).abs().max()
+    if change <= 1e-6 * shown[:, 2].abs().max():  # rounding
+        raise ValueError(nothing_of(layer))
+    return _occlusion(hidden, shown, shape, boxes.unflatten(0, (H, W)))
 
 
 def _windows(size: torch.Size, shape: Size, strides: Size | None) -> Tensor:

@@ -108,3 +108,12 @@ def dataset_logits(
             check_finite(z, "the logits", samples.names[batch])
             parts.append(z.cpu())
     return torch.cat(parts)
+
+
+def nothing_of(layer: str) -> str:
+    """Say that a picture of a layer would be empty."""
+    return (
+        f"layer: the output does not depend on the patches after {layer!r} in any of these inputs, "
+        "so there is nothing to see, as in the last block of a network that reads its class token "
+        "alone. Choose a layer before it."
+    )

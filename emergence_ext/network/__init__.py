@@ -42,7 +42,8 @@ from emergence_ext.network.hooks import (
     regions,
 )
 from emergence_ext.network.identity import code_digest, weights_digest
-from emergence_ext.network.layers import suggest_layers
+from emergence_ext.network.layers import last_reached, suggest_layers
+from emergence_ext.network.layout import Layout, read_layouts
 from emergence_ext.network.models import LoadedModel, load_model
 from emergence_ext.network.origin import Origin, read_origin
 from emergence_ext.network.preprocessing import preprocess
@@ -60,6 +61,7 @@ __all__ = [
     "CheckpointFile",
     "FeatureSet",
     "ForwardPass",
+    "Layout",
     "LoadedModel",
     "Origin",
     "Precision",
@@ -86,6 +88,7 @@ __all__ = [
     "input_channels",
     "inspect_model",
     "keep_state",
+    "last_reached",
     "load_checkpoints",
     "load_model",
     "load_pretrained",
@@ -97,6 +100,7 @@ __all__ = [
     "preprocess",
     "preserved",
     "randomise",
+    "read_layouts",
     "read_origin",
     "receptive_field",
     "recorder",

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from emergence_ext.lookup import optional
 from emergence_ext.network.calling import classify, forward, logits, preserved
-from emergence_ext.network.hooks import as_map, find_layers, recorder, regions
-from emergence_ext.network.trace import observed
+from emergence_ext.network.hooks import find_layers, recorder, regions
+from emergence_ext.network.layout import Layout
+from emergence_ext.network.trace import Call, observed
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Above:
         layer: the layer's dotted name.
         images: `[n, 3, H', W']`, as the network takes them.
         maps: what the layer makes of them, `[n, K, H, W]`.
-        ahead: tokens in front of those that are the map (a class token), `[n, skip, K]`; they stay
+        ahead: tokens in front of those that are the map (a class token), `[n, K, skip]`; they stay
             what they are whatever the map is.
         layout: how the layer itself gives its maps.
         alone: whether the logits depend on the images through this layer only. Then what lies below
@@ -37,7 +37,7 @@ class Above:
     images: Tensor
     maps: Tensor
     ahead: Tensor | None
-    layout: Literal["map", "channels last", "tokens"]
+    layout: Layout
     alone: bool = False
 
     def __call__(self, maps: Tensor) -> Tensor:
@@ -47,15 +47,9 @@ class Above:
         """
         times = len(maps) // len(self.images)
         images = self.images[:1] if self.alone else self.images.repeat(times, 1, 1, 1)
-        # Copies, because a ReLU above the layer may work in place.
-        if self.layout == "tokens":
-            output = maps.flatten(2).transpose(1, 2)
-            ahead = output[:, :0] if self.ahead is None else self.ahead.repeat(times, 1, 1)
-            output = torch.cat([ahead, output], dim=1)
-        elif self.layout == "channels last":
-            output = maps.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
-        else:
-            output = maps.clone(memory_format=torch.channels_last)
+        ahead = None if self.ahead is None else self.ahead.repeat(times, 1, 1)
+        # A copy, because a ReLU above the layer may work in place.
+        output = self.layout.restore(maps, ahead)
         (layer,) = find_layers(self.module, [self.layer]).values()
         handle = layer.register_forward_hook(lambda *_: output)
         try:
@@ -75,8 +69,7 @@ def above(module: nn.Module, layer: str, images: Tensor) -> Iterator[Above]:
 
     Args:
         module: the network; modes and the global random state are given back on leaving.
-        layer: dotted name of a layer that gives maps `[B, K, H, W]` or `[B, H, W, K]`, or tokens
-            `[B, T, K]`, where `T - 1` is a square after a class token.
+        layer: dotted name of a layer that gives maps or tokens (`layout.py`).
         images: `[n, 3, H', W']`, as the network takes them.
 
     Raises:
@@ -84,26 +77,22 @@ def above(module: nn.Module, layer: str, images: Tensor) -> Iterator[Above]:
             map, or a network whose output is not logits.
     """
     with preserved(module):
-        outputs: list[Tensor] = []
+        ahead: list[Tensor | None] = []
+
+        def keep_ahead(call: Call) -> None:
+            layout = record.layouts.get(layer)  # none yet while it is being read
+            if layout is not None:
+                ahead[:] = [layout.ahead(call.output.clone())]
+
         with (
             torch.no_grad(),
-            recorder(module, [layer], keep=lambda output: as_map(output).clone()) as record,
-            observed(
-                find_layers(module, [layer]), after=lambda call: outputs.append(call.output.clone())
-            ),
+            recorder(module, [layer]) as record,
+            observed(find_layers(module, [layer]), after=keep_ahead),
         ):
             classify(module, images)
-        if not outputs:
+        if layer not in record.outputs:
             raise ValueError(f"layer: {layer!r} never runs in the forward pass")
-        output, maps = outputs[0], record.outputs[layer]
-        ahead = None
-        layout: Literal["map", "channels last", "tokens"] = "map"
-        if output.ndim == 3:
-            layout, skip = "tokens", output.shape[1] - maps.shape[2] * maps.shape[3]
-            ahead = output[:, :skip] if skip else None
-        elif not torch.equal(output, maps):
-            layout = "channels last"
-        part = Above(module, layer, images, maps, ahead, layout)
+        part = Above(module, layer, images, record.outputs[layer], ahead[0], record.layouts[layer])
         yield replace(part, alone=_is_alone(part))
 
 

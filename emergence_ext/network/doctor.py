@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext._version import __version__
-from emergence_ext.network.hooks import find_head
-from emergence_ext.network.layers import suggest_layers
+from emergence_ext.network.hooks import find_head, live_statistics
+from emergence_ext.network.layers import suggested_of, survey
 from emergence_ext.network.receptive import ReceptiveField, receptive_field
 from emergence_ext.network.rectifiers import RELU_MODULES, Watch
 from emergence_ext.ops import build_info, why_not_fused
@@ -55,6 +55,9 @@ class ModelReport:
         head: module whose input is the sample feature; None where no `nn.Linear` runs.
         head_gives_output: whether that module's output is the network's.
         suggested: name -> dotted name of the layers to analyse.
+        beyond: the layer from which on the output depends on no place of the image any more, as it
+            reads the class token alone; None where it depends on the last.
+        live: normalisations that use statistics of the batch in eval mode too.
         fields: name -> receptive field of the suggested layers that have one.
         warnings: what to do about the above, in sentences.
     """
@@ -70,15 +73,21 @@ class ModelReport:
     head_gives_output: bool
     suggested: dict[str, str]
     fields: dict[str, ReceptiveField]
+    beyond: str | None
+    live: list[str]
     warnings: list[str]
 
 
-def inspect_model(module: nn.Module, example: Tensor) -> ModelReport:
+def inspect_model(
+    module: nn.Module, example: Tensor, layers: Mapping[str, str] | None = None
+) -> ModelReport:
     """Run a network once on an example and report what matters for its analysis.
 
     Args:
         module: the network; it comes back as it was.
         example: images `[B, 3, height, width]` as the network takes them.
+        layers: name -> dotted name of those that are known (`LoadedModel.layers`); by default, or
+            where there are none, those of `suggest_layers`.
 
     Raises:
         ValueError: no layer that could be analysed.
@@ -89,7 +98,8 @@ def inspect_model(module: nn.Module, example: Tensor) -> ModelReport:
         head, gives_output = find_head(module, example)
     except ValueError:
         head, gives_output = None, False
-    suggested = suggest_layers(module, example)
+    found = survey(module, example)
+    suggested = dict(layers or suggested_of(module, found))
     fields = {}
     problems = []
     for name, dotted in suggested.items():
@@ -98,7 +108,7 @@ def inspect_model(module: nn.Module, example: Tensor) -> ModelReport:
             fields[name] = receptive_field(module, dotted, size)
         except (RuntimeError, TypeError, ValueError) as error:
             problems.append(f"no receptive field for layer {dotted!r}: {error}")
-    layers = [
+    parts = [
         LayerInfo(
             name=name,
             kind=type(part).__name__,
@@ -112,7 +122,7 @@ def inspect_model(module: nn.Module, example: Tensor) -> ModelReport:
     in_place = [name for name, part in _relus(module) if getattr(part, "inplace", False) and name]
     shared = [name for name, _ in _relus(module) if watch.runs.get(name, 0) > 1]
     report = ModelReport(
-        layers=layers,
+        layers=parts,
         in_place=in_place,
         shared=shared,
         functional=[(owner, function, n) for (owner, function), n in watch.functional.items()],
@@ -123,6 +133,8 @@ def inspect_model(module: nn.Module, example: Tensor) -> ModelReport:
         head_gives_output=gives_output,
         suggested=suggested,
         fields=fields,
+        beyond=found.beyond,
+        live=live_statistics(module),
         warnings=problems,
     )
     problems.extend(_advice(report))
@@ -251,8 +263,20 @@ def _advice(report: ModelReport) -> list[str]:
             "there are functional ReLUs: hooks on ReLU modules, by which guided backpropagation "
             "and deconvolution are usually made, miss them (those of emergence look do not)"
         )
+    if report.beyond is not None:
+        advice.append(
+            f"the output does not depend on the patches after {report.beyond!r}, as where a class "
+            "token alone is read: Grad-CAM and what else goes by the output show nothing there"
+        )
+    if report.live:
+        advice.append(
+            f"{_listed(report.live)} use statistics of the batch in eval mode too: what the "
+            "network gives for an image depends on the images beside it"
+        )
     if report.head is None:
-        advice.append("no nn.Linear runs in the network, so there is no sample feature")
+        advice.append(
+            "no nn.Linear runs and no convolution gives the output, so there is no sample feature"
+        )
     elif not report.head_gives_output:
         advice.append(
             f"the network's output is not that of {report.head!r}: does it end in a softmax? "

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from emergence_ext.data import MapStyle, Samples, as_samples
 from emergence_ext.network.batches import in_batches
 from emergence_ext.network.calling import classify, fitted, preserved
-from emergence_ext.network.hooks import as_map, find_head, find_layers, recorder, regions
+from emergence_ext.network.hooks import (
+    find_head,
+    find_layers,
+    live_statistics,
+    recorder,
+    regions,
+)
+from emergence_ext.network.layout import Layout, read_layouts, strips
 from emergence_ext.settings import Precision
 from emergence_ext.store import Saved
 
@@ -120,16 +127,18 @@ def extract(
     """Run a network once over a data set and keep regional features, sample features and logits.
 
     The module is run in eval mode without gradients and comes back as it was. A layer's output is
-    taken as the module gives it: name modules whose output is after the ReLU. Tokens `[B, T, K]`
-    are regions too; where `T - 1` is a square the first one is the class token and is dropped.
+    taken as the module gives it: name modules whose output is after the ReLU. Tokens are regions
+    too, without those in front that are no places. Which axes are places, and that they are those
+    of the image in the order of rows, is found by changing strips of the first image (`layout.py`).
 
     Args:
         module: the network, images `[B, 3, H, W]` to logits `[B, C]`.
         dataset: map-style, (image `[3, H, W]` in 0..1, label); see `data.as_samples`.
         layers: dotted names, or the name to use -> dotted name; first to last layer.
         preprocess: applied to every batch of images before the network.
-        last_linear: module whose input is the sample feature; by default the last `nn.Linear` that
-            runs and gives the network's output. An input `[B, E, H, W]` is averaged over positions.
+        last_linear: module whose input is the sample feature; by default the fully connected layer
+            or convolution that gives the network's output (`find_head`). An input with places is
+            averaged over them.
         outputs: columns of the network's output that are the categories, in their order.
         grid: `(H, W)` that every layer is resized to by adaptive average pooling; `"last"` takes
             that of the last listed layer.
@@ -151,9 +160,13 @@ def extract(
     samples = as_samples(dataset)
     with preserved(module), moved_to(module, device) as target, torch.no_grad():
         run = ForwardPass(module, preprocess, outputs, precision, target)
-        head = last_linear or _head(run, samples)
-        shape, categories = _probe(run, samples, named, head, grid, _has_categories(dataset))
-        arrays = _stream(run, samples, named, head, shape, batch_size, random_state)
+        first = run.prepared(run.images(samples, slice(1)))
+        head = last_linear or _head(run, first)
+        layouts = read_layouts(module, first, find_layers(module, named.values()))
+        shape, categories = _probe(
+            run, samples, named, head, layouts, grid, _has_categories(dataset)
+        )
+        arrays = _stream(run, samples, named, head, layouts, shape, batch_size, random_state)
     return FeatureSet(
         layers={name: arrays[f"layer {name!r}"] for name in named},
         grid=shape,
@@ -213,12 +226,12 @@ class ForwardPass:
         return result[:, list(self.outputs)].float()
 
 
-def _head(run: ForwardPass, samples: Samples) -> str:
-    name, gives_output = find_head(run.module, run.prepared(run.images(samples, slice(1))))
+def _head(run: ForwardPass, image: Tensor) -> str:
+    name, gives_output = find_head(run.module, image)
     if not gives_output:
         logger.warning(
-            "the output of the network is not that of its last fully connected layer %r; if it "
-            "ends in a softmax, its outputs are no logits",
+            "the output of the network is not that of %r, whose input is taken as sample feature; "
+            "if it ends in a softmax, its outputs are no logits",
             name,
         )
     return name
@@ -229,18 +242,34 @@ def _probe(
     samples: Samples,
     named: dict[str, str],
     head: str,
+    layouts: Mapping[str, Layout],
     grid: Grid,
     has_categories: bool,
 ) -> tuple[tuple[int, int], list[str]]:
-    """Grid and categories, from a pass over one image that also finds unusable layers."""
+    """Grid and categories, from passes over two images that also find what is not usable."""
+    images = strips(run.images(samples, slice(1)))
     with recorder(
-        run.module, named.values(), inputs=[head], keep=lambda output: as_map(output).shape[2:]
+        run.module,
+        named.values(),
+        inputs=[head],
+        keep=lambda maps: maps.shape[2:],
+        layouts=layouts,
     ) as record:
-        z = run.logits(run.images(samples, slice(1)))
+        z, other = (_logits_of_pair(run, images[[0, k]]) for k in (2, 4))
     silent = [name for name in named.values() if name not in record.outputs]
     silent += [head] if head not in record.inputs else []
     if silent:
         raise ValueError(f"features: layer {silent[0]!r} never runs in the forward pass")
+    f = flat_features(record.inputs[head], head)
+    for what, part in (("the sample feature", f), ("the logits", z)):
+        _check_batch(part, what, (2, *part.shape[1:]))
+    if not torch.allclose(z[0], other[0], 1e-3, 1e-4 * float(z.abs().max())):
+        live = live_statistics(run.module)
+        logger.warning(
+            "what the network gives for an image depends on the other images of its batch, and so "
+            "does the result%s",
+            f": {', '.join(live)} use statistics of the batch" if live else "",
+        )
     if grid == "last":
         height, width = record.outputs[list(named.values())[-1]]
     else:
@@ -257,11 +286,26 @@ def _probe(
     return (int(height), int(width)), categories
 
 
+def _logits_of_pair(run: ForwardPass, images: Tensor) -> Tensor:
+    torch.manual_seed(0)  # so that a network that draws numbers draws the same for either pair
+    return run.logits(images)
+
+
+def _check_batch(part: Tensor, what: str, expected: Sequence[int]) -> None:
+    """Refuse what has another shape, before it is copied to images that it is not of."""
+    if list(part.shape) != list(expected):
+        raise ValueError(
+            f"features: {what} has shape {list(part.shape)} for {expected[0]} images, expected "
+            f"{list(expected)}: one row for each image"
+        )
+
+
 def _stream(
     run: ForwardPass,
     samples: Samples,
     named: dict[str, str],
     head: str,
+    layouts: Mapping[str, Layout],
     grid: tuple[int, int],
     batch_size: int,
     random_state: int,
@@ -269,7 +313,7 @@ def _stream(
     """Fill the result arrays batch by batch."""
     arrays: dict[str, Tensor] = {}
     keep = partial(regions, grid=grid)
-    with recorder(run.module, named.values(), inputs=[head], keep=keep) as record:
+    with recorder(run.module, named.values(), inputs=[head], keep=keep, layouts=layouts) as record:
         torch.manual_seed(random_state)
         for batch, z in in_batches(
             lambda batch: run.logits(run.images(samples, batch)),
@@ -281,6 +325,8 @@ def _stream(
             parts["the sample feature"] = flat_features(record.inputs[head], head)
             parts["the logits"] = z
             for what, part in parts.items():
+                row = arrays[what].shape[1:] if what in arrays else part.shape[1:]
+                _check_batch(part, what, (batch.stop - batch.start, *row))
                 check_finite(part, what, samples.names[batch])
                 if what not in arrays:
                     arrays[what] = torch.empty((len(samples), *part.shape[1:]))
@@ -289,16 +335,19 @@ def _stream(
 
 
 def flat_features(f: Tensor, head: str) -> Tensor:
-    """Give the input of the last linear layer as `[B, E]`; a map is averaged over its places.
+    """Give the input of the last linear layer as `[B, E]`, averaged over places and tokens.
 
     Raises:
         ValueError: another shape.
     """
     if f.ndim == 4:
         return f.float().mean(dim=(2, 3))
+    if f.ndim == 3:
+        return f.float().mean(dim=1)
     if f.ndim != 2:
         raise ValueError(
-            f"last_linear: the input of {head!r} has shape {list(f.shape)}, expected [B, E]"
+            f"features: the input of {head!r} has shape {list(f.shape)}, expected the sample "
+            "feature [B, E]"
         )
     return f.float()
 

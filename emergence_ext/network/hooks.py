@@ -7,17 +7,19 @@ Hooks live only inside the `with` block of `recorder`. A layer is a dotted name 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from emergence_ext.lookup import nearest
-from emergence_ext.network.calling import logits, preserved
+from emergence_ext.network.calling import preserved
+from emergence_ext.network.layout import Layout, read_layouts
 from emergence_ext.network.trace import Call, check_open, observed, trace
 
 
@@ -27,11 +29,13 @@ class Record:
 
     Attributes:
         outputs: layer name -> what `keep` made of the layer's output.
-        inputs: module name -> copy of the module's first input.
+        inputs: module name -> copy of the module's first input, channels first.
+        layouts: layer name -> how the layer itself gives its map.
     """
 
     outputs: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, Tensor] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
 
 
 def find_layers(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
@@ -61,8 +65,9 @@ def recorder(
     *,
     inputs: Iterable[str] = (),
     keep: Callable[[Tensor], Any] = torch.clone,
+    layouts: Mapping[str, Layout] | None = None,
 ) -> Iterator[Record]:
-    """Record the outputs of layers at every forward pass in the block, in eval mode.
+    """Record the outputs of layers as maps at every forward pass in the block, in eval mode.
 
     Gradients flow through the recorded copies. On leaving the block, however it is left, the hooks
     are gone and the training mode of every submodule and the global random state are as they were.
@@ -71,38 +76,57 @@ def recorder(
         module: the network.
         names: dotted names of the layers.
         inputs: dotted names of modules whose first input is recorded too.
-        keep: what to keep of an output `[B, K, H, W]` or `[B, T, K]`. It is called at once, and
-            must copy: a ReLU after the layer may work in place.
+        keep: what to keep of a map `[B, K, H, W]`, which is also what tokens become. It is called
+            at once, and must copy: a ReLU after the layer may work in place.
+        layouts: how the layers give their maps; by default `read_layouts` of the first image of the
+            first pass, and again where tokens are those of images of another size.
 
     Raises:
         ValueError: an unknown layer, or what `check_open` says; in a forward pass, a layer that
-            runs twice or whose output is no tensor of three or four dimensions.
+            runs twice or whose output is no map of the image.
     """
-    record = Record()
-    image_size: list[int] = []
+    record = Record(layouts=dict(layouts or {}))
+    size: list[int] = []
+    reading = False
 
     def begin(call: Call) -> None:
+        nonlocal reading
         record.outputs.clear()
         record.inputs.clear()
         batch = call.inputs[0] if call.inputs else None
-        image_size[:] = batch.shape[2:] if isinstance(batch, Tensor) and batch.ndim == 4 else ()
+        if layouts is not None or reading or not layers:
+            return
+        if not isinstance(batch, Tensor) or batch.ndim != 4:
+            raise ValueError(f"module: takes {_shape(batch)}, expected images [B, channels, H, W]")
+        tokens = any(layout.axes.startswith("tokens") for layout in record.layouts.values())
+        if size and (not tokens or size == list(batch.shape[1:])):
+            return
+        size[:] = batch.shape[1:]
+        reading = True
+        try:
+            record.layouts.update(read_layouts(module, batch[:1], layers))
+        finally:
+            reading = False
 
     def store_output(call: Call) -> None:
+        if reading:
+            return
         _once(call.name, record.outputs)
-        if not isinstance(call.output, Tensor) or call.output.ndim not in (3, 4):
-            raise ValueError(
-                f"features: layer {call.name!r} gives {_shape(call.output)}, expected a map "
-                "[B, K, H, W] or tokens [B, T, K]. Choose a layer before the pooling."
-            )
-        record.outputs[call.name] = keep(_channels_first(call.output, image_size))
+        maps = record.layouts[call.name].as_map(call.output)
+        record.outputs[call.name] = keep(maps)
 
     def store_input(call: Call) -> None:
+        if reading:
+            return
         _once(call.name, record.inputs)
         if not call.inputs or not isinstance(call.inputs[0], Tensor):
             raise ValueError(
                 f"features: module {call.name!r} takes no tensor as its first argument"
             )
-        record.inputs[call.name] = call.inputs[0].clone()
+        taken = call.inputs[0]
+        if isinstance(call.module, nn.Linear) and taken.ndim == 4:
+            taken = taken.permute(0, 3, 1, 2)
+        record.inputs[call.name] = taken.clone()
 
     layers, takers = find_layers(module, names), find_layers(module, inputs)
     check_open(module, *layers.values(), *takers.values())
@@ -115,37 +139,77 @@ def recorder(
         yield record
 
 
-def find_head(module: nn.Module, images: Tensor) -> tuple[str, bool]:
-    """Return the last fully connected layer and whether its output is the network's.
+def tensors(output: Any) -> Iterator[Tensor]:
+    """Give the tensors of a network's output, in tuples, lists and mappings of any nesting."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping | tuple | list):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            yield from tensors(part)
 
-    Of the `nn.Linear` that run, the last one that gives the network's output, else the last one.
+
+def find_head(module: nn.Module, images: Tensor) -> tuple[str, bool]:
+    """Return the module whose input is the sample feature and whether it gives the output.
+
+    That is, of the fully connected layers and convolutions that run, the last one that gives the
+    network's output, as it is or averaged over places (SqueezeNet); the first of several whose
+    outputs are averaged or added up (the distillation token of DeiT); else the last with as many
+    outputs as the network, or the last `nn.Linear`.
 
     Args:
         module: the network.
-        images: a batch `[B, 3, H, W]`, already preprocessed.
+        images: a batch `[B, channels, H, W]`, already preprocessed.
 
     Raises:
-        ValueError: no `nn.Linear` runs, or what `check_open` says.
+        ValueError: none of them runs, or what `check_open` says.
     """
-    linear: list[Call] = []
+    calls: list[Call] = []
 
-    def keep_linear(call: Call) -> None:
-        if isinstance(call.module, nn.Linear):
-            linear.append(call)
+    def keep(call: Call) -> None:
+        if isinstance(call.module, nn.Linear | nn.Conv2d) and isinstance(call.output, Tensor):
+            # A copy: a ReLU after it may work in place.
+            calls.append(replace(call, output=call.output.clone()))
 
-    result = trace(module, images, after=keep_linear)
-    with suppress(ValueError):  # a tuple or dict that holds the logits
-        result = logits(result)
-    if not linear:
+    results = [x for x in tensors(trace(module, images, after=keep)) if x.ndim == 2]
+    heads: list[Call] = []
+    if results:
+        z = results[0]
+        found = [call for call in calls if z.shape in {x.shape for x in _pooled(call)}]
+        for call in reversed(found):
+            if any(x.shape == z.shape and torch.allclose(x, z, 1e-4, 1e-6) for x in _pooled(call)):
+                return call.name, True
+        heads = [call for call in found if call.output.shape == z.shape]
+        if len(heads) > 1:
+            total = sum(call.output for call in heads)
+            if any(torch.allclose(x, z, 1e-4, 1e-6) for x in (total, total / len(heads))):
+                return heads[0].name, True
+        heads = found
+    heads = heads or [call for call in calls if isinstance(call.module, nn.Linear)]
+    if not heads:
         raise ValueError(
-            "features: no nn.Linear runs in the network, so it has no last fully connected layer. "
-            "Name the module whose input is the sample feature (`last_linear`)."
+            "features: no fully connected layer runs in the network and no convolution gives its "
+            "output, so it is not known what its sample feature is. Name the module whose input it "
+            "is: `last_linear`."
         )
-    for call in reversed(linear):
-        same_shape = isinstance(result, Tensor) and call.output.shape == result.shape
-        if same_shape and torch.equal(call.output, result):
-            return call.name, True
-    return linear[-1].name, False
+    return heads[-1].name, False
+
+
+def _pooled(call: Call) -> list[Tensor]:
+    """What a layer gives for each image: as it is, or over all places, rectified or not."""
+    output = call.output
+    if output.ndim == 2:
+        return [output]
+    places = (2, 3) if isinstance(call.module, nn.Conv2d) else tuple(range(1, output.ndim - 1))
+    return [output.mean(places), output.relu().mean(places), output.amax(places)]
+
+
+def live_statistics(module: nn.Module) -> list[str]:
+    """Name the normalisations that take their statistics from the batch in eval mode too."""
+    return [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, _BatchNorm) and part.running_mean is None and part.running_var is None
+    ]
 
 
 def token_grid(tokens: int) -> tuple[int, int, int]:
@@ -194,20 +258,6 @@ def regions(output: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
     if grid is not None and grid != tuple(maps.shape[2:]):
         maps = functional.adaptive_avg_pool2d(maps, grid)
     return maps.flatten(2).transpose(1, 2).clone(memory_format=torch.contiguous_format)
-
-
-def _channels_first(output: Tensor, image_size: list[int]) -> Tensor:
-    """Turn `[B, H, W, K]` to `[B, K, H, W]` where that fits the shape of the image better."""
-    if output.ndim != 4 or not image_size or not output.numel():
-        return output
-    shape = image_size[0] / image_size[1]
-
-    def stretch(height: int, width: int) -> float:
-        return abs(math.log(height / width / shape))
-
-    first, second, third = output.shape[1:]
-    last = stretch(first, second) < stretch(second, third)
-    return output.permute(0, 3, 1, 2) if last else output
 
 
 def _once(name: str, taken: dict[str, Any]) -> None:

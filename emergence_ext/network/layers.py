@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from emergence_ext.lookup import UserCodeError
 from emergence_ext.network.builtin import resnet_layers, vgg_layers
-from emergence_ext.network.trace import Call, trace
+from emergence_ext.network.calling import forward, preserved
+from emergence_ext.network.hooks import find_head, find_layers, tensors
+from emergence_ext.network.layout import Layout, read_layouts, readable, strips
+from emergence_ext.network.trace import Call, check_open, observed
 
 
 def known_layers(module: nn.Module, source: str, name: str) -> dict[str, str]:
@@ -24,9 +30,9 @@ def known_layers(module: nn.Module, source: str, name: str) -> dict[str, str]:
     Returns:
         Name to show -> dotted name, in the order in which they run.
     """
-    declared = getattr(module, "default_layers", None)
-    if isinstance(declared, Mapping):
-        return dict(declared)
+    own = getattr(module, "default_layers", None)
+    if isinstance(own, Mapping):
+        return dict(own)
     if source != "torchvision":
         return {}
     if name.startswith("vgg"):
@@ -39,42 +45,235 @@ def known_layers(module: nn.Module, source: str, name: str) -> dict[str, str]:
 
 
 def suggest_layers(module: nn.Module, example: Tensor, count: int = 5) -> dict[str, str]:
-    """Name about `count` layers at the ends of the stages of any network, by a forward pass.
+    """Name about `count` layers at the ends of the stages of any network.
 
-    A stage is what runs at one spatial size; its last module that is no part of a block is taken.
-    A network with fewer than three stages (a transformer) is divided evenly instead, by its largest
-    family of alike modules.
+    All of them are such as `extract` takes, and the output depends on all of them. Those that the
+    network declares (`default_layers`, or timm's `feature_info`) come first. Else a stage is what
+    runs at one spatial size; its last module that is no part of a block is taken. A network with
+    fewer than three stages (a transformer) is divided evenly instead, by its largest family of
+    alike modules.
 
     Args:
         module: left as it was.
-        example: images `[B, 3, H, W]` as the network takes them.
+        example: images `[B, channels, H, W]` as the network takes them; the first one is used.
         count: how many layers at most.
 
     Returns:
         Dotted name -> dotted name, in the order in which they run.
 
     Raises:
-        ValueError: no module gives a map `[B, K, H, W]` or tokens `[B, T, K]`.
+        ValueError: no module gives a map or tokens that the output depends on.
     """
-    runs = _map_outputs(module, example)
-    stages: dict[tuple[int, ...], list[_Output]] = defaultdict(list)
-    for output in runs:
-        stages[output.size].append(output)
-    ends = [
-        min(outputs, key=lambda output: (output.depth, -output.place))
-        for outputs in stages.values()
-        if any(output.convolves for output in outputs)
-    ]
+    return suggested_of(module, survey(module, example), count)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the modules of a network give.
+
+    Attributes:
+        layers: dotted name -> layout, of those that run once and give places of the image, in the
+            order in which they end.
+        dead: those of them on whose places the output does not depend.
+    """
+
+    layers: dict[str, Layout]
+    dead: list[str]
+
+    @property
+    def beyond(self) -> str | None:
+        """The first layer from which on the output depends on no place of any."""
+        last = self.alive[-1] if self.alive else None
+        names = list(self.layers)
+        behind = names[names.index(last) + 1 :] if last is not None else []
+        return min(behind, key=lambda name: name.count("."), default=None)
+
+    @property
+    def alive(self) -> list[str]:
+        """Those on whose places the output depends."""
+        return [name for name in self.layers if name not in self.dead]
+
+
+def survey(module: nn.Module, example: Tensor) -> Survey:
+    """Find the layers that can be analysed, by a forward pass of eight images and one backward."""
+    image = example[:1]
+    ran = readable(module, image)
+    try:
+        head, gives_output = find_head(module, image)
+    except ValueError:
+        head, gives_output = "", False
+    names = [name for name, _ in ran]
+    # What a convolution that gives the output makes are maps of categories, not features.
+    before = names.index(head) if gives_output else len(names)
+    layers = {
+        name: layout
+        for name, layout in ran[:before]
+        if layout is not None and math.prod(layout.grid) > 1
+    }
+    return Survey(layers, unreached(module, image, layers))
+
+
+def suggested_of(module: nn.Module, found: Survey, count: int = 5) -> dict[str, str]:
+    """Choose among what `survey` found; see `suggest_layers`."""
+    declared = getattr(module, "default_layers", None)
+    if isinstance(declared, Mapping):
+        return dict(declared)
+    ends = _ends(module, found)
     if not ends:
         raise ValueError(
-            "module: no submodule gives a map [B, K, H, W] or tokens [B, T, K], so no layer can be "
-            "suggested"
+            "module: no submodule gives a map [B, K, H, W] or tokens [B, T, K] that the output "
+            "depends on, so no layer can be suggested"
         )
-    ends.sort(key=lambda output: output.place)
-    names = [output.name for output in ends[-count:]]
-    if len(names) < 3:
-        names = _evenly(module, [output.name for output in runs], count) or names
+    declared = _declared(module, ends)
+    stages = declared or _stages(ends)
+    names = [end.name for end in stages][-count:]
+    if len({end.grid for end in stages}) < (2 if len(declared) > 1 else 3):
+        names = _evenly(module, [end.name for end in ends], count) or names
     return {name: name for name in names}
+
+
+def unreached(module: nn.Module, image: Tensor, layers: Mapping[str, Layout]) -> list[str]:
+    """Name layers on whose places the output does not depend, as patches after the last attention.
+
+    Args:
+        module: the network; it comes back as it was.
+        image: `[1, channels, H', W']`, as the network takes it.
+        layers: dotted name -> layout of layers that run once.
+
+    Returns:
+        In the order of `layers`; none where no gradient can be had.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def keep(call: Call) -> None:
+        outputs[call.name] = call.output
+
+    parts = {name: module.get_submodule(name) for name in layers}
+    try:
+        with torch.enable_grad(), preserved(module), observed(parts, after=keep):
+            images = strips(image)[1:3].requires_grad_()
+            result = forward(module, images.clone())
+            # Weighed, as the sum of a softmax depends on nothing.
+            z = [x for x in tensors(result) if x.is_floating_point() and x.requires_grad]
+            taken = {name: x for name, x in outputs.items() if x.requires_grad}
+            if not z or not taken:
+                return []
+            flat = torch.cat([x.flatten().double() for x in z])
+            total = (flat * torch.linspace(1, 2, len(flat), device=flat.device)).sum()
+            own, *gradients = torch.autograd.grad(
+                total, [images, *taken.values()], allow_unused=True
+            )
+    except (RuntimeError, UserCodeError):
+        return []
+    reached = {
+        name
+        for name, gradient in zip(taken, gradients, strict=True)
+        if gradient is not None and bool(layers[name].as_map(gradient).any())
+    }
+    # Where not even the image counts, the weights stop it (a head of zeros), not the architecture.
+    counts = own is not None and bool(own.any())
+    return [name for name in layers if name not in reached] if counts else []
+
+
+_HAND_ON = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
+
+
+def last_reached(module: nn.Module, image: Tensor, layers: Sequence[str]) -> str | None:
+    """Return the last of some layers on whose places the output depends; None: there is none.
+
+    Args:
+        module: the network; it comes back as it was.
+        image: `[1, channels, H', W']`, as the network takes it.
+        layers: dotted names.
+
+    Raises:
+        ValueError: an unknown layer, or one that gives no map.
+    """
+    parts = find_layers(module, layers)
+    check_open(module, *parts.values())
+    dead = unreached(module, image, read_layouts(module, image, parts))
+    return next((name for name in reversed(layers) if name not in dead), None)
+
+
+class _End(NamedTuple):
+    """A layer that may end a stage; in the order in which they end."""
+
+    name: str
+    place: int
+    grid: tuple[int, int]
+    depth: int  # how many blocks it is inside of; a plain list of modules is no block
+    part: nn.Module
+
+    @property
+    def own(self) -> list[nn.Parameter]:
+        return list(self.part.parameters(recurse=False))
+
+    @property
+    def block(self) -> bool:
+        return next(self.part.children(), None) is not None
+
+
+def _ends(module: nn.Module, found: Survey) -> list[_End]:
+    """All layers but those that hand on what they are given, or only resize it."""
+    ends: list[_End] = []
+    grid = None  # of the latest layer with weights
+    for name in found.alive:
+        part, its = module.get_submodule(name), found.layers[name].grid
+        if next(part.parameters(), None) is not None:
+            grid = its
+        # What resizes ends no stage; adaptive pooling may even go back to the size of one.
+        if grid in (None, its) and not isinstance(part, _HAND_ON):
+            parts = name.split(".")
+            outer = [".".join(parts[:depth]) for depth in range(1, len(parts))]
+            lists = (nn.Sequential, nn.ModuleList)
+            depth = sum(type(module.get_submodule(other)) not in lists for other in outer)
+            ends.append(_End(name, len(ends), its, depth, part))
+    return ends
+
+
+def _declared(module: nn.Module, ends: list[_End]) -> list[_End]:
+    """Stages by timm's `feature_info`; of one that gives no map itself the last in it that does."""
+    entries = getattr(module, "feature_info", None)
+    entries = getattr(entries, "info", entries)
+    if not isinstance(entries, list | tuple):
+        return []
+    stages = set()
+    for name in (str(entry.get("module")) for entry in entries if isinstance(entry, Mapping)):
+        inside = [end for end in ends if f"{end.name}.".startswith(f"{name}.")]
+        if inside:
+            stages.add(min(inside, key=lambda end: (end.name.count("."), -end.place)))
+    return sorted(stages, key=lambda end: end.place)
+
+
+def _stages(ends: list[_End]) -> list[_End]:
+    """The last layer of each size that is inside of no block, or of as few as can be."""
+    sizes: dict[tuple[int, int], list[_End]] = defaultdict(list)
+    for end in ends:
+        sizes[end.grid].append(end)
+    stages: list[_End] = []
+    for alike in sizes.values():
+        if any(end.own for end in alike):
+            # What holds the stages before is the whole of them, not one.
+            alone = [end for end in alike if not any(_holds(end, stage) for stage in stages)]
+            least = min((end.depth for end in alone), default=0)
+            stages += [_last([end for end in alone if end.depth == least])] if alone else []
+    # What has a size of its own only inside of blocks is a detour of theirs.
+    least = min((end.depth for end in stages), default=0)
+    kept = (end for end in stages if end.depth <= least + (1 if end.block else 0))
+    return sorted(kept, key=lambda end: end.place)
+
+
+def _holds(end: _End, other: _End) -> bool:
+    return other.name.startswith(f"{end.name}.")
+
+
+def _last(ends: list[_End]) -> _End:
+    """The last of a stage; a block rather than the normalisation or permutation of what it gave."""
+    block = max((k for k, end in enumerate(ends) if end.block), default=-1)
+    after = ends[block + 1 :]
+    mixes = any(weight.ndim > 1 for end in after for weight in end.own)
+    activates = any(type(end.part).__module__ == nn.ReLU.__module__ for end in after)
+    return ends[-1] if block < 0 or mixes or activates else ends[block]
 
 
 def _evenly(module: nn.Module, ran: list[str], count: int) -> list[str]:
@@ -86,51 +285,3 @@ def _evenly(module: nn.Module, ran: list[str], count: int) -> list[str]:
         return []
     steps = min(count, len(family))
     return [family[math.ceil(len(family) * (step + 1) / steps) - 1] for step in range(steps)]
-
-
-class _Output(NamedTuple):
-    name: str
-    place: int
-    size: tuple[int, ...]
-    depth: int  # how many blocks it is inside of; a plain sequence of modules is no block
-    convolves: bool  # has weights of its own, so that its stage is more than pooling
-
-
-def _map_outputs(module: nn.Module, example: Tensor) -> list[_Output]:
-    """List the modules that give a map or tokens, in the order in which they finish."""
-    outputs: list[_Output] = []
-
-    def note(call: Call) -> None:
-        if not call.name or not isinstance(call.output, Tensor) or len(call.output) != len(example):
-            return
-        size = _spatial_size(call.output, example)
-        pooling = next(call.module.parameters(), None) is None
-        # What only resizes ends no stage; adaptive pooling may even go back to the size of one.
-        resizes = pooling and call.inputs and _spatial_size(call.inputs[0], example) != size
-        if size is None or resizes:
-            return
-        own = next(call.module.parameters(recurse=False), None) is not None
-        depth = sum(
-            type(module.get_submodule(outer)) is not nn.Sequential for outer in _outer(call.name)
-        )
-        outputs.append(_Output(call.name, len(outputs), size, depth, own))
-
-    trace(module, example, after=note)
-    return outputs
-
-
-def _outer(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
-
-
-def _spatial_size(value: Any, example: Tensor) -> tuple[int, ...] | None:
-    """Return (H, W) of a map, (T,) of tokens; None for anything else or a single position."""
-    if not isinstance(value, Tensor) or value.ndim not in (3, 4):
-        return None
-    if value.ndim == 3:
-        return (value.shape[1],) if value.shape[1] > 1 else None
-    height, width = value.shape[2:]
-    # A map has the shape of the image; [B, H, W, K], which some networks use inside, has not.
-    stretch = height * example.shape[-1] / (width * example.shape[-2])
-    return (height, width) if height * width > 1 and 0.6 < stretch < 1.7 else None

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.network.calling import forward, input_channels
-from emergence_ext.network.hooks import as_map, find_layers, recorder
+from emergence_ext.network.hooks import find_layers, recorder
+from emergence_ext.network.layout import Layout, read_layouts
 from emergence_ext.network.structure import Structure
 
 logger = logging.getLogger(__name__)
@@ -95,11 +96,12 @@ def receptive_field(
         ValueError: an unknown layer, or one that does not depend on the image.
     """
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-    image, output = _image_and_map(module, layer, (height, width))
+    layout = _layout(module, layer, (height, width))
+    image, output = _image_and_map(module, layer, layout, (height, width))
     rows, columns = _all_spans(image, output)
-    down = _regular(rows, height) or _on_canvas(module, layer, (height, width), axis=0)
+    down = _regular(rows, height) or _on_canvas(module, layer, layout, (height, width), axis=0)
     down = down or _as_far_as_seen(rows, height)
-    across = _regular(columns, width) or _on_canvas(module, layer, (height, width), axis=1)
+    across = _regular(columns, width) or _on_canvas(module, layer, layout, (height, width), axis=1)
     across = across or _as_far_as_seen(columns, width)
     return ReceptiveField(
         layer=layer,
@@ -178,13 +180,15 @@ def _as_far_as_seen(spans: list[Span], length: int) -> _Rule:
     return _Rule(max(b - a for a, b in spans), length / len(spans), float(spans[0][0]))
 
 
-def _on_canvas(module: nn.Module, layer: str, size: tuple[int, int], axis: int) -> _Rule | None:
+def _on_canvas(
+    module: nn.Module, layer: str, layout: Layout, size: tuple[int, int], axis: int
+) -> _Rule | None:
     """The rule of one axis from the two regions in the middle of images that are longer there."""
     length = 2 * size[axis]
     while length <= _LARGEST_CANVAS:
         height, width = (length, size[1]) if axis == 0 else (size[0], length)
         try:
-            image, output = _image_and_map(module, layer, (height, width))
+            image, output = _image_and_map(module, layer, layout, (height, width))
         except (RuntimeError, ValueError, AssertionError) as error:
             logger.debug("layer %s takes no %d x %d image: %s", layer, height, width, error)
             return None
@@ -260,19 +264,46 @@ class _Reached(Exception):
         self.output = output
 
 
-def _image_and_map(module: nn.Module, layer: str, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """An image and the layer's map of it, `[1, K, H, W]`, joined by positive linear operations."""
-    find_layers(module, [layer])
+def _blank(module: nn.Module, size: tuple[int, int]) -> Tensor:
+    """An image `[1, channels, height, width]` as the network takes it."""
     parameter = next((p for p in module.parameters() if p.is_floating_point()), torch.ones(()))
     channels = input_channels(module)
-    image = torch.ones(1, channels, *size, device=parameter.device, dtype=parameter.dtype)
-    image.requires_grad_()
+    return torch.ones(1, channels, *size, device=parameter.device, dtype=parameter.dtype)
+
+
+def _layout(module: nn.Module, layer: str, size: tuple[int, int]) -> Layout:
+    """How the layer gives its map, told with the network as it is: made linear, tokens are alike.
+
+    Where weights let nothing through, or the image has other channels, a map is what it looks like.
+    """
+    layers = find_layers(module, [layer])
+    try:
+        found = read_layouts(module, _blank(module, size), layers)
+    except (ValueError, RuntimeError):
+        return Layout("map", size)
+    if layer not in found:
+        raise ValueError(f"layer: {layer!r} never runs in the forward pass")
+    return found[layer]
+
+
+def _image_and_map(
+    module: nn.Module, layer: str, layout: Layout, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """An image and the layer's map of it, `[1, K, H, W]`, joined by positive linear operations."""
+    image = _blank(module, size).requires_grad_()
 
     def stop(output: Tensor) -> None:
-        raise _Reached(as_map(output))
+        if output.ndim != 4:
+            raise ValueError(f"layer: {layer!r} gives no map of the image")
+        raise _Reached(output)
 
     try:
-        with torch.enable_grad(), recorder(module, [layer], keep=stop), Structure():
+        layouts = {layer: layout}
+        with (
+            torch.enable_grad(),
+            recorder(module, [layer], keep=stop, layouts=layouts),
+            Structure(),
+        ):
             forward(module, image.clone())
     except _Reached as reached:
         if not reached.output.requires_grad:

@@ -45,6 +45,7 @@ class Subject:
         outputs: column of the network's output for each category; None where they are one to one.
         precision, batch_size, device: of the network's forward pass.
         spec: how it was loaded, where it was.
+        last_linear: module whose input is the sample feature; None: the one that gives the output.
     """
 
     module: nn.Module
@@ -57,6 +58,7 @@ class Subject:
     batch_size: int = 32
     device: str = "cpu"
     spec: SubjectSpec | None = None
+    last_linear: str | None = None
 
     def extract(
         self, module: nn.Module | None = None, grid: tuple[int, int] | Literal["last"] = "last"
@@ -73,6 +75,7 @@ class Subject:
             self.layers,
             grid=grid,
             preprocess=self.preprocess,
+            last_linear=self.last_linear,
             outputs=self.outputs,
             precision=self.precision,
             batch_size=self.batch_size,
@@ -90,6 +93,7 @@ class SubjectSpec:
         weights: file of weights; None for those that the network comes with.
         checkpoints: pattern of files instead of weights; the last is the finished network.
         layers: names with commas between; None for the network's own or suggested ones.
+        last_linear: module whose input is the sample feature; None: the one that gives the output.
         size: side of the images in pixels; None for what the weights were trained at, or else 224.
         preprocess: as `network.preprocess` takes it, or "auto" for what the weights were trained
             with, or else what the network is known to need.
@@ -109,6 +113,7 @@ class SubjectSpec:
     checkpoints: str | None = None
     layers: str | None = None
     size: int | None = None
+    last_linear: str | None = None
     preprocess: str = "auto"
     class_map: str | None = None
     per_class: int | None = None
@@ -159,6 +164,7 @@ class SubjectSpec:
             precision=self.precision,  # type: ignore[arg-type]
             device=device,
             spec=replace(self, size=size, preprocess=name),
+            last_linear=self.last_linear,
         )
 
     def settings(self, folder: Path | None = None) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def attack(
         )
         first = subject.dataset[int(order[0])][0][None].to(device)
         require_differentiable(subject.preprocess, first)
-        head, _ = find_head(subject.module, network.prepared(first))
+        head = subject.last_linear or find_head(subject.module, network.prepared(first))[0]
         named = {name: subject.layers[name] for name in emergence.layers}
         with recorder(
             subject.module,

@@ -75,7 +75,8 @@ def find_places(subject: Subject, at: Sequence[str], compared: str) -> list[Feat
 def _find_place(subject: Subject, at: str) -> FeaturePlace:
     if at == FC:
         example = subject.preprocess(subject.dataset[0][0][None])
-        return FeaturePlace(FC, find_head(subject.module, example)[0], "input")
+        head = subject.last_linear or find_head(subject.module, example)[0]
+        return FeaturePlace(FC, head, "input")
     label = list(subject.layers)[-1] if at == CONV else at
     _require_layer(subject, label, "at", [CONV, FC])
     return FeaturePlace(label, subject.layers[label])

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from emergence_ext.data.samples import ArraySamples
 from emergence_ext.lookinside import gradients as G
+from emergence_ext.lookinside.occlusion import region_occlusion
 from emergence_ext.network.rectifiers import rectifies
 from emergence_ext.report.look.gradients import gradients as sheet
 from emergence_ext.report.look.sheet import Scene
@@ -327,3 +328,49 @@ def test_a_sheet_leaves_out_what_the_network_does_not_allow() -> None:
     assert "DeconvNet is left out: module: there is no ReLU" in told
     assert ".." not in told and "SmoothGrad: rank correlation" in told
     assert "ReLUs that hooks" not in told
+
+
+class ClassToken(nn.Module):
+    """Two blocks of attention; the output is read from the class token alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.patch, self.fc = nn.Conv2d(3, 8, 7, 7), nn.Linear(8, 4)
+            self.token = nn.Parameter(torch.randn(1, 1, 8))
+            self.blocks = nn.ModuleList(
+                nn.TransformerEncoderLayer(8, 2, 8, 0.0, batch_first=True) for _ in range(2)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x[:, 0])
+
+
+def test_a_picture_of_nothing_says_so() -> None:
+    network, x = ClassToken(), torch.rand(2, 3, 28, 28)
+    assert G.grad_cam(network, "blocks.0", x, 0).any()
+    told = r"the output does not depend on the patches after 'blocks.1'"
+    with pytest.raises(ValueError, match=told):
+        G.grad_cam(network, "blocks.1", x, 0)
+    with pytest.raises(ValueError, match=told):
+        region_occlusion(network, "blocks.1", x, 0)
+    with torch.no_grad():
+        network.fc.weight.zero_()
+    for method in (G.saliency, G.smooth_grad):
+        with pytest.raises(ValueError, match="zero everywhere"):
+            method(network, x, 0)
+
+
+def test_grad_cam_of_a_sheet_is_of_the_last_layer_that_counts() -> None:
+    made = sheet(scene(3, ClassToken(), {"first": "blocks.0", "second": "blocks.1"}))
+    told = " ".join(made.notes)
+    assert "does not depend on the patches after second: Grad-CAM is of first" in told
+    assert "Grad-CAM of first" in made.text
+    assert "Grad-CAM: rank correlation" in told
+    made = sheet(scene(3, ClassToken(), {"second": "blocks.1"}))
+    assert any(note.startswith("Grad-CAM is left out") for note in made.notes)

@@ -232,10 +232,101 @@ def test_another_module_can_give_the_sample_feature(net, dataset):
 def test_a_convolutional_head_gives_the_mean_over_positions(dataset, images):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1))
     net.append(nn.Flatten())
-    with pytest.raises(ValueError, match=r"`last_linear`"):
-        extract(net, dataset, ["1"])
-    found = extract(net, dataset, ["1"], last_linear="2")
+    found = extract(net, dataset, ["1"])
     torch.testing.assert_close(found.f, net[:2](images).mean(dim=(2, 3)).detach())
+
+
+class Heads(Net):
+    """Two heads that are averaged, as of a distillation token; or one that tokens go through."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.other = kind, nn.Linear(5, 3)
+        self.conv = nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        x = self.stage2(self.relu1(self.norm1(self.conv1(x))))
+        if self.kind == "conv":  # as SqueezeNet's; the fully connected layer is of a gate
+            x = x * torch.sigmoid(self.fc1(x.mean(dim=(2, 3)))[:, :1, None, None])
+            return torch.relu(self.conv(x)).mean(dim=(2, 3))
+        if self.kind == "tokens":
+            return self.fc2(self.fc1(x.flatten(2).transpose(1, 2))).mean(1)
+        f = torch.relu(self.fc1(x.mean(dim=(2, 3))))
+        return (self.fc2(f) + self.other(f * f)) / (2 if self.kind == "mean" else 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"), [("mean", "fc2"), ("sum", "fc2"), ("conv", "conv"), ("tokens", "fc2")]
+)
+def test_heads_of_other_kinds_are_found(images, dataset, kind, head):
+    net = Heads(kind).eval()
+    assert find_head(net, images) == (head, True)
+    with recorder(net, [], inputs=[head]) as record, torch.no_grad():
+        net(images)
+    f = record.inputs[head]
+    f = f.mean(dim=(2, 3)) if f.ndim == 4 else f.mean(dim=1) if f.ndim == 3 else f
+    torch.testing.assert_close(extract(net, dataset, ["stage2"]).f, f)
+
+
+def test_without_a_head_the_argument_is_named(dataset):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Flatten())
+    with pytest.raises(ValueError, match="Name the module whose input it is: `last_linear`"):
+        extract(net, dataset, ["0"])
+
+
+class OneRow(Net):
+    """Gives all images one sample feature, or one row of logits."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self, x):
+        x = self.stage2(self.relu1(self.norm1(self.conv1(x))))
+        f = torch.relu(self.fc1(x.mean(dim=(2, 3))))
+        if self.what == "the sample feature":
+            return self.fc2(f[:1]).expand(len(x), -1)
+        return self.fc2(f)[:1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+@pytest.mark.parametrize("what", ["the sample feature", "the logits"])
+def test_one_row_is_not_copied_to_all_images(dataset, what, batch_size):
+    with pytest.raises(ValueError, match=rf"{what} has shape \[1, \d\] for 2 images"):
+        extract(OneRow(what), dataset, LAYERS, last_linear="fc2", batch_size=batch_size)
+
+
+def test_a_later_batch_of_another_shape_is_refused(dataset):
+    class Short(Net):
+        def forward(self, x):
+            z = super().forward(x)
+            return z[:1] if len(x) == 3 else z
+
+    with pytest.raises(ValueError, match=r"the logits has shape \[1, 3\] for 3 images"):
+        extract(Short(), dataset, LAYERS, batch_size=4)
+
+
+class Live(Net):
+    """A network whose result for an image depends on the others."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        if kind == "module":
+            self.norm1 = nn.BatchNorm2d(4, track_running_stats=False)
+
+    def forward(self, x):
+        return super().forward(x - x.mean(0) if self.kind == "centred" else x)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("module", "norm1"), ("centred", "depends on")])
+def test_statistics_of_the_batch_are_warned_about(dataset, caplog, kind, told):
+    with caplog.at_level(logging.WARNING):
+        extract(Live(kind), dataset, LAYERS)
+    assert "depends on the other images of its batch" in caplog.text and told in caplog.text
+    caplog.clear()
+    extract(Net(), dataset, LAYERS)
+    assert "depends on the other" not in caplog.text
 
 
 def test_outputs_restrict_and_order_the_logits(net, images):
@@ -317,7 +408,7 @@ class Pair(nn.Module):
         (Net, ["stage2.9"], r"Nearest: 'stage2.2'"),
         (Net, [], "at least one layer"),
         (Net, {"a": "relu1", "b": "relu1"}, "'relu1' is listed twice"),
-        (Net, ["fc1"], r"'fc1' gives shape \[1, 5\], expected a map"),
+        (Net, ["fc1"], r"'fc1' gives shape \[8, 5\], expected a map"),
         (Twice, ["relu1"], "'relu1' runs more than once"),
         (Pair, ["idle"], "'idle' never runs"),
     ],

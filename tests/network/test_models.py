@@ -427,7 +427,8 @@ def test_maps_with_channels_last_are_no_stage() -> None:
 
 def test_transformers_are_divided_evenly() -> None:
     names = _suggested("timm:vit_tiny_patch16_224", 224)
-    assert names == ["blocks.2", "blocks.4", "blocks.7", "blocks.9", "blocks.11"]
+    # The output depends on no patch after the last block, only on the class token.
+    assert names == ["blocks.2", "blocks.4", "blocks.6", "blocks.8", "blocks.10"]
 
 
 def test_suggesting_leaves_the_module_as_it_was() -> None:

@@ -84,6 +84,7 @@ def _codes(scene: Scene) -> Tensor:
     return codes_of(
         subject.module,
         subject.dataset,
+        last_linear=subject.last_linear,
         preprocess=subject.preprocess,
         batch_size=subject.batch_size,
         precision=subject.precision,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from emergence_ext import figures
 from emergence_ext.lookinside import gradients as methods
+from emergence_ext.network import last_reached
 from emergence_ext.report.files import Row
 from emergence_ext.report.look.sheet import Scene, Sheet, pictures, sentence
 
@@ -29,20 +30,23 @@ def gradients(scene: Scene) -> Sheet:
     """
     subject, images = scene.subject, list(scene.images)
     pixels = scene.pixels()
-    inputs, layer = scene.inputs(pixels), list(scene.layers)[-1]
+    inputs = scene.inputs(pixels)
     targets = scene.targets()
     notes: list[str] = []
-    maps = _attributions(scene, subject.module, inputs, targets, notes)
+    layer = _layer(scene, inputs, notes)
+    maps = _attributions(scene, subject.module, layer, inputs, targets, notes)
+    if not maps:
+        raise ValueError(" ".join(notes))
+    notes += _nothing(scene, maps)
     random: Mapping[str, Tensor] = {}
     try:
-        random = _attributions(
-            scene, methods.randomised(subject.module, scene.random_state), inputs, targets, []
-        )
+        again = methods.randomised(subject.module, scene.random_state)
+        random = _attributions(scene, again, layer, inputs, targets, [])
     except ValueError as error:
         notes.append(sentence(f"There is no column of random weights: {error}"))
     similarity = torch.full((len(maps), len(images)), torch.nan)
     for k, name in enumerate(maps):
-        if random:
+        if name in random:
             pair = (_as_map(maps[name]), _as_map(random[name]))
             similarity[k] = methods.map_similarity(*pair)
             notes.append(
@@ -62,7 +66,7 @@ def gradients(scene: Scene) -> Sheet:
             {
                 name: (
                     _visible(name, x[part]),
-                    _visible(name, random[name][part]) if random else None,
+                    _visible(name, random[name][part]) if name in random else None,
                 )
                 for name, x in maps.items()
             },
@@ -86,34 +90,69 @@ def gradients(scene: Scene) -> Sheet:
     )
 
 
+def _layer(scene: Scene, inputs: Tensor, notes: list[str]) -> str:
+    """The last layer, or the last that the output depends on; that it is another goes to notes."""
+    names = {scene.subject.layers[name]: name for name in scene.layers}
+    last = list(scene.layers)[-1]
+    try:
+        reached = last_reached(scene.subject.module, inputs[:1], list(names))
+    except ValueError:
+        return last  # the reason is told where its Grad-CAM is left out
+    if reached is None or names[reached] == last:
+        return last
+    notes.append(
+        f"The output does not depend on the patches after {last}: {GRAD_CAM} is of "
+        f"{names[reached]}, the last of the layers that it depends on."
+    )
+    return names[reached]
+
+
 def _attributions(
-    scene: Scene, module: nn.Module, inputs: Tensor, targets: Tensor, notes: list[str]
+    scene: Scene,
+    module: nn.Module,
+    layer: str,
+    inputs: Tensor,
+    targets: Tensor,
+    notes: list[str],
 ) -> dict[str, Tensor]:
-    """Maps of every method as they are drawn; why a rule at ReLUs has no meaning goes to notes."""
-    layer = list(scene.layers)[-1]
+    """Maps of every method as they are drawn; why one has no meaning goes to notes."""
     size, seed = scene.subject.batch_size, scene.random_state
-    maps = {
-        "gradient": methods.magnitude(methods.saliency(module, inputs, targets, batch_size=size)),
-        "SmoothGrad": methods.magnitude(
+    deconvnet, guided = SIGNED
+    jobs: dict[str, Callable[[], Tensor]] = {
+        "gradient": lambda: methods.magnitude(
+            methods.saliency(module, inputs, targets, batch_size=size)
+        ),
+        "SmoothGrad": lambda: methods.magnitude(
             methods.smooth_grad(
                 module, inputs, targets, perturbations_per_eval=size, random_state=seed
             )
         ),
+        deconvnet: lambda: pictures(methods.deconvnet(module, inputs, targets, batch_size=size)),
+        guided: lambda: pictures(methods.guided_backprop(module, inputs, targets, batch_size=size)),
+        GRAD_CAM: lambda: methods.grad_cam(
+            module, scene.subject.layers[layer], inputs, targets, batch_size=size
+        ),
     }
-    rules: tuple[Callable[..., Tensor], ...] = (methods.deconvnet, methods.guided_backprop)
-    for name, method in zip(SIGNED, rules, strict=True):
+    maps = {}
+    for name, job in jobs.items():
         try:
-            maps[name] = pictures(method(module, inputs, targets, batch_size=size))
+            maps[name] = job()
         except ValueError as error:
             notes.append(sentence(f"{name} is left out: {error}"))
-    try:
-        cam = methods.grad_cam(
-            module, scene.subject.layers[layer], inputs, targets, batch_size=size
-        )
-        maps[GRAD_CAM] = cam
-    except ValueError as error:
-        notes.append(sentence(f"{GRAD_CAM} is left out: {error}"))
     return maps
+
+
+def _nothing(scene: Scene, maps: Mapping[str, Tensor]) -> list[str]:
+    """Say of which images a method shows nothing at all."""
+    told = []
+    for name, values in maps.items():
+        empty = [
+            i for i, x in zip(scene.images, values, strict=True) if not x.ne(x.flatten()[0]).any()
+        ]
+        if empty:
+            named = _listed([scene.subject.dataset.names[i] for i in empty])
+            told.append(f"{name} is the same everywhere, so it shows nothing, in: {named}.")
+    return told
 
 
 def _visible(name: str, values: Tensor) -> Tensor:
