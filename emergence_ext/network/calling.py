@@ -136,8 +136,8 @@ def logits(output: Any, count: int | None = None) -> Tensor:
     if not found:
         expected = "[n, C]" if count is None else f"[{count}, C]"
         raise ValueError(
-            f"module: expected logits {expected} as its output, got {_described(output)}. Wrap the "
-            "network in a module that returns the logits alone."
+            f"module: expected logits {expected} as its output, a row for each image, got "
+            f"{_described(output)}. Wrap the network in a module that returns the logits alone."
         )
     taken = next((name for name in found if name.split(".")[-1] == "logits"), next(iter(found)))
     if len(found) > 1:
@@ -246,6 +246,11 @@ def _is_quantised(part: nn.Module) -> bool:
     return ".quantized" in type(part).__module__ or any(
         x.is_quantized for x in part.buffers(recurse=False)
     )
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """Return the tensors in what a network gives, of any nesting."""
+    return [x for _, x in _entries(output) if isinstance(x, Tensor)]
 
 
 def _entries(output: Any, name: str = "") -> Iterator[tuple[str, Any]]:

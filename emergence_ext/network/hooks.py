@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from emergence_ext.lookup import nearest
-from emergence_ext.network.calling import preserved
+from emergence_ext.network.calling import logits, preserved
 from emergence_ext.network.layout import Layout, read_layouts
 from emergence_ext.network.trace import Call, check_open, observed, trace
 
@@ -139,15 +139,6 @@ def recorder(
         yield record
 
 
-def tensors(output: Any) -> Iterator[Tensor]:
-    """Give the tensors of a network's output, in tuples, lists and mappings of any nesting."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping | tuple | list):
-        for part in output.values() if isinstance(output, Mapping) else output:
-            yield from tensors(part)
-
-
 def find_head(module: nn.Module, images: Tensor) -> tuple[str, bool]:
     """Return the module whose input is the sample feature and whether it gives the output.
 
@@ -170,10 +161,10 @@ def find_head(module: nn.Module, images: Tensor) -> tuple[str, bool]:
             # A copy: a ReLU after it may work in place.
             calls.append(replace(call, output=call.output.clone()))
 
-    results = [x for x in tensors(trace(module, images, after=keep)) if x.ndim == 2]
+    result = trace(module, images, after=keep)
     heads: list[Call] = []
-    if results:
-        z = results[0]
+    with suppress(ValueError):  # no logits: then the last fully connected layer will do
+        z = logits(result, len(images))
         found = [call for call in calls if z.shape in {x.shape for x in _pooled(call)}]
         for call in reversed(found):
             if any(x.shape == z.shape and torch.allclose(x, z, 1e-4, 1e-6) for x in _pooled(call)):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from emergence_ext.lookup import UserCodeError
 from emergence_ext.network.builtin import resnet_layers, vgg_layers
-from emergence_ext.network.calling import forward, preserved
-from emergence_ext.network.hooks import find_head, find_layers, tensors
+from emergence_ext.network.calling import forward, preserved, tensors
+from emergence_ext.network.hooks import find_head, find_layers
 from emergence_ext.network.layout import Layout, read_layouts, readable, strips
 from emergence_ext.network.trace import Call, check_open, observed
 
