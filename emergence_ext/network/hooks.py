@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from emergence_ext.lookup import nearest
 from emergence_ext.network.calling import logits, preserved
-from emergence_ext.network.layout import Layout, read_layouts
+from emergence_ext.network.layout import Layout, is_reading, read_layouts
 from emergence_ext.network.trace import Call, check_open, observed, trace
 
 
@@ -87,14 +87,14 @@ def recorder(
     """
     record = Record(layouts=dict(layouts or {}))
     size: list[int] = []
-    reading = False
 
     def begin(call: Call) -> None:
-        nonlocal reading
+        if is_reading():
+            return
         record.outputs.clear()
         record.inputs.clear()
         batch = call.inputs[0] if call.inputs else None
-        if layouts is not None or reading or not layers:
+        if layouts is not None or not layers:
             return
         if not isinstance(batch, Tensor) or batch.ndim != 4:
             raise ValueError(f"module: takes {_shape(batch)}, expected images [B, channels, H, W]")
@@ -102,21 +102,17 @@ def recorder(
         if size and (not tokens or size == list(batch.shape[1:])):
             return
         size[:] = batch.shape[1:]
-        reading = True
-        try:
-            record.layouts.update(read_layouts(module, batch[:1], layers))
-        finally:
-            reading = False
+        record.layouts.update(read_layouts(module, batch[:1], layers))
 
     def store_output(call: Call) -> None:
-        if reading:
+        if is_reading():
             return
         _once(call.name, record.outputs)
         maps = record.layouts[call.name].as_map(call.output)
         record.outputs[call.name] = keep(maps)
 
     def store_input(call: Call) -> None:
-        if reading:
+        if is_reading():
             return
         _once(call.name, record.inputs)
         if not call.inputs or not isinstance(call.inputs[0], Tensor):

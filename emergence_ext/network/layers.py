@@ -124,10 +124,14 @@ def suggested_of(module: nn.Module, found: Survey, count: int = 5) -> dict[str, 
             "module: no submodule gives a map [B, K, H, W] or tokens [B, T, K] that the output "
             "depends on, so no layer can be suggested"
         )
-    declared = _declared(module, ends)
-    stages = declared or _stages(ends)
+    stages = _declared(module, ends, found)
+    if stages:
+        names = [end.name for end in stages]
+        alike = len({end.grid for end in stages}) == 1
+        return {name: name for name in (_divided(names, count) if alike else names[-count:])}
+    stages = _stages(ends)
     names = [end.name for end in stages][-count:]
-    if len({end.grid for end in stages}) < (2 if len(declared) > 1 else 3):
+    if len({end.grid for end in stages}) < 3:
         names = _evenly(module, [end.name for end in ends], count) or names
     return {name: name for name in names}
 
@@ -231,7 +235,7 @@ def _ends(module: nn.Module, found: Survey) -> list[_End]:
     return ends
 
 
-def _declared(module: nn.Module, ends: list[_End]) -> list[_End]:
+def _declared(module: nn.Module, ends: list[_End], found: Survey) -> list[_End]:
     """Stages by timm's `feature_info`; of one that gives no map itself the last in it that does."""
     entries = getattr(module, "feature_info", None)
     entries = getattr(entries, "info", entries)
@@ -240,7 +244,7 @@ def _declared(module: nn.Module, ends: list[_End]) -> list[_End]:
     stages = set()
     for name in (str(entry.get("module")) for entry in entries if isinstance(entry, Mapping)):
         inside = [end for end in ends if f"{end.name}.".startswith(f"{name}.")]
-        if inside:
+        if inside and name not in found.dead:
             stages.add(min(inside, key=lambda end: (end.name.count("."), -end.place)))
     return sorted(stages, key=lambda end: end.place)
 
@@ -283,5 +287,10 @@ def _evenly(module: nn.Module, ran: list[str], count: int) -> list[str]:
     family = max(families.values(), key=lambda names: (len(names), -names[0].count(".")))
     if len(family) < 3:
         return []
-    steps = min(count, len(family))
-    return [family[math.ceil(len(family) * (step + 1) / steps) - 1] for step in range(steps)]
+    return _divided(family, count)
+
+
+def _divided(names: list[str], count: int) -> list[str]:
+    """Take the last of each of `count` parts of equal length."""
+    steps = min(count, len(names))
+    return [names[math.ceil(len(names) * (step + 1) / steps) - 1] for step in range(steps)]

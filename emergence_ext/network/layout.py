@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -36,7 +37,9 @@ _BEYOND_DOUBT = 0.9
 # all notice the same, as in attention with random weights; and places too few to tell. Either
 # speaks for no order and against none.
 _UNDECIDED = 0.25
-_FEW = 16
+_FEW = 36
+# From this correlation on what the kind of the module says is believed.
+_NOT_AGAINST = 0.4
 # Share of the change that a network makes of equal images by chance, from which on it is not asked.
 _CHANCE = 0.05
 # A change below this share of the largest value is rounding.
@@ -46,6 +49,14 @@ _MOST_AHEAD = 16
 
 _CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
+
+
+_reading: ContextVar[bool] = ContextVar("reading", default=False)
+
+
+def is_reading() -> bool:
+    """Say whether the forward pass that runs is one of `read_layouts`, which is not to be kept."""
+    return _reading.get()
 
 
 class NoMapError(ValueError):
@@ -161,14 +172,23 @@ def read_layouts(
 
     kinds = _CHANNELS_FIRST + _CHANNELS_LAST
     telling = {name: part for name, part in module.named_modules() if isinstance(part, kinds)}
+    token = _reading.set(True)
     try:
         with torch.no_grad(), preserved(module), observed({**telling, **layers}, after=read):
             forward(module, strips(image))
     except _AllRead:
         pass
     except _Refused as refused:
-        choice = _near(module, image, refused.name)
-        raise ValueError(f"features: layer {refused.name!r} {refused}. {choice}") from None
+        # With all that runs before it there is more to go by, as `suggest_layers` has it.
+        ran = readable(module, image)
+        layout = dict(ran)[refused.name]
+        if layout is None:
+            near = _near(ran, refused.name)
+            raise ValueError(f"features: layer {refused.name!r} {refused}. {near}") from None
+        rest = {name: part for name, part in layers.items() if name != refused.name}
+        return {refused.name: layout} | (read_layouts(module, image, rest) if rest else {})
+    finally:
+        _reading.reset(token)
     return found
 
 
@@ -184,10 +204,9 @@ class _Refused(Exception):
         self.name = name
 
 
-def _near(module: nn.Module, image: Tensor, name: str) -> str:
+def _near(ran: list[tuple[str, Layout | None]], name: str) -> str:
     """Say which layers near one that is no map can be taken."""
-    ran = readable(module, image)
-    place = next((k for k, (other, _) in enumerate(ran) if other == name), len(ran))
+    place = next(k for k, (other, _) in enumerate(ran) if other == name)
     usable = [k for k, (_, layout) in enumerate(ran) if layout is not None]
     nearest = sorted(sorted(usable, key=lambda k: abs(k - place))[:2])
     if not nearest:
@@ -280,7 +299,7 @@ class Reader:
         """The reading in which places notice their own strips, if there is one."""
         best, most = None, _AGREEMENT
         for layout in self._readings(change.shape):
-            agreement, _ = _noticed(layout.as_map(change[1:]).sum(1))
+            agreement, *_ = _noticed(layout.as_map(change[1:]).sum(1))
             if agreement >= most:
                 best, most = layout, agreement
             if agreement >= _BEYOND_DOUBT:
@@ -297,10 +316,10 @@ class Reader:
         layout = next((layout for layout in candidates if layout in possible), None)
         if layout is None:
             return None
-        _, spread = _noticed(layout.as_map(change[1:]).sum(1))
+        agreement, spread, places = _noticed(layout.as_map(change[1:]).sum(1))
         by_chance = float(change[0].sum()) > _CHANCE * float(change[1:].mean(0).sum())
-        undecided = by_chance or math.prod(layout.grid) < _FEW or spread < _UNDECIDED
-        return layout if undecided else None
+        undecided = by_chance or places < _FEW or spread < _UNDECIDED
+        return layout if undecided or agreement > _NOT_AGAINST else None
 
     def _readings(self, shape: torch.Size) -> Iterator[Layout]:
         """Ways to read `[B, ...]` of three or four axes."""
@@ -346,23 +365,24 @@ def _change(output: Tensor) -> Tensor:
     return (output[1:].float() - output[:1].float()).square()
 
 
-def _noticed(change: Tensor) -> tuple[float, float]:
+def _noticed(change: Tensor) -> tuple[float, float, int]:
     """Which strips places notice.
 
     Args:
         change: by each of the changed images, `[2 * STRIPS, H, W]`.
 
     Returns:
-        Correlation of rows and columns with the strips that they notice, the lower of both; and the
-        larger deviation of these strips.
+        Correlation of rows and columns with the strips that they notice, the lower of both; the
+        larger deviation of these strips; and how many places notice any.
     """
-    agreement, spread = 1.0, 0.0
+    agreement, spread, places = 1.0, 0.0, change[0].numel()
     for axis, part in enumerate(change.unflatten(0, (2, STRIPS))):
         length = part.shape[1 + axis]
         total = part.sum(0)
         alive = total > 1e-9 * total.max()
         strip = torch.arange(STRIPS, device=part.device).view(-1, 1, 1)
         noticed = ((part * strip).sum(0) / total)[alive]
+        places = min(places, len(noticed))
         if length == 1 or not len(noticed):
             continue
         place = torch.arange(length, device=part.device, dtype=part.dtype)
@@ -371,4 +391,4 @@ def _noticed(change: Tensor) -> tuple[float, float]:
         sizes = noticed.norm() * place.norm()
         agreement = min(agreement, float(noticed @ place / sizes) if sizes > 0 else 0.0)
         spread = max(spread, float(noticed.square().mean().sqrt()))
-    return agreement, spread
+    return agreement, spread, places

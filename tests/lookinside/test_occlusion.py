@@ -213,7 +213,7 @@ def test_a_layer_without_maps_leaves_the_windows(scene: Scene) -> None:
     subject = replace(scene.subject, layers={"fc": "fc2"})
     made = sheet(Scene(subject, [1], ["fc"]))
     assert set(made.figures) == {"windows"} and not made.tables.get("regions")
-    assert "fc has no regions: features: layer 'fc2' gives shape [1, 3]" in made.notes[1]
+    assert "fc has no regions: features: layer 'fc2' gives shape [8, 3]" in made.notes[1]
 
 
 def test_choices_of_the_user_are_taken(scene: Scene) -> None:

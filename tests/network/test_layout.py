@@ -163,6 +163,20 @@ def test_a_layout_takes_a_map_back_to_the_layers_own_form(form) -> None:
             layout.as_map(torch.cat([output, output], dim=1 if form == "tokens" else 2))
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_small_networks_with_few_channels_are_not_refused(seed) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(6, 6, 3, 2, padding=1), nn.ReLU()),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2),
+        )  # fmt: skip
+    found = extract(net, images(16, 16), ["1", "3", "4"], grid=(4, 4))
+    assert found.layers["3"].shape == (3, 16, 6)
+
+
 class Shared(nn.Module):
     """One ReLU after every convolution."""
 
@@ -321,3 +335,21 @@ def test_a_changed_square_is_found_in_its_place_of_every_suggested_layer(spec) -
             corner = corner[..., :1] if j == 0 else corner[..., width - 1 :]
             assert int(corner.flatten(1).sum(1).argmax()) == k, f"{name} {height} x {width}"
     assert find_layers(module, names).keys() == set(names)
+
+
+def test_what_is_suggested_is_taken_where_weights_mix_all_places_alike() -> None:
+    """As in attention with random weights, which by itself speaks for no order."""
+
+    class Mixed(Patches):
+        def __init__(self) -> None:
+            super().__init__("tokens")
+            self.norm, self.mix = nn.LayerNorm(8), nn.Identity()
+
+        def forward(self, images: Tensor) -> Tensor:
+            x = self.norm(self.formed(self.patch(images)))
+            x = self.mix(self.last(x.mean(1, keepdim=True) + 1e-4 * torch.sin(x * 1e5).detach()))
+            return self.fc(x.mean(1))
+
+    net, example = Mixed(), torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for name in suggest_layers(net, example):
+        assert extract(net, images(32, 32), [name]).grid == (8, 8)
