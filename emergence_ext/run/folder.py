@@ -204,8 +204,8 @@ class Config:
 
     @property
     def digested(self) -> bool:
-        """Whether it notes digests; earlier versions did not."""
-        return self.format_version >= FORMAT_VERSION
+        """Whether it notes digests of what the results depend on; earlier versions did not."""
+        return self.format_version >= FORMAT_VERSION and bool(self.hashes)
 
     def write(self, path: Path) -> None:
         """Write it as a `config.json`, with a digest of itself.

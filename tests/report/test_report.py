@@ -303,8 +303,11 @@ def test_damaged_figures_and_tables_are_left_out(tmp_path: Path) -> None:
     [
         ("{", "is no JSON"),
         ("[]", "must hold an object, got list"),
-        ('{"format_version": 2}', "format version 2, this program reads up to 1"),
-        ("{}", "format version None"),
+        ('{"format_version": 3}', "format version 3, this program reads 2"),
+        ('{"format_version": 0}', "format version 0, this program reads 2"),
+        ('{"format_version": true}', "format version True, this program reads 2"),
+        ('{"format_version": 2}', "was changed after it was written"),
+        ("{}", "has no format version"),
         ('{"format_version": 1, "layers": "conv"}', "'layers' in .* must be a list, got str"),
     ],
 )

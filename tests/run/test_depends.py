@@ -79,8 +79,9 @@ def _hurry(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     _hurry(monkeypatch)
+    caplog.set_level("WARNING", "emergence_ext")  # commands of other tests set it otherwise
 
 
 @pytest.fixture(scope="module")
