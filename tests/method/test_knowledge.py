@@ -1,5 +1,6 @@
 """Knowledge points: which regions count, for whom, how often, and how sure the count is."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,40 @@ def test_shared_regions_are_points_with_a_second_category_close_behind() -> None
     assert points.shared(distance=0.2).tolist() == [[True, True, False, True]]
 
 
+def test_a_distance_counts_itself_as_near() -> None:
+    points = _points([[(0.75, 0, 0.5), (0.5, 1, 0.25)]], [0])
+    assert points.shared(0.25).all() and not points.shared(0.2499).any()
+
+
+def test_points_and_counts_cannot_be_changed_and_are_counted_from_seed_0() -> None:
+    points = _random()
+    assert points.count() == points.count(random_state=0)
+    for frozen, name in ((points, "tau"), (points.count(), "images")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(frozen, name, 0)
+
+
+def test_no_images_are_no_points_and_the_last_category_is_one() -> None:
+    none = knowledge_points(torch.ones(0, 2, 3), FRAME, torch.zeros(0, dtype=torch.int64))
+    assert none.point.shape == (0, 2)
+    last = knowledge_points(5 * DIRECTIONS[3].expand(1, 1, 3), FRAME, torch.tensor([3]))
+    assert last.reliable.all()
+
+
+def test_a_region_is_shared_by_two_only_above_tau_with_strength_and_within_a_tenth() -> None:
+    h = torch.randn(40, 8, 3, generator=torch.Generator().manual_seed(2))
+    h[0] = 0
+    p = FRAME.posterior(h).sort(-1, descending=True)
+    for tau in (0.3, 0.42):
+        first, second = p.values[..., 0], p.values[..., 1]
+        expected = (first > tau) & (first - second <= 0.1) & (h != 0).any(-1)
+        assert 0 < expected.sum() < expected.numel()
+        shared = shared_categories(h, FRAME, tau)
+        assert torch.equal(shared[..., 0] >= 0, expected)
+        assert torch.equal(shared[expected], p.indices[..., :2][expected].sort(-1).values)
+    assert (shared_categories(torch.zeros(1, 1, 3), FRAME, tau=0.1) == -1).all()
+
+
 def test_counts_are_those_of_a_case_made_by_hand() -> None:
     points = _points(
         [
@@ -153,6 +188,8 @@ def test_the_curve_is_the_count_at_every_threshold() -> None:
         ).count()
         assert (total, reliable) == (again.total.value, again.reliable.value)
     assert (curve[1:] <= curve[:-1]).all()
+    edge = _points([[(0.5, 0, 0.1), (0.5, 1, 0.1), (0.75, 0, 0.1)]], [0])
+    assert edge.curve([0.25, 0.5, 0.75]).tolist() == [[3, 2], [1, 1], [0, 0]]
 
 
 def test_a_subset_keeps_what_belongs_to_its_images() -> None:

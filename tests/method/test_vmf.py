@@ -1,5 +1,6 @@
 """The vMF distribution against 60-digit values, finite differences and its own draws."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emergence_ext.method.special import WIDEST
 from emergence_ext.method.vmf import (
     ExactKappa,
     MonteCarloKappa,
@@ -195,6 +197,53 @@ def test_settings_survive_json_and_build_the_same_kappa(kappa):
     assert torch.equal(again(strength), kappa(strength))
 
 
+def test_defaults_are_those_that_are_documented():
+    assert ExactKappa(3) == ExactKappa(3, sigma=1.0, base=math.inf)
+    usual = MonteCarloKappa(3, sigma=1.0, samples=10_000, random_state=0)
+    assert MonteCarloKappa(3) == usual
+    assert kappa_from_settings({"kind": "exact", "dim": 3}) == ExactKappa(3)
+    assert log_normalizer(torch.ones(1), WIDEST).isfinite().all()
+    for kappa in (ExactKappa(3), usual):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            kappa.sigma = 2.0
+
+
+def test_monte_carlo_is_linear_below_its_table_and_a_square_above():
+    kappa = MonteCarloKappa(4, sigma=2.0, samples=50)
+    low, high = 2e-3, 2e4  # the ends of the table, 1e-3 and 1e4, times sigma
+    strength = torch.tensor(
+        [0.0, low * 1e-9, low / 4, low, high, 3 * high], dtype=torch.float64, requires_grad=True
+    )
+    value = kappa(strength)
+    (slope,) = torch.autograd.grad(value.sum(), strength)
+    value, x = value.detach(), strength.detach()
+    first, last = value[3] / low, value[4] / high**2
+    torch.testing.assert_close(value[:4], first * x[:4], rtol=1e-9, atol=0)
+    torch.testing.assert_close(slope[:3], first.expand(3), rtol=1e-9, atol=0)
+    torch.testing.assert_close(value[4:], last * x[4:].square(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(slope[5], 2 * last * x[5], rtol=1e-9, atol=0)
+    inside = torch.tensor([1.1 * low, 0.9 * high], dtype=torch.float64)
+    straight = torch.stack([first * inside[0], last * inside[1].square()])
+    assert (kappa(inside) != straight).all()  # the table begins and ends where it says
+
+
+def test_monte_carlo_is_the_mean_cosine_of_its_draws_and_their_opposites():
+    kappa = MonteCarloKappa(3, samples=7, random_state=4)
+    noise = torch.randn(7, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    for ratio in (1e-3, 10.0, 1e4):  # knots of the table, whose values are those of the draws
+        moved = torch.cat([noise, -noise])
+        moved[:, 0] += ratio
+        away = moved[:, 1:].square().sum(1)
+        length = moved.norm(dim=1)
+        rho = (moved[:, 0] / length).mean()
+        short = torch.where(
+            moved[:, 0] > 0, away / (length * (length + moved[:, 0])), 1 - moved[:, 0] / length
+        )
+        expected = rho * (3 - rho**2) / (short.mean() * (1 + rho))
+        found = kappa(torch.tensor(ratio, dtype=torch.float64))
+        assert float(found) == pytest.approx(float(expected), rel=1e-9)
+
+
 def test_any_shape_and_layout_is_accepted():
     strength = torch.rand(4, 5, 6, generator=torch.Generator().manual_seed(0)).transpose(0, 2)
     for function in (ExactKappa(3), ExactKappa(4), MonteCarloKappa(3, samples=50)):
@@ -215,7 +264,24 @@ def test_half_precision_input_gives_half_precision_output():
     ("call", "error", "message"),
     [
         (lambda: log_normalizer(torch.ones(2), 1), ValueError, "dim.*2 or more, got 1"),
-        (lambda: log_normalizer(torch.ones(2), 3.0), TypeError, "dim.*integer"),
+        (lambda: log_normalizer(torch.ones(2), 3.0), TypeError, "dim.*integer, got float"),
+        (lambda: log_normalizer(torch.ones(2), True), TypeError, "dim.*integer, got bool"),
+        (lambda: log_normalizer(torch.ones(2), WIDEST + 1), ValueError, f"at most {WIDEST}"),
+        (lambda: log_mode_density([1.0], 3), TypeError, "log_mode_density: kappa must.*got list"),
+        (lambda: log_normalizer(1, 3), TypeError, "log_normalizer: kappa must be"),
+        (lambda: mean_resultant(torch.tensor([-1.0]), 3), ValueError, "mean_resultant: kappa must"),
+        (lambda: noise_resultant(-torch.ones(1), 3), ValueError, "noise_resultant: s must not"),
+        (lambda: ExactKappa(3)(-torch.ones(1)), ValueError, "ExactKappa: strength must not"),
+        (
+            lambda: MonteCarloKappa(3, samples=1)(-torch.ones(1)),
+            ValueError,
+            "MonteCarloKappa: strength must not",
+        ),
+        (lambda: ExactKappa(1), ValueError, "dim.*2 or more"),
+        (lambda: MonteCarloKappa(1), ValueError, "dim.*2 or more"),
+        (lambda: MonteCarloKappa(3, sigma=-1.0), ValueError, "sigma.*positive"),
+        (lambda: ExactKappa(3, sigma=math.inf), ValueError, "sigma.*finite"),
+        (lambda: ExactKappa(3, base=0.0), ValueError, "base.*positive"),
         (lambda: log_normalizer(torch.tensor([1.0, -2.0]), 3), ValueError, "negative, got -2"),
         (lambda: mean_resultant(torch.ones(2, dtype=torch.int64), 3), TypeError, "floating-point"),
         (lambda: noise_resultant(1.5, 3), TypeError, "s must be a floating-point tensor"),

@@ -255,3 +255,9 @@ def test_large_values_that_do_not_overflow_are_computed(D: int, dtype: torch.dty
         T = ops.maxsim(q, d, x.a)
         expected = reference.maxsim(q.double(), d.double(), x.a.double())
         torch.testing.assert_close(T.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_more_regions_than_float32_can_number_are_refused() -> None:
+    q = torch.ones(1, 1, 1)
+    with pytest.raises(ValueError, match=r"d may have at most 2\^24 regions"):
+        ops.maxsim(q, q.expand(1, 2**24 + 1, 1))
