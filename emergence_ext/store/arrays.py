@@ -8,9 +8,7 @@ manifest itself carry a SHA-256, so a flipped bit is an error and never a number
 import hashlib
 import json
 import math
-import os
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from emergence_ext.store.files import replace_file, write_file
+
 __all__ = [
     "FORMAT_VERSION",
     "StoreError",
+    "content_digest",
+    "differences",
     "exists",
     "load_arrays",
+    "made_from",
+    "require_made_from",
     "save_arrays",
-    "write_file",
 ]
 
 FORMAT_VERSION = 1
@@ -38,7 +41,12 @@ class StoreError(ValueError):
 
 
 def save_arrays(
-    path: Path | str, arrays: Mapping[str, Tensor], settings: Mapping[str, Any], *, kind: str
+    path: Path | str,
+    arrays: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    *,
+    kind: str,
+    made_from: Mapping[str, str] | None = None,
 ) -> None:
     """Write named arrays and their settings whole or not at all.
 
@@ -48,9 +56,12 @@ def save_arrays(
         settings: strings, numbers (also infinite), booleans, None, and lists and string-keyed dicts
             of them.
         kind: what this is; `load_arrays` can insist on it.
+        made_from: digest of each thing that the arrays depend on, by a name that an error can say,
+            as "weights".
 
     Raises:
         TypeError: a setting that JSON cannot hold.
+        OSError: it cannot be written, a full disk among the reasons.
     """
     array_file, manifest_file = _files(path)
     stored = {name: array.detach().cpu().contiguous().clone() for name, array in arrays.items()}
@@ -61,11 +72,14 @@ def save_arrays(
         "settings": _encode(dict(settings), "settings"),
         "arrays": {name: _describe(array) for name, array in stored.items()},
     }
-    manifest["sha256"] = _manifest_digest(manifest)
+    if made_from is not None:
+        manifest["made_from"] = dict(made_from)
+    manifest["sha256"] = _json_digest(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
     manifest_file.unlink(missing_ok=True)
-    _replace(array_file, lambda temporary: save_file(stored, temporary))
-    write_file(manifest_file, text.encode())
+    replace_file(array_file, lambda temporary: save_file(stored, temporary))
+    # Names of files may hold bytes that are no text, which Python keeps as lone surrogates.
+    write_file(manifest_file, text.encode("utf-8", "surrogatepass"))
 
 
 def load_arrays(
@@ -81,6 +95,8 @@ def load_arrays(
     if kind is not None and manifest["kind"] != kind:
         raise StoreError(f"path: {manifest_file} holds a {manifest['kind']!r}, expected a {kind!r}")
     try:
+        if not array_file.is_file():  # a pipe would be waited for
+            raise FileNotFoundError("no such file")
         mapped = load_file(array_file)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise StoreError(
@@ -102,7 +118,56 @@ def load_arrays(
                 f"path: array {name!r} of {array_file} is not the one that was written (checksum, "
                 f"shape or dtype). Delete {manifest_file.name} and compute it again."
             )
-    return arrays, _decode(manifest["settings"])
+    try:
+        return arrays, _decode(manifest["settings"])
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"path: {manifest_file} has settings of another kind ({error}). Compute it again."
+        ) from error
+
+
+def made_from(path: Path | str) -> dict[str, str] | None:
+    """Digests of what a stored result depends on; None where it was written without.
+
+    Raises:
+        StoreError: no manifest, or a damaged one.
+    """
+    given: dict[str, str] | None = _read_manifest(_files(path)[1]).get("made_from")
+    return given
+
+
+def content_digest(path: Path | str) -> str:
+    """Digest of what is stored: kind, settings and arrays, whatever made them and from what.
+
+    Only the manifest is read. A result that was made anew to the same bits has the same digest.
+
+    Raises:
+        StoreError: no manifest, or a damaged one.
+    """
+    manifest = _read_manifest(_files(path)[1])
+    return _json_digest({name: manifest[name] for name in ("kind", "settings", "arrays")})
+
+
+def differences(there: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Name what two results were made from differently."""
+    return [name for name in {**now, **there} if there.get(name) != now.get(name)]
+
+
+def require_made_from(path: Path | str, now: Mapping[str, str]) -> None:
+    """Refuse a stored result that was made from something else than what is there now.
+
+    One that was written without such digests, by an earlier version, is taken.
+
+    Raises:
+        StoreError: names what differs; also no manifest, or a damaged one.
+    """
+    there = made_from(path)
+    different = [] if there is None else differences(there, now)
+    if different:
+        raise StoreError(
+            f"path: {path} was made from other {', '.join(different)} than are there now. Make it "
+            "again, or bring those back."
+        )
 
 
 def exists(path: Path | str) -> bool:
@@ -110,41 +175,16 @@ def exists(path: Path | str) -> bool:
     return _files(path)[1].is_file()
 
 
-def write_file(path: Path | str, content: bytes) -> None:
-    """Replace a file whole or not at all: temporary name, flush, rename."""
-    _replace(Path(path), lambda temporary: temporary.write_bytes(content))
-
-
 def _files(path: Path | str) -> tuple[Path, Path]:
     # Path.with_suffix would cut a dotted layer name.
     return Path(f"{path}.safetensors"), Path(f"{path}.json")
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not derived from the name: names may already be as long as the file system allows.
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        write(temporary)
-        _flush(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":
-        _flush(path.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_bytes())
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError(path)
+        manifest = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except FileNotFoundError as error:
         raise StoreError(
             f"path: no result at {path}. Give the path without a suffix, or compute it first."
@@ -155,23 +195,39 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         ) from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if type(version) is not int:
-        raise StoreError(f"path: {path} is not a manifest of this package")
-    if version > FORMAT_VERSION:
+        raise StoreError(f"path: {path} is not a manifest of this package. Compute it again.")
+    if version != FORMAT_VERSION:
         raise StoreError(
-            f"path: {path} has format version {version}, this package reads up to "
-            f"{FORMAT_VERSION}. Upgrade it."
+            f"path: {path} has format version {version}, this package reads {FORMAT_VERSION}. "
+            "Read it with the version of emergence_ext that wrote it, or compute it again."
         )
-    digest = manifest.pop("sha256", None)
-    if digest != _manifest_digest(manifest) or not isinstance(manifest.get("arrays"), dict):
+    written = manifest.pop("sha256", None)
+    if written != _json_digest(manifest) or not _is_manifest(manifest):
         raise StoreError(f"path: {path} was changed after it was written. Compute it again.")
     return manifest
 
 
-def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _is_manifest(manifest: Mapping[str, Any]) -> bool:
+    """Whether the parts of a manifest are of the kinds that `save_arrays` writes."""
+    origins = manifest.get("made_from", {})
+    return (
+        isinstance(manifest.get("kind"), str)
+        and isinstance(manifest.get("settings"), dict)
+        and isinstance(manifest.get("arrays"), dict)
+        and isinstance(origins, dict)
+        and all(isinstance(value, str) for value in origins.values())
+    )
+
+
+def _json_digest(manifest: Mapping[str, Any]) -> str:
     try:
         canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
     except RecursionError as error:
-        raise StoreError("path: the manifest is nested too deeply") from error
+        raise StoreError("path: the manifest is nested too deeply. Compute it again.") from error
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

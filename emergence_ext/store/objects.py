@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import count, takewhile
@@ -12,7 +13,10 @@ from typing import Any, ClassVar, Final, Self, TypeVar, Union, get_args, get_ori
 
 from torch import Tensor
 
-from emergence_ext.store.arrays import StoreError, exists, load_arrays, save_arrays
+from emergence_ext.store.arrays import StoreError, differences, exists, load_arrays, save_arrays
+from emergence_ext.store.arrays import made_from as origins
+
+logger = logging.getLogger(__name__)
 
 _IN_ARRAYS: Final = object()  # in place of the setting of what is in the arrays as a whole
 
@@ -46,10 +50,15 @@ class Saved:
         values = _read_fields(_field_hints(cls), "", arrays, settings, cls._unprefixed)
         return cls(**{**settings, **values})
 
-    def save(self, path: Path | str) -> None:
-        """Write the object as `path.safetensors` and `path.json`."""
+    def save(self, path: Path | str, made_from: Mapping[str, str] | None = None) -> None:
+        """Write the object as `path.safetensors` and `path.json`.
+
+        Args:
+            path: without a suffix.
+            made_from: digest of each thing that it depends on, by a name that an error can say.
+        """
         arrays, settings = self._state()
-        save_arrays(path, arrays, settings, kind=type(self).__name__)
+        save_arrays(path, arrays, settings, kind=type(self).__name__, made_from=made_from)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -118,8 +127,20 @@ class Estimator(Saved):
 Kind = TypeVar("Kind", bound=Saved)
 
 
-def once(path: Path | None, kind: type[Kind], make: Callable[[], Kind]) -> Kind:
+def once(
+    path: Path | None,
+    kind: type[Kind],
+    make: Callable[[], Kind],
+    made_from: Mapping[str, str] | None = None,
+) -> Kind:
     """Load the result that is kept at `path`, or make it and keep it there (None: only make it).
+
+    Args:
+        path: without a suffix.
+        kind: of the result.
+        make: makes it.
+        made_from: digest of each thing that it depends on now. What was kept from other things is
+            made anew, which is logged; what an earlier version kept without digests is taken.
 
     Raises:
         StoreError: what is there is damaged or of another kind; remove it to have it made again.
@@ -127,9 +148,13 @@ def once(path: Path | None, kind: type[Kind], make: Callable[[], Kind]) -> Kind:
     if path is None:
         return make()
     if exists(path):
-        return kind.load(path)
+        there = origins(path)
+        different = differences(there, made_from) if there and made_from else []
+        if not different:
+            return kind.load(path)
+        logger.warning("%s is made anew: it was of other %s", path, ", ".join(different))
     made = make()
-    made.save(path)
+    made.save(path, made_from)
     return made
 
 
