@@ -67,6 +67,14 @@ def distilled(images: Path, out: Path) -> None:
     result.save(finished.inside.result(distill.NAME))
 
 
+def everything(images: Path, out: Path) -> None:
+    """Train, run, attack, and write the report of all."""
+    train(images, out)
+    analyse(images, out)
+    attacked(images, out)
+    report_tables(FinishedRun.open(out))
+
+
 JOBS: dict[str, Callable[..., None]] = {
     "train": train,
     "run": analyse,

@@ -64,6 +64,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "arrays": _manifest_of,
 }
 
+
 def read(reader: str, path: Path) -> None:
     """Read a file by a reader's name."""
     READERS[reader](path)
