@@ -11,14 +11,13 @@ BUILD := pyproject.toml constraints.txt setup.py build_support.py $(shell find c
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: .venv/.installed ## make .venv, install the pinned dependencies, build the library
+setup: .venv/.installed ## make .venv, install the pinned dependencies by their hashes, build the library
 
 .venv/.installed: $(BUILD)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, PYTHON=$(PYTHON) is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --upgrade -c constraints.txt pip setuptools ninja
-	$(BIN)/python -m pip install -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[all,dev]'
+	$(BIN)/python -m pip install --require-hashes --only-binary :all: --no-deps -r constraints.txt
+	$(BIN)/python -m pip install --no-build-isolation --no-deps -e .
 	$(BIN)/emergence doctor --brief
 	@touch $@
 
@@ -54,7 +53,7 @@ bench: .venv/.bench ## time the ops beside what else there is; ARGS=--quick for 
 
 # A peer that cannot be installed here is a line in the tables that says so.
 .venv/.bench: .venv/.installed
-	-$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[bench]'
+	-$(BIN)/python -m pip install --no-build-isolation -e '.[bench]'
 	@touch $@
 
 # Without .venv, with the torch and pytest that are there: such machines come bare and leave soon.

@@ -24,7 +24,7 @@ _PACKAGES: Final = {
     "mlxtend": ("mlxtend", "demo"),
     "skimage": ("scikit-image", "studies"),
     "sklearn": ("scikit-learn", "studies"),
-    "timm": ("timm", "models"),
+    "timm": ("timm", "timm"),
     "torchvision": ("torchvision", "models"),
 }
 """Module -> the package that brings it, and the extra that brings the package."""

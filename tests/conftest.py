@@ -20,6 +20,18 @@ from tests.emulated import EmulatedGPU
 CUDA = "emulated CUDA"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cases", type=int, default=None, help="random cases of each kind in tests that draw them"
+    )
+
+
+@pytest.fixture(scope="session")
+def cases(pytestconfig: pytest.Config) -> int:
+    """How many random cases a test draws: few, or what `--cases` says."""
+    return pytestconfig.getoption("--cases") or 2
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return

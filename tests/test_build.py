@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -211,3 +214,26 @@ def test_an_unchanged_file_is_not_written_again(tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == before
     build_support.write_if_changed(path, "two")
     assert path.read_text() == "two"
+
+
+def test_the_sdist_holds_all_that_its_tests_read(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    copy = tmp_path / "copy"
+    left_out = shutil.ignore_patterns(
+        ".git", ".venv", "build", "dist", "runs", "*.egg-info", "*.so"
+    )
+    shutil.copytree(root, copy, ignore=left_out)
+    build = "import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, tmp_path], cwd=copy, check=True, timeout=300)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        there = {name.partition("/")[2] for name in opened.getnames()}
+    needed = {
+        file.relative_to(copy).as_posix()
+        for file in copy.rglob("*")
+        if file.is_file() and file.suffix != ".pyc" and ".egg-info" not in str(file)
+    }
+    caches = (".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".coverage", ".ci_")
+    unneeded = {".pre-commit-config.yaml", "emergence_ext/_build.json"}
+    lacking = {name for name in needed - there - unneeded if not name.startswith(caches)}
+    assert not lacking, sorted(lacking)
