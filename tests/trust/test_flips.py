@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from emergence_ext.report.verify import verify_run
 
+from emergence_ext.report.verify import verify_run
 from tests.trust import jobs
 from tests.trust.forked import forked
 
