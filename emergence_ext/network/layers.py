@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -281,13 +282,24 @@ def _last(ends: list[_End]) -> _End:
 
 
 def _evenly(module: nn.Module, ran: list[str], count: int) -> list[str]:
-    families: dict[tuple[str, type[nn.Module]], list[str]] = defaultdict(list)
+    """Divide the largest family of modules of one kind that are numbered and in no other family."""
+    numbered: dict[tuple[str, type[nn.Module]], list[str]] = defaultdict(list)
     for name in ran:
-        families[name.rpartition(".")[0], type(module.get_submodule(name))].append(name)
-    family = max(families.values(), key=lambda names: (len(names), -names[0].count(".")))
-    if len(family) < 3:
+        numbered[re.sub(r"\d+", "#", name), type(module.get_submodule(name))].append(name)
+    families = [names for names in numbered.values() if len(names) >= 3]
+    members = {name for names in families for name in names}
+    outermost = [
+        names
+        for names in families
+        if not any(
+            ".".join(names[0].split(".")[:n]) in members for n in range(1, names[0].count(".") + 1)
+        )
+    ]
+    if not outermost:
         return []
-    return _divided(family, count)
+    place = {name: k for k, name in enumerate(ran)}
+    largest = max(outermost, key=lambda names: (len(names), -names[0].count("."), place[names[0]]))
+    return _divided(largest, count)
 
 
 def _divided(names: list[str], count: int) -> list[str]:
