@@ -6,7 +6,7 @@ BIN := .venv/bin
 BUILD := pyproject.toml constraints.txt setup.py build_support.py $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz demo lint sanitize bench gpu-check resources clean
+.PHONY: help setup test fuzz demo lint sanitize bench gpu-check resources faults audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ sanitize: .venv/.installed ## run the tests of the CPU ops under AddressSanitize
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	$(BIN)/pytest -o pythonpath='build/sanitize/lib .' tests/ops/test_maxsim*.py tests/ops/test_match_kl*.py \
 		tests/ops/test_ops_*.py $(ARGS)
+
+faults: .venv/.installed ## kill, fill the disk, turn bits over, open hostile files: about 200 kills and 1,000 bits
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m '' tests/trust --cases 15 $(ARGS)
+
+audit: .venv/.installed ## sdist, wheel and its tests in empty environments, with a compiler and without one
+	@$(BIN)/python -m tests.trust.audit $(ARGS)
 
 bench: .venv/.bench ## time the ops beside what else there is; ARGS=--quick for a look in a minute
 	@$(BIN)/python -m benchmarks $(ARGS)

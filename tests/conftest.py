@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def cases(pytestconfig: pytest.Config) -> int:
     """How many random cases a test draws: few, or what `--cases` says."""
-    return pytestconfig.getoption("--cases") or 2
+    return pytestconfig.getoption("--cases") or 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,7 +38,7 @@ def test_any_bit_that_is_turned_over_is_noticed(run: Path, cases: int, tmp_path:
     assert {path.suffix for path in files} == {".json", ".safetensors", ".csv", ".html"}
     generator = random.Random(0)
     unnoticed = []
-    for case in range(10 * cases):
+    for case in range(70 * cases):
         copy = tmp_path / str(case)
         shutil.copytree(run, copy, copy_function=_linked)
         # Of every kind equally many, whatever their sizes.
