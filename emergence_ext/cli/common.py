@@ -228,7 +228,7 @@ def _line(error: BaseException) -> _Line | None:
     elif isinstance(error, MemoryError):
         said = f"{name}: {error}" if str(error) else name
         text = f"{said}. There is not enough memory: take smaller images, or fewer"
-    elif isinstance(error, OSError | RuntimeError):
+    elif isinstance(error, StoreError | OSError | RuntimeError):
         text = f"{name}: {in_options(str(error))}"
     elif user_place(error):
         misuse, text = True, told(error)

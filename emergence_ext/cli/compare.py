@@ -28,7 +28,7 @@ def compare(a: _Name, b: _Name) -> None:
         comparison, run, folder = study.compare_runs(a, b)
         other = FinishedRun.open(split_address(b)[0])
         if run.config.hashes.get("images") != other.config.hashes.get("images"):
-            typer.echo(f"{run.folder} and {other.folder} looked at other images", err=True)
+            echo(f"{run.folder} and {other.folder} looked at other images", err=True)
         with run.held():
             made_from = {**run.made_from, "emergence of B": other.made_from["emergence"]}
             comparison.save(folder / study.NAME, made_from)

@@ -263,7 +263,8 @@ def _probe(
     f = flat_features(record.inputs[head], head)
     for what, part in (("the sample feature", f), ("the logits", z)):
         _check_batch(part, what, (2, *part.shape[1:]))
-    if not torch.allclose(z[0], other[0], 1e-3, 1e-4 * float(z.abs().max())):
+    scale = float(z.abs().nan_to_num().max())  # what is not finite is refused with its image later
+    if not torch.allclose(z[0], other[0], 1e-3, 1e-4 * scale, equal_nan=True):
         live = live_statistics(run.module)
         logger.warning(
             "what the network gives for an image depends on the other images of its batch, and so "

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,22 +33,11 @@ from emergence_ext.training.recipes import Recipe
 LIMITS = ["--size", "16", "--region-images", "12"]
 
 
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """The command line sets how much is logged, for the length of a process."""
-    logger = logging.getLogger("emergence_ext")
-    before = logger.level
-    yield
-    logger.setLevel(before)
-
-
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("emergence_ext.report.emergence.figures", lambda run: {})
     monkeypatch.setattr(run, "strength_entropy", partial(run.strength_entropy, folds=2))
     monkeypatch.setattr("emergence_ext.run.strength.TEMPERATURES", (1.0,))
-    few = partial(Settings, importance_evals=3, regional_evals=3)
-    monkeypatch.setattr(run, "Settings", few)
 
 
 def _call(*arguments: str | Path) -> Result:
@@ -63,6 +52,7 @@ def _run(data: Path, out: Path, *arguments: str | Path, model: str = "three") ->
 def _assert_refused(result: Result, *words: str, status: int = 2) -> None:
     assert result.exit_code == status, result.output
     assert "Traceback" not in result.output
+    assert result.stderr.strip(), (result.exception, result.output)
     last = result.stderr.strip().splitlines()[-1]
     for word in ("error: ", *words):
         assert word in last, last
@@ -207,7 +197,7 @@ def test_fewer_images_than_can_be_fitted_are_an_error_that_says_so(
 ) -> None:
     asked = ["--weights", weights, "--per-class"]
     result = _run(image_folder, tmp_path / "run", *asked, "2")
-    _assert_refused(result, "4 images are too few", "give at least 6")
+    _assert_refused(result, "leaves 4 to fit", "3 categories need at least 6")
 
 
 def test_folders_without_images_are_errors_that_name_them(
@@ -239,13 +229,13 @@ def test_a_checkpoint_of_another_network_is_refused(
         (["--tau", "0.1"], ["tau must be in [1/C, 1)"]),
         (["--tau", "2"], ["tau must be between 0 and 1"]),
         (["--dim", "1"], ["dim must be at least 2"]),
-        (["--dim", "40"], ["dim = 40 is more than the E = 12"]),
+        (["--dim", "40"], ["dim = 40 is more than the 6 channels of layer 'conv1_1'"]),
         (["--alpha", "-1"], ["alpha must be at least 0"]),
         (["--alphas", "1;2"], ["alphas", "1;2"]),
         (["--checkpoints", "nowhere/*.pt"], ["nothing matches", "nowhere/*.pt"]),
         (["--checkpoints", "x", "--weights", "y"], ["either --weights or --checkpoints"]),
         (["--weights", "nowhere.pt"], ["cannot read nowhere.pt"]),
-        (["--class-map", "nowhere.json"], ["class_map", "no file nowhere.json"]),
+        (["--class-map", "nowhere.json"], ["--class-map", "no file nowhere.json"]),
         (["--size", "0"], ["size"]),
     ],
 )
@@ -426,7 +416,7 @@ def test_a_shortened_demo_learns_digits_and_writes_its_report(
 def test_what_cannot_be_done_is_refused_before_the_work(
     arguments: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = SimpleNamespace(emergence=None, folder=tmp_path)
+    opened = SimpleNamespace(emergence=None, folder=tmp_path, held=nullcontext)
     monkeypatch.setattr(FinishedRun, "open", lambda folder: opened)
     command, *options = arguments
     _assert_refused(_call(command, tmp_path, *options), *words)

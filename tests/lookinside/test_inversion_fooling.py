@@ -81,7 +81,7 @@ def test_a_dead_code_or_no_image_is_refused(net: Net, images: Tensor) -> None:
         invert(net, "conv1", images[0])
     with pytest.raises(ValueError, match=r"images: .* divide by 255"):
         invert(net, "conv1", images.byte())
-    with pytest.raises(ValueError, match="Choose a layer before the pooling"):
+    with pytest.raises(ValueError, match="expected a map"):
         invert(net, "head", images)
 
 

@@ -336,7 +336,7 @@ def test_the_sheet_shows_the_nearest_real_member(net: Net, images: Tensor) -> No
         ({"top_k": 6}, "top_k: expected 1 to 5"),
         ({"facets": 15}, "at most 14"),
         ({"layer": "relu3"}, "no layer 'relu3'"),
-        ({"layer": "head"}, "Choose a layer before the pooling"),
+        ({"layer": "head"}, "expected a map"),
         ({"images": torch.rand(3, 10, 10)}, r"images: expected images \[n, channels, H, W\]"),
         ({"images": torch.rand(0, 3, 10, 10)}, r"images: expected images \[n, channels, H, W\]"),
         ({"images": [torch.rand(3, 10, 10)]}, "images: expected a tensor .* got list"),

@@ -197,7 +197,7 @@ def test_unknown_networks_are_refused_with_the_nearest(spec: str, message: str) 
 
 def test_an_absent_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(ImportError, match=r"emergence_ext\[models\]"):
+    with pytest.raises(ImportError, match=r"emergence_ext\[timm\]"):
         load_model("timm:resnet50")
 
 

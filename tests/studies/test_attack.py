@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,15 +28,6 @@ from emergence_ext.studies.attack import (
 from tests.studies.saved import assert_updated_from_what_is_saved
 
 STRONG = AttackSettings(eps=0.04, steps=12, images="all")
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """The command line sets how much is logged, for the length of a process."""
-    logger = logging.getLogger("emergence_ext")
-    before = logger.level
-    yield
-    logger.setLevel(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,14 +44,6 @@ RECIPE = Recipe(epochs=3, batch_size=12, lr=0.02, weight_decay=0)
 CONV = FeaturePlace("conv2_1", "conv2_1")
 FC = FeaturePlace("fc", "fc2", "input")
 SETTINGS = Settings(region_images=40, importance_evals=10, regional_evals=20)
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    logger = logging.getLogger("emergence_ext")
-    before = logger.level
-    yield
-    logger.setLevel(before)
 
 
 def _net(seed: int, build: Any = tiny_networks.three) -> nn.Module:
@@ -595,7 +585,7 @@ def test_a_subject_made_by_hand_needs_training_images(images: ImageFolder) -> No
 
 
 def test_settings_are_those_of_the_run(finished: Path) -> None:
-    expected = Settings(region_images=20, importance_evals=3, regional_evals=5)
+    expected = Settings(tau=0.4, region_images=20, importance_evals=3, regional_evals=5)
     assert FinishedRun.open(finished).settings == expected
     with pytest.raises(StoreError, match="notes no setting"):
         _ = NOWHERE.settings
