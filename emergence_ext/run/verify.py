@@ -14,10 +14,10 @@ import torch
 from emergence_ext.network import FeatureSet, load_checkpoints
 from emergence_ext.run.emerging import Checkpoint, Emergence, emergence
 from emergence_ext.run.finished import FinishedRun
-from emergence_ext.run.folder import Config, RunFolder
+from emergence_ext.run.folder import STUDY, STUDY_VERSION, Config, RunFolder
 from emergence_ext.run.identity import file_digest, weights_name
 from emergence_ext.run.subject import SubjectSpec
-from emergence_ext.store import StoreError, differences, load_arrays, made_from
+from emergence_ext.store import StoreError, differences, load_arrays, made_from, read_document
 
 
 @dataclass
@@ -54,6 +54,10 @@ def verify(folder: Path | str) -> Verification:
     if not inside.config.is_file():
         raise FileNotFoundError(f"run: {folder} holds no run")
     result.check("configuration", lambda: Config.read(inside.config))
+    study = inside.fits.path / STUDY
+    if study.is_file():
+        advice = "Compute the fits again."
+        result.check("configuration", lambda: read_document(study, STUDY_VERSION, advice))
     for path in _results(inside.path):
         result.check("results", lambda path=path: load_arrays(path))  # type: ignore[misc]
     if result.wrong:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import logging
@@ -55,16 +56,18 @@ def attacked(images: Path, out: Path) -> None:
     """Attack the network of the run in it."""
     finished = FinishedRun.open(out)
     settings = attack.AttackSettings(eps=0.3, steps=3)
-    result = attack.attack(finished.subject(), finished.emergence, finished.learned(), settings)
-    result.save(finished.inside.result(attack.NAME))
+    with finished.held():
+        subject, learned = finished.subject(), finished.learned()
+        finished.keep(attack.attack(subject, finished.emergence, learned, settings), attack.NAME)
 
 
 def distilled(images: Path, out: Path) -> None:
     """Distil a student of the run in it."""
     finished = FinishedRun.open(out)
-    with mock.patch("emergence_ext.studies.distill.training_images", lambda it: it.dataset):
+    images_of = mock.patch("emergence_ext.studies.distill.training_images", lambda it: it.dataset)
+    with finished.held(), images_of:
         result = distill.distill(finished, finished.subject(), ["fc"], None, epochs=2)
-    result.save(finished.inside.result(distill.NAME))
+        finished.keep(result, distill.NAME)
 
 
 def everything(images: Path, out: Path) -> None:
@@ -112,20 +115,29 @@ def _hold(folder: Path) -> None:
         time.sleep(600)
 
 
+# A page holds digests of tables, and one of these the seconds.
+_OTHERWISE = (".lock", "report.html")
+
+
 def left(folder: Path) -> dict[str, str]:
     """Digests of everything in a folder but how long things took, by path."""
     return {
-        path.relative_to(folder).as_posix(): _digest(path)
+        path.relative_to(folder).as_posix(): hashlib.sha256(_content(path)).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock" and "resume" not in path.parts
+        # A page holds digests of tables, and one of them the seconds.
+        if path.is_file()
+        and path.name not in (".lock", "report.html")
+        and "resume" not in path.parts
     }
 
 
-def _digest(path: Path) -> str:
-    content = path.read_bytes()
+def _content(path: Path) -> bytes:
     if path.suffix == ".json":
-        content = json.dumps(_timeless(json.loads(content)), sort_keys=True).encode()
-    return hashlib.sha256(content).hexdigest()
+        return json.dumps(_timeless(json.loads(path.read_bytes())), sort_keys=True).encode()
+    if path.name == "fits.csv":
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        return json.dumps([_timeless(row) for row in rows]).encode()
+    return path.read_bytes()
 
 
 def _timeless(value: Any) -> Any:

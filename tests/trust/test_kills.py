@@ -33,7 +33,7 @@ class Job:
         self.before = folder / "before"
         self.before.mkdir()
         if name != "train":
-            _well(forked(jobs.train, images, self.before / "training"))
+            _well(forked(jobs.train, images, self.before))
         if name in ("attack", "distill"):
             self.before = self._begun("run", folder / "before", -1, "kill")[0]
         whole, ending = self._begun(name, folder / "whole", -1, "kill")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,9 @@ from emergence_ext import lookinside, mindseye, network, render, studies
 from emergence_ext.data import ArraySamples
 from emergence_ext.lookinside.targets import dataset_logits
 from emergence_ext.mindseye import Schedule
+
+# It draws from Python's generator when it is first imported, whoever does so.
+importlib.import_module("rich.style")
 
 LAYER = "conv2"
 IMAGES = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
