@@ -128,7 +128,7 @@ def load_model(
     elif source == "timm":
         build, description = _timm_builder(name, image_size), f"timm's own {name}"
     else:
-        build, description = load_callable(spec, "model"), f"what {spec} returns"
+        build, description = load_callable(spec, "model"), "a network of your own"
     logger.info("model %s: %s", spec, description)
     module = _build(build, spec, num_classes, random_state)
     if weights is not None:
