@@ -57,7 +57,7 @@ def verify(folder: Path | str) -> Verification:
     study = inside.fits.path / STUDY
     if study.is_file():
         advice = "Compute the fits again."
-        result.check("configuration", lambda: read_document(study, STUDY_VERSION, advice))
+        result.check("studies of fits", lambda: read_document(study, STUDY_VERSION, advice))
     for path in _results(inside.path):
         result.check("results", lambda path=path: load_arrays(path))  # type: ignore[misc]
     if result.wrong:
