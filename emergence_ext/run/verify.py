@@ -5,6 +5,7 @@ Nothing is loaded that could run code: networks are compared as files, images as
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +137,9 @@ def _sources(run: FinishedRun, result: Verification) -> None:
         try:
             files = load_checkpoints(spec.checkpoints)
         except (ValueError, OSError) as error:
-            result.notes.append(f"checkpoints are not compared: {error}")
+            # Files that are gone are no fault of the run; an index that is damaged is.
+            told = result.wrong if glob.glob(spec.checkpoints) else result.notes
+            told.append(f"checkpoints are not compared: {error}")
             files = []
         for state in files:
             noted = config.hashes.get(weights_name(state))
