@@ -90,12 +90,19 @@ def _unpickled(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         _check_sizes(path)
         names |= set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    elif not _is_pickle(path):  # torch reads some texts for ever
+        raise ValueError("it is no file of torch.save")
     # torch itself lets nothing stand for os, posix, nt and sys.
     stand_ins: list[Any] = [
         (type(name.rpartition(".")[2], (_Unread,), {}), name) for name in sorted(names)
     ]
     with torch.serialization.safe_globals(stand_ins):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def _check_sizes(path: Path) -> None:

@@ -377,3 +377,10 @@ def test_a_part_of_a_network_is_found_under_its_prefix(tmp_path: Path) -> None:
         load_weights(net, tmp_path / "w.pt", partial=True)
     save_file(SAVED, tmp_path / "w.SAFETENSORS")
     assert load_weights(net, tmp_path / "w.SAFETENSORS") == []
+
+
+def test_a_text_is_no_weights_and_is_not_read_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "columns.pt"
+    path.write_text(",".join(f"c{k}" for k in range(50_000)) + "\n")
+    with pytest.raises(ValueError, match=r"it is no file of torch\.save"):
+        read_weights(path)
