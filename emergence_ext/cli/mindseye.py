@@ -11,6 +11,7 @@ from emergence_ext.cli.common import (
     Device,
     ModelOrRun,
     Out,
+    Output,
     Seed,
     Weights,
     app,
@@ -70,6 +71,7 @@ def mindseye(
     steps: Annotated[int, typer.Option(help="Iterations.")] = 200,
     size: Side = None,
     preprocess: Prepared = None,
+    output: Output = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
@@ -100,12 +102,13 @@ def mindseye(
             with locked(out):
                 notes = eye.facets_of_folder(
                     images, model, layers, out, weights=weights, prepared=preprocess or "auto",
-                    size=size, **grouping, **how,
+                    size=size, output=output, **grouping, **how,
                 )  # fmt: skip
         else:
             _refuse(
                 "is of no use with --run, which knows network and images; leave one of them out",
                 images=images, model=model, weights=weights, size=size, preprocess=preprocess,
+                output=output,
             )  # fmt: skip
             how["categories"] = None if category is None else _names(category, "category")
             if directions:

@@ -106,6 +106,7 @@ def train(
 
         origin = network.read_origin(weights)
         size = origin.size_for(size, 64)
+        output = origin.output_for(output)
         train_set, val_set = _both_splits(data, split, size)
         loaded = network.load_model(
             model, num_classes=len(train_set.categories), image_size=size, output=output,
@@ -129,6 +130,7 @@ def train(
             random_state=seed,
             device=device_name(device),
             model=model,
+            output=output,
         )
         took = f"{sum(log.seconds):.0f} s"
         accuracy = f"{log.val_accuracy[-1]:.1%}"

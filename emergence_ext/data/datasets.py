@@ -14,15 +14,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from emergence_ext.data.pixels import DARK, eight_bits
+from emergence_ext.data.pixels import eight_bits, unit
 from emergence_ext.data.samples import Samples
+from emergence_ext.lookup import UserCodeError, user_code
 
 __all__ = ["MapStyle", "as_samples"]
 
 logger = logging.getLogger(__name__)
 
-OVERSHOOT: Final = 0.1
-"""How far beyond 0..1 values may lie: bicubic resizing of floats overshoots edges by less."""
 _KEYS: Final = (("image", "img"), ("label", "labels"))
 """How items that are mappings, as those of Hugging Face's `datasets`, call image and label."""
 
@@ -47,7 +46,7 @@ class _Wrapped(Samples):
         self._dataset = dataset
 
     def _image(self, index: int) -> Tensor:
-        return _to_image(_pair(self._dataset[index])[0], self.names[index])
+        return _to_image(_pair(_item(self._dataset, index))[0], self.names[index])
 
 
 def as_samples(
@@ -125,12 +124,19 @@ def _labels_of_items(dataset: MapStyle) -> list[int]:
     try:
         labels = []
         for index in range(len(dataset)):  # for the error
-            labels.append(_label(_pair(dataset[index])[1]))
+            labels.append(_label(_pair(_item(dataset, index))[1]))
         return labels
+    except UserCodeError:
+        raise
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise TypeError(
             f"dataset: expected (image, integer label) by index, sample {index} is none ({error})"
         ) from error
+
+
+def _item(dataset: MapStyle, index: int) -> Any:
+    with user_code(f"dataset: sample {index}"):
+        return dataset[index]
 
 
 def _pair(item: Any) -> Any:
@@ -247,41 +253,9 @@ def _to_image(image: Any, name: str) -> Tensor:
     if not isinstance(image, Tensor) or image.ndim != 3 or not image.numel():
         got = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise TypeError(f"dataset: expected an image [channels, H, W] for sample {name}, got {got}")
-    return _unit(image, where)
+    return unit(image, where)
 
 
 def _last(shape: Sequence[int]) -> bool:
     """Whether channels can only be the last axis."""
     return shape[0] > 4 and shape[2] in (1, 3, 4)
-
-
-def _unit(image: Tensor, where: str) -> Tensor:
-    if image.dtype == torch.uint8:
-        return image.float() / 255
-    if image.dtype == torch.bool:
-        return image.float()
-    if image.dtype == torch.uint16:
-        highest = int(image.int().max())
-        if 0 < highest <= DARK:
-            raise ValueError(
-                f"{where} has 16 bits, but no value above {highest}: 12 bits or fewer? Scale it to "
-                "floating point in 0..1"
-            )
-        return image.float() / 65535
-    if not image.dtype.is_floating_point:
-        raise ValueError(
-            f"{where} is of {str(image.dtype).removeprefix('torch.')}, whose white is not known; "
-            "give uint8 for 0..255, or floating point in 0..1"
-        )
-    image = image.float()
-    if not image.isfinite().all():
-        raise ValueError(f"{where} holds values that are not finite (NaN or infinite)")
-    low, high = float(image.min()), float(image.max())
-    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
-        cure = (
-            "leave the normalisation out, as the network's preprocessing comes afterwards"
-            if low < 0
-            else "divide by 255 where that is white"
-        )
-        raise ValueError(f"{where} has values from {low:.4g} to {high:.4g}, expected 0..1; {cure}")
-    return image

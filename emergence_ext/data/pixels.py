@@ -6,14 +6,19 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+import torch
 from PIL import Image, TiffImagePlugin
+from torch import Tensor
 
-__all__ = ["DARK", "eight_bits", "levels_of"]
+__all__ = ["DARK", "eight_bits", "levels_of", "unit"]
 
 STRIP: Final = 1 << 22  # pixels that are converted at once, so that no copy is as large as an image
 DARK: Final = 4095
 """Pixels of 16 bits of which none is above this are 12 bits that nobody marked, or fewer."""
 FLOATING: Final = "floating-point pixels have no known range; save it in 8 or 16 bits"
+
+OVERSHOOT: Final = 0.1
+"""How far beyond 0..1 values may lie: bicubic resizing of floats overshoots edges by less."""
 
 # Tags of TIFF, see its revision 6.0.
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _MAX_VALUE = 258, 262, 339, 281
@@ -115,3 +120,40 @@ def _by_strips(
         strip = image.crop((0, top, width, min(top + rows, height)))
         result.paste(convert(strip).convert(mode), (0, top))
     return result
+
+
+def unit(image: Tensor, where: str) -> Tensor:
+    """Return pixels in 0..1: of uint8, uint16 (65535 is white), bool, or floating point in 0..1.
+
+    Raises:
+        ValueError: values whose white is not known; begins with `where`.
+    """
+    if image.dtype == torch.uint8:
+        return image.float() / 255
+    if image.dtype == torch.bool:
+        return image.float()
+    if image.dtype == torch.uint16:
+        highest = int(image.int().max())
+        if 0 < highest <= DARK:
+            raise ValueError(
+                f"{where} has 16 bits, but no value above {highest}: 12 bits or fewer? Scale it to "
+                "floating point in 0..1"
+            )
+        return image.float() / 65535
+    if not image.dtype.is_floating_point:
+        raise ValueError(
+            f"{where} is of {str(image.dtype).removeprefix('torch.')}, whose white is not known; "
+            "give uint8 for 0..255, or floating point in 0..1"
+        )
+    image = image.float()
+    if not image.isfinite().all():
+        raise ValueError(f"{where} holds values that are not finite (NaN or infinite)")
+    low, high = float(image.min()), float(image.max())
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+        cure = (
+            "leave the normalisation out, as the network's preprocessing comes afterwards"
+            if low < 0
+            else "divide by 255 where that is white"
+        )
+        raise ValueError(f"{where} has values from {low:.4g} to {high:.4g}, expected 0..1; {cure}")
+    return image

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from emergence_ext.data.decode import CropRule, Source, decode, read_pixels
+from emergence_ext.data.pixels import unit
 from emergence_ext.data.skipped import in_words
 from emergence_ext.store import digest
 
@@ -83,7 +84,16 @@ class Samples(Dataset[tuple[Tensor, int]]):
 
 
 class ArraySamples(Samples):
-    """Images in memory, `[N, channels, H, W]`: uint8 in 0..255, or floating point in 0..1."""
+    """Images in memory.
+
+    Args:
+        images: `[N, channels, H, W]`: uint8, uint16 (65535 is white), bool, or floating point in
+            0..1.
+        labels, categories, names: see `Samples`; names are numbers where they are left out.
+
+    Raises:
+        ValueError: another shape, or values whose white is not known.
+    """
 
     def __init__(
         self,
@@ -98,7 +108,7 @@ class ArraySamples(Samples):
                 f"{list(images.shape)}"
             )
         super().__init__(categories, labels, names or [str(index) for index in range(len(labels))])
-        self.images = images
+        self.images = images if images.dtype == torch.uint8 else unit(images, "images: the tensor")
 
     def _image(self, index: int) -> Tensor:
         return _to_unit(self.images[index])

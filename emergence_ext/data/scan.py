@@ -34,6 +34,8 @@ UNREAD: Final = frozenset((
 _BACKUP: Final = (".bak", ".orig", ".old", ".tmp", ".part", ".crdownload", ".swp", "~")
 _BRANDS: Final = (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
 
+_LEFT: Final = ("look.html", "mindseye.json")
+
 HIDDEN = "hidden"
 RESULT = "result of an earlier run"
 NOWHERE = "a link to nothing"
@@ -125,9 +127,9 @@ def listed(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_result(folder: Path) -> bool:
-    """Say whether this package wrote a folder: a run, or what `look` left."""
+    """Say whether this package wrote a folder: a run, or what `look` or `mindseye` left."""
     try:
-        if (folder / "look.html").is_file():
+        if any((folder / name).is_file() for name in _LEFT):
             return True
         config = folder / "config.json"
         content = json.loads(config.read_bytes()) if config.is_file() else None
@@ -173,9 +175,7 @@ class _Walk:
                     raise
                 self._skip(current, f"a folder that cannot be read: {error.strerror}")
                 continue
-            if {"config.json", "look.html"} & {entry.name for entry in entries} and is_result(
-                current
-            ):
+            if {"config.json", *_LEFT} & {entry.name for entry in entries} and is_result(current):
                 self._skip_all(current, RESULT)
                 self.found.results.add(place)
                 continue

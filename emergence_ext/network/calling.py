@@ -152,13 +152,13 @@ def select_output(module: nn.Module, name: str) -> None:
         module: changed in place, by a forward hook.
         name: key, field or index of the output; with dots between where they are nested.
     """
+    module.register_forward_hook(functools.partial(_selected, name))
 
-    def choose(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        for part in name.split("."):
-            output = _entry(output, part, name)
-        return output
 
-    module.register_forward_hook(choose)
+def _selected(name: str, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+    for part in name.split("."):
+        output = _entry(output, part, name)
+    return output
 
 
 @contextmanager

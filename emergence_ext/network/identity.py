@@ -29,7 +29,8 @@ def code_digest(part: nn.Module | Callable[..., Any]) -> str:
     """Digest of the code that a network or function runs, without its comments and docstrings.
 
     Of a module, the class of it and of every part of it, with their settings: as `repr` shows them,
-    and attributes that no method but `__init__` sets, functions among them; of a function, its own.
+    and attributes that no method but `__init__` sets, functions among them; and its forward hooks.
+    Of a function, its own.
     What they use by a global name counts too, where it is of the same top-level package, and so do
     global constants. The code of torch does not count, nor what is not written in Python. Another
     version of Python compiles to another digest.
@@ -39,6 +40,8 @@ def code_digest(part: nn.Module | Callable[..., Any]) -> str:
         settings = {}
         for name, each in part.named_modules():
             _gather(type(each), gathered)
+            for hook in (*each._forward_pre_hooks.values(), *each._forward_hooks.values()):
+                _gather(hook, gathered)
             for attribute, value in _settings(each):
                 if callable(value):
                     _gather(value, gathered)

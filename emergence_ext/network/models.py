@@ -103,8 +103,8 @@ def load_model(
             the network as it is built: untrained, unless the user's own function does more.
         image_size: side of the images, for networks of timm that are built for one size; None takes
             what the weights were trained at, where they say it.
-        output: key, field or index of the logits, for networks that give more than those; None: see
-            `calling.logits`.
+        output: key, field or index of the logits, for networks that give more than those; None:
+            that of the training, where the weights say it, or else see `calling.logits`.
         random_state: seed of the initial weights.
 
     Raises:
@@ -115,6 +115,7 @@ def load_model(
     """
     origin = read_origin(weights)
     image_size = image_size or origin.size
+    output = origin.output_for(output)
     if origin.model not in (None, spec):
         logger.warning("%s: these weights were trained as %r", spec, origin.model)
     source, _, name = spec.partition(":")

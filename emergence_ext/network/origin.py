@@ -37,12 +37,14 @@ class Origin:
         preprocess: what they went through, as `network.preprocess` takes it.
         model: what the network was built by, as `load_model` takes it.
         categories: of the columns of the output, in order.
+        output: which of its outputs are the logits, as `load_model` takes it.
     """
 
     size: int | None = None
     preprocess: str | None = None
     model: str | None = None
     categories: tuple[str, ...] = ()
+    output: str | None = None
 
     def size_for(self, given: int | None, default: int = 224) -> int:
         """Settle the side of images: the one given, or that of the training, or the default."""
@@ -76,6 +78,14 @@ class Origin:
             )
         logger.info("preprocessing %r, as the weights were trained", self.preprocess)
         return self.preprocess
+
+    def output_for(self, given: str | None) -> str | None:
+        """Settle which output holds the logits: the one given, or that of the training."""
+        if given is None and self.output is not None:
+            logger.info("logits are the output %r, as the weights were trained", self.output)
+        elif self.output not in (None, given):
+            logger.warning("output %s: these weights were trained with %r", given, self.output)
+        return self.output if given is None else given
 
     def class_map(self, categories: Sequence[str]) -> dict[str, int] | None:
         """Say which column of the output each category is, where they are not one to one.
@@ -138,10 +148,10 @@ def read_origin(path: Path | str | None) -> Origin:
     try:
         del said[_MARK]
         origin = Origin(**{**said, "categories": tuple(said["categories"])})
-        names = (origin.preprocess, origin.model, *origin.categories)
+        names = (origin.preprocess, origin.model, origin.output, *origin.categories)
         if not all(x is None or isinstance(x, str) for x in names):
             raise TypeError("a name is no text")
-        if not f"{origin.preprocess}{origin.model}".isprintable():
+        if not f"{origin.preprocess}{origin.model}{origin.output}".isprintable():
             raise ValueError("a name that cannot be printed")
         if origin.size is not None and origin.size not in range(1, _LARGEST + 1):
             raise ValueError(f"size {origin.size}")

@@ -101,7 +101,8 @@ class SubjectSpec:
             training, where the weights say it, or one to one.
         per_class: images of a category, at most.
         precision: of the forward pass.
-        output: key, field or index of the logits, for networks that give more than those.
+        output: key, field or index of the logits, for networks that give more than those; None:
+            that of the training, where the weights say it, or else as `calling.logits` finds them.
         random_state: seed of what is chosen or initialised.
         split: of the images, as `data.ImageFolder` takes it; None for the validation images where
             the folder is split, else the test images.
@@ -138,12 +139,13 @@ class SubjectSpec:
         first = states[-1].path if states else self.weights and Path(self.weights)
         origin = network.read_origin(first)
         size = origin.size_for(self.size)
+        output = origin.output_for(self.output)
         dataset = self._dataset(size)
         loaded = network.load_model(
             self.model,
             weights=first,
             image_size=size,
-            output=self.output,
+            output=output,
             random_state=self.random_state,
         )
         name = origin.preprocess_for(self.preprocess, loaded.preprocess)
@@ -163,7 +165,7 @@ class SubjectSpec:
             ),
             precision=self.precision,  # type: ignore[arg-type]
             device=device,
-            spec=replace(self, size=size, preprocess=name),
+            spec=replace(self, size=size, preprocess=name, output=output),
             last_linear=self.last_linear,
         )
 

@@ -88,10 +88,13 @@ def frozen_names(module: nn.Module, pattern: str | None) -> set[str]:
         ValueError: no regular expression, or one that finds no parameter or leaves none.
     """
     names = [name for name, _ in module.named_parameters()]
+    # A tied parameter has several names, any of which may be meant; it is trained by its first.
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    every = [(n, first[id(p)]) for n, p in module.named_parameters(remove_duplicate=False)]
     frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     if pattern is not None:
         try:
-            matching = {name for name in names if re.search(pattern, name)}
+            matching = {own for name, own in every if re.search(pattern, name)}
         except re.error as error:
             raise ValueError(f"freeze: {pattern!r} is no regular expression ({error})") from error
         if not matching:

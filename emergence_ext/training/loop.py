@@ -89,6 +89,7 @@ def train(
     device: torch.device | str = "cpu",
     loss: Loss | None = None,
     model: str | None = None,
+    output: str | None = None,
 ) -> TrainingLog:
     """Train a network in place, keep checkpoints, and go on after the last epoch if killed.
 
@@ -116,8 +117,8 @@ def train(
         random_state: seed of the order, augmentation and dropout.
         device: where to train; the module comes back to the CPU.
         loss: what is lowered; the cross-entropy of the labels when left out.
-        model: what the network was built by, as `network.load_model` takes it; its checkpoints say
-            so.
+        model, output: what the network was built by, as `network.load_model` takes them; its
+            checkpoints say so.
 
     Raises:
         ValueError: the output's width is not the number of categories, a pattern that freezes
@@ -153,6 +154,7 @@ def train(
             torch.device(device),
             loss or CrossEntropy(),
             model,
+            output,
         )
         with locked(out):
             return run.go(train_set, val_set, (preprocess or prepared("none")).to(device))
@@ -194,9 +196,11 @@ class _Run:
         device: torch.device,
         loss: Loss,
         model: str | None,
+        output: str | None,
     ) -> None:
         self.module = module
         self.model = model
+        self.output = output
         self.loss = loss
         self.recipe = recipe
         self.out = out
@@ -326,6 +330,7 @@ class _Run:
             getattr(preprocess, "name", None),
             self.model,
             tuple(train_set.categories) if self.loss.labelled else (),
+            self.output,
         )
 
     def _keep(self) -> None:

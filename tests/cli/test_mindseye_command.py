@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from emergence_ext import figures
 from emergence_ext.cli import app
 from emergence_ext.data import image_set
+from emergence_ext.data.scan import find_images
 from emergence_ext.mindseye import MindsEye, Schedule
 from emergence_ext.render import maps_of
 from emergence_ext.report.look import Sheet
@@ -257,6 +258,9 @@ def test_a_notebook_does_in_one_call_what_the_command_does(
     notes = facets_of_run(run, ["conv2_1"], tmp_path, categories=["red"], top_k=[2], schedule=quick)
     assert [note.startswith("red, conv2_1, facet 1: target channels") for note in notes] == [True]
     assert (tmp_path / "red" / "figures" / "facets_conv2_1.png").is_file()
+    # Its pictures are no images, though they lie in a folder of such.
+    found = find_images([tmp_path], tmp_path)
+    assert not found.images[0] and found.results == {0}
     notes = directions_of_run(run, ["conv2_1"], tmp_path, categories=["red"], schedule=quick)
     assert [note.startswith("red, conv2_1: component along mu") for note in notes] == [True]
     assert len(rows_of(tmp_path / "tables" / "directions.csv")) == 1

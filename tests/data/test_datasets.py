@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, random_split
 
-from emergence_ext.data import as_samples
+from emergence_ext.data import ArraySamples, as_samples
 
 RAMP = np.linspace(0, 65535, 32).astype(np.uint16)[None].repeat(8, 0)  # [8, 32]
 GREY = (RAMP // 257).astype(np.uint8)
@@ -197,3 +198,47 @@ def test_labels_that_torchvision_lists_are_taken_without_reading_images(tmp_path
     dataset = datasets.ImageFolder(tmp_path, loader=read)
     assert as_samples(dataset).labels == [0, 1]
     assert as_samples(ConcatDataset([dataset, dataset])).labels == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (torch.full((2, 1, 4, 4), 200.0), "from 200 to 200, expected 0..1; divide by 255"),
+        (torch.full((2, 1, 4, 4), -1.5), "leave the normalisation out"),
+        (torch.full((2, 1, 4, 4), 200), "int64, whose white is not known"),
+        (torch.full((2, 1, 4, 4), torch.nan), "not finite"),
+    ],
+)
+def test_arrays_whose_white_is_not_known_are_refused(images: Tensor, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^images: .*{re.escape(said)}"):
+        ArraySamples(images, [0, 1], ["a", "b"])
+
+
+class _Breaks:
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == 2:
+            raise FileNotFoundError("moved.png")
+        return torch.zeros(1, 4, 4), index
+
+
+def test_what_a_data_set_raises_is_told_by_sample_and_place() -> None:
+    said = r"^dataset: sample 2: .*test_datasets\.py:\d+ in __getitem__: FileNotFoundError: moved"
+    with pytest.raises(ValueError, match=said):
+        as_samples(_Breaks())
+    samples = as_samples(Subset(_Known(_Breaks()), [0, 2]))
+    with pytest.raises(ValueError, match=said.replace("sample 2", "sample 1")):
+        samples[1]
+
+
+class _Known(_Breaks):
+    """Says its labels, so that no item is read before its image is wanted."""
+
+    def __init__(self, inner: _Breaks) -> None:
+        self.inner, self.images = inner, 0
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.images += 1
+        return (torch.zeros(1, 4, 4), index) if self.images <= 2 else self.inner[index]

@@ -115,3 +115,20 @@ def test_one_weight_or_its_name_is_another_network() -> None:
     net[1].running_mean[0] = 1
     assert len({before, changed, weights_digest(net)}) == 3
     assert weights_digest(nn.Sequential(net[0])) != weights_digest(nn.ModuleDict({"x": net[0]}))
+
+
+def test_a_forward_hook_is_code_of_the_network() -> None:
+    from emergence_ext.network.calling import select_output
+
+    digests = [code_digest(nn.Linear(4, 2))]
+    for name in ("logits", "aux"):
+        module = nn.Linear(4, 2)
+        select_output(module, name)
+        digests.append(code_digest(module))
+    module = nn.Linear(4, 2)
+    module.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 2,))
+    digests.append(code_digest(module))
+    assert len(set(digests)) == 4
+    again = nn.Linear(4, 2)
+    select_output(again, "logits")
+    assert code_digest(again) == digests[1]

@@ -270,3 +270,10 @@ def test_tied_weights_and_views_are_kept(tmp_path: Path) -> None:
     assert torch.equal(module(images), other(images))
     again = _train(tmp_path, _net(Tied))
     assert torch.equal(again(images), module(images))
+
+
+def test_a_tied_weight_is_frozen_by_either_name(tmp_path: Path) -> None:
+    from emergence_ext.training.heads import frozen_names
+
+    assert frozen_names(_net(Tied), r"out\.weight") == {"conv.weight"}
+    assert frozen_names(_net(Tied), r"conv\.weight") == {"conv.weight"}

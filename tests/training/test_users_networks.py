@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.data import ArraySamples
-from emergence_ext.network import load_weights
+from emergence_ext.network import load_model, load_weights, read_origin
 from emergence_ext.training import Recipe, train
 from emergence_ext.training.loop import evaluate
 
@@ -62,3 +62,30 @@ def test_the_first_logits_are_trained_where_there_are_auxiliary_ones(
     samples: ArraySamples, tmp_path: Path
 ) -> None:
     assert _train(Net(auxiliary=True), samples, tmp_path) == 1
+
+
+class Two(Net):
+    """Two heads; the first that is met is not the one that is trained."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        z = super().forward(x)
+        assert isinstance(z, Tensor)
+        return {"constant": torch.zeros_like(z), "own": z}
+
+
+def test_the_chosen_output_travels_with_the_weights(samples: ArraySamples, tmp_path: Path) -> None:
+    spec = f"{__name__}:Two"
+    net = load_model(spec, num_classes=2, output="own").module
+    log = train(
+        net, samples, samples, Recipe(epochs=12, batch_size=4, lr=0.05), out=tmp_path,
+        model=spec, output="own",
+    )  # fmt: skip
+    assert log.val_accuracy[-1] == 1
+    weights = tmp_path / "epoch_0012.safetensors"
+    assert read_origin(weights).output == "own"
+    assert evaluate(load_model(spec, weights=weights).module, samples) == 1
+    assert evaluate(load_model(spec, weights=weights, output="constant").module, samples) == 0.5
+    with pytest.raises(ValueError, match="code"):
+        # Another head, in the same folder, is another training.
+        other = load_model(spec, num_classes=2, output="constant").module
+        _train(other, samples, tmp_path)

@@ -51,6 +51,7 @@ def folder_images(
     weights: Path | None = None,
     size: int | None = None,
     prepared: str = "auto",
+    output: str | None = None,
     device: str = "cpu",
     random_state: int = 0,
 ) -> ImageSet:
@@ -61,6 +62,7 @@ def folder_images(
         model, weights: as `network.load_model` takes them.
         layers: dotted, or the paper's names.
         size: side in pixels; None: that of the training, where the weights say it, or else 224.
+        output: likewise.
         prepared: name for `network.preprocess`; auto: likewise, or the model's own.
         device: of network and images.
         random_state: seed of weights that are not given.
@@ -71,7 +73,9 @@ def folder_images(
     origin = read_origin(weights)
     size = origin.size_for(size)
     samples = image_set(folder, size=size)
-    loaded = load_model(model, weights=weights, image_size=size, random_state=random_state)
+    loaded = load_model(
+        model, weights=weights, image_size=size, output=output, random_state=random_state
+    )
     pixels = torch.stack([samples[i][0] for i in range(len(samples))])
     return ImageSet(
         loaded.module.to(device),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from emergence_ext import __version__
 from emergence_ext.mindseye import MindsEye, Schedule
 from emergence_ext.report.files import FIGURES, TABLES, Row, save_figure, write_table
 from emergence_ext.report.film import write_film
@@ -15,6 +16,7 @@ from emergence_ext.report.mindseye.directions import direction_sheet
 from emergence_ext.report.mindseye.facets import facet_sheet, film_frames
 from emergence_ext.report.mindseye.images import category_images, folder_images
 from emergence_ext.run import FinishedRun, Subject, file_name
+from emergence_ext.store import write_document
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +157,9 @@ def _known(
 
 
 def _write(sheet: Sheet, out: Path, eyes: Mapping[str, MindsEye] | None = None) -> None:
-    """Write figures, tables, and a film of the iterations of each result."""
+    """Write figures, tables, a film of the iterations of each result, and what came of it."""
+    # First, so that figures in a folder of images are known as results even after a kill.
+    write_document(out / "mindseye.json", {"version": __version__, "notes": list(sheet.notes)})
     for name, figure in sheet.figures.items():
         save_figure(figure, out / FIGURES / name)
     for name, rows in sheet.tables.items():
