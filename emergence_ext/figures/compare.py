@@ -37,6 +37,7 @@ def layer_differences(
     categories: Sequence[str],
     *,
     between: tuple[str, str] = ("A", "B"),
+    remark: str = "",
 ) -> Figure:
     """Draw how much changed from one state to the other, by layer and category.
 
@@ -48,6 +49,7 @@ def layer_differences(
         layers: names of the layers, `[L]`.
         categories: names, `[C]`.
         between: names of the two states.
+        remark: what else has to be said of the whole figure.
 
     Raises:
         ValueError: no measure, or shapes that do not fit.
@@ -62,6 +64,7 @@ def layer_differences(
     figure = new_figure(PAGE, 1.95 * rows + key + 0.38)
     a, b = (literal_name(name, 48) for name in between)
     legend = "Line: all images. Marks: by category. Band and bars: 95 % intervals over images."
+    legend = f"{legend} {remark}".rstrip()
     figure.suptitle(f"A: {a}, B: {b}\n{legend}", x=0.01, ha="left", fontsize=7, color=MUTED)
     panels = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes, (title, band) in zip(panels, measures.items(), strict=False):

@@ -7,9 +7,11 @@ from typing import Final
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from emergence_ext import figures as draw
 from emergence_ext.report.files import Drawings, Row, Tables, interval
+from emergence_ext.report.shown import CATEGORIES
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import FinishedRun
 from emergence_ext.studies.attack import NAME, TYPE_TAU, TYPES, Attack
@@ -109,7 +111,10 @@ def figures(a: Attack, run: FinishedRun) -> Drawings:
     """Figures of an attack that led images astray."""
     if not len(a.astray):
         return {}
-    layers, mu = range(len(a.layers)), a.frame.directions
+    layers, kept = range(len(a.layers)), _categories(a)
+    mu, names = a.frame.directions[kept], [a.categories[c] for c in kept]
+    few = len(kept) < len(a.categories)
+    note = f"{len(kept)} of {len(a.categories)} categories, those of the examples." if few else ""
     shown = a.images.shape[1]
     before, after = a.original[:shown], a.adversarial[:shown]
     p = a.p[:, :, -1, :shown]
@@ -132,12 +137,20 @@ def figures(a: Attack, run: FinishedRun) -> Drawings:
         "images": lambda: draw.attack_images(
             a.images, p, before, after, a.grid, a.categories, eps=a.eps, tau=a.tau
         ),
-        "paths": lambda: draw.attack_paths(
-            a.path[:, -1], important, before, after, mu, a.categories
+        "paths": lambda: draw.noted(
+            draw.attack_paths(
+                a.path[:, -1], important, torch.searchsorted(kept, before),
+                torch.searchsorted(kept, after), mu, names,
+            ),
+            note,
         ),
-        "types": lambda: draw.attack_types(
-            a.typed_path, a.typed_p, a.typed[:, 0], a.original[a.typed[:, 1]],
-            a.adversarial[a.typed[:, 1]], mu, a.categories, tau=TYPE_TAU,
+        "types": lambda: draw.noted(
+            draw.attack_types(
+                a.typed_path, a.typed_p, a.typed[:, 0],
+                torch.searchsorted(kept, a.original[a.typed[:, 1]]),
+                torch.searchsorted(kept, a.adversarial[a.typed[:, 1]]), mu, names, tau=TYPE_TAU,
+            ),
+            note,
         ),
     }  # fmt: skip
     if not any(len(x) for x in utility):
@@ -149,6 +162,14 @@ def figures(a: Attack, run: FinishedRun) -> Drawings:
     if a.frame.dim > 3:
         drawings |= dict.fromkeys(("paths", "types"), f"dim = {a.frame.dim} cannot be drawn")
     return drawings
+
+
+def _categories(a: Attack) -> Tensor:
+    """Categories whose rays are drawn, ascending: all, or of many those that examples are of."""
+    if len(a.categories) <= CATEGORIES:
+        return torch.arange(len(a.categories))
+    images = torch.cat([torch.arange(a.images.shape[1]), a.typed[:, 1]])
+    return torch.cat([a.original[images], a.adversarial[images]]).unique()
 
 
 def _success(a: Attack) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from emergence_ext import figures as draw
 from emergence_ext.network import region_boxes
 from emergence_ext.report.files import NO_IMAGES, Drawings, Row, Tables, interval
+from emergence_ext.report.shown import CATEGORIES
 from emergence_ext.run import FinishedRun, Thumbnails
 from emergence_ext.studies.compare import Comparison, Difference, differences
 
@@ -117,8 +119,14 @@ def _frames(c: Comparison) -> list[Row]:
 
 def _differences(c: Comparison) -> Figure:
     """The differences of all layers, `[L, 1 + C]` each; NaN where a category has no image."""
-    columns = [None, *c.categories]
     at = {(d.layer, d.category): d for d in differences(c)}
+    categories, remark = list(c.categories), ""
+    if len(categories) > CATEGORIES:
+        last = {x: at[c.layers[-1], x].turned.value for x in categories if (c.layers[-1], x) in at}
+        far = sorted(last, key=lambda x: -math.inf if math.isnan(last[x]) else last[x])
+        categories = [x for x in categories if x in far[-CATEGORIES:]]
+        remark = f"{CATEGORIES} of {len(c.categories)} categories, those that turned most."
+    columns = [None, *categories]
     measures = {}
     for title, name in (
         ("Turned: 1 − cos of h in A and B", "turned"),
@@ -130,7 +138,7 @@ def _differences(c: Comparison) -> Figure:
         intervals = [[getattr(at.get((k, x)), name, None) for x in columns] for k in c.layers]
         if any(x is not None and x.value == x.value for row in intervals for x in row):
             measures[title] = draw.Band.of(intervals)
-    return draw.layer_differences(measures, c.layers, c.categories, between=(c.a, c.b))
+    return draw.layer_differences(measures, c.layers, categories, between=(c.a, c.b), remark=remark)
 
 
 def _moved_regions(c: Comparison, thumbnails: Thumbnails, index: torch.Tensor) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
+from matplotlib.text import Text
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from emergence_ext.cli import app
+from emergence_ext.method import Frame
 from emergence_ext.network import features
 from emergence_ext.report import attack as report
 from emergence_ext.run.finished import FinishedRun
@@ -346,3 +349,29 @@ def test_wrong_use_ends_in_one_line(tmp_path: Path, finished_run: Path) -> None:
         result = _call(*arguments)
         assert result.exit_code == 2 and "Traceback" not in result.output
         assert words in result.stderr.strip().splitlines()[-1]
+
+
+def test_of_many_categories_those_of_the_examples_are_drawn(
+    run: FinishedRun, attacked: Attack
+) -> None:
+    few = report.figures(attacked, run)
+    frame, extra = attacked.frame, 57
+    mu = torch.nn.functional.normalize(torch.randn(extra, 3, generator=torch.Generator()), dim=1)
+    many = replace(
+        attacked,
+        categories=[*attacked.categories, *(f"other {k}" for k in range(extra))],
+        frame=Frame(
+            torch.full((60,), 1 / 60),
+            torch.cat([frame.directions, mu]),
+            frame.kappa,
+            5.0,
+        ),
+    )
+    for name in ("paths", "types"):
+        drawing, before = report.figures(many, run)[name], few[name]
+        assert callable(drawing) and callable(before)
+        figure = drawing()
+        text = " ".join(t.get_text() for t in figure.findobj(Text))
+        assert re.search(r"[23] of 60 categories, those of the examples", text)
+        assert "other" not in text
+        assert figure.get_size_inches()[1] < before().get_size_inches()[1] + 0.3

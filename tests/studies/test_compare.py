@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from scipy.stats import ortho_group
 from torch import Tensor
 from typer.testing import CliRunner
@@ -344,3 +345,18 @@ def test_the_command_writes_tables_and_says_what_compares(
 
     result = call(f"{folders[0]}@7", str(folders[0]))
     assert result.exit_code == 2 and "no checkpoints '7'" in result.stderr
+
+
+def test_of_many_categories_those_that_turned_most_are_drawn(
+    analysed: Emergence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "CATEGORIES", 1)
+    c = compare(analysed, analysed, 0, 1)
+    last = [d for d in differences(c) if d.layer == c.layers[-1] and d.category]
+    most = max(last, key=lambda d: d.turned.value if d.turned else -1)
+    figure = report.figures(c, save_run(tmp_path, analysed))["differences"]
+    assert callable(figure)
+    text = " ".join(t.get_text() for t in figure().findobj(Text))
+    assert f"1 of {len(c.categories)} categories, those that turned most." in text
+    assert most.category in text
+    assert not any(name in text for name in c.categories if name != most.category)
