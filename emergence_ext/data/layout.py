@@ -235,10 +235,18 @@ def _refuse_what_only_looks_like_categories(root: Path) -> None:
             f"root: {root} holds {' and '.join(path.name for path in named)}, but these hold no "
             f"folders; expected {named[0].name}/CATEGORY/ with images of each category"
         )
-    if len(folders) == 1 and splits(folders[0]):
+    inner = _unwrapped(folders)
+    if inner is not None:
+        held = [path.name for path in subfolders(inner)]
         raise ValueError(
-            f"root: {root} holds only {folders[0].name}/, and that "
-            f"{' and '.join(splits(folders[0]).values())}; give {folders[0]}"
+            f"root: {root} holds only {folders[0].name}/, and below it {' and '.join(held[:4])}"
+            f"{' ...' if len(held) > 4 else ''}; give {inner} if those are the categories or splits"
+        )
+    ends = [_ROLE.get(re.split(r"[ _.-]", path.name.casefold())[-1]) for path in folders]
+    if None not in ends and len(set(ends)) > 1:
+        raise ValueError(
+            f"root: {root} holds {' and '.join(path.name for path in folders[:4])}, splits of "
+            "categories and no categories; expected train/CATEGORY/ and val/CATEGORY/"
         )
     beside = {path.name for path in folders}
     for path in named:
@@ -248,6 +256,35 @@ def _refuse_what_only_looks_like_categories(root: Path) -> None:
                 f"root: {root} holds {twice[0]}/ and {path.name}/{twice[0]}/, so that {path.name} "
                 "is a split and no category; put the others into a folder of their own, as train/"
             )
+    _say_what_is_alike(root, folders)
+
+
+def _unwrapped(folders: Sequence[Path]) -> Path | None:
+    """The folder with several in it that lies, alone, in the only one of these; None without."""
+    inner = None
+    while len(folders) == 1 and not any(
+        Path(entry.name).suffix.lower() in EXTENSIONS for entry in listed(folders[0])
+    ):
+        inner, folders = folders[0], subfolders(folders[0])
+    return inner if len(folders) > 1 else None
+
+
+def _say_what_is_alike(root: Path, folders: Sequence[Path]) -> None:
+    """Refuse splits of other names beside a usual one; warn of what may be such without one."""
+    names = [{path.name for path in subfolders(folder)} for folder in folders]
+    if len(folders) < 2 or not names[0] or any(other != names[0] for other in names):
+        return
+    held = " and ".join(path.name for path in folders[:4])
+    same = ", ".join(sorted(names[0])[:4])
+    if any(_role(path.name) for path in folders):
+        raise ValueError(
+            f"root: {root} holds {held} with the same folders in each ({same}), so that they are "
+            f"splits; choose one, as --split {folders[0].name}"
+        )
+    logger.warning(
+        "%s hold the same folders (%s) and are taken for the categories; if those are, choose one "
+        "of the former, as --split %s", held, same, folders[0].name,
+    )  # fmt: skip
 
 
 def _holds_image(folder: Path) -> bool:

@@ -154,3 +154,32 @@ def test_labels_follow_the_numbers(tmp_path: Path) -> None:
     samples = ImageFolder(images(tmp_path, *map(str, range(12))), size=8)
     assert samples.categories == [str(k) for k in range(12)]
     assert all(name == f"{k}/0.png" for name, k in zip(samples.names, samples.labels, strict=True))
+
+
+def test_a_folder_around_the_categories_is_none(tmp_path: Path) -> None:
+    of(tmp_path, "download/dataset/cat", "download/dataset/dog")
+    with pytest.raises(ValueError, match=rf"holds only download/, .*; give {tmp_path}/download/da"):
+        ImageFolder(tmp_path, size=8)
+    assert len(ImageFolder(tmp_path / "download" / "dataset", size=8).categories) == 2
+
+
+@pytest.mark.parametrize("other", ["holdout", "train_2", "mine"])
+def test_what_holds_the_folders_of_a_split_is_one(other: str, tmp_path: Path) -> None:
+    of(tmp_path, "train/cat", "train/dog", f"{other}/cat", f"{other}/dog")
+    with pytest.raises(ValueError, match=r"with the same folders in each \(cat, dog\)"):
+        ImageFolder(tmp_path, size=8)
+    assert ImageFolder(tmp_path, split=other, size=8).categories == ["cat", "dog"]
+
+
+def test_splits_at_the_end_of_names_are_refused(tmp_path: Path) -> None:
+    of(tmp_path, "cat_train", "cat_val", "dog_train", "dog_val")
+    with pytest.raises(ValueError, match="splits of categories and no categories"):
+        ImageFolder(tmp_path, size=8)
+
+
+def test_folders_that_hold_the_same_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    of(tmp_path, "fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog")
+    assert ImageFolder(tmp_path, size=8).categories == ["fold1", "fold2"]
+    assert "fold1 and fold2 hold the same folders (cat, dog)" in caplog.text

@@ -19,7 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ("tests/ops", "tests/method", "tests/store", "tests/data", "tests/network", "tests/run")
-NEEDED = ("setuptools>=77", "ninja", "pytest", "hypothesis", "jinja2", "mlxtend")
+NEEDED = ("setuptools>=77", "ninja", "pytest", "pytest-xdist", "hypothesis", "jinja2", "mlxtend")
+PYTEST = ("-q", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 
 
 def main() -> int:
@@ -54,6 +55,7 @@ def _audit(sdist: Path, folder: Path, version: str, compiler: bool, tests: Seque
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
     environment = {name: x for name, x in os.environ.items() if name != "PYTHONPATH"}
+    environment["OMP_NUM_THREADS"] = "1"  # each process of the tests has a core of its own
     if not compiler:
         environment |= {"CXX": "/no/compiler", "CC": "/no/compiler", "FORCE_CUDA": "0"}
         environment["PATH"] = str(python.parent)
@@ -69,7 +71,7 @@ def _audit(sdist: Path, folder: Path, version: str, compiler: bool, tests: Seque
     )
     # What is installed is tested, not the sources beside the tests.
     shutil.rmtree(source / "emergence_ext", ignore_errors=True)
-    return installed and run(python, "-m", "pytest", "-q", *tests, where=source)
+    return installed and run(python, "-m", "pytest", *PYTEST, *tests, where=source)
 
 
 def _run(command: Sequence[object], environment: Mapping[str, str], where: Path | None) -> bool:
