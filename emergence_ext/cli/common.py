@@ -249,7 +249,7 @@ def in_options(text: str, command: str | None = None) -> str:
 
     An argument stands at the beginning, before a colon or "must", or between backticks. A sentence
     that names one that is no option of the command is left out, unless the text begins with it and
-    names its argument.
+    names its argument. A symbol in that place, as `z`, is left out.
 
     Args:
         text: as a function raises it.
@@ -259,6 +259,8 @@ def in_options(text: str, command: str | None = None) -> str:
     head = re.match(r"[a-z_]+(?=: | must )", text)
     if head and head[0] in options:
         text = options[head[0]] + text[head.end() :]
+    elif head and len(head[0]) == 1:  # a symbol of the method, which nobody gave on a command line
+        text = text[head.end() :].removeprefix(": ")
     kept = []
     for place, sentence in enumerate(re.split(r"(?<=[.!?]) +(?=[A-Z`])", text)):
         named = re.findall(r"`([a-z_]+)`", sentence)

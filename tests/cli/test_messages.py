@@ -56,15 +56,15 @@ def test_arguments_are_told_as_options_of_the_command(command: str) -> None:
         assert common.in_options(f"{name}: expected more", command) == f"{option}: expected more"
         assert common.in_options(f"{name} must be more", command) == f"{option} must be more"
         assert common.in_options(f"Lower `{name}`.", command) == f"Lower {option}."
-    assert common.in_options("x: it is. Give `no_such_one`. Done.", command) == "x: it is. Done."
+    assert common.in_options("xs: it is. Give `no_such_one`. Done.", command) == "xs: it is. Done."
 
 
 def test_what_the_command_line_calls_something_else() -> None:
     assert common.in_options("random_state: no", "run") == "--seed: no"
     assert (
-        common.in_options("a: no. Say it by `outputs`.", "run") == "a: no. Say it by --class-map."
+        common.in_options("ab: no. Say it by `outputs`.", "run") == "ab: no. Say it by --class-map."
     )
-    assert common.in_options("z: collapsed. Raise `strength_prior`.", "run") == "z: collapsed."
+    assert common.in_options("z: collapsed. Raise `strength_prior`.", "run") == "collapsed."
 
 
 @pytest.mark.parametrize(
