@@ -28,10 +28,7 @@ def write_document(path: Path, content: Mapping[str, Any]) -> None:
         ValueError: a number that is not finite.
         OSError: it cannot be written, a full disk among the reasons.
     """
-    whole = {**content, "sha256": json_digest(content)}
-    text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
-    # Names of files may hold bytes that are no text, which Python keeps as lone surrogates.
-    write_file(path, text.encode("utf-8", "surrogatepass"))
+    write_file(path, _as_bytes({**content, "sha256": json_digest(content)}))
 
 
 def read_document(
@@ -53,7 +50,10 @@ def read_document(
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"{what}: no file {path}")
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_refuse)
+        stored = path.read_bytes()
+        content = json.loads(stored, parse_constant=_refuse)
+        # `1e-05` and `1E-05` are one number: what is noticed is a change of any byte.
+        whole = isinstance(content, dict) and _as_bytes(content) == stored
         written = content.pop("sha256", None) if isinstance(content, dict) else None
         here = json_digest(content)
     except (OSError, ValueError, RecursionError) as error:
@@ -73,9 +73,15 @@ def read_document(
             f"{what}: {path} has format version {there!r:.40}, this program reads {version}. Use "
             f"the version of emergence_ext that wrote it, or: {advice}"
         )
-    if written != here:
+    if written != here or not whole:
         raise StoreError(f"{what}: {path} was changed after it was written. {advice}")
     return content
+
+
+def _as_bytes(whole: Mapping[str, Any]) -> bytes:
+    text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
+    # Names of files may hold bytes that are no text, which Python keeps as lone surrogates.
+    return text.encode("utf-8", "surrogatepass")
 
 
 def json_digest(content: Any) -> str:

@@ -110,13 +110,15 @@ def test_a_header_that_claims_more_than_the_file_holds_takes_no_memory(tmp_path:
 
 def test_every_flipped_bit_of_a_document_is_found(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    write_document(path, {"format_version": 2, "alpha": 0.1, "names": ["é", "\udcff"]})
+    write_document(path, {"format_version": 2, "alpha": 1e-05, "names": ["é", "\udcff"]})
     good, expected = path.read_bytes(), read_document(path, 2, "")
     assert expected["names"] == ["é", "\udcff"]
     for bit in range(8 * len(good)):
         flipped = bytearray(good)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
+        with pytest.raises(StoreError):
+            read_document(path, 2, "")
         try:
             assert read_document(path, 2, "", undigested=True) == expected, bit
         except StoreError:
