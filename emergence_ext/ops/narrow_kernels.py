@@ -70,9 +70,9 @@ def match(
     again by the same products bit for bit. S is a multiple of RUN: the last candidate, repeated,
     fills up the last run, and cannot win a tie against itself. Rows are v f where there is a v.
     """
-    tiles = tl.cdiv(rows, ROWS)
+    tiles = tl.cdiv(tl.cast(rows, tl.int64), ROWS)
     tile, group = tl.program_id(0) % tiles, tl.program_id(0) // tiles
-    at = tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    at = tile * ROWS + tl.arange(0, ROWS)
     there = at < rows
     q = _load_rows(q_ptr, at, there, D)
     if v_ptr is not None:
@@ -220,19 +220,24 @@ def conditioning(
     sums = ()
     for _ in tl.static_range(D):
         sums = sums + (tl.zeros([CANDIDATES, ROWS], tl.float32),)
-    for first in range(0, rows, ROWS):
-        at = first + tl.arange(0, ROWS)
+    lane = tl.arange(0, ROWS)
+    j, r = lane // R, lane % R
+    for first in range(0, tl.cast(rows, tl.int64), ROWS):
+        at = first + lane
         there = at < rows
         place = tl.load(place_ptr + i * rows + at, mask=there, other=0).to(tl.int32)
         hit = s[:, None] == tl.where(there, place, -1)[None, :]
-        weight = tl.load(G_ptr + i * N + at // R, mask=there, other=0.0)
+        weight = tl.load(G_ptr + i * N + j, mask=there, other=0.0)
         if a_ptr is not None:
             weight *= tl.load(a_ptr + at, mask=there, other=0.0)
-        q = _load_rows(q_ptr, at.to(tl.int64), there, D)
+        q = _load_rows(q_ptr, at, there, D)
         added = ()
         for k in tl.static_range(D):
             added = added + (tl.where(hit, sums[k] + (weight * q[k])[None, :], sums[k]),)
         sums = added
+        r += ROWS
+        j += r // R
+        r = r % R
     totals = ()
     for k in tl.static_range(D):
         totals = totals + (tl.sum(sums[k], axis=1),)

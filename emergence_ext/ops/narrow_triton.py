@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -20,16 +19,13 @@ from torch import Tensor
 from emergence_ext.ops import reference, transforms
 from emergence_ext.ops.autocast import in_float32
 from emergence_ext.ops.checks import checked, checked_scale, checked_targets, refuse_gradients
+from emergence_ext.ops.narrow_problem import Problem, ceil_div, launch, plain
 from emergence_ext.ops.registration import compact_type, register
 from emergence_ext.ops.tensor_cores import NARROW
 
 NAMESPACE: Final = "emergence_triton"
 BLOCK_BYTES: Final = 256 << 20
 """Products and matches held at once when `max_memory` is not given."""
-
-_RUN: Final = 7  # candidates whose maximum is compared at once
-_IMAGES: Final = 4  # that a program meets in turn
-_THREADS: Final = 128  # of a program, Triton's default
 
 
 def why_not(device: torch.device | str) -> str | None:
@@ -172,8 +168,8 @@ def _maxsim_indices(
 def _maxsim_backward(
     G: Tensor, q: Tensor, d: Tensor, a: Tensor | None, argmax: Tensor, needs: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    problem = _Problem.of(q, d, a)
-    G, argmax = _plain(G), argmax.contiguous()
+    problem = Problem.of(q, d, a)
+    G, argmax = plain(G), argmax.contiguous()
     with problem.on_its_device():
         u = problem.new_sums() if needs[0] or needs[2] else None
         dd = problem.conditioning(G, argmax) if needs[1] else None
@@ -196,11 +192,13 @@ def _match_kl(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    q, d, a = checked("match_kl", q, d, a, precision)
+    given = (q, d, a)
+    q, d, a = checked("match_kl", *given, precision)
     b, P = checked_targets("match_kl", q, d, b, P, exclude)
-    problem, targets = _Problem.of(q, d, a), _Targets.of(b, P, exclude)
+    problem, targets = Problem.of(q, d, a), _Targets.of(b, P, exclude)
+    beside = problem.copied(*given)
     with problem.on_its_device():
-        loss, u, dd, db = _loss("match_kl", problem, targets, needs, max_memory)
+        loss, u, dd, db = _loss("match_kl", problem, targets, needs, beside, max_memory)
         da = problem.weight_gradient(u) if needs[2] and u is not None else None
         dq = problem.weighed(u) if needs[0] and u is not None else None
     return loss, _given(dq, q), _given(dd, q), _given(da, q), _given(db, q)
@@ -219,13 +217,15 @@ def _match_kl_scaled(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    given = (f, v, d, a)
     v = checked_scale("match_kl_scaled", f, v)
     f, d, a = checked("match_kl_scaled", f, d, a, precision, first="f")
     b, P = checked_targets("match_kl_scaled", f, d, b, P, exclude)
-    problem, targets = _Problem.of(f, d, a, v), _Targets.of(b, P, exclude)
+    problem, targets = Problem.of(f, d, a, v), _Targets.of(b, P, exclude)
     wanted = (needs[0], False, needs[1], needs[2])
+    beside = problem.copied(*given)
     with problem.on_its_device():
-        loss, u, _, db = _loss("match_kl_scaled", problem, targets, wanted, max_memory)
+        loss, u, _, db = _loss("match_kl_scaled", problem, targets, wanted, beside, max_memory)
         da = problem.weight_gradient(u) if needs[1] and u is not None else None
         dv = problem.weighed(u).mul_(problem.q).sum(1) if needs[0] and u is not None else None
     return loss, _given(dv, f), _given(da, f), _given(db, f)
@@ -244,87 +244,7 @@ class _Targets(NamedTuple):
 
     @classmethod
     def of(cls, b: Tensor, P: Tensor, exclude: Tensor | None) -> _Targets:
-        return cls(_plain(b), _plain(P), None if exclude is None else exclude.contiguous())
-
-
-class _Problem(NamedTuple):
-    """Rows and candidates as the kernels read them, and the launches of the kernels.
-
-    Attributes:
-        q: rows, `[N, R, D]`, contiguous, float32; v `[N, D]` scales them, where there is one.
-        d: candidates, `[B, S', D]`, the last repeated up to a whole number of runs.
-        a: weights, `[N, R]`, or None for ones.
-        S: candidates of an image without those repeated.
-    """
-
-    q: Tensor
-    d: Tensor
-    a: Tensor | None
-    v: Tensor | None
-    S: int
-
-    @classmethod
-    def of(cls, q: Tensor, d: Tensor, a: Tensor | None, v: Tensor | None = None) -> _Problem:
-        S = d.shape[1]
-        d = torch.cat([d, d[:, -1:].expand(-1, -S % _RUN, -1)], 1) if S % _RUN else d
-        weights, scale = (None if x is None else _plain(x) for x in (a, v))
-        return cls(_plain(q), _plain(d), weights, scale, S)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Of the rows: their number N R, how many an image has, and their channels."""
-        N, R, D = self.q.shape
-        return {"rows": N * R, "R": R, "D": D}
-
-    def on_its_device(self) -> AbstractContextManager[Any]:
-        """Where Triton launches: on the current device, whatever the tensors'."""
-        return torch.cuda.device(self.q.device) if self.q.is_cuda else nullcontext()
-
-    def match(self, rows: slice, value: Tensor, place: Tensor | None, T: Tensor) -> None:
-        """Write products, places and scores of the images of `rows`."""
-        (N, R, D), d = self.q.shape, self.d[rows]
-        of_program = _THREADS * (8 if D <= 4 else 4)
-        programs = _ceil_div(N * R, of_program) * _ceil_div(len(d), _IMAGES)
-        options = {"n": len(d), "S": d.shape[1], "ROWS": of_program, "RUN": _RUN, "IMAGES": _IMAGES}
-        _launch("match", programs, self.q, self.v, d, value, place, **self.sizes, **options)
-        options = {"pairs": len(d) * N, "N": N, "R": R, "PAIRS": 32, "REGIONS": 32}
-        _launch("weigh", _ceil_div(len(d) * N, 32), value, self.a, T, **options)
-
-    def new_sums(self) -> Tensor:
-        """`u[j, r] = sum_i G[i, j] d[i, place]` before the first image."""
-        return torch.zeros_like(self.q)
-
-    def add_scored(self, start: int, G: Tensor, place: Tensor, u: Tensor) -> None:
-        """Add the images from `start` on, as many as G has, to u."""
-        n, N = G.shape
-        d = self.d[start : start + n]
-        options = {"N": N, "n": n, "S": d.shape[1], "ROWS": _THREADS}
-        programs = _ceil_div(u.shape[0] * u.shape[1], _THREADS)
-        _launch("add_scored", programs, d, G, place, u, **self.sizes, **options)
-
-    def conditioning(self, G: Tensor, place: Tensor, dd: Tensor | None = None) -> Tensor:
-        """Write the gradient of d for as many images as G has."""
-        n, N = G.shape
-        D, S = self.q.shape[2], self.S
-        dd = self.d.new_empty(n, S, D) if dd is None else dd
-        candidates = 1 << (S - 1).bit_length()
-        candidates = min(max(candidates, 4), 128 if D <= 4 else 64)
-        options = {"N": N, "S": S, "CANDIDATES": candidates, "ROWS": 32}
-        programs = n * _ceil_div(S, candidates)
-        _launch("conditioning", programs, self.q, self.a, G, place, dd, **self.sizes, **options)
-        return dd
-
-    def weight_gradient(self, u: Tensor) -> Tensor:
-        """`da = <q, u>`, a channel at a time: no library's product, no second q."""
-        da = u.new_zeros(u.shape[:2])
-        for k in range(u.shape[2]):
-            q = self.q[..., k]
-            da.addcmul_(q if self.v is None else q * self.v[:, None, k], u[..., k])
-        return da
-
-    def weighed(self, u: Tensor) -> Tensor:
-        """Turn u into `dq = a u`."""
-        return u if self.a is None else u.mul_(self.a[..., None])
+        return cls(plain(b), plain(P), None if exclude is None else exclude.contiguous())
 
 
 def _scores(
@@ -336,12 +256,13 @@ def _scores(
     max_memory: int | None,
 ) -> Tensor:
     """T of `maxsim`, and its matches into `argmax`, a block of images at a time."""
+    given = [x for x in (q, d, a) if x is not None]
     q, d, weights = checked("maxsim", q, d, a, precision)
-    problem = _Problem.of(q, d, None if a is None else weights)
+    problem = Problem.of(q, d, None if a is None else weights)
     (N, R, _), B = q.shape, len(d)
     T = q.new_empty(B, N)
     with problem.on_its_device():
-        (value,) = _block("maxsim", q, B, [(R, torch.float32)], 0, max_memory)
+        (value,) = _block("maxsim", q, B, [(R, torch.float32)], problem.copied(*given), max_memory)
         for start in range(0, B, len(value)):
             rows = slice(start, min(start + len(value), B))
             problem.match(rows, value, None if argmax is None else argmax[rows], T[rows])
@@ -350,12 +271,16 @@ def _scores(
 
 def _loss(
     op: str,
-    problem: _Problem,
+    problem: Problem,
     targets: _Targets,
     needs: Sequence[bool],
+    beside: int,
     max_memory: int | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """The loss, and u, dd and db where `needs` asks for the gradients of (q, d, a, b)."""
+    """The loss, and u, dd and db where `needs` asks for the gradients of (q, d, a, b).
+
+    `beside` are the bytes that the caller took.
+    """
     q, (N, R, _), B = problem.q, problem.q.shape, len(problem.d)
     u = problem.new_sums() if needs[0] or needs[2] else None
     dd = q.new_empty(B, problem.S, q.shape[2]) if needs[1] else None
@@ -364,8 +289,7 @@ def _loss(
     parts = [(R, torch.float32), (1, torch.float32)]
     if u is not None or dd is not None:
         parts.append((R, compact_type(problem.S)))
-    # Of what lies beside the block, u is a result or as large as one.
-    beside = 8 * B + q.element_size() * N * R
+    beside += losses.nbytes + (0 if u is None else u.nbytes)
     value, T, *places = _block(op, q, B, parts, beside, max_memory)
     for start in range(0, B, len(T)):
         rows = slice(start, min(start + len(T), B))
@@ -373,9 +297,9 @@ def _loss(
         problem.match(rows, value, place, G)
         exclude = None if targets.exclude is None else targets.exclude[rows]
         target, options = targets.P[rows], {"N": N, "B": B, "COLUMNS": 512}
-        _launch("kl", len(G), G, targets.b, target, exclude, losses[rows], **options)
+        launch("kl", len(G), G, targets.b, target, exclude, losses[rows], **options)
         if db is not None:
-            _launch("add_bias", _ceil_div(N, 128), G, db, N=N, n=len(G), COLUMNS=128)
+            launch("add_bias", ceil_div(N, 128), G, db, N=N, n=len(G), COLUMNS=128)
         if place is not None and u is not None:
             problem.add_scored(start, G, place, u)
         if place is not None and dd is not None:
@@ -417,25 +341,9 @@ def _block(
         images //= 2
 
 
-def _launch(kernel: str, programs: int, *tensors: Tensor | None, **sizes: int) -> None:
-    """Enqueue a kernel on the current stream; nothing where there is nothing to do."""
-    from emergence_ext.ops import narrow_kernels
-
-    if programs:
-        getattr(narrow_kernels, kernel)[(programs,)](*tensors, **sizes)
-
-
-def _plain(x: Tensor) -> Tensor:
-    return x.to(torch.float32).contiguous()
-
-
 def _given(x: Tensor | None, like: Tensor) -> Tensor:
     """A gradient, or what stands for one that nobody asked for."""
     return like.new_empty(0) if x is None else x
-
-
-def _ceil_div(x: int, y: int) -> int:
-    return -(-x // y)
 
 
 def _define() -> None:
