@@ -148,7 +148,7 @@ def _maxsim(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
-    return _scores(q, d, a, None, precision, max_memory)
+    return _scores(q, d, a, None, precision, max_memory)[0]
 
 
 def _maxsim_indices(
@@ -160,9 +160,9 @@ def _maxsim_indices(
     max_memory: int | None = None,
     compact: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    dtype = compact_type(d.shape[1]) if compact else torch.int64
-    argmax = q.new_empty((len(d), *q.shape[:2]), dtype=dtype)
-    return _scores(q, d, a, argmax, precision, max_memory), argmax
+    T, argmax = _scores(q, d, a, compact, precision, max_memory)
+    assert argmax is not None
+    return T, argmax
 
 
 def _maxsim_backward(
@@ -251,22 +251,25 @@ def _scores(
     q: Tensor,
     d: Tensor,
     a: Tensor | None,
-    argmax: Tensor | None,
+    compact: bool | None,
     precision: str,
     max_memory: int | None,
-) -> Tensor:
-    """T of `maxsim`, and its matches into `argmax`, a block of images at a time."""
+) -> tuple[Tensor, Tensor | None]:
+    """T of `maxsim`, a block of images at a time, and its matches unless `compact` is None."""
     given = [x for x in (q, d, a) if x is not None]
     q, d, weights = checked("maxsim", q, d, a, precision)
     problem = Problem.of(q, d, None if a is None else weights)
     (N, R, _), B = q.shape, len(d)
-    T = q.new_empty(B, N)
+    T, argmax = q.new_empty(B, N), None
+    if compact is not None:
+        dtype = compact_type(problem.S) if compact else torch.int64
+        argmax = q.new_empty((B, N, R), dtype=dtype)
     with problem.on_its_device():
         (value,) = _block("maxsim", q, B, [(R, torch.float32)], problem.copied(*given), max_memory)
         for start in range(0, B, len(value)):
             rows = slice(start, min(start + len(value), B))
             problem.match(rows, value, None if argmax is None else argmax[rows], T[rows])
-    return T
+    return T, argmax
 
 
 def _loss(

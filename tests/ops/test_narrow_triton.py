@@ -41,7 +41,7 @@ def child() -> Iterator[Run]:
     with interpreted.process() as run:
         assert not run(interpreted.loads_triton), "the first use imports triton, nothing before"
         reason = run(interpreted.why_not)
-        if reason is not None:  # triton 3.6 with numpy 2.5: a loop's length is no index
+        if reason is not None:  # triton 3.6 with numpy 2.4: a loop's length is no index
             pytest.skip(f"this triton cannot interpret a loop with this numpy: {reason}")
         yield run
 
