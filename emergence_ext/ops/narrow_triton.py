@@ -10,6 +10,7 @@ computes.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -42,6 +43,8 @@ def why_not(device: torch.device | str) -> str | None:
         import emergence_ext.ops.narrow_kernels  # noqa: F401
     except Exception as error:  # what a triton that does not fit raises is anything
         return f"triton cannot be imported: {' '.join(str(error).split())}"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton builds its launcher with a C compiler; install gcc or clang, or set CC"
     return None
 
 

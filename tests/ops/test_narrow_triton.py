@@ -265,6 +265,8 @@ def test_float64_wide_rows_and_the_cpu_are_the_references(case: Case) -> None:
 
 
 def test_why_not_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    monkeypatch.setenv("CC", "cc")
     assert "not for cpu" in (narrow_triton.why_not("cpu") or "")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert narrow_triton.why_not("cuda") == "torch sees no CUDA device"
@@ -272,6 +274,10 @@ def test_why_not_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert "capability 8.0, the device has 7.5" in (narrow_triton.why_not("cuda") or "")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    assert narrow_triton.why_not("cuda") is None
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert "install gcc or clang, or set CC" in (narrow_triton.why_not("cuda") or "")
     monkeypatch.delitem(sys.modules, "emergence_ext.ops.narrow_kernels", raising=False)
     monkeypatch.delattr(ops, "narrow_kernels", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
