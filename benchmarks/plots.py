@@ -34,7 +34,7 @@ from emergence_ext.figures.style import (
     new_figure,
     styled,
 )
-from emergence_ext.ops import reference
+from emergence_ext.ops.checks import PRECISIONS
 
 # What the fastest peer of a group is called, and the colour it has everywhere.
 _GROUPS: Final = {
@@ -98,7 +98,7 @@ def _blocks(rows: Sequence[Row]) -> dict[str, list[tuple[str, int, float]]]:
     blocks: dict[str, list[tuple[str, int, float]]] = {}
     for case, work in dict.fromkeys((row.case, row.work) for row in rows):
         here = [row for row in rows if (row.case, row.work) == (case, work)]
-        known = [p for p in reference.PRECISIONS if any(row.name == op_name(p) for row in here)]
+        known = [p for p in PRECISIONS if any(row.name == op_name(p) for row in here)]
         for precision in known if work == FORWARD.name else known[:1]:
             op = fastest_of(row for row in here if row.name == op_name(precision))
             if op is None:

@@ -3,6 +3,7 @@
 Everything is a block of conditioning images at a time: nothing of size N x N x R x S exists;
 `max_memory` bounds the block of scores. The arguments, shapes and errors are those of the ops.
 Under autocast they compute in float32 as well; leave it before `backward()`, as torch advises.
+Wide rows on CUDA are matched as `precision` allows on tensor cores (`tensor_cores`).
 They look at values, which `torch.vmap`, `torch.export` and `torch.compile(fullgraph=True)` refuse.
 Symbols: `N` scored images j with `R` regions, `B` conditioning images i with `S` regions, `D` the
 width of a region's feature.
@@ -10,15 +11,18 @@ width of a region's feature.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from emergence_ext.ops import tensor_cores
 from emergence_ext.ops.autocast import in_float32
+from emergence_ext.ops.checks import checked, checked_scale, checked_targets, refuse_gradients
+from emergence_ext.ops.tensor_cores import Products
 
-PRECISIONS: Final = ("highest", "high", "medium")
 BLOCK_BYTES: Final = 8 << 20
 """Scores held at once when `max_memory` is not given; they should stay in a cache."""
 
@@ -35,7 +39,7 @@ def maxsim(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
-    """As `emergence_ext.ops.maxsim`, but always in float32 or float64, whatever the precision."""
+    """As `emergence_ext.ops.maxsim`; on the CPU in float32 or float64, whatever the precision."""
     return maxsim_indices(q, d, a, precision=precision, max_memory=max_memory)[0]
 
 
@@ -49,13 +53,16 @@ def maxsim_indices(
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `maxsim`, with the matches: `(T [B, N], argmax [B, N, R])`, int64, without gradient."""
-    q, d, a = _checked("maxsim", q, d, a, precision)
-    (N, R, _), (B, S, _) = q.shape, d.shape
+    stored = q.dtype
+    q, d, a = checked("maxsim", q, d, a, precision)
+    products = tensor_cores.products_for(q, stored, precision)
+    best_in, length = _matcher(q, products), _block_length(q, d, products, max_memory)
+    (N, R, _), B = q.shape, len(d)
     rows, indices = [], []
-    for block in d.split(_block_length(N * R, S, q.element_size(), max_memory)):
-        best = _scores(q, block).max(dim=2)
-        rows.append((a * best.values.view(N, R, len(block)).permute(2, 0, 1)).sum(-1))
-        indices.append(best.indices.view(N, R, len(block)).permute(2, 0, 1))
+    for block in d.split(length):
+        best, places = best_in(block)
+        rows.append((a * best.view(N, R, len(block)).permute(2, 0, 1)).sum(-1))
+        indices.append(places.view(N, R, len(block)).permute(2, 0, 1))
     if not rows:
         return q.new_zeros(B, N), torch.zeros(B, N, R, dtype=torch.int64, device=q.device)
     return torch.cat(rows), torch.cat(indices)
@@ -73,11 +80,13 @@ def match_kl(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
-    """As `emergence_ext.ops.match_kl`, but always in float32 or float64, whatever the precision."""
-    q, d, a = _checked("match_kl", q, d, a, precision)
-    b, P = _checked_targets("match_kl", q, d, b, P, exclude)
+    """As `emergence_ext.ops.match_kl`; on the CPU in float32 or float64 at any precision."""
+    stored = q.dtype
+    q, d, a = checked("match_kl", q, d, a, precision)
+    products = tensor_cores.products_for(q, stored, precision)
+    b, P = checked_targets("match_kl", q, d, b, P, exclude)
     needs = tuple(torch.is_grad_enabled() and x.requires_grad for x in (q, d, a, b))
-    return _MatchKL.apply(q, d, a, b, P, exclude, needs, max_memory)[0]
+    return _MatchKL.apply(q, d, a, b, P, exclude, needs, products, max_memory)[0]
 
 
 @in_float32
@@ -93,35 +102,23 @@ def match_kl_scaled(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
-    """As `emergence_ext.ops.match_kl_scaled`, but always in float32 or float64."""
-    if v.ndim != 2 or f.ndim != 3 or v.shape != (f.shape[0], f.shape[2]):
-        raise ValueError(
-            f"match_kl_scaled: v must be [N, D] for f [N, R, D]; got v {tuple(v.shape)} "
-            f"and f {tuple(f.shape)}"
-        )
-    if v.dtype != f.dtype or v.device != f.device:
-        raise TypeError(
-            f"match_kl_scaled: v is {v.dtype} on {v.device}, f is {f.dtype} on {f.device}; "
-            "give both the same dtype and device"
-        )
-    for name, x in (("f", f), ("d", d)):
-        if x.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"match_kl_scaled: {name} has no gradient here; pass it detached")
-    f, d, a = _checked("match_kl_scaled", f, d, a, precision, first="f")
-    b, P = _checked_targets("match_kl_scaled", f, d, b, P, exclude)
-    v = v.to(f.dtype)
-    _require_finite("match_kl_scaled", "v", v)
+    """As `emergence_ext.ops.match_kl_scaled`; on the CPU in float32 or float64 always."""
+    refuse_gradients("match_kl_scaled", f=f, d=d)
+    v = checked_scale("match_kl_scaled", f, v)
+    f, d, a = checked("match_kl_scaled", f, d, a, precision, first="f")
+    b, P = checked_targets("match_kl_scaled", f, d, b, P, exclude)
+    products = tensor_cores.products_for(f, f.dtype, precision)  # v f has the bits of float32
     wanted = [torch.is_grad_enabled() and x.requires_grad for x in (v, a, b)]
     needs = (wanted[0], False, *wanted[1:])
-    return _MatchKLScaled.apply(f, v, d, a, b, P, exclude, needs, max_memory)[0]
+    return _MatchKLScaled.apply(f, v, d, a, b, P, exclude, needs, products, max_memory)[0]
 
 
 class _MatchKL(torch.autograd.Function):
     """The loss, and its gradients for (q, d, a, b) as `needs` says."""
 
     @staticmethod
-    def forward(q, d, a, b, P, exclude, needs, max_memory):  # type: ignore[no-untyped-def]
-        loss, grads = _loss_and_gradients(q, d, a, b, P, exclude, needs, max_memory)
+    def forward(q, d, a, b, P, exclude, needs, products, max_memory):  # type: ignore[no-untyped-def]
+        loss, grads = _loss_and_gradients(q, d, a, b, P, exclude, needs, products, max_memory)
         return loss, *grads
 
     @staticmethod
@@ -133,16 +130,17 @@ class _MatchKL(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any):  # type: ignore[no-untyped-def]
-        return *(None if g is None else grad * g for g in ctx.saved_tensors), None, None, None, None
+        return *(None if g is None else grad * g for g in ctx.saved_tensors), *(None,) * 5
 
 
 class _MatchKLScaled(_MatchKL):
     """The same of v f: gradients for (v, a, b), f and d having none."""
 
     @staticmethod
-    def forward(f, v, d, a, b, P, exclude, needs, max_memory):  # type: ignore[no-untyped-def,override]
+    def forward(f, v, d, a, b, P, exclude, needs, products, max_memory):  # type: ignore[no-untyped-def,override]
         q = v[:, None, :] * f
-        loss, (dq, dd, da, db) = _loss_and_gradients(q, d, a, b, P, exclude, needs, max_memory)
+        loss, grads = _loss_and_gradients(q, d, a, b, P, exclude, needs, products, max_memory)
+        dq, dd, da, db = grads
         dv = None if dq is None else torch.einsum("nrd,nrd->nd", f, dq)
         return loss, None, dv, dd, da, db
 
@@ -155,19 +153,20 @@ def _loss_and_gradients(
     P: Tensor,
     exclude: Tensor | None,
     needs: tuple[bool, ...],
+    products: Products | None,
     max_memory: int | None,
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The loss of `match_kl` and its gradients for (q, d, a, b) where `needs` says so."""
-    (N, R, _), (B, S, _) = q.shape, d.shape
+    (N, R, _), B = q.shape, len(d)
     dq, dd, da, db = (
         x.new_zeros(x.shape) if need else None for x, need in zip((q, d, a, b), needs, strict=True)
     )
-    loss = q.new_zeros(())
-    length = _block_length(N * R, S, q.element_size(), max_memory)
+    loss, best_in = q.new_zeros(()), _matcher(q, products)
+    length = _block_length(q, d, products, max_memory)
     for start in range(0, B, length):
         rows = slice(start, min(start + length, B))
-        best = _scores(q, d[rows]).max(dim=2)
-        m = best.values.view(N, R, rows.stop - rows.start)  # [N, R, n]
+        best, places = best_in(d[rows])
+        m = best.view(N, R, rows.stop - rows.start)  # [N, R, n]
         T = torch.einsum("nr,nrk->kn", a, m) + b
         target = P[rows]
         if exclude is not None:
@@ -186,7 +185,7 @@ def _loss_and_gradients(
             da += torch.einsum("kn,nrk->nr", G, m)
         if dq is not None or dd is not None:
             coef = (G.t()[:, None, :] * a[:, :, None]).reshape(N * R, m.shape[2], 1)  # [N R, n, 1]
-            _add_gradients(q, d[rows], coef, best.indices, dq, None if dd is None else dd[rows])
+            _add_gradients(q, d[rows], coef, places, dq, None if dd is None else dd[rows])
     return loss, (dq, dd, da, db)
 
 
@@ -217,6 +216,21 @@ def _add_gradients(
         dd.add_((W.t() @ q.reshape(rows, D)).view_as(dd))
 
 
+def _matcher(q: Tensor, products: Products | None) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """What finds the best product of every region in each image of a block, and its place.
+
+    Both are `[N R, n]`, for a block `[n, S, D]`; of equal products the lowest place wins.
+    """
+    if products is not None:
+        return tensor_cores.Matcher(q, products)
+
+    def best_in(d: Tensor) -> tuple[Tensor, Tensor]:
+        best = _scores(q, d).max(dim=2)
+        return best.values, best.indices
+
+    return best_in
+
+
 def _scores(q: Tensor, d: Tensor) -> Tensor:
     """`<q[j, r], d[i, s]>` as `[N R, B, S]`."""
     N, R, D = q.shape
@@ -229,82 +243,12 @@ def _without(T: Tensor, P: Tensor, exclude: Tensor) -> tuple[Tensor, Tensor]:
     return T.masked_fill(column, -torch.inf), P.masked_fill(column, 0)
 
 
-def _block_length(rows: int, S: int, itemsize: int, max_memory: int | None) -> int:
+def _block_length(q: Tensor, d: Tensor, products: Products | None, max_memory: int | None) -> int:
     if max_memory is not None and max_memory <= 0:
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory}")
+    rows, S = q.shape[0] * q.shape[1], d.shape[1]
+    if products is not None:
+        S = max(S, tensor_cores.SLICE)  # what scoring the matches again takes
     # Scores, their maxima, and the coefficient matrix of the backward pass: three of this size.
-    return max(1, (max_memory or 3 * BLOCK_BYTES) // (3 * max(1, rows * S * itemsize)))
-
-
-def _checked(
-    op: str, q: Tensor, d: Tensor, a: Tensor | None, precision: str, first: str = "q"
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The inputs in the dtype of the arithmetic, or an error that names what does not fit."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"{op}: precision must be one of {PRECISIONS}, got {precision!r}")
-    if q.ndim != 3 or d.ndim != 3 or q.shape[2] != d.shape[2]:
-        raise ValueError(
-            f"{op}: {first} must be [N, R, D] and d [B, S, D] with one D; "
-            f"got {first} {tuple(q.shape)} and d {tuple(d.shape)}"
-        )
-    if d.shape[1] == 0 or d.shape[2] == 0:
-        raise ValueError(f"{op}: d needs at least one region and one channel, got {tuple(d.shape)}")
-    if a is None:
-        if op != "maxsim":
-            raise TypeError(f"{op}: a must be a tensor, got NoneType")
-        a = torch.ones(q.shape[:2], dtype=q.dtype, device=q.device)
-    if a.shape != q.shape[:2]:
-        raise ValueError(f"{op}: a must be [N, R] = {tuple(q.shape[:2])}, got {tuple(a.shape)}")
-    for name, x in (("d", d), ("a", a)):
-        if x.dtype != q.dtype or x.device != q.device:
-            raise TypeError(
-                f"{op}: {name} is {x.dtype} on {x.device}, {first} is {q.dtype} on {q.device}; "
-                "give all the same dtype and device"
-            )
-    if not q.dtype.is_floating_point:
-        raise TypeError(f"{op}: {first} must be a floating-point tensor, got {q.dtype}")
-    for name, x in ((first, q), ("d", d), ("a", a)):
-        _require_finite(op, name, x)
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.to(dtype), d.to(dtype), a.to(dtype)
-
-
-def _checked_targets(
-    op: str, q: Tensor, d: Tensor, b: Tensor, P: Tensor, exclude: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    N, B = q.shape[0], d.shape[0]
-    for name, x, shape in (("b", b, (N,)), ("P", P, (B, N))):
-        if x.shape != shape:
-            raise ValueError(f"{op}: {name} must be {list(shape)}, got {list(x.shape)}")
-        if x.device != q.device or not x.is_floating_point():
-            raise TypeError(
-                f"{op}: {name} must be floating point on {q.device}, got {x.dtype} on {x.device}"
-            )
-        _require_finite(op, name, x)
-    if P.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{op}: P has no gradient here; pass it detached")
-    if P.numel() > 0 and P.device.type == "cpu" and float(P.min()) < 0:
-        raise ValueError(f"{op}: P must not be negative, its lowest entry is {float(P.min())}")
-    if exclude is not None and exclude.shape != (B,):
-        raise ValueError(f"{op}: exclude must be [B] = [{B}], got {list(exclude.shape)}")
-    if exclude is not None and (exclude.dtype != torch.int64 or exclude.device != q.device):
-        raise TypeError(
-            f"{op}: exclude must be int64 on {q.device}, got {exclude.dtype} on {exclude.device}"
-        )
-    if exclude is not None and B > 0 and exclude.device.type == "cpu":
-        low, high = int(exclude.min()), int(exclude.max())
-        if low < -1 or high >= N:
-            raise ValueError(
-                f"{op}: exclude must lie in [-1, N) = [-1, {N}), got entries from {low} to {high}"
-            )
-    return b.to(q.dtype), P.to(q.dtype)
-
-
-def _require_finite(op: str, name: str, x: Tensor) -> None:
-    """On the CPU only: the check would make the host wait for a GPU."""
-    if x.device.type != "cpu" or bool(torch.isfinite(x).all()):
-        return
-    where = (~torch.isfinite(x)).nonzero()[0].tolist()
-    second = {"P": "image", "v": "channel"}.get(name, "region")
-    place = f"sample {where[0]}" + (f", {second} {where[1]}" if x.ndim > 1 else "")
-    raise ValueError(f"{op}: {name} is not finite at {place} (index {where})")
+    each = 3 * max(1, rows * S * q.element_size())
+    return max(1, (max_memory or 3 * BLOCK_BYTES) // each)

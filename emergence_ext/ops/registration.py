@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-_COMPACT_LIMIT = 256  # kCompactLimit of csrc/maxsim.h
+_COMPACT_LIMIT: Final = 256  # kCompactLimit of csrc/maxsim.h
 
 
 def register(namespace: str = "emergence_ext") -> None:
@@ -35,6 +35,11 @@ def register(namespace: str = "emergence_ext") -> None:
         library.register_vmap(f"{namespace}::{name}", partial(_one_by_one, getattr(ops, name)))
 
 
+def compact_type(S: int) -> torch.dtype:
+    """The dtype of matches among S candidates that stay inside."""
+    return torch.uint8 if S <= _COMPACT_LIMIT else torch.int32
+
+
 def _compute_type(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
@@ -51,9 +56,8 @@ def _fake_matches(
     q: Tensor, d: Tensor, a: Tensor | None, *, compact: bool = False, **options: Any
 ) -> tuple[Tensor, Tensor]:
     T = _fake_scores(q, d, a)
-    index = torch.uint8 if d.shape[1] <= _COMPACT_LIMIT else torch.int32
     shape = (d.shape[0], q.shape[0], q.shape[1])
-    return T, q.new_empty(shape, dtype=index if compact else torch.int64)
+    return T, q.new_empty(shape, dtype=compact_type(d.shape[1]) if compact else torch.int64)
 
 
 def _fake_gradients(

@@ -1,0 +1,373 @@
+"""The ops by Triton, for rows of up to eight channels: no compiler of CUDA is needed.
+
+The four functions of `emergence_ext.ops` with their arguments, results, gradients and errors, in
+float32; 16-bit inputs are cast up. What the kernels do not take (float64, wider rows, tensors
+that are not on CUDA) `reference` computes. The way through is that of the compiled ops: what
+`register` tells torch of them holds for these too. triton itself is imported where it first
+computes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from emergence_ext.ops import reference, transforms
+from emergence_ext.ops.autocast import in_float32
+from emergence_ext.ops.checks import checked, checked_scale, checked_targets, refuse_gradients
+from emergence_ext.ops.narrow_problem import Problem, ceil_div, launch, plain
+from emergence_ext.ops.registration import compact_type, register
+from emergence_ext.ops.tensor_cores import NARROW
+
+NAMESPACE: Final = "emergence_triton"
+BLOCK_BYTES: Final = 256 << 20
+"""Products and matches held at once when `max_memory` is not given."""
+
+
+def why_not(device: torch.device | str) -> str | None:
+    """Say in one line why Triton cannot compute on a device; None where it can."""
+    device = torch.device(device)
+    if device.type != "cuda" or torch.version.hip is not None:
+        return f"its Triton kernels are for NVIDIA's GPUs, not for {device.type}"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return f"its Triton kernels want compute capability 8.0, the device has {major}.{minor}"
+    try:
+        import emergence_ext.ops.narrow_kernels  # noqa: F401
+    except Exception as error:  # what a triton that does not fit raises is anything
+        return f"triton cannot be imported: {' '.join(str(error).split())}"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton builds its launcher with a C compiler; install gcc or clang, or set CC"
+    return None
+
+
+@in_float32
+def maxsim(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None = None,
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> Tensor:
+    """As `emergence_ext.ops.maxsim`; a block of products takes `max_memory`, else 256 MiB."""
+    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    if not _takes(q):
+        return reference.maxsim(q, d, a, **options)
+    if any(map(transforms.wants_gradient, (q, d, a))):
+        return _ops_for(q, d, a).maxsim_indices(q, d, a, **options, compact=True)[0]
+    return _ops_for(q, d, a).maxsim(q, d, a, **options)
+
+
+@in_float32
+def maxsim_indices(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None = None,
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `emergence_ext.ops.maxsim_indices`; memory as in `maxsim`."""
+    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    if not _takes(q):
+        return reference.maxsim_indices(q, d, a, **options)
+    return _ops_for(q, d, a).maxsim_indices(q, d, a, **options)
+
+
+@in_float32
+def match_kl(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None = None,
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> Tensor:
+    """As `emergence_ext.ops.match_kl`."""
+    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    if not _takes(q):
+        return reference.match_kl(q, d, a, b, P, exclude, **options)
+    refuse_gradients("match_kl", P=P)
+    inputs = (q, d, a, b, P, exclude)
+    needs = [transforms.wants_gradient(x) for x in (q, d, a, b)]
+    return _ops_for(*inputs).match_kl(*inputs, needs, **options)[0]
+
+
+@in_float32
+def match_kl_scaled(
+    f: Tensor,
+    v: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None = None,
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> Tensor:
+    """As `emergence_ext.ops.match_kl_scaled`."""
+    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    if not _takes(f):
+        return reference.match_kl_scaled(f, v, d, a, b, P, exclude, **options)
+    refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
+    inputs = (f, v, d, a, b, P, exclude)
+    needs = [transforms.wants_gradient(x) for x in (v, a, b)]
+    return _ops_for(*inputs).match_kl_scaled(*inputs, needs, **options)[0]
+
+
+def _takes(q: Tensor) -> bool:
+    """Whether the kernels can compute this; Triton's interpreter takes what is on the CPU."""
+    there = q.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    narrow = q.ndim == 3 and 1 <= q.shape[2] <= NARROW
+    return there and narrow and q.is_floating_point() and q.dtype != torch.float64
+
+
+def _ops_for(*tensors: Tensor | None) -> Any:
+    """The ops, in a form for `torch.func` where that is at work."""
+    ops = getattr(torch.ops, NAMESPACE)
+    return transforms.Transformable(ops) if transforms.at_work(*tensors) else ops
+
+
+# The ops, as schemas.h has them; checked here, computed below.
+
+
+def _maxsim(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> Tensor:
+    return _scores(q, d, a, None, precision, max_memory)[0]
+
+
+def _maxsim_indices(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+    compact: bool = False,
+) -> tuple[Tensor, Tensor]:
+    T, argmax = _scores(q, d, a, compact, precision, max_memory)
+    assert argmax is not None
+    return T, argmax
+
+
+def _maxsim_backward(
+    G: Tensor, q: Tensor, d: Tensor, a: Tensor | None, argmax: Tensor, needs: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    problem = Problem.of(q, d, a)
+    G, argmax = plain(G), argmax.contiguous()
+    with problem.on_its_device():
+        u = problem.new_sums() if needs[0] or needs[2] else None
+        dd = problem.conditioning(G, argmax) if needs[1] else None
+        if u is not None:
+            problem.add_scored(0, G, argmax, u)
+        da = problem.weight_gradient(u) if needs[2] and u is not None else None
+        dq = problem.weighed(u) if needs[0] and u is not None else None
+    return _given(dq, q).to(q.dtype), _given(dd, q).to(q.dtype), _given(da, q).to(q.dtype)
+
+
+def _match_kl(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None,
+    needs: Sequence[bool],
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    given = (q, d, a)
+    q, d, a = checked("match_kl", *given, precision)
+    b, P = checked_targets("match_kl", q, d, b, P, exclude)
+    problem, targets = Problem.of(q, d, a), _Targets.of(b, P, exclude)
+    beside = problem.copied(*given)
+    with problem.on_its_device():
+        loss, u, dd, db = _loss("match_kl", problem, targets, needs, beside, max_memory)
+        da = problem.weight_gradient(u) if needs[2] and u is not None else None
+        dq = problem.weighed(u) if needs[0] and u is not None else None
+    return loss, _given(dq, q), _given(dd, q), _given(da, q), _given(db, q)
+
+
+def _match_kl_scaled(
+    f: Tensor,
+    v: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None,
+    needs: Sequence[bool],
+    *,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    given = (f, v, d, a)
+    v = checked_scale("match_kl_scaled", f, v)
+    f, d, a = checked("match_kl_scaled", f, d, a, precision, first="f")
+    b, P = checked_targets("match_kl_scaled", f, d, b, P, exclude)
+    problem, targets = Problem.of(f, d, a, v), _Targets.of(b, P, exclude)
+    wanted = (needs[0], False, needs[1], needs[2])
+    beside = problem.copied(*given)
+    with problem.on_its_device():
+        loss, u, _, db = _loss("match_kl_scaled", problem, targets, wanted, beside, max_memory)
+        da = problem.weight_gradient(u) if needs[1] and u is not None else None
+        dv = problem.weighed(u).mul_(problem.q).sum(1) if needs[0] and u is not None else None
+    return loss, _given(dv, f), _given(da, f), _given(db, f)
+
+
+def _scale_gradient(grad: Tensor, gradient: Tensor, of: Tensor) -> Tensor:
+    return (grad * gradient).to(of.dtype)
+
+
+class _Targets(NamedTuple):
+    """What the softmax of each row is compared with, contiguous: b `[N]`, P `[B, N]`, exclude."""
+
+    b: Tensor
+    P: Tensor
+    exclude: Tensor | None
+
+    @classmethod
+    def of(cls, b: Tensor, P: Tensor, exclude: Tensor | None) -> _Targets:
+        return cls(plain(b), plain(P), None if exclude is None else exclude.contiguous())
+
+
+def _scores(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    compact: bool | None,
+    precision: str,
+    max_memory: int | None,
+) -> tuple[Tensor, Tensor | None]:
+    """T of `maxsim`, a block of images at a time, and its matches unless `compact` is None."""
+    given = [x for x in (q, d, a) if x is not None]
+    q, d, weights = checked("maxsim", q, d, a, precision)
+    problem = Problem.of(q, d, None if a is None else weights)
+    (N, R, _), B = q.shape, len(d)
+    T, argmax = q.new_empty(B, N), None
+    if compact is not None:
+        dtype = compact_type(problem.S) if compact else torch.int64
+        argmax = q.new_empty((B, N, R), dtype=dtype)
+    with problem.on_its_device():
+        (value,) = _block("maxsim", q, B, [(R, torch.float32)], problem.copied(*given), max_memory)
+        for start in range(0, B, len(value)):
+            rows = slice(start, min(start + len(value), B))
+            problem.match(rows, value, None if argmax is None else argmax[rows], T[rows])
+    return T, argmax
+
+
+def _loss(
+    op: str,
+    problem: Problem,
+    targets: _Targets,
+    needs: Sequence[bool],
+    beside: int,
+    max_memory: int | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """The loss, and u, dd and db where `needs` asks for the gradients of (q, d, a, b).
+
+    `beside` are the bytes that the caller took.
+    """
+    q, (N, R, _), B = problem.q, problem.q.shape, len(problem.d)
+    u = problem.new_sums() if needs[0] or needs[2] else None
+    dd = q.new_empty(B, problem.S, q.shape[2]) if needs[1] else None
+    db = q.new_zeros(N) if needs[3] else None
+    losses = q.new_zeros(B, dtype=torch.float64)
+    parts = [(R, torch.float32), (1, torch.float32)]
+    if u is not None or dd is not None:
+        parts.append((R, compact_type(problem.S)))
+    beside += losses.nbytes + (0 if u is None else u.nbytes)
+    value, T, *places = _block(op, q, B, parts, beside, max_memory)
+    for start in range(0, B, len(T)):
+        rows = slice(start, min(start + len(T), B))
+        G, place = T[: rows.stop - start, :, 0], places[0] if places else None
+        problem.match(rows, value, place, G)
+        exclude = None if targets.exclude is None else targets.exclude[rows]
+        target, options = targets.P[rows], {"N": N, "B": B, "COLUMNS": 512}
+        launch("kl", len(G), G, targets.b, target, exclude, losses[rows], **options)
+        if db is not None:
+            launch("add_bias", ceil_div(N, 128), G, db, N=N, n=len(G), COLUMNS=128)
+        if place is not None and u is not None:
+            problem.add_scored(start, G, place, u)
+        if place is not None and dd is not None:
+            problem.conditioning(G, place, dd[rows])
+    return (losses.sum() / max(B, 1)).to(q.dtype), u, dd, db
+
+
+def _block(
+    op: str,
+    q: Tensor,
+    B: int,
+    parts: Sequence[tuple[int, torch.dtype]],
+    beside: int,
+    max_memory: int | None,
+) -> list[Tensor]:
+    """Memory for a block of images: for each part `[images, N, columns]` of its dtype.
+
+    As many images as `max_memory` holds beside the bytes of the rest, or 256 MiB; where the device
+    has less to give, half as many, and again.
+    """
+    if max_memory is not None and max_memory <= 0:
+        raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory}")
+    each = max(1, sum(len(q) * columns * dtype.itemsize for columns, dtype in parts))
+    room = BLOCK_BYTES if max_memory is None else max_memory - beside
+    if room < each and max_memory is not None:
+        raise ValueError(
+            f"{op}: max_memory = {max_memory} bytes holds no block; give at least {beside + each}"
+        )
+    images = min(max(room // each, 1), max(B, 1))
+    while True:
+        try:
+            return [
+                torch.empty(images, len(q), columns, dtype=dtype, device=q.device)
+                for columns, dtype in parts
+            ]
+        except torch.OutOfMemoryError:
+            if images == 1:
+                raise
+        images //= 2
+
+
+def _given(x: Tensor | None, like: Tensor) -> Tensor:
+    """A gradient, or what stands for one that nobody asked for."""
+    return like.new_empty(0) if x is None else x
+
+
+def _define() -> None:
+    """Tell torch of the ops, for CUDA and for Triton's interpreter."""
+    ops: dict[str, Callable[..., Any]] = {
+        "maxsim": _maxsim,
+        "maxsim_indices": _maxsim_indices,
+        "maxsim_backward": _maxsim_backward,
+        "match_kl": _match_kl,
+        "match_kl_scaled": _match_kl_scaled,
+        "scale_gradient": _scale_gradient,
+    }
+    for name, op in ops.items():
+        schema = torch.library.infer_schema(op, mutates_args=())
+        tags = (torch.Tag.pt2_compliant_tag,)
+        torch.library.define(f"{NAMESPACE}::{name}", schema, tags=tags)
+        torch.library.impl(f"{NAMESPACE}::{name}", ("cuda", "cpu"), op)
+    register(NAMESPACE)
+
+
+_define()
