@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,30 @@ def load(path: Path) -> Results:
     kept["peak"] = Peak(**kept["peak"])
     known = {entry.name for entry in fields(Results)}
     return Results(**{name: value for name, value in kept.items() if name in known})
+
+
+def merged(parts: Sequence[Results]) -> Results:
+    """Put what several processes measured of one device into one; of two alike the first counts.
+
+    The times of an op are compared with the first of them, whichever process that is of.
+    """
+    rows: dict[tuple[str, str, str], Row] = {}
+    units: dict[tuple[str, str], float] = {}
+    for row in (row for part in parts for row in part.rows):
+        if row.group == "op" and row.timing is not None:
+            unit = units.setdefault((row.case, row.work), row.timing.median)
+            row = replace(row, ratio=row.timing.median / unit)
+        kept = rows.setdefault((row.case, row.work, row.name), row)
+        if kept.timing is None and row.timing is not None:
+            rows[row.case, row.work, row.name] = row
+    return replace(
+        parts[0],
+        peak=next((part.peak for part in parts if part.peak.copy), parts[0].peak),
+        rows=list(rows.values()),
+        growth=[point for part in parts for point in part.growth],
+        memory=[extra for part in parts for extra in part.memory],
+        failures=list(dict.fromkeys(line for part in parts for line in part.failures)),
+    )
 
 
 def _timed(item: dict[str, Any]) -> dict[str, Any]:
