@@ -140,7 +140,8 @@ def gpu(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _cuda_paths() -> list[str]:
     named = os.environ.get("EMERGENCE_CUDA_PATH", "auto")
-    return [path["name"] for path in _library.cuda_paths()] if named == "auto" else [named]
+    built = ["portable", "split", "hopper"] if _library.why_not("cuda") is None else []
+    return built if named == "auto" else [named]
 
 
 @pytest.fixture(params=_cuda_paths())

@@ -10,7 +10,7 @@ from typing import Final
 
 from benchmarks.bounds import NARROW
 from benchmarks.cases import Bench
-from emergence_ext.ops import build_info
+from emergence_ext.ops import library
 
 VARIABLE: Final = "EMERGENCE_CUDA_PATH"
 AUTO: Final = "auto"
@@ -37,8 +37,12 @@ def why_not(way: str, capability: Sequence[int]) -> str | None:
 
 def built(capability: Sequence[int]) -> list[str]:
     """Name the ways that can be taken here, of those that the library was built with."""
-    compiled = [path["name"] for path in build_info().get("cuda_paths", [])]
-    return [w for w in WAYS if w in (*compiled, TRITON) and why_not(w, capability) is None]
+    no_library = library.why_not("cuda") is not None
+    return [
+        way
+        for way in WAYS
+        if why_not(way, capability) is None and not (no_library and way != TRITON)
+    ]
 
 
 def does(way: str, D: int, dtype: str, precision: str) -> bool:
