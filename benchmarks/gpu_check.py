@@ -31,14 +31,14 @@ from benchmarks.gpu.cases import BENCHES
 from benchmarks.gpu.phase import BEGIN, Outcome, Step, planned
 from benchmarks.gpu.phase import run as run_phases
 from benchmarks.gpu.summary import summary
-from benchmarks.results import ROOT, Results
+from benchmarks.results import ROOT, Results, revision
 
 LOGS: Final = ROOT / "build" / "gpu-check"
 ARCHIVE: Final = 15 << 20
 """Bytes: where such a machine can be had, files of up to 16 MiB come back from it."""
 
-CLOSING: Final = 4
-"""Seconds that reading and writing take."""
+CLOSING: Final = 6
+"""Seconds that starting this process, reading and writing take."""
 
 STAND_IN: Final = 0.3
 """Seconds of a phase in a dry run."""
@@ -49,6 +49,7 @@ NO_GPU: Final = {"name": "dry run", "capability": [9, 0], "driver": None}
 def main() -> None:
     """Run what is asked for; exit with 1 if a phase failed, with 2 where there is no GPU."""
     options = _options()
+    budget = Budget(options.seconds)
     gpu = NO_GPU if options.dry_run else _gpu()
     if gpu is None:
         print("gpu-check needs a GPU: torch sees no CUDA device here")
@@ -63,8 +64,9 @@ def main() -> None:
         if options.dry_run:
             good &= _dry_run(part, place, steps, options.out)
         else:
-            outcomes = check(part, place, _scaled(steps, options.seconds), options.out)
+            outcomes = check(part, place, _scaled(steps, budget.left), options.out)
             good &= not any(outcome.failed for outcome in outcomes)
+            budget = Budget(options.seconds)
     sys.exit(not good)
 
 
@@ -147,30 +149,44 @@ def check(part: str, place: plan.Place, steps: Sequence[Step], out: Path) -> lis
     file = out / f"{datetime.date.today().isoformat()}-{named}-{part}.json"
     outcomes: list[Outcome] = []
     budget = Budget(sum(map(planned, steps)))
-    measured = _keep(file, place, outcomes)
     try:
         for found in run_phases(steps, budget, place.folder, place.env):
             outcomes += found
             for outcome in found:
                 print(outcome, flush=True)
-            measured = _keep(file, place, outcomes)
+            try:
+                _keep(file, place, outcomes)
+            except Exception as error:  # the phases to come can still be kept
+                outcomes.append(Outcome("results", f"failed: {type(error).__name__}: {error}"))
     except BaseException as error:
         ended = Outcome("the check", f"failed: ended by {type(error).__name__}")
         _keep(file, place, [*outcomes, ended])
         raise
-    print(f"\n{summary(part, place.gpu, outcomes, measured)}", flush=True)
+    print(f"\n{summary(part, place.gpu, outcomes, _measured(place))}", flush=True)
     return outcomes
 
 
-def _keep(file: Path, place: plan.Place, outcomes: Sequence[Outcome]) -> Results | None:
-    """Write the JSON and the archive, each whole whenever somebody ends this process."""
+def _measured(place: plan.Place) -> Results | None:
     measured = plan.measured(place)
     if measured is not None:
         run.judge(measured, BENCHES)
-    kept = {"date": datetime.date.today().isoformat(), "machine": {"gpu": place.gpu}}
-    kept |= asdict(measured) if measured is not None else {}
+    return measured
+
+
+def _keep(file: Path, place: plan.Place, outcomes: Sequence[Outcome]) -> None:
+    """Write the JSON and the archive, each whole whenever somebody ends this process."""
     left_out = _archive(file.with_suffix(".zip"), place.folder)
-    kept |= {"phases": [asdict(x) for x in outcomes], "left_out_of_archive": left_out}
+    measured = _measured(place)
+    record = ROOT / "emergence_ext" / "_build.json"
+    kept = {
+        "date": datetime.date.today().isoformat(),
+        "revision": revision(),
+        "machine": {"gpu": place.gpu},
+        **({} if measured is None else asdict(measured)),
+        "build": json.loads(record.read_text()) if record.exists() else None,
+        "phases": [asdict(x) for x in outcomes],
+        "left_out_of_archive": left_out,
+    }
     partly = file.with_name(f"{file.name}.partly")
     partly.write_text(json.dumps(kept, indent=1) + "\n")
     partly.replace(file)

@@ -134,7 +134,7 @@ def begin(peak: Peak, device: str = "cpu") -> Results:
     }
     today = datetime.date.today().isoformat()
     load = os.getloadavg()[0]
-    return Results(today, _revision(), machine, versions, load, peak, device=device)
+    return Results(today, revision(), machine, versions, load, peak, device=device)
 
 
 def _cpu() -> str:
@@ -146,7 +146,8 @@ def _cpu() -> str:
     return named[1] if named else platform.processor() or platform.machine()
 
 
-def _revision() -> str | None:
+def revision() -> str | None:
+    """Name the commit that is checked out, and whether files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -355,6 +355,22 @@ def test_a_dry_run_starts_ends_and_reports_every_phase(
     assert "-m benchmarks --device cuda" in log and "--ways split" in log
 
 
+def test_results_that_cannot_be_kept_stop_no_phase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: Any) -> list[str]:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(gpu_check, "_archive", broken)
+    place = plan.Place(H200, tmp_path / "logs", PROGRAMS)
+    steps = [[fake("first", "true")], [fake("second", "true")]]
+    outcomes = gpu_check.check("a", place, steps, tmp_path / "out")
+    told = "results: failed: OSError: no space left on device (0 s)"
+    assert [str(x) for x in outcomes if x.failed] == [told] * 2
+    assert outcomes[2].outcome == "passed"
+    assert capsys.readouterr().out.splitlines()[-1] == told
+
+
 def test_a_check_that_is_ended_keeps_what_it_knows(tmp_path: Path) -> None:
     place = plan.Place(H200, tmp_path / "logs", PROGRAMS)
 
