@@ -63,7 +63,7 @@ bench: .venv/.bench ## time the ops beside what else there is; ARGS=--quick for 
 	@touch $@
 
 # Without .venv, with the torch and pytest that are there: such machines come bare and leave soon.
-gpu-check: ## build for the GPU that is here, run tests, sanitizers and benchmark in nine minutes
+gpu-check: ## on a GPU: build, test each way to match, sanitizers, profile, benchmark, in nine minutes; ARGS='--part a' for less
 	@$(PYTHON) -m benchmarks.gpu_check $(ARGS)
 
 resources: .venv/.installed ## print the registers and spills of each CUDA kernel

@@ -14,9 +14,9 @@ from benchmarks import bounds, growth, memory, results, suite, targets
 from benchmarks.budget import Budget
 from benchmarks.cases import BENCHES, Bench, shrunk
 from benchmarks.gpu import cases as gpu_cases
-from benchmarks.gpu import run
+from benchmarks.gpu import paths, run
 from benchmarks.gpu.peak import measure_gpu_peak
-from benchmarks.peak import measure_peak
+from benchmarks.peak import Peak, measure_peak
 from benchmarks.peers import use_threads
 from benchmarks.suite import Effort
 from emergence_ext.ops import build_info
@@ -39,7 +39,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     names = [bench.name for bench in (*BENCHES, *gpu_cases.BENCHES)]
     parser.add_argument(
-        "--case", choices=names, help="one size alone; neither growth, memory nor targets"
+        "--case",
+        choices=names,
+        nargs="+",
+        metavar="CASE",
+        help="these sizes alone; neither growth nor targets, and memory only if --measure says so",
+    )
+    parser.add_argument(
+        "--ways",
+        choices=[paths.AUTO, *paths.WAYS],
+        nargs="+",
+        help="on a GPU: the ways that the ops are made to take; all there are when left out",
+    )
+    parser.add_argument(
+        "--measure",
+        choices=["peak", *run.PARTS],
+        nargs="+",
+        help="on a GPU: parts of the benchmark; all of them when left out",
     )
     parser.add_argument(
         "--seconds", type=float, default=float("inf"), help="after which no peer is timed any more"
@@ -58,19 +74,25 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda, but torch sees no GPU")
     benches = BENCHES if options.device == "cpu" else gpu_cases.BENCHES
-    benches = [bench for bench in benches if options.case in (None, bench.name)]
-    if not benches:
-        parser.error(f"{options.case} is no case of --device {options.device}")
+    if options.device == "cpu" and (options.ways or options.measure):
+        parser.error("--ways and --measure are for --device cuda")
+    for name in options.case or ():
+        if name not in [bench.name for bench in benches]:
+            parser.error(f"{name} is no case of --device {options.device}")
+    benches = [bench for bench in benches if options.case is None or bench.name in options.case]
     if options.quick:
         benches = [shrunk(bench) for bench in benches]
     use_threads(options.threads)
     effort = suite.QUICK if options.quick else suite.FULL
     effort = replace(effort, budget=Budget(options.seconds))
-    everything = not options.quick and options.case is None
+    parts = options.measure
+    everything = not options.quick and options.case is None and parts is None
     folder = options.out or (KEPT if everything else None)
     whole = options.case is None
     if options.device == "cuda":
-        kept = _on_gpu(benches, effort, folder, quick=options.quick, whole=whole)
+        alone = ("peak", "ops", "peers")
+        parts = parts or (("peak", *run.PARTS) if whole else alone)
+        kept = _on_gpu(benches, options.ways, parts, effort, folder, quick=options.quick)
     else:
         measured = _on_cpu(benches, effort, quick=options.quick, whole=whole)
         kept = [] if folder is None else _save(measured, folder, options.out or IMAGES)
@@ -86,11 +108,20 @@ def _save(measured: results.Results, folder: Path, images: Path) -> list[Path]:
 
 
 def _on_gpu(
-    benches: Sequence[Bench], effort: Effort, folder: Path | None, *, quick: bool, whole: bool
+    benches: Sequence[Bench],
+    ways: Sequence[str] | None,
+    parts: Sequence[str],
+    effort: Effort,
+    folder: Path | None,
+    *,
+    quick: bool,
 ) -> list[Path]:
     """Measure, and keep what there is after every step, as whoever waits may lose patience."""
-    measured = results.begin(measure_gpu_peak(), "cuda")
+    unmeasured = Peak(why_not="it was not asked for")
+    measured = results.begin(measure_gpu_peak() if "peak" in parts else unmeasured, "cuda")
     gpu, peak = measured.machine["gpu"], measured.peak
+    ways = ways or [paths.AUTO, *paths.built(gpu["capability"])]
+    applying = [x for x in benches if any(paths.applying(x, p, ways) for p in x.precisions)]
     print(
         f"{gpu['name']}, {gpu['multiprocessors']} multiprocessors, {gpu['memory_gib']} GiB, ",
         end="",
@@ -105,13 +136,13 @@ def _on_gpu(
             end="",
         )
         print(f"the device reports {peak.clock:.0f} MHz")
-    print(
-        f"bfloat16 products of the library {peak.bfloat16:.0f} GFLOP/s, copy {peak.copy:.0f} GB/s"
-    )
+    if peak.bfloat16 and peak.copy:
+        print(f"the library's bfloat16 products {peak.bfloat16:.0f} GFLOP/s, ", end="")
+        print(f"copy {peak.copy:.0f} GB/s")
     keep = (lambda: None) if folder is None else (lambda: measured.save(folder))
     effort = replace(effort, seconds=effort.seconds if quick else run.SECONDS)
-    run.Run(measured, benches, effort, _show, keep).measure(quick=quick, whole=whole)
-    if not quick and whole:
+    run.Run(measured, applying, ways, effort, _show, keep).measure(parts, quick=quick)
+    if not quick and set(run.PARTS) <= set(parts):
         _show("targets", results.targets(measured.targets))
     for failure in measured.failures:
         print(f"failed: {failure}")

@@ -1,256 +1,216 @@
-"""Everything that needs a GPU, in one command: `make gpu-check`, `python -m benchmarks.gpu_check`.
+"""Everything that needs a GPU, in one command: `python3 -m benchmarks.gpu_check --out DIR`.
 
-Builds the library for the GPU that is there, runs the tests of the ops on it, the tools of
-compute-sanitizer on small problems and the benchmark in the time that is left. Needs torch, its
-compilers and pytest, no network and no virtual environment.
+Part a builds the library for the GPU that is there, tests each way to match, watches it with the
+tools of compute-sanitizer and profiles it; part b times the ops on each way and what could be used
+instead. Each phase is a process group with a limit of time, so that one that crashes or hangs
+stops no other. Needs torch, its compilers and pytest, no network and no virtual environment;
+pytest-xdist, pytest-timeout, compute-sanitizer and ncu are used where they are.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import datetime
 import json
-import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
-import torch
-
-from benchmarks import results
 from benchmarks.budget import Budget
-from benchmarks.gpu import pytest_report, sanitizers
+from benchmarks.gpu import plan, run, tools
+from benchmarks.gpu.cases import BENCHES
+from benchmarks.gpu.phase import BEGIN, Outcome, Step, planned
+from benchmarks.gpu.phase import run as run_phases
 from benchmarks.gpu.summary import summary
-from benchmarks.peak import Peak
-from benchmarks.results import ROOT, Results
+from benchmarks.results import ROOT, Results, revision
 
 LOGS: Final = ROOT / "build" / "gpu-check"
-BENCHMARK: Final = LOGS / "benchmark"
-TESTS: Final = ("tests/ops/test_ops_gpu.py", "tests/ops/test_ops_gpu_device.py")
-BUILD_SECONDS: Final = 300
-TEST_SECONDS: Final = 150
-SANITIZER_SECONDS: Final = 100
-CLOSING_SECONDS: Final = 10
-"""What reading and writing take at the end."""
+ARCHIVE: Final = 15 << 20
+"""Bytes: where such a machine can be had, files of up to 16 MiB come back from it."""
 
-LAST_PEER_SECONDS: Final = 40
-"""What a peer may take that was begun before the benchmark's time was up: some compile long."""
+CLOSING: Final = 6
+"""Seconds that starting this process, reading and writing take."""
 
-TOLD: Final = 20
-"""Lines of a log that are told where something failed."""
+STAND_IN: Final = 0.3
+"""Seconds of a phase in a dry run."""
 
-
-@dataclass
-class Phase:
-    """One part of the check: what came of it, and what there is to tell."""
-
-    name: str
-    outcome: str
-    told: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def failed(self) -> bool:
-        """Whether the check fails by it; by a tool that is not available here it does not."""
-        return not self.outcome.startswith(("passed", "unavailable"))
+NO_GPU: Final = {"name": "dry run", "capability": [9, 0], "driver": None}
 
 
 def main() -> None:
-    """Run all phases; exit with 1 if one failed, with 2 where there is no GPU."""
+    """Run what is asked for; exit with 1 if a phase failed, with 2 where there is no GPU."""
+    options = _options()
+    budget = Budget(options.seconds)
+    gpu = NO_GPU if options.dry_run else _gpu()
+    if gpu is None:
+        print("gpu-check needs a GPU: torch sees no CUDA device here")
+        sys.exit(2)
+    programs = {name: tools.find(name, os.environ) for name in (tools.SANITIZER, tools.PROFILER)}
+    if options.dry_run:
+        programs = {name: found or name for name, found in programs.items()}
+    good = True
+    for part in plan.PARTS if options.part is None else [options.part]:
+        place = plan.Place(gpu, LOGS / part, programs, options.wheels)
+        steps = plan.steps(part, place)
+        if options.dry_run:
+            good &= _dry_run(part, place, steps, options.out)
+        else:
+            outcomes = check(part, place, _scaled(steps, budget.left), options.out)
+            good &= not any(outcome.failed for outcome in outcomes)
+            budget = Budget(options.seconds)
+    sys.exit(not good)
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=540, help="in which everything ends")
+    parser.add_argument("--part", choices=plan.PARTS, help="one part alone; both when left out")
+    parser.add_argument("--seconds", type=float, default=250, help="in which a part ends")
     parser.add_argument(
         "--out",
         type=Path,
         default=ROOT / "benchmarks" / "results",
-        help="folder for the JSON; benchmarks/results when left out",
+        help="folder for the JSON and the archive of logs; benchmarks/results when left out",
+    )
+    parser.add_argument("--wheels", type=Path, help="folder of wheels of the Triton packages")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="without a GPU: a stand-in for every phase, that hangs until its time is up",
     )
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("gpu-check needs a GPU: torch sees no CUDA device here")
-        sys.exit(2)
-    shutil.rmtree(LOGS, ignore_errors=True)
-    BENCHMARK.mkdir(parents=True)
-    phases = check(Budget(options.seconds))
-    measured, tests = _benchmarked(), pytest_report.read(LOGS / "tests.xml")
-    kept = asdict(measured) | {
-        "phases": [asdict(phase) for phase in phases],
-        "tests": None if tests is None else asdict(tests),
-        "build_info": _build_info(),
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / measured.name
-    path.write_text(json.dumps(kept, indent=1) + "\n")
-    print(f"\n{summary(measured, phases)}\nwrote {path.name}", flush=True)
-    sys.exit(any(phase.failed for phase in phases))
+    if options.seconds <= 0:
+        parser.error(f"--seconds must be positive, got {options.seconds:g}")
+    if options.wheels is not None and not any(options.wheels.glob("*.whl")):
+        parser.error(f"--wheels: {options.wheels} holds no wheels (*.whl)")
+    options.out = options.out.resolve()
+    options.wheels = options.wheels and options.wheels.resolve()
+    return options
 
 
-def check(budget: Budget) -> list[Phase]:
-    """Run the phases one after the other; all but the build go on where another failed."""
-    phases = _phase(lambda: [build(budget.at_most(BUILD_SECONDS))], "build")
-    if phases[0].failed:
-        return phases
-    keep = SANITIZER_SECONDS + LAST_PEER_SECONDS + CLOSING_SECONDS
-    phases += _phase(lambda: [run_tests(budget.at_most(TEST_SECONDS, keep=keep))], "tests")
-    keep -= SANITIZER_SECONDS
-    phases += _phase(lambda: sanitize(budget.at_most(SANITIZER_SECONDS, keep=keep)), "sanitizers")
-    rest = budget.at_most(math.inf, keep=CLOSING_SECONDS)
-    return phases + _phase(lambda: [benchmark(rest)], "benchmark")
-
-
-def _phase(run: Callable[[], list[Phase]], name: str) -> list[Phase]:
-    start = time.monotonic()
+def _gpu() -> dict[str, Any] | None:
+    """Ask another process: this one shall outlast whatever happens to the device."""
+    command = [sys.executable, "-m", "benchmarks.gpu.device"]
     try:
-        phases = run()
-    except Exception as error:
-        phases = [Phase(name, f"failed: {type(error).__name__}: {error}")]
-    for phase in phases:
-        phase.seconds = round(time.monotonic() - start, 1)
-        print(f"{phase.name}: {phase.outcome} ({phase.seconds:.0f} s)", flush=True)
-    return phases
-
-
-def build(seconds: float) -> Phase:
-    """Build in place for the GPU that is there; meanwhile it compiles what the peers will run."""
-    major, minor = torch.cuda.get_device_capability()
-    architecture = f"{major}.{minor}" + ("a" if major == 9 else "")
-    env = {
-        "TORCH_CUDA_ARCH_LIST": architecture,
-        "MAX_JOBS": str(os.cpu_count()),
-    }
-    with (LOGS / "warm_up.log").open("w") as log:
-        warm_up = _start([sys.executable, "-m", "benchmarks.gpu.warm_up"], log, {})
-        try:
-            command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-            status = _run(command, LOGS / "build.log", seconds, env)
-        finally:
-            # Beside tests and timings it would disturb.
-            _end(warm_up)
-    if status != 0:
-        return Phase("build", _how_it_ended(status, seconds), _end_of(LOGS / "build.log"))
-    return Phase("build", f"passed, for {architecture}")
-
-
-def run_tests(seconds: float) -> Phase:
-    """Run the tests of the ops on the GPU."""
-    report, log = LOGS / "tests.xml", LOGS / "tests.log"
-    options = ["-m", "gpu", "-q", "--tb=short", f"--junitxml={report}"]
-    command = [sys.executable, "-m", "pytest", *options, *TESTS]
-    status = _run(command, log, seconds, {})
-    tests = pytest_report.read(report)
-    if tests is None:
-        return Phase("tests", _how_it_ended(status, seconds), _end_of(log))
-    good = status == 0 and tests.passed > 0 and tests.failed == 0
-    failures = tests.failures or ([] if good else _end_of(log))
-    return Phase("tests", f"{'passed' if good else 'failed'}: {tests}", failures)
-
-
-def sanitize(seconds: float) -> list[Phase]:
-    """Run the tools of compute-sanitizer side by side on small problems."""
-    program = sanitizers.find(os.environ)
-    if program is None:
-        missing = "unavailable: compute-sanitizer is neither in CUDA_HOME nor on the PATH"
-        return [Phase(tool, missing) for tool in sanitizers.TOOLS]
-    driver = [sys.executable, "-m", "benchmarks.gpu.sanitized"]
-    # With an allocation of its own for each tensor, none can be left for the next one unseen.
-    env = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    budget = Budget(seconds)
-    with ExitStack() as stack:
-        running = {}
-        for tool in sanitizers.TOOLS:
-            out = stack.enter_context((LOGS / f"{tool}.log").open("w"))
-            running[tool] = _start([*sanitizers.command(program, tool), *driver], out, env)
-        statuses = {tool: _wait(child, budget.left) for tool, child in running.items()}
-    phases = []
-    for tool, status in statuses.items():
-        log = LOGS / f"{tool}.log"
-        outcome = sanitizers.verdict(log.read_text(errors="replace"), status)
-        phases.append(Phase(tool, outcome, [] if outcome == sanitizers.PASSED else _end_of(log)))
-    return phases
-
-
-def benchmark(seconds: float) -> Phase:
-    """Time the ops and, as long as there is time, their peers."""
-    log = LOGS / "benchmark.log"
-    command = [sys.executable, "-m", "benchmarks", "--device", "cuda", "--out", str(BENCHMARK)]
-    command += ["--seconds", str(max(0.0, seconds - LAST_PEER_SECONDS))]
-    status = _run(command, log, seconds, {})
-    measured = _benchmarked()
-    if status == 0 and not measured.failures:
-        return Phase("benchmark", "passed")
-    if status is None and measured.memory and not measured.failures:
-        return Phase("benchmark", "passed, but a peer was not done when the time was up")
-    if measured.failures:
-        return Phase("benchmark", f"failed: {len(measured.failures)} timings of the ops")
-    return Phase("benchmark", _how_it_ended(status, seconds), _end_of(log))
-
-
-def _benchmarked() -> Results:
-    """Give what the benchmark has kept so far."""
-    kept = next(BENCHMARK.glob("*.json"), None)
-    return results.begin(Peak(), "cuda") if kept is None else results.load(kept)
-
-
-def _build_info() -> dict[str, Any] | None:
-    """Give what a new process, which loads what was built, says of it."""
-    code = "import json; from emergence_ext import build_info; print(json.dumps(build_info()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return None
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
-def _run(command: list[str], log: Path, seconds: float, env: Mapping[str, str]) -> int | None:
-    with log.open("w") as out:
-        return _wait(_start(command, out, env), seconds)
+def _scaled(steps: Sequence[Step], seconds: float) -> list[Step]:
+    """Share the seconds out as the phases are planned."""
+    share = max(0.0, seconds - CLOSING) / max(1.0, sum(map(planned, steps)))
+    return [[replace(phase, seconds=share * phase.seconds) for phase in step] for step in steps]
 
 
-def _start(command: list[str], log: TextIO, env: Mapping[str, str]) -> subprocess.Popen[str]:
-    usual = {
-        "EMERGENCE_REQUIRE": "cpu,cuda",
-        "EMERGENCE_UNTESTED_CUDA": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | usual | dict(env),
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # so that what it starts ends with it
-    )
+def _dry_run(part: str, place: plan.Place, steps: Sequence[Step], out: Path) -> bool:
+    """Show that every phase starts, is ended when its time is up, and reports."""
+    # All of them hang, so none may wait for another.
+    given = {"seconds": STAND_IN, "needs": None, "unavailable": None}
+    stand_ins = [
+        [replace(phase, command=_stand_in(phase.command), **given) for phase in step]
+        for step in steps
+    ]
+    names = [phase.name for step in steps for phase in step if not phase.helper]
+    outcomes = check(part, place, stand_ins, out)
+    ended = [x.name for x in outcomes if re.match("failed: not done in .*, in", x.outcome)]
+    missed = sorted(set(names) - set(ended))
+    print(f"dry run: {len(ended)} phases of part {part} began, were ended and reported")
+    if missed:
+        print(f"dry run: these did not: {', '.join(missed)}")
+    return not missed
 
 
-def _wait(child: subprocess.Popen[str], seconds: float) -> int | None:
-    """Return its exit status, None where its time was up."""
+def _stand_in(command: Callable[[float], Sequence[str]]) -> Callable[[float], Sequence[str]]:
+    """Say what would be run, and hang, with a child that hangs as well."""
+
+    def stand_in(seconds: float) -> list[str]:
+        script = f'printf "%s\\n" "{BEGIN}a stand-in" "$*"; sleep 600 & sleep 600'
+        return ["sh", "-c", script, "sh", *command(seconds)]
+
+    return stand_in
+
+
+def check(part: str, place: plan.Place, steps: Sequence[Step], out: Path) -> list[Outcome]:
+    """Run the steps of a part, and keep what is known whenever one has ended."""
+    shutil.rmtree(place.folder, ignore_errors=True)
+    place.folder.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
+    named = re.sub(r"[^a-z0-9]+", "-", place.gpu["name"].lower()).strip("-")
+    file = out / f"{datetime.date.today().isoformat()}-{named}-{part}.json"
+    outcomes: list[Outcome] = []
+    budget = Budget(sum(map(planned, steps)))
     try:
-        return child.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        _end(child)
+        for found in run_phases(steps, budget, place.folder, place.env):
+            outcomes += found
+            for outcome in found:
+                print(outcome, flush=True)
+            try:
+                _keep(file, place, outcomes)
+            except Exception as error:  # the phases to come can still be kept
+                outcomes.append(Outcome("results", f"failed: {type(error).__name__}: {error}"))
+    except BaseException as error:
+        ended = Outcome("the check", f"failed: ended by {type(error).__name__}")
+        _keep(file, place, [*outcomes, ended])
+        raise
+    print(f"\n{summary(part, place.gpu, outcomes, _measured(place))}", flush=True)
+    return outcomes
 
 
-def _end(child: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+def _measured(place: plan.Place) -> Results | None:
+    measured = plan.measured(place)
+    if measured is not None:
+        run.judge(measured, BENCHES)
+    return measured
 
 
-def _how_it_ended(status: int | None, seconds: float) -> str:
-    return f"failed: not done in {seconds:.0f} s" if status is None else f"failed: status {status}"
+def _keep(file: Path, place: plan.Place, outcomes: Sequence[Outcome]) -> None:
+    """Write the JSON and the archive, each whole whenever somebody ends this process."""
+    left_out = _archive(file.with_suffix(".zip"), place.folder)
+    measured = _measured(place)
+    record = ROOT / "emergence_ext" / "_build.json"
+    kept = {
+        "date": datetime.date.today().isoformat(),
+        "revision": revision(),
+        "machine": {"gpu": place.gpu},
+        **({} if measured is None else asdict(measured)),
+        "build": json.loads(record.read_text()) if record.exists() else None,
+        "phases": [asdict(x) for x in outcomes],
+        "left_out_of_archive": left_out,
+    }
+    partly = file.with_name(f"{file.name}.partly")
+    partly.write_text(json.dumps(kept, indent=1) + "\n")
+    partly.replace(file)
+    return measured
 
 
-def _end_of(log: Path) -> list[str]:
-    return log.read_text(errors="replace").splitlines()[-TOLD:]
+def _archive(path: Path, folder: Path) -> list[str]:
+    """Pack a folder's files, the small ones first; return the names of those that found no room."""
+    left_out, size = [], 0
+    files = sorted((x for x in folder.rglob("*") if x.is_file()), key=lambda x: x.stat().st_size)
+    partly = path.with_name(f"{path.name}.partly")
+    with zipfile.ZipFile(partly, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            name, data = str(file.relative_to(folder)), file.read_bytes()
+            size += len(zlib.compress(data))
+            if size > ARCHIVE:
+                left_out.append(name)
+            else:
+                archive.writestr(name, data)
+    partly.replace(path)
+    return left_out
 
 
 if __name__ == "__main__":
+    # As an interrupt: what is running is ended, and what is known is kept.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     main()

@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,30 @@ def load(path: Path) -> Results:
     return Results(**{name: value for name, value in kept.items() if name in known})
 
 
+def merged(parts: Sequence[Results]) -> Results:
+    """Put what several processes measured of one device into one; of two alike the first counts.
+
+    The times of an op are compared with the first of them, whichever process that is of.
+    """
+    rows: dict[tuple[str, str, str], Row] = {}
+    units: dict[tuple[str, str], float] = {}
+    for row in (row for part in parts for row in part.rows):
+        if row.group == "op" and row.timing is not None:
+            unit = units.setdefault((row.case, row.work), row.timing.median)
+            row = replace(row, ratio=row.timing.median / unit)
+        kept = rows.setdefault((row.case, row.work, row.name), row)
+        if kept.timing is None and row.timing is not None:
+            rows[row.case, row.work, row.name] = row
+    return replace(
+        parts[0],
+        peak=next((part.peak for part in parts if part.peak.copy), parts[0].peak),
+        rows=list(rows.values()),
+        growth=[point for part in parts for point in part.growth],
+        memory=[extra for part in parts for extra in part.memory],
+        failures=list(dict.fromkeys(line for part in parts for line in part.failures)),
+    )
+
+
 def _timed(item: dict[str, Any]) -> dict[str, Any]:
     timing = item.get("timing")
     return item | {"timing": Timing(**timing)} if timing else item
@@ -110,7 +134,7 @@ def begin(peak: Peak, device: str = "cpu") -> Results:
     }
     today = datetime.date.today().isoformat()
     load = os.getloadavg()[0]
-    return Results(today, _revision(), machine, versions, load, peak, device=device)
+    return Results(today, revision(), machine, versions, load, peak, device=device)
 
 
 def _cpu() -> str:
@@ -122,7 +146,8 @@ def _cpu() -> str:
     return named[1] if named else platform.processor() or platform.machine()
 
 
-def _revision() -> str | None:
+def revision() -> str | None:
+    """Name the commit that is checked out, and whether files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

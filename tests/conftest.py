@@ -138,9 +138,18 @@ def gpu(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMERGENCE_UNTESTED_CUDA", "1")
 
 
-@pytest.fixture(params=[path["name"] for path in _library.build_info().get("cuda_paths", [])])
+def _cuda_paths() -> list[str]:
+    named = os.environ.get("EMERGENCE_CUDA_PATH", "auto")
+    built = ["portable", "split", "hopper"] if _library.why_not("cuda") is None else []
+    return built if named == "auto" else [named]
+
+
+@pytest.fixture(params=_cuda_paths())
 def cuda_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs a test on every path of the CUDA ops; what one cannot do, the portable one does."""
+    """Runs a test on every path of the CUDA ops, or on the one that `EMERGENCE_CUDA_PATH` names.
+
+    What one cannot do, the portable one does.
+    """
     monkeypatch.setenv("EMERGENCE_CUDA_PATH", request.param)
     return request.param
 

@@ -95,8 +95,8 @@ def shares(
         rows: what was timed.
         peak: what was measured of this device.
         gpu: `device.describe` of it.
-        built: names of the paths there are; the op left alone is held against the last that
-            applies.
+        built: names of the paths there are; the op left alone is held against the bound of the
+            fastest that applies.
     """
     rates = RATES.get(tuple(gpu["capability"]))
     if rates is None or peak.clock is None:
@@ -106,9 +106,11 @@ def shares(
     for bench in benches:
         for precision in bench.precisions:
             applying = paths.applying(bench, precision, built) or [paths.PORTABLE]
+            limits = {path: limit(bench, precision, path, rates) for path in applying}
+            fastest = max(limits.values(), key=lambda by: by.per_clock)
             for path in (None, *applying):
                 name = op_name(precision, path)
-                by = limit(bench, precision, path or applying[-1], rates)
+                by = limits[path] if path else fastest
                 matches = (bench.N * bench.R) ** 2
                 for row in rows:
                     if (row.case, row.name) != (bench.name, name) or row.timing is None:

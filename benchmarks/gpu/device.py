@@ -1,8 +1,10 @@
-"""Which GPU this is."""
+"""Which GPU this is, and whether it still answers: `python -m benchmarks.gpu.device`."""
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 from typing import Any
 
 import torch
@@ -22,6 +24,17 @@ def describe() -> dict[str, Any]:
     }
 
 
+def is_lost() -> bool:
+    """Whether an error has left the device of no more use to this process."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 def _driver() -> str | None:
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
@@ -29,3 +42,9 @@ def _driver() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None
+
+
+if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        sys.exit("torch sees no CUDA device here")
+    print(json.dumps(describe()))

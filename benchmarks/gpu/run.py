@@ -1,15 +1,16 @@
-"""A run on a GPU: the ops on every path first, then how they grow, their memory and their peers."""
+"""A run on a GPU: the ops on every way first, then how they grow, their memory and their peers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from benchmarks import growth, results, suite
 from benchmarks.cases import Bench, Problem
-from benchmarks.gpu import bounds, memory, paths, peers, targets
+from benchmarks.gpu import bounds, device, memory, paths, peers, targets
+from benchmarks.gpu.phase import BEGIN
 from benchmarks.results import Results
 from benchmarks.suite import FORWARD, LOSSES, Effort, Row, Work, op_name
 
@@ -20,6 +21,9 @@ MOST_MATCHES: Final = 10**12
 
 SECONDS: Final = 0.4
 """Of one timing."""
+
+PARTS: Final = ("ops", "growth", "memory", "peers")
+"""What a run consists of, the most telling part first."""
 
 
 def works(bench: Bench) -> list[Work]:
@@ -38,6 +42,7 @@ class Run:
     Attributes:
         measured: the results, filled as they come.
         benches: the cases.
+        ways: the ways that the ops are made to take, "auto" the one that they choose.
         effort: how long a timing may take, and the budget of the run.
         show: prints a table under a title.
         keep: is called whenever something was added.
@@ -46,39 +51,47 @@ class Run:
 
     measured: Results
     benches: Sequence[Bench]
+    ways: Sequence[str]
     effort: Effort
     show: Callable[[str, str], None]
     keep: Callable[[], None]
     device: str = "cuda"
 
-    def measure(self, *, quick: bool, whole: bool) -> None:
-        """Measure, the most telling part first; `whole` is growth and memory as well."""
+    def measure(self, parts: Collection[str] = PARTS, *, quick: bool) -> None:
+        """Measure these of `PARTS`; peers are compared with the op left alone."""
         # Inputs are built once, on the CPU, which takes longer than most of what is timed.
         inputs = {bench.name: bench.problem(self.device) for bench in self.benches}
-        self._ops(inputs)
-        if whole:
+        if "ops" in parts:
+            self._ops(inputs, self.ways)
+        elif "peers" in parts:
+            self._ops(inputs, [paths.AUTO])
+        if "growth" in parts:
             self._growth(FEW_IMAGES if quick else IMAGES)
+        if "memory" in parts:
             self._memory(inputs)
-        self._peers(inputs)
+        if "peers" in parts:
+            self._peers(inputs)
 
-    def _ops(self, inputs: dict[str, Problem]) -> None:
-        measured, built = self.measured, paths.built()
+    def _ops(self, inputs: dict[str, Problem], ways: Sequence[str]) -> None:
+        measured = self.measured
         for bench in self.benches:
             for work in works(bench):
-                rows = list(time_ops(bench, work, inputs[bench.name], self.effort, built))
-                measured.rows += rows
-                measured.failures += [
-                    f"{x.case} {x.work}, {x.name}: {x.remark}" for x in rows if x.remark
-                ]
+                rows = []
+                for row in time_ops(bench, work, inputs[bench.name], self.effort, ways):
+                    rows.append(row)
+                    measured.rows.append(row)
+                    if row.remark:
+                        measured.failures.append(
+                            f"{row.case} {work.name}, {row.name}: {row.remark}"
+                        )
+                    self._answers(row)
                 self.show(f"{bench.name}: {work.name}", results.timings(rows))
                 self._keep()
-        measured.gpu_shares = bounds.shares(
-            self.benches, measured.rows, measured.peak, measured.machine["gpu"], built
-        )
         title = "share of the bound, which is that of the forward pass"
         self.show(title, results.gpu_bounds(measured.gpu_shares))
 
     def _growth(self, images: Sequence[int]) -> None:
+        begin("growth")
         try:
             self.measured.growth = growth.measure_growth(
                 images, self.effort.seconds, device=self.device, most_matches=MOST_MATCHES
@@ -90,6 +103,7 @@ class Run:
         self._keep()
 
     def _memory(self, inputs: dict[str, Problem]) -> None:
+        begin("memory")
         self.measured.memory = [
             memory.measure_extra(demand, inputs[demand.bench.name])
             for demand in memory.demands(self.benches)
@@ -105,35 +119,56 @@ class Run:
                 own = [row for row in self.measured.rows if (row.case, row.work) == place]
                 unit = suite.fastest_of(own[:1])
                 rows = []
+                begin(f"the peers of {bench.name}, {work.name}")
                 for row in suite.time_peers(bench, work, inputs[bench.name], unit, self.effort):
                     rows.append(row)
                     self.measured.rows.append(row)
+                    begin(f"the peer of {bench.name}, {work.name} after {row.name}")
                     self._keep()
+                    self._answers(row)
                 self.show(f"{bench.name}: {work.name}, peers", results.timings(rows))
 
+    def _answers(self, row: Row) -> None:
+        """Stop where this row left the device of no use: whatever follows would fail by it."""
+        if row.remark.startswith("failed") and device.is_lost():
+            self._keep()
+            raise RuntimeError(f"after {row.name} of {row.case} the device is of no more use")
+
     def _keep(self) -> None:
-        measured = self.measured
-        measured.targets = targets.judge(
-            self.benches, measured.rows, measured.growth, measured.memory, measured.machine["gpu"]
-        )
+        judge(self.measured, self.benches)
         self.keep()
 
 
+def begin(what: str) -> None:
+    """Say what is done from now on, for whoever finds out that it never ended."""
+    print(f"{BEGIN}{what}", flush=True)
+
+
+def judge(measured: Results, benches: Sequence[Bench]) -> None:
+    """Hold what was measured so far against bounds and targets."""
+    gpu, rows = measured.machine["gpu"], measured.rows
+    ways = [way for way in paths.WAYS if any(row.name.endswith(f", {way}") for row in rows)]
+    measured.gpu_shares = bounds.shares(benches, rows, measured.peak, gpu, ways)
+    measured.targets = targets.judge(benches, rows, measured.growth, measured.memory, gpu)
+
+
 def time_ops(
-    bench: Bench, work: Work, x: Problem, effort: Effort, built: Sequence[str]
+    bench: Bench, work: Work, x: Problem, effort: Effort, ways: Sequence[str]
 ) -> Iterator[Row]:
-    """Time an op at each of its precisions, left alone and made to take every path that applies.
+    """Time an op at each of its precisions, made to take every one of the ways that applies.
 
     One that fails is a line of the table, and the others go on.
     """
     rows: list[Row] = []
     for precision in bench.precisions:
-        for path in (None, *paths.applying(bench, precision, built)):
+        for way in paths.applying(bench, precision, ways):
+            path = None if way == paths.AUTO else way
+            name = op_name(precision, path)
+            begin(f"{bench.name}, {work.name}, {name}")
             try:
-                with paths.taking(path):
+                with paths.taking(way):
                     row = suite.time_op(bench, work, x, precision, effort, beside=rows, path=path)
             except Exception as error:
-                name = op_name(precision, path)
                 row = Row(bench.name, work.name, "op", name, remark=suite.why_failed(error))
             rows.append(row)
             yield row

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from benchmarks.gpu import paths
 from benchmarks.gpu.peers import GROUPS
+from benchmarks.gpu.phase import Outcome
 from benchmarks.results import Results, percent, table
 from benchmarks.suite import Row, fastest_of, op_name
 
 LINES: Final = 60
 WIDTH: Final = 140
-PATHS: Final = (paths.PORTABLE, paths.SPLIT, paths.HOPPER)
 PEERS: Final = {
     "compile": ("compile",),
     "eager": ("eager", "reference", "product"),
@@ -20,15 +20,24 @@ PEERS: Final = {
 }
 
 
-def summary(measured: Results, phases: Sequence[Any]) -> str:
-    """Set the phases, what failed, the ops beside bounds and peers, the targets that are missed."""
-    peak, gpu = measured.peak, measured.machine["gpu"]
-    lines = [
-        f"{gpu['name']}, driver {gpu['driver']}, torch {measured.versions['torch']}, "
-        f"{measured.revision}",
-        "peak: " + (", ".join(_peaks(peak)) or "not measured"),
-        *(f"{phase.name}: {phase.outcome} ({phase.seconds:.0f} s)" for phase in phases),
-    ]
+def summary(
+    part: str, gpu: Mapping[str, Any], outcomes: Sequence[Outcome], measured: Results | None
+) -> str:
+    """Set the ops beside bounds and peers, the targets that are missed, at last what failed."""
+    lines = [f"part {part}: {gpu['name']}, driver {gpu['driver']}"]
+    if measured is not None:
+        lines[0] += f", torch {measured.versions['torch']}, {measured.revision}"
+        lines += _measured(measured)
+    failed = [x for x in outcomes if x.failed]
+    told = [f"  {x.name}: {line}" for x in failed for line in x.told]
+    last = [str(x) for x in failed] or [f"nothing failed in {len(outcomes)} phases"]
+    room = max(3, LINES - len(lines) - len(last))
+    if len(told) > room:
+        told[room - 1 :] = [f"  and {len(told) - room + 1} lines more in the JSON"]
+    return "\n".join(line[:WIDTH] for line in [*lines, *told, *last])
+
+
+def _measured(measured: Results) -> list[str]:
     ops = _ops(measured).splitlines() if measured.rows else []
     met = sum(target.met is True for target in measured.targets)
     wanted = [f"{met} of {len(measured.targets)} targets met"] if measured.targets else []
@@ -37,12 +46,7 @@ def summary(measured: Results, phases: Sequence[Any]) -> str:
         for x in measured.targets
         if not x.met
     ]
-    failures = [line for phase in phases if phase.failed for line in phase.told] + measured.failures
-    room = LINES - len(lines) - len(ops) - len(wanted)
-    indented = [f"  {line}" for line in failures[: max(3, room)]]
-    if len(failures) > len(indented):
-        indented[-1] = f"  and {len(failures) - len(indented) + 1} lines more in the JSON"
-    return "\n".join(line[:WIDTH] for line in [*lines, *indented, *ops, *wanted])
+    return ["peak: " + (", ".join(_peaks(measured.peak)) or "not measured"), *ops, *wanted]
 
 
 def _peaks(peak: Any) -> list[str]:
@@ -68,12 +72,12 @@ def _ops(measured: Results) -> str:
                 [
                     f"{case} {short}",
                     precision,
-                    *(_milliseconds(here, precision, path) for path in (None, *PATHS)),
+                    *(_milliseconds(here, precision, path) for path in (None, *paths.WAYS)),
                     percent(shares.get((case, work, name))),
                     *(_times(here, groups, op) for groups in PEERS.values()),
                 ]
             )
-    head = ["ms", "", "op", *PATHS, "of bound", *PEERS]
+    head = ["ms", "", "op", *paths.WAYS, "of bound", *PEERS]
     return table(head, lines)
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from benchmarks import peers, plots, results, suite
 from benchmarks.budget import Budget
 from benchmarks.cases import BOTH, Bench, problem
-from benchmarks.gpu import bounds, paths, run, sanitizers, targets
+from benchmarks.gpu import bounds, device, paths, run, sanitizers, targets
 from benchmarks.gpu import peers as gpu_peers
 from benchmarks.gpu.cases import BENCHES, HEADLINE, WIDE
+from benchmarks.gpu.phase import Outcome
 from benchmarks.gpu.summary import LINES, WIDTH, summary
-from benchmarks.gpu_check import Phase
 from benchmarks.growth import Point
 from benchmarks.memory import Extra
 from benchmarks.peak import Peak
@@ -99,14 +99,16 @@ def test_a_path_is_timed_where_it_applies() -> None:
     assert paths.applying(HEADLINE, "highest", PATHS) == ["portable", "split"]
     assert paths.applying(WIDE, "medium", PATHS) == ["portable", "hopper"]
     assert paths.applying(replace(WIDE, dtype="float32"), "highest", PATHS) == ["portable"]
-    assert paths.applying(HEADLINE, "highest", ["portable"]) == ["portable"]
+    assert paths.applying(HEADLINE, "highest", ["auto", "portable"]) == ["auto", "portable"]
+    assert paths.applying(HEADLINE, "highest", paths.WAYS) == ["portable", "split", "triton"]
+    assert not paths.does("hopper", 64, "float64", "highest")
 
 
 def test_a_path_is_taken_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(paths.VARIABLE, raising=False)
     with paths.taking("split"):
         assert os.environ[paths.VARIABLE] == "split"
-        with paths.taking(None):
+        with paths.taking("auto"):
             assert os.environ[paths.VARIABLE] == "auto"
         assert os.environ[paths.VARIABLE] == "split"
     assert paths.VARIABLE not in os.environ
@@ -203,18 +205,21 @@ def test_a_package_that_is_not_there_is_a_line() -> None:
 # A run
 
 
-def run_on_cpu(found: results.Results, effort: Effort) -> tuple[list[str], int]:
+def run_on_cpu(
+    found: results.Results, effort: Effort, ways: list[str], *parts: str
+) -> tuple[list[str], int]:
     titles: list[str] = []
     kept: list[int] = []
     it = run.Run(
         found,
         TINY,
+        ways,
         effort,
         lambda title, text: titles.append(title),
         lambda: kept.append(len(found.rows)),
         device="cpu",
     )
-    it.measure(quick=True, whole=False)
+    it.measure(parts or ("ops", "peers"), quick=True)
     return titles, len(kept)
 
 
@@ -223,8 +228,7 @@ def test_a_run_times_every_path_first_and_keeps_every_row(
     monkeypatch: pytest.MonkeyPatch, measured: results.Results
 ) -> None:
     monkeypatch.setattr(peers, "compiled", lambda function, mode: function)
-    monkeypatch.setattr(paths, "built", lambda: PATHS)
-    titles, kept = run_on_cpu(measured, Effort(0, ("default",)))
+    titles, kept = run_on_cpu(measured, Effort(0, ("default",)), ["auto", *PATHS])
     ops = [row for row in measured.rows if row.group == "op"]
     assert ops == measured.rows[: len(ops)]
     assert [row.name for row in ops] == [
@@ -240,7 +244,28 @@ def test_a_run_times_every_path_first_and_keeps_every_row(
 def test_an_op_that_fails_is_a_failure_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, measured: results.Results
 ) -> None:
-    monkeypatch.setattr(paths, "built", lambda: ["portable"])
+    fail_on_auto(monkeypatch)
+    run_on_cpu(measured, Effort(0, ("default",), Budget(0)), ["auto", "portable"])
+    assert len(measured.failures) == 4
+    assert measured.failures[0].endswith("failed: RuntimeError: illegal memory access")
+    assert sum(row.timing is not None for row in measured.rows) == 4
+
+
+@pytest.mark.usefixtures("library")
+def test_a_device_that_is_lost_ends_the_run_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, measured: results.Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_on_auto(monkeypatch)
+    monkeypatch.setattr(device, "is_lost", lambda: True)
+    with pytest.raises(RuntimeError, match="after op, highest of D3-R5-N10 the device is of no"):
+        run_on_cpu(measured, Effort(0, ("default",)), ["portable", "auto"])
+    assert len(measured.failures) == 1 and len(measured.rows) == 2
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "begin: D3-R5-N10, forward with indices, op, highest"
+    )
+
+
+def fail_on_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = suite.time_op
 
     def time_op(*args: Any, path: str | None = None, **options: Any) -> Row:
@@ -249,10 +274,33 @@ def test_an_op_that_fails_is_a_failure_and_the_others_go_on(
         return usual(*args, path=path, **options)
 
     monkeypatch.setattr(suite, "time_op", time_op)
-    run_on_cpu(measured, Effort(0, ("default",), Budget(0)))
-    assert len(measured.failures) == 4
-    assert measured.failures[0].endswith("failed: RuntimeError: illegal memory access")
-    assert sum(row.timing is not None for row in measured.rows) == 4
+
+
+@pytest.mark.usefixtures("library")
+def test_a_run_measures_what_it_is_asked_for(measured: results.Results) -> None:
+    run_on_cpu(measured, Effort(0, ("default",)), ["split"], "ops")
+    assert [row.name for row in measured.rows] == ["op, highest, split"] * 2
+    measured.rows = []
+    run_on_cpu(measured, Effort(0, ("default",), Budget(0)), PATHS, "peers")
+    assert [row.name for row in measured.rows if row.group == "op"] == [
+        *["op, highest"] * 2,
+        *["op, medium"] * 2,
+    ]
+
+
+def test_what_several_processes_measured_is_put_together(measured: results.Results) -> None:
+    failed = Row(WIDE.name, FORWARD.name, "op", "op, medium", remark="failed: RuntimeError")
+    measured.peak = Peak(why_not="it was not asked for")
+    first = replace(measured, rows=[op_row(HEADLINE, FORWARD, 2), failed], failures=["one"])
+    rows = [op_row(HEADLINE, FORWARD, 3), op_row(HEADLINE, FORWARD, 1, "split")]
+    other = replace(measured, peak=PEAK, rows=[*rows, op_row(WIDE, FORWARD, 9)], failures=["one"])
+    both = results.merged([first, other])
+    medians = {(row.case, row.name): 1e3 * row.timing.median for row in both.rows if row.timing}
+    assert list(medians.values()) == pytest.approx([2, 9, 1])
+    assert both.rows[-1].ratio == pytest.approx(0.5)
+    assert (both.peak, both.failures) == (PEAK, ["one"])
+    run.judge(both, BENCHES)
+    assert both.targets and {share.name for share in both.gpu_shares} >= {"op, highest, split"}
 
 
 def test_results_of_a_gpu_are_kept_and_drawn(measured: results.Results, tmp_path: Path) -> None:
@@ -282,13 +330,15 @@ def test_the_summary_fits_a_screen(measured: results.Results) -> None:
     measured.gpu_shares = bounds.shares(BENCHES, measured.rows, PEAK, H200, PATHS)
     measured.targets = targets.judge(BENCHES, measured.rows, [], [], H200)
     measured.failures = [f"failure {n}" for n in range(50)]
-    checked = [Phase(name, "passed") for name in ("build", "tests", *sanitizers.TOOLS)]
-    checked.append(Phase("benchmark", "failed: 50 timings of the ops", [300 * "x"]))
-    lines = summary(measured, checked).splitlines()
+    checked = [Outcome(name, "passed") for name in ("build", "tests", *sanitizers.TOOLS)]
+    assert summary("a", H200, checked, None).splitlines()[-1] == "nothing failed in 6 phases"
+    failures = [300 * "x", *measured.failures]
+    checked.append(Outcome("benchmark", "failed: 50 timings of the ops", failures))
+    lines = summary("b", H200, checked, measured).splitlines()
     assert len(lines) <= LINES + 3
     assert all(len(line) <= WIDTH for line in lines)
-    assert lines[0].startswith("NVIDIA H200, driver 580.1")
-    assert "benchmark: failed: 50 timings of the ops (0 s)" in lines
+    assert lines[0].startswith("part b: NVIDIA H200, driver 580.1")
+    assert lines[-1] == "benchmark: failed: 50 timings of the ops (0 s)"
     assert any("lines more in the JSON" in line for line in lines)
     assert any("| D3-R196-N500 forward" in line and "4.5x" in line for line in lines)
-    json.dumps([asdict(phase) for phase in checked])
+    json.dumps([asdict(outcome) for outcome in checked])
