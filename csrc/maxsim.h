@@ -21,7 +21,7 @@
 // gives the float32 product of that match: below the true maximum by at most 2^-6 sum_k |q_k d_k|,
 // twice the error of a product whose factors are rounded to bfloat16, and 2^-126 for each product
 // that is smaller. "high" does the same with each factor as the sum of two of bfloat16 and three of
-// their four products: by at most 2^-15 sum_k |q_k d_k|. Beside these stands the rounding of sums.
+// their four products: by at most 2^-14 sum_k |q_k d_k|. Beside these stands the rounding of sums.
 // Where that pays: on the CPU "medium" from D = 64 on machines with AVX512_BF16, and never "high",
 // as three such products cost more than one of float32; on CUDA both from D = 9. 16-bit inputs
 // take such products, which are then exact, at any precision: bfloat16 on such a CPU, both types

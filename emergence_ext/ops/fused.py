@@ -53,7 +53,7 @@ def maxsim(
         a: weights of the scored regions, `[N, R]`; ones when left out.
         precision: "highest", "high" or "medium", as torch names them: float32 arithmetic, or the
             match selected by bfloat16 products and scored in float32, so that a region misses its
-            maximum by at most `2^-15 sum_k |q_k d_k|` ("high", three products for one) or
+            maximum by at most `2^-14 sum_k |q_k d_k|` ("high", three products for one) or
             `2^-6 sum_k |q_k d_k|` ("medium"), beside the rounding of sums. Only where that is
             faster: on the CPU "medium" where the machine has such products and D is at least 64,
             on CUDA both where D is over 8.

@@ -26,7 +26,7 @@ class Products(NamedTuple):
 
     Attributes:
         dtype: of the factors, bfloat16 or float16.
-        planes: how many numbers of it stand for one: 1, or 2, all of whose products are made.
+        planes: how many numbers of it stand for one: 1, or 2, three of whose products are made.
         exact: whether the rows are of this dtype, so that nothing is rounded but sums.
     """
 
@@ -78,16 +78,13 @@ class Matcher:
 
 
 def _factors(x: Tensor, products: Products, *, left: bool) -> Tensor:
-    """Round rows `[rows, D]`; of two planes high high low low meets high low high low.
-
-    Without low times low, three products, "high" could miss by more than its bound (by 2^-14).
-    """
+    """Round rows `[rows, D]`; of two planes high high low meets high low high, three products."""
     high = _rounded(x, products.dtype)
     if products.planes == 1:
         return high
     rest = x - high.float()
     low = _rounded(torch.where(rest.isfinite(), rest, 0), products.dtype)  # infinity has no rest
-    return torch.cat([high, high, low, low] if left else [high, low, high, low], dim=1)
+    return torch.cat([high, high, low] if left else [high, low, high], dim=1)
 
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -18,12 +18,12 @@ from emergence_ext.ops import reference
 from tests import oracle
 from tests.cases import CASES, DIFFERENTIABLE, LARGE, Case, build, build_loss, run_loss
 from tests.emulated import EmulatedGPU
-from tests.ops.test_ops_precision import missed_by, near_ties, usual, worst
+from tests.ops.test_ops_precision import missed_by, near_ties, usual, worst, worst_of_rests
 
 pytestmark = pytest.mark.usefixtures("emulated_gpu")
 
 EPS = torch.finfo(torch.float32).eps
-BOUNDS = {"medium": 2.0**-6, "high": 2.0**-15}
+BOUNDS = {"medium": 2.0**-6, "high": 2.0**-14}
 SHARED = [227 << 10, 163 << 10, 99 << 10]  # of compute capability 9.0, 8.0, 8.6
 NARROW = [case for case in [*CASES, *LARGE] if case.D <= 8]
 # Rows past a tile and past a block of threads, several tiles of candidates, of channels and of
@@ -183,7 +183,7 @@ def test_an_unknown_way_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("way", ["portable", "hopper"])
 @pytest.mark.parametrize("precision", ["high", "medium"])
-@pytest.mark.parametrize("inputs", [usual, near_ties, worst])
+@pytest.mark.parametrize("inputs", [usual, near_ties, worst, worst_of_rests])
 @pytest.mark.parametrize("S", [5, 57, 257])
 @pytest.mark.parametrize("D", [9, 40, 127, 512])
 def test_what_is_selected_is_within_its_bound_and_scored_in_float32(
@@ -204,6 +204,8 @@ def test_what_is_selected_is_within_its_bound_and_scored_in_float32(
     assert ((T - (a.double() * chosen).sum(-1)).abs() <= slack).all()
     if inputs is near_ties and precision == "medium":
         assert (missed > 0).any()  # else any arithmetic would hold the bound
+    if inputs is worst_of_rests and precision == "high" and D > 100:
+        assert (missed > 0.6 * BOUNDS[precision] * magnitude).any()  # more than four would miss
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])

@@ -43,6 +43,22 @@ def worst(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     return x.q, x.d, x.a
 
 
+def worst_of_rests(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    """What three products of two planes of bfloat16 take misses by nearly their bound.
+
+    The rests of 1 + 2^-8 (1 +- 2^-9) are the largest that there are, of either sign.
+    """
+    x, half = build(case), (case.D - 1) // 2
+    up, down = 1 + 2**-8 * (1 + 2**-9), 1 + 2**-8 * (1 - 2**-9)
+    x.q[...] = up
+    x.q[..., -1] = 1
+    x.d.zero_()
+    x.d[:, 0, :half] = up
+    x.d[:, 1:, half : 2 * half] = down
+    x.d[:, 1:, -1] = -half * 1.25 * 2.0**-15
+    return x.q, x.d, x.a
+
+
 @pytest.mark.parametrize("D", [3, 16, 64, 512])
 def test_high_is_highest_to_the_bit(D: int) -> None:
     x = build(Case(N=3, R=17, B=2, S=13, D=D))

@@ -14,27 +14,11 @@ from emergence_ext.ops import checks, reference, tensor_cores
 from emergence_ext.ops.tensor_cores import Products
 from tests import oracle
 from tests.cases import DIFFERENTIABLE, Case, build, build_loss, run_loss
-from tests.ops.test_ops_precision import missed_by, near_ties, usual, worst
+from tests.ops.test_ops_precision import missed_by, near_ties, usual, worst, worst_of_rests
 
 EPS = torch.finfo(torch.float32).eps
 PLANES = {"medium": 1, "high": 2}
-BOUNDS = {"medium": 2.0**-6, "high": 2.0**-15}
-
-
-def worst_of_rests(case: Case) -> tuple[Tensor, Tensor, Tensor]:
-    """Three products of two planes would take what misses by nearly twice the bound of "high".
-
-    The rests of 1 + 2^-8 (1 +- 2^-9) are the largest that there are, of either sign.
-    """
-    x, half = build(case), (case.D - 1) // 2
-    up, down = 1 + 2**-8 * (1 + 2**-9), 1 + 2**-8 * (1 - 2**-9)
-    x.q[...] = up
-    x.q[..., -1] = 1
-    x.d.zero_()
-    x.d[:, 0, :half] = up
-    x.d[:, 1:, half : 2 * half] = down
-    x.d[:, 1:, -1] = -half * 1.25 * 2.0**-15
-    return x.q, x.d, x.a
+BOUNDS = {"medium": 2.0**-6, "high": 2.0**-14}
 
 
 @pytest.fixture(params=list(PLANES))
