@@ -97,6 +97,7 @@ def emulated_gpu(library: None, monkeypatch: pytest.MonkeyPatch) -> EmulatedGPU:
     gpu = emulated.load(compiler)
     gpu.set_schedule(2)
     gpu.set_device()
+    gpu.allow(*emulated.WAYS)
     monkeypatch.setattr(ops, "_compiled", gpu.ops)
     return gpu
 
@@ -135,10 +136,10 @@ def gpu(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail(f"EMERGENCE_REQUIRE asks for CUDA: {reason}")
     if reason is not None:
         pytest.skip(f"the CUDA backend is not there: {reason}")
-    monkeypatch.setenv("EMERGENCE_UNTESTED_CUDA", "1")
+    monkeypatch.setenv("EMERGENCE_CUDA", "all")
 
 
-@pytest.fixture(params=[path["name"] for path in _library.build_info().get("cuda_paths", [])])
+@pytest.fixture(params=_library.build_info()["cuda_paths"])
 def cuda_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs a test on every path of the CUDA ops; what one cannot do, the portable one does."""
     monkeypatch.setenv("EMERGENCE_CUDA_PATH", request.param)
