@@ -174,10 +174,10 @@ class Gate:
         _library.allow_cuda_ways(index, [way for way in taken if way != "triton"])
 
     def tell(self, about: object, text: str) -> None:
-        """Warn, once about each thing."""
+        """Warn, once about each thing, where an op of `fused` was called."""
         if about not in self._told:
             self._told.add(about)
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            warnings.warn(text, RuntimeWarning, stacklevel=7)
 
 
 gate: Gate = Gate(folder=cache_folder())
