@@ -19,7 +19,7 @@ HOPPER: Final = "hopper"
 
 def built() -> list[str]:
     """Name the paths that the library was built with."""
-    return [path["name"] for path in build_info().get("cuda_paths", [])]
+    return list(build_info()["cuda_paths"])
 
 
 def applying(bench: Bench, precision: str, names: Sequence[str]) -> list[str]:

@@ -7,11 +7,12 @@ this process not come back, and at the end what the way took beside plain torch.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -39,6 +40,9 @@ TIMED: Final = {
 }
 """By portable way: what is timed beside plain torch, loss and gradients."""
 
+FULL: Final = re.compile("out of memory|ALLOC_FAILED", re.IGNORECASE)
+"""What torch, CUDA and cuBLAS say where a device is full."""
+
 WARM_UPS: Final = 3
 TIMES: Final = 7
 
@@ -53,8 +57,19 @@ def main(way: str, uuid: str) -> int:
     if (reason := ways.gate.why_not(way, index)) is not None:
         say(unable=reason)
         return 1
-    torch.cuda.set_device(index)
     device = torch.device("cuda", index)
+    try:
+        torch.cuda.set_device(device)
+        torch.zeros(1, device=device)
+    except Exception as error:  # a device that is full, or another process's alone
+        say(unable=_line(error))
+        return 1
+    run(way, device)
+    return 0
+
+
+def run(way: str, device: torch.device) -> None:
+    """Prove a way on a device, and say how it goes."""
     try:
         with _poisoned_memory():
             for problem in problems(way):
@@ -64,17 +79,14 @@ def main(way: str, uuid: str) -> int:
                 say(case=name)
                 examine(repeated(way), device)
         say(case="its time beside plain torch")
-        took, plain = max(
-            (timed(each, device) for each in TIMED[ways.SECOND.get(way, way)]), key=_share
-        )
+        portable = ways.SECOND.get(way, way)
+        took, plain = max((timed(each, device) for each in TIMED[portable]), key=_share)
         say(milliseconds=took, plain=plain)
     except Wrong as wrong:
         say(wrong=str(wrong))
-    except torch.OutOfMemoryError as error:
-        say(error=_line(error), memory="full")
     except Exception as error:  # what a launch, or a call after a bad one, raises
-        say(error=f"{type(error).__name__}: {_line(error)}")
-    return 0
+        full = {"memory": "full"} if FULL.search(str(error)) else {}
+        say(error=f"{type(error).__name__}: {_line(error)}", **full)
 
 
 def say(**words: object) -> None:
@@ -136,7 +148,7 @@ def timed(problem: Problem, device: torch.device) -> tuple[float, float]:
     return _milliseconds(problem, fused, x), _milliseconds(problem, reference, x)
 
 
-def _milliseconds(problem: Problem, ops: object, x: dict[str, Tensor]) -> float:
+def _milliseconds(problem: Problem, ops: Any, x: dict[str, Tensor]) -> float:
     took = []
     for _ in range(WARM_UPS + TIMES):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from emergence_ext import ops
-from emergence_ext.ops import library as _library
 from emergence_ext.ops import reference
 from tests import oracle
 from tests.cases import CASES, DIFFERENTIABLE, LARGE, Case, build, build_loss, run_loss
@@ -300,11 +299,3 @@ def test_scores_of_wide_rows_come_in_blocks_that_fit(precision: str) -> None:
     for max_memory in (least, 2 * least):
         other = ops.maxsim_indices(x.q, x.d, x.a, max_memory=max_memory, **options)
         assert all(map(torch.equal, other, found))
-
-
-def test_what_never_ran_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_library, "cuda_paths", lambda: [{"name": "x", "ran_on_gpu": False}])
-    monkeypatch.delenv("EMERGENCE_UNTESTED_CUDA", raising=False)
-    assert "EMERGENCE_UNTESTED_CUDA=1" in str(_library.why_cuda_is_off())
-    monkeypatch.setenv("EMERGENCE_UNTESTED_CUDA", "1")
-    assert _library.why_cuda_is_off() is None

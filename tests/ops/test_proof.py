@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emergence_ext.ops import fused, reference
+from emergence_ext.ops import fused, proof_child, reference
 from emergence_ext.ops.proof import GPU, Proved, prove
 from emergence_ext.ops.proof_cases import (
     Problem,
@@ -304,9 +303,36 @@ def test_what_is_repeated_gives_every_result(emulated_gpu: EmulatedGPU) -> None:
     assert len(first) == 7 and all(map(torch.equal, first, second))
 
 
-def test_a_line_of_the_child_is_json(capsys: pytest.CaptureFixture[str]) -> None:
-    from emergence_ext.ops.proof_child import say
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (None, [{"milliseconds": 2.0, "plain": 3.0}]),
+        (Wrong("3 of 7 scores"), [{"wrong": "3 of 7 scores"}]),
+        (RuntimeError("launch\nand more"), [{"error": "RuntimeError: launch"}]),
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            [{"error": "OutOfMemoryError: CUDA out of memory.", "memory": "full"}],
+        ),
+    ],
+)
+def test_the_child_says_what_it_begins_and_how_it_ends(
+    error: Exception | None,
+    told: list[dict[str, Any]],
+    emulated_gpu: EmulatedGPU,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def last(problem: Problem, device: torch.device) -> None:
+        if error is not None:
+            raise error
 
-    say(case="N3")
-    assert json.loads(capsys.readouterr().out) == {"case": "N3"}
-    assert os.linesep == "\n"
+    times = iter([(1.0, 9.0), (2.0, 3.0), (1.0, 2.0)])  # of which the worst share counts
+    monkeypatch.setattr(proof_child, "problems", lambda way: [SMALL, replace(SMALL, S=7)])
+    monkeypatch.setattr(proof_child, "ON_A_GPU", {"at last": last})
+    monkeypatch.setattr(proof_child, "timed", lambda *_: next(times))
+    proof_child.run("hopper", torch.device("cpu"))
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    begun = [{"case": str(SMALL)}, {"case": str(replace(SMALL, S=7))}, {"case": "at last"}]
+    begun += [] if error else [{"case": "its time beside plain torch"}]
+    assert said == begun + told
+    assert not torch.are_deterministic_algorithms_enabled()

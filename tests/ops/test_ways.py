@@ -301,7 +301,7 @@ def test_without_a_gpu_torch_says_why_in_one_line() -> None:
     assert isinstance(reason, str) and "torch can use no GPU 0 here: " in reason
     assert "\n" not in reason
     assert why_not_fused("cuda") is not None
-    with pytest.raises(RuntimeError, match="nothing to prove: .* can use no GPU"):
+    with pytest.raises(RuntimeError, match=r"nothing to prove: .* can use no GPU"):
         ways.standings(prove=True)
 
 
