@@ -228,14 +228,18 @@ def one_score(found: Any, *_: Tensor) -> Any:
 
 
 def out_of_bounds(found: Any, q: Tensor, *_: Tensor) -> Any:
-    outside = q.detach().as_strided((1,), (1,), q.storage_offset() + q.numel())
-    outside.zero_()
+    if not q.requires_grad:  # else autograd sees it first
+        q.as_strided((1,), (1,), q.storage_offset() + q.numel()).zero_()
     return found
 
 
 def read_outside(found: Any, q: Tensor, *_: Tensor) -> Any:
     T, argmax = found
     return T + 0 * q.as_strided((1,), (1,), q.storage_offset() - 1), argmax
+
+
+def changed_loss(found: Tensor, *_: Tensor) -> Tensor:
+    return found + 0.001 * (1 + found.detach())
 
 
 def half_of_gradient(found: Tensor, *_: Tensor) -> Tensor:
@@ -253,7 +257,8 @@ def half_of_gradient(found: Tensor, *_: Tensor) -> Tensor:
         ("maxsim_indices", out_of_bounds, "whole", "was written to"),
         ("maxsim_indices", read_outside, "whole", "of the scores"),
         ("maxsim", half_of_gradient, "whole", "the gradient of maxsim in q"),
-        ("match_kl", half_of_gradient, "whole", "match_kl: the gradient in"),
+        ("match_kl", changed_loss, "ties", "match_kl: the loss, of size"),
+        ("match_kl", half_of_gradient, "whole", "match_kl: the gradient in q, of size"),
         ("match_kl_scaled", half_of_gradient, "first", "match_kl_scaled: the gradient in v"),
     ],
 )
