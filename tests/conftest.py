@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from build_support import find_compiler
+from emergence_ext.ops import backend
 from emergence_ext.ops import fused as ops
 from emergence_ext.ops import library as _library
 from tests import emulated
@@ -137,6 +138,18 @@ def gpu(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if reason is not None:
         pytest.skip(f"the CUDA backend is not there: {reason}")
     monkeypatch.setenv("EMERGENCE_CUDA", "all")
+
+
+@pytest.fixture
+def allowed(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[str]]:
+    """A library with a CUDA backend, and what it was told that each device may take."""
+    told: dict[int, list[str]] = {}
+    monkeypatch.setattr(_library, "why_not", lambda backend="cpu": None)
+    monkeypatch.setattr(_library, "allow_cuda_ways", told.__setitem__)
+    monkeypatch.setattr(backend, "_warned", set())
+    for variable in ("EMERGENCE_CUDA", "EMERGENCE_CUDA_PATH"):
+        monkeypatch.delenv(variable, raising=False)
+    return told
 
 
 @pytest.fixture(params=_library.build_info()["cuda_paths"])
