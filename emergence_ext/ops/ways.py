@@ -99,6 +99,8 @@ class Gate:
         said = _said("EMERGENCE_CUDA", ("", *ALLOWANCES))
         if said == "off":
             return OFF
+        if not said and (known := self._known.get((index, way))) is not None:
+            return known.reason or None  # at every call of an op
         reason = self.impossible(way, index)
         if reason is not None or said == "all":
             return reason
