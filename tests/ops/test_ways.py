@@ -57,23 +57,27 @@ def test_nothing_is_proved_while_calls_are_recorded(
 
 
 def test_torch_compile_takes_the_reference_until_the_proof(
-    install: Callable[..., Prover],
+    library: None, install: Callable[..., Prover]
 ) -> None:
     prover = install()
+    graphs: list[str] = []
 
-    def which(x: Tensor) -> Tensor:
-        return x + (1 if ways.computes("maxsim", "narrow", 0, False) == "library" else 2)
+    def note(module: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(str(module.graph))
+        return module.forward
 
-    def compiled() -> float:
+    def compiled() -> str:
         torch.compiler.reset()
-        whole = torch.compile(which, fullgraph=True, backend="eager")
-        return whole(torch.zeros(())).item()
+        with FakeTensorMode():
+            x = on_gpu(0, 3)
+            torch.compile(ops.maxsim, fullgraph=True, backend=note)(x, x)
+        return graphs[-1]
 
-    with pytest.warns(RuntimeWarning, match="not proved themselves"):
-        assert compiled() == 2
+    with pytest.warns(RuntimeWarning, match=r"not proved themselves"):
+        assert "emergence_ext.maxsim" not in compiled()
     assert prover.asked == []
-    assert ways.computes("maxsim", "narrow", 0, by_triton=False) == "library"
-    assert compiled() == 1
+    assert why_not_fused("cuda:0", width=3) is None
+    assert "emergence_ext.maxsim" in compiled()
 
 
 @pytest.mark.parametrize(
