@@ -4,6 +4,10 @@
 #include <pybind11/stl.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <string>
+#include <vector>
+
 #include "build_facts.h"
 #include "cpu/kernels.h"
 #include "cuda/paths.h"
@@ -24,10 +28,14 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("instruction_set", [] { return emergence_ext::cpu::level().name; });
   m.def("use_instruction_set", &emergence_ext::cpu::use_level);
-  m.def("cuda_paths", [] {
-    std::vector<std::pair<std::string, bool>> paths;
-    for (const auto& path : emergence_ext::cuda::kPaths)
-      paths.emplace_back(path.name, path.ran_on_gpu);
-    return paths;
+  m.def("allow_cuda_ways", [](int device, const std::vector<std::string>& names) {
+    using namespace emergence_ext::cuda;
+    Ways allowed = 0;
+    for (const auto& name : names) {
+      const auto* const found = std::find(kWays.begin(), kWays.end(), name);
+      if (found == kWays.end()) throw pybind11::value_error("there is no way '" + name + "'");
+      allowed |= bit(static_cast<Way>(found - kWays.begin()));
+    }
+    allowed_ways(device) = allowed;
   });
 }

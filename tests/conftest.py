@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from build_support import find_compiler
+from emergence_ext.ops import backend
 from emergence_ext.ops import fused as ops
 from emergence_ext.ops import library as _library
 from tests import emulated
@@ -97,6 +98,7 @@ def emulated_gpu(library: None, monkeypatch: pytest.MonkeyPatch) -> EmulatedGPU:
     gpu = emulated.load(compiler)
     gpu.set_schedule(2)
     gpu.set_device()
+    gpu.allow(*emulated.WAYS)
     monkeypatch.setattr(ops, "_compiled", gpu.ops)
     return gpu
 
@@ -135,7 +137,19 @@ def gpu(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail(f"EMERGENCE_REQUIRE asks for CUDA: {reason}")
     if reason is not None:
         pytest.skip(f"the CUDA backend is not there: {reason}")
-    monkeypatch.setenv("EMERGENCE_UNTESTED_CUDA", "1")
+    monkeypatch.setenv("EMERGENCE_CUDA", "all")
+
+
+@pytest.fixture
+def allowed(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[str]]:
+    """A library with a CUDA backend, and what it was told that each device may take."""
+    told: dict[int, list[str]] = {}
+    monkeypatch.setattr(_library, "why_not", lambda backend="cpu": None)
+    monkeypatch.setattr(_library, "allow_cuda_ways", told.__setitem__)
+    monkeypatch.setattr(backend, "_warned", set())
+    for variable in ("EMERGENCE_CUDA", "EMERGENCE_CUDA_PATH"):
+        monkeypatch.delenv(variable, raising=False)
+    return told
 
 
 def _cuda_paths() -> list[str]:

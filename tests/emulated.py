@@ -25,6 +25,9 @@ FLAGS += ["-Werror", "-Wno-unknown-pragmas", *(["-mfma"] if os.uname().machine =
 INCLUDED = [f"-I{ROOT / folder}" for folder in ("csrc", "csrc/cuda", "tests/emulation")]
 
 
+WAYS = ("narrow", "wide", "planes", "split", "hopper")  # in the order of csrc/cuda/paths.h
+
+
 class EmulatedGPU:
     """The loaded library, and what a test can set of the device."""
 
@@ -36,6 +39,7 @@ class EmulatedGPU:
         self.ops = torch.ops.emergence_emulated
         self.library = ctypes.CDLL(str(path))
         self.set_device()
+        self.allow(*WAYS)
 
     def set_schedule(self, number: int) -> None:
         """0: threads run in ascending order, 1: descending, others: shuffled."""
@@ -48,6 +52,10 @@ class EmulatedGPU:
         self.library.emulation_set_device(
             *map(ctypes.c_int64, (multiprocessors, shared, allocation))
         )
+
+    def allow(self, *ways: str) -> None:
+        """What has proved itself there, and nothing else."""
+        self.library.emulation_allow_ways(sum(1 << WAYS.index(way) for way in ways))
 
     @property
     def launches(self) -> int:

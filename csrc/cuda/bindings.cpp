@@ -11,7 +11,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
-#include <string>
 #include <tuple>
 
 #include "../maxsim.h"
@@ -24,39 +23,45 @@ namespace {
 
 using namespace cuda;
 
-bool allowed(Way way) {
-#if defined(EMERGENCE_EMULATED)
-  return true;
-#else
-  const char* untested = std::getenv("EMERGENCE_UNTESTED_CUDA");
-  return kPaths[static_cast<size_t>(way)].ran_on_gpu ||
-         (untested != nullptr && std::strcmp(untested, "1") == 0);
-#endif
+// What EMERGENCE_CUDA says of every device, where it says anything, else what this one may take.
+Ways allowed_on(const char* op, const at::Device& device) {
+  const char* const said = std::getenv("EMERGENCE_CUDA");
+  if (said == nullptr || *said == 0) return allowed_ways(device.index()).load();
+  if (std::strcmp(said, "off") == 0) return 0;
+  if (std::strcmp(said, "portable") == 0) return kPortableWays;
+  if (std::strcmp(said, "all") == 0) return kAllWays;
+  TORCH_CHECK_VALUE(false, op, ": EMERGENCE_CUDA must be off, portable or all; got '", said, "'");
 }
 
-void check_allowed(const char* op) {
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      allowed(Way::portable), op,
-      ": the CUDA kernels of this version have never run on a GPU and are off by default. "
-      "Move the tensors to the CPU, or set EMERGENCE_UNTESTED_CUDA=1 to try them");
-}
-
-// The way that EMERGENCE_CUDA_PATH names; without it the portable one, until another is measured.
-Way preferred(const char* op) {
+// Whether EMERGENCE_CUDA_PATH names a way; "triton" is the Python layer's.
+bool preferred(const char* op, const char* way) {
   const char* const named = std::getenv("EMERGENCE_CUDA_PATH");
-  if (named == nullptr || *named == 0 || std::strcmp(named, "auto") == 0) return Way::portable;
-  for (size_t way = 0; way < kPaths.size(); ++way)
-    if (std::strcmp(named, kPaths[way].name) == 0) {
-      TORCH_CHECK_NOT_IMPLEMENTED(allowed(static_cast<Way>(way)), op,
-                                  ": EMERGENCE_CUDA_PATH=", named,
-                                  " has never run on a GPU; EMERGENCE_UNTESTED_CUDA=1 "
-                                  "allows it");
-      return static_cast<Way>(way);
-    }
-  std::string known = "auto";
-  for (const Path& path : kPaths) known.append(", ").append(path.name);
-  TORCH_CHECK_VALUE(false, op, ": EMERGENCE_CUDA_PATH must be one of ", known, "; got '", named,
-                    "'");
+  if (named == nullptr || *named == 0) return false;
+  for (const char* known : {"auto", "portable", "split", "hopper", "triton"})
+    if (std::strcmp(named, known) == 0) return std::strcmp(named, way) == 0;
+  TORCH_CHECK_VALUE(false, op,
+                    ": EMERGENCE_CUDA_PATH must be one of auto, portable, split, hopper, triton; "
+                    "got '",
+                    named, "'");
+}
+
+// Refuses where the device may take none of `ways`. Who calls through emergence_ext.ops has plain
+// torch there instead.
+void check_allowed(const char* op, Ways allowed, Ways ways, const at::Device& device) {
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      allowed & ways, op, ": the kernels that this takes have not proved themselves on ", device,
+      ". Call it through emergence_ext.ops, which sees to that, or set EMERGENCE_CUDA=portable");
+}
+
+Way way_of(const char* op, const at::Tensor& q, const OptionalTensor& v,
+           c10::string_view precision) {
+  const Way way = portable_way({q.size(2) <= kNarrow, q.scalar_type() == at::kDouble,
+                                q.element_size() == 2, v.has_value(), precision == "highest"});
+  const Ways allowed = allowed_on(op, q.device());
+  check_allowed(op, allowed, bit(way), q.device());
+  const bool split = way == Way::narrow && preferred(op, "split") && allowed & bit(Way::split);
+  const bool hopper = way == Way::planes && preferred(op, "hopper") && allowed & bit(Way::hopper);
+  return split ? Way::split : hopper ? Way::hopper : way;
 }
 
 // T, and argmax [B, N, R] of any index type where it is defined.
@@ -64,7 +69,7 @@ at::Tensor matched(const char* op, const at::Tensor& q, const at::Tensor& d,
                    const OptionalTensor& a, c10::string_view precision,
                    std::optional<int64_t> max_memory, const at::Tensor& argmax) {
   check_options(op, precision, max_memory);
-  const Way way = preferred(op);
+  const Way way = way_of(op, q, {}, precision);
   const Context context(q);
   auto T = at::empty({d.size(0), q.size(0)}, q.options().dtype(compute_type(q)));
   by_type(q, [&](auto zero) {
@@ -85,7 +90,6 @@ at::Tensor matched(const char* op, const at::Tensor& q, const at::Tensor& d,
 
 at::Tensor maxsim(const at::Tensor& q, const at::Tensor& d, const OptionalTensor& a,
                   c10::string_view precision, std::optional<int64_t> max_memory) {
-  check_allowed("maxsim");
   check_maxsim("maxsim", q, d, a);
   return matched("maxsim", q, d, a, precision, max_memory, {});
 }
@@ -94,7 +98,6 @@ std::tuple<at::Tensor, at::Tensor> maxsim_indices(const at::Tensor& q, const at:
                                                   const OptionalTensor& a,
                                                   c10::string_view precision,
                                                   std::optional<int64_t> max_memory, bool compact) {
-  check_allowed("maxsim_indices");
   check_maxsim("maxsim_indices", q, d, a);
   const auto type = compact ? index_type(d, kCompactLimit) : at::kLong;
   const auto argmax = at::empty({d.size(0), q.size(0), q.size(1)}, q.options().dtype(type));
@@ -131,8 +134,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
     const at::Tensor& G, const at::Tensor& q, const at::Tensor& d, const OptionalTensor& a,
     const at::Tensor& argmax, std::array<bool, 3> needs) {
   const char* const op = "maxsim_backward";
-  check_allowed(op);
   check_maxsim_backward(G, q, d, a, argmax);
+  const Way way = q.size(2) <= kNarrow ? Way::narrow : Way::wide;
+  // Whatever found the matches of wide rows proved itself with these gradients.
+  const Ways ways = way == Way::narrow ? bit(way) : bit(way) | bit(Way::planes);
+  check_allowed(op, allowed_on(op, q.device()), ways, q.device());
   const Context context(q);
   auto dq = zeros_for(q, needs[0]), dd = space_for(d, needs[1]);
   auto da = zeros_for(q.select(2, 0), needs[2]);
@@ -140,8 +146,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
     const int64_t B = d.size(0), N = q.size(0);
-    const Matching<scalar> matching(q, {}, d, a, "highest", Use::gradients, Way::portable,
-                                    context.on);
+    const Matching<scalar> matching(q, {}, d, a, "highest", Use::gradients, way, context.on);
     const Gradients<scalar> gradients{data<scalar>(dq, needs[0]), data<scalar>(dd, needs[1]),
                                       data<scalar>(da, needs[2]), nullptr};
     const bool scored = needs[2] && !matching.narrow();
@@ -168,10 +173,9 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
                                              const at::Tensor& P, const OptionalTensor& exclude,
                                              std::array<bool, 4> needs, c10::string_view precision,
                                              std::optional<int64_t> max_memory) {
-  check_allowed(op);
   check_match_kl(op, q, v, d, a, b, P, exclude);
   check_options(op, precision, max_memory);
-  const Way way = preferred(op);
+  const Way way = way_of(op, q, v, precision);
   const Context context(q);
   const auto type = compute_type(q);
   const int64_t B = d.size(0), N = q.size(0);

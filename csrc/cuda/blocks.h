@@ -54,16 +54,11 @@ class Matching {
     problem_.N = q.size(0), problem_.R = q.size(1), problem_.D = q.size(2);
     problem_.B = d.size(0), problem_.S = d.size(1);
     const bool half = q.element_size() == 2;
-    if (problem_.D <= kNarrow) {
-      kind_ = Kind::narrow;
-    } else if (use == Use::gradients || type_of<scalar> == at::kDouble) {
-      kind_ = Kind::wide;
-    } else if (half && !v) {
-      kind_ = Kind::planes;  // the products of such entries are exact
-    } else if (precision != "highest") {
+    if (way == Way::narrow || way == Way::split) kind_ = Kind::narrow;
+    if (way == Way::planes || way == Way::hopper) {
       kind_ = Kind::planes;
-      planes_.planes = precision == "high" ? 2 : 1;
-      scored_again_ = true;
+      scored_again_ = !half || v;  // else the products of such entries are exact
+      if (scored_again_) planes_.planes = precision == "high" ? 2 : 1;
     }
     const bool exact_planes = kind_ == Kind::planes && !scored_again_;
     const auto keep = [&](const at::Tensor& x) {

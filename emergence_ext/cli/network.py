@@ -240,6 +240,10 @@ def doctor(
     brief: Annotated[
         bool, typer.Option("--brief", help="Only what is there and what is not.")
     ] = False,
+    prove: Annotated[
+        bool,
+        typer.Option("--prove", help="Let the kernels prove themselves on every GPU again."),
+    ] = False,
 ) -> None:
     """Say what this installation can do, and what a network looks like.
 
@@ -248,7 +252,7 @@ def doctor(
     with reported():
         from emergence_ext import network
 
-        echo_lines(network.format_environment(brief=brief))
+        echo_lines(network.format_environment(brief=brief, prove=prove))
         if model is not None:
             import torch
 

@@ -82,7 +82,9 @@ class RegionImportance(Estimator):
             ValueError: shapes that do not fit, features that are not finite, an unknown backend.
             RuntimeError: a backend that cannot compute here.
         """
-        matching = choose(self.backend, F.device)
+        matching = choose(
+            self.backend, F.device, width=F.shape[-1], precision=self.precision, scaled=True
+        )
         require_finite(F=F)
         if F.ndim != 3 or P.shape != (F.shape[0], F.shape[0]):
             raise ValueError(

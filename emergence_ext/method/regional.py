@@ -118,7 +118,7 @@ class RegionalProjection(Estimator):
                 K`, an unknown backend.
             RuntimeError: a backend that cannot compute here.
         """
-        matching = choose(self.backend, F.device)
+        matching = choose(self.backend, F.device, width=self.frame.dim)
         self._check(F, w, P, g)
         F = F.detach().float()
         size = F.square().mean().sqrt()  # so that the first step of the solver fits any layer
@@ -278,7 +278,7 @@ def similarity_loss(
     density = log_mode_density(kappa, frame.dim) if normaliser else kappa
     bias = (w * (density - kappa)).sum(1)
     exclude = None if include_self else torch.arange(len(h), device=h.device)
-    match_kl = choose(backend, h.device).ops.match_kl
+    match_kl = choose(backend, h.device, width=frame.dim).ops.match_kl
     return match_kl(orientation, orientation, w * kappa, bias, P, exclude)
 
 

@@ -17,7 +17,7 @@ from emergence_ext.network.hooks import find_head, live_statistics
 from emergence_ext.network.layers import suggested_of, survey
 from emergence_ext.network.receptive import ReceptiveField, receptive_field
 from emergence_ext.network.rectifiers import RELU_MODULES, Watch
-from emergence_ext.ops import build_info, why_not_fused
+from emergence_ext.ops import Standing, build_info, standings, why_not_fused
 
 
 @dataclass(frozen=True)
@@ -180,14 +180,20 @@ def format_report(report: ModelReport) -> str:
     return "\n".join(lines).rstrip()
 
 
-def environment() -> dict[str, Any]:
+def environment(*, prove: bool = False) -> dict[str, Any]:
     """Return versions, backends of the compiled library and optional packages.
+
+    Args:
+        prove: let the ways to match prove themselves again on every GPU first.
 
     Returns:
         `python`, `platform`, `package`, `torch`, `cuda_device` (name or None); `library`, see
-        `build_info()`; `why_not_fused`: type of device -> why fits there use plain torch,
-        None where they use the compiled ops; `extras`: name of the extra -> package -> version or
-        None.
+        `build_info()`; `gpus`, see `ops.standings()`; `why_not_fused`: type of device -> why fits
+        there use plain torch, None where they use the compiled ops; `extras`: name of the extra ->
+        package -> version or None.
+
+    Raises:
+        RuntimeError: there is no GPU to prove on.
     """
     return {
         "python": platform.python_version(),
@@ -196,14 +202,17 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "library": build_info(),
-        "why_not_fused": {device: why_not_fused(device) for device in ("cpu", "cuda")},
+        "gpus": standings(prove=prove),
+        "why_not_fused": {
+            device: why_not_fused(device, may_prove=False) for device in ("cpu", "cuda")
+        },
         "extras": _extras(),
     }
 
 
-def format_environment(brief: bool = False) -> str:
+def format_environment(brief: bool = False, *, prove: bool = False) -> str:
     """Return the environment as text for a terminal; `brief` leaves the build's flags out."""
-    facts = environment()
+    facts = environment(prove=prove)
     library = facts["library"]
     device = facts["cuda_device"] or "no CUDA device"
     lines = [
@@ -212,16 +221,15 @@ def format_environment(brief: bool = False) -> str:
     ]
     for backend, reason in library["why_not"].items():
         there = "compiled"
-        if backend == "cuda" and library.get("cuda_paths"):
-            ran = [path["name"] for path in library["cuda_paths"] if path["ran_on_gpu"]]
-            there += f"; run on a GPU: {', '.join(ran)}" if ran else ", off: never run on a GPU"
         if backend == "cpu" and "instruction_set" in library:
             sets = ", ".join(library["instruction_sets"])
             there += f", instruction set {library['instruction_set']} (here: {sets})"
         lines.append(f"  {backend} ops: {there if reason is None else f'not there: {reason}'}")
+    for gpu, found in facts["gpus"].items():
+        lines += [f"  {gpu}", *(f"    {each.way}: {_standing(each)}" for each in found)]
     for kind, reason in facts["why_not_fused"].items():
         taken = "fused" if reason is None else "reference (plain torch)"
-        if reason not in (None, library["why_not"][kind]):
+        if reason is not None and (library["why_not"][kind] or "no reason") not in reason:
             taken += f": {reason}"
         lines.append(f"  backend auto on {kind}: {taken}")
     for extra, packages in facts["extras"].items():
@@ -236,6 +244,19 @@ def format_environment(brief: bool = False) -> str:
         above = ("why_not", "instruction_set", "instruction_sets")
         lines += [f"  {key}: {value}" for key, value in library.items() if key not in above]
     return "\n".join(lines)
+
+
+def _standing(found: Standing) -> str:
+    """How a way to match stands on a GPU, for a terminal."""
+    if found.impossible is not None:
+        return f"not here: {found.impossible}"
+    verdict = found.verdict
+    if verdict is None:
+        return "not proved yet; that is done at its first use, or by emergence doctor --prove"
+    taken = f"not taken: {verdict.reason}" if verdict.reason else "proved"
+    if not verdict.reason and verdict.milliseconds is not None and verdict.plain is not None:
+        taken += f", {verdict.milliseconds:.3g} ms where plain torch takes {verdict.plain:.3g}"
+    return f"{taken} ({verdict.date})"
 
 
 def _relus(module: nn.Module) -> Iterable[tuple[str, nn.Module]]:

@@ -8,9 +8,11 @@ from emergence_ext.ops import reference
 from emergence_ext.ops.backend import BACKENDS, choose, in_words, why_not_fused
 from emergence_ext.ops.fused import match_kl, match_kl_scaled, maxsim, maxsim_indices
 from emergence_ext.ops.library import build_info, use_instruction_set
+from emergence_ext.ops.ways import Standing, standings
 
 __all__ = [
     "BACKENDS",
+    "Standing",
     "build_info",
     "choose",
     "in_words",
@@ -19,6 +21,7 @@ __all__ = [
     "maxsim",
     "maxsim_indices",
     "reference",
+    "standings",
     "use_instruction_set",
     "why_not_fused",
 ]

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import warnings
 from types import ModuleType
-from typing import Final, NamedTuple, get_args
+from typing import Final, NamedTuple, TypedDict, Unpack, get_args
 
 import torch
 
 from emergence_ext.ops import fused as ops
 from emergence_ext.ops import library as _library
-from emergence_ext.ops import reference
+from emergence_ext.ops import reference, ways
 from emergence_ext.settings import Backend
 
 BACKENDS: Final = get_args(Backend)
 _warned: set[str] = set()
+
+
+class Rows(TypedDict, total=False):
+    """What a fit matches; without a width, whether the ops compute any rows there.
+
+    Attributes:
+        width: D of the rows.
+        dtype: of the rows; float32 when left out.
+        precision: as in `maxsim`; "highest" when left out.
+        scaled: whether `match_kl_scaled` is what matches.
+    """
+
+    width: int
+    dtype: torch.dtype
+    precision: str
+    scaled: bool
 
 
 class Matching(NamedTuple):
@@ -29,13 +45,17 @@ class Matching(NamedTuple):
     ops: ModuleType
 
 
-def choose(backend: Backend = "auto", device: torch.device | str = "cpu") -> Matching:
+def choose(
+    backend: Backend = "auto", device: torch.device | str = "cpu", **rows: Unpack[Rows]
+) -> Matching:
     """Settle what computes on a device.
 
     Args:
         backend: "fused", the compiled ops; "reference", plain torch; or "auto", the first of them
             that can compute there. Where that is the reference, one warning says why.
-        device: where the tensors are.
+        device: where the tensors are. The first time that a GPU is asked for, its kernels prove
+            themselves there, which takes seconds.
+        rows: what is matched, see `Rows`.
 
     Raises:
         ValueError: an unknown backend.
@@ -45,19 +65,20 @@ def choose(backend: Backend = "auto", device: torch.device | str = "cpu") -> Mat
         raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
     if backend == "reference":
         return Matching("reference", reference)
-    kind = torch.device(device).type
-    reason = why_not_fused(kind)
+    reason = why_not_fused(device, **rows)
     if reason is None:
         return Matching("fused", ops)
     if backend == "fused":
         raise RuntimeError(
-            f"backend 'fused' cannot compute on {kind}: {reason}. Or take 'reference', plain torch"
+            f"backend 'fused' cannot compute on {torch.device(device)}: {reason}. Or take "
+            "'reference', plain torch"
         )
+    kind = torch.device(device).type
     if kind == "cpu":
         # Without their library the ops are the reference with a warning, one for all who use them.
         return Matching("reference", ops)
-    if kind not in _warned:
-        _warned.add(kind)
+    if reason not in _warned and reason != ways.OFF:  # as asked
+        _warned.add(reason)
         warnings.warn(
             f"emergence_ext matches regions in plain torch on {kind}: {reason}",
             RuntimeWarning,
@@ -66,19 +87,54 @@ def choose(backend: Backend = "auto", device: torch.device | str = "cpu") -> Mat
     return Matching("reference", reference)
 
 
-def in_words(backend: Backend = "auto", device: str = "cpu") -> str:
+def in_words(
+    backend: Backend = "auto", device: torch.device | str = "cpu", **rows: Unpack[Rows]
+) -> str:
     """What `choose` takes, for a log."""
-    if choose(backend, device).name == "fused":
+    if choose(backend, device, **rows).name == "fused":
         if torch.device(device).type == "cuda":
             return "the fused ops, on CUDA"
         return f"the fused ops, instruction set {_library.build_info()['instruction_set']}"
-    return f"plain torch: {'as asked' if backend == 'reference' else why_not_fused(device)}"
+    if backend == "reference":
+        return "plain torch: as asked"
+    return f"plain torch: {why_not_fused(device, **rows)}"
 
 
-def why_not_fused(device: str = "cpu") -> str | None:
-    """Say why the fused ops cannot compute a fit on a type of device; None where they can."""
-    if device == "cpu":
+def why_not_fused(
+    device: torch.device | str = "cpu", *, may_prove: bool = True, **rows: Unpack[Rows]
+) -> str | None:
+    """Say why the fused ops cannot compute a fit on a device; None where they can.
+
+    Args:
+        device: as in `choose`.
+        may_prove: whether a way that has no verdict on a GPU yet is proved now.
+        rows: as in `choose`.
+    """
+    place = torch.device(device)
+    if place.type == "cpu":
         return _library.why_not("cpu")
-    if device == "cuda":
-        return _library.why_not("cuda") or _library.why_cuda_is_off()
-    return f"there are no ops for {device!r}"
+    if place.type != "cuda":
+        return f"there are no ops for {place.type!r}"
+    index = place.index
+    if index is None:
+        index = torch.cuda.current_device() if torch.cuda.is_available() else 0
+    reasons = []
+    for way in _ways(**rows):
+        reason = ways.gate.why_not(way, index, may_prove=may_prove)
+        if reason is None:
+            return None
+        reasons.append(reason)
+    return "; ".join(dict.fromkeys(reasons))
+
+
+def _ways(
+    width: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    precision: str = "highest",
+    scaled: bool = False,
+) -> tuple[str, ...]:
+    """The ways that may take rows, the likeliest first."""
+    if width is None:
+        return ways.PORTABLE
+    way = ways.portable_way(width, dtype, precision, scaled)
+    return (way, "triton") if way == "narrow" and dtype == torch.float32 else (way,)

@@ -9,6 +9,9 @@ inputs are cast up first, float64 stays, and a gradient has the dtype of its inp
 `torch.compile(fullgraph=True)` and `torch.export`, and through `grad`, `vjp` and `jacrev` of
 `torch.func`; `torch.vmap` calls them once for each entry of its batch. A derivative in forward mode
 (`jvp`, `jacfwd`, dual numbers) and a second one are errors that say so.
+
+On a GPU they take what has proved itself on that very device (see `ways`), which the first call
+that needs it finds out; where nothing has, they are the reference, and one warning says why.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.ops import library as _library
-from emergence_ext.ops import reference, transforms
+from emergence_ext.ops import reference, transforms, ways
 from emergence_ext.ops.autocast import in_float32
 from emergence_ext.ops.registration import register
 
@@ -69,8 +72,7 @@ def maxsim(
         ValueError: shapes that do not fit, `S == 0`, `D == 0`, an unknown precision, a non-finite
             value on the CPU (named with its sample and region).
         TypeError: dtypes or devices that differ, a dtype that is not floating point.
-        RuntimeError: a CUDA tensor where the library has no CUDA backend, or one whose kernels are
-            off as they never ran on a GPU (NotImplementedError); a second derivative.
+        RuntimeError: a device that is neither the CPU nor CUDA; a second derivative.
 
     Example:
         >>> q = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
@@ -78,8 +80,9 @@ def maxsim(
         >>> maxsim(q, d)
         tensor([[5.]])
     """
-    if not _use_library("maxsim", q=q, d=d, a=a):
-        return reference.maxsim(q, d, a, precision=precision, max_memory=max_memory)
+    instead = _instead_of_library("maxsim", precision, q=q, d=d, a=a)
+    if instead is not None:
+        return instead.maxsim(q, d, a, precision=precision, max_memory=max_memory)
     # The matches cost N B R bytes, and only a gradient wants them.
     if any(_needs(q, d, a)):
         matched = _library_for(q, d, a).maxsim_indices
@@ -108,8 +111,9 @@ def maxsim_indices(
         ValueError, TypeError, RuntimeError: as `maxsim`.
     """
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
-    if not _use_library("maxsim", q=q, d=d, a=a):
-        return reference.maxsim_indices(q, d, a, **options)
+    instead = _instead_of_library("maxsim", precision, q=q, d=d, a=a)
+    if instead is not None:
+        return instead.maxsim_indices(q, d, a, **options)
     return _library_for(q, d, a).maxsim_indices(q, d, a, **options)
 
 
@@ -159,8 +163,9 @@ def match_kl(
     """
     tensors = {"q": q, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
-    if not _use_library("match_kl", **tensors):
-        return reference.match_kl(q, d, a, b, P, exclude, **options)
+    instead = _instead_of_library("match_kl", precision, **tensors)
+    if instead is not None:
+        return instead.match_kl(q, d, a, b, P, exclude, **options)
     _refuse_gradients("match_kl", P=P)
     op = _library_for(*tensors.values()).match_kl
     return op(*tensors.values(), _needs(q, d, a, b), **options)[0]
@@ -197,29 +202,31 @@ def match_kl_scaled(
     """
     tensors = {"f": f, "v": v, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
-    if not _use_library("match_kl_scaled", **tensors):
-        return reference.match_kl_scaled(f, v, d, a, b, P, exclude, **options)
+    instead = _instead_of_library("match_kl_scaled", precision, **tensors)
+    if instead is not None:
+        return instead.match_kl_scaled(f, v, d, a, b, P, exclude, **options)
     _refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
     op = _library_for(*tensors.values()).match_kl_scaled
     return op(*tensors.values(), _needs(v, a, b), **options)[0]
 
 
-def _use_library(op: str, **tensors: Tensor | None) -> bool:
-    """Whether the library computes this; False: the reference does, with one warning."""
+def _instead_of_library(op: str, precision: str, **tensors: Tensor | None) -> Any:
+    """The module that computes this where the library does not; None where it does."""
     global _warned
     for name, x in tensors.items():
         optional = name == "exclude" or (name == "a" and op == "maxsim")
         if not isinstance(x, Tensor) and not (optional and x is None):
             raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
-    given = [x.device.type for x in tensors.values() if x is not None]
-    backend = next((device for device in given if device != "cpu"), "cpu")
-    if backend not in ("cpu", "cuda"):
-        raise RuntimeError(f"{op}: there is no backend for {backend!r}; move to the CPU or CUDA")
-    reason = _library.why_not(backend)
+    given = [x for x in tensors.values() if x is not None and x.device.type != "cpu"]
+    if given and given[0].device.type != "cuda":
+        raise RuntimeError(
+            f"{op}: there is no backend for {given[0].device.type!r}; move to the CPU or CUDA"
+        )
+    if given:
+        return _instead_on_gpu(op, precision, given[0].device.index, tensors)
+    reason = _library.why_not("cpu")
     if reason is None:
-        return True
-    if backend == "cuda":
-        raise RuntimeError(f"{op}: the library has no CUDA backend, {reason}")
+        return None
     if not _warned:
         _warned = True
         warnings.warn(
@@ -227,7 +234,24 @@ def _use_library(op: str, **tensors: Tensor | None) -> bool:
             RuntimeWarning,
             stacklevel=4,
         )
-    return False
+    return reference
+
+
+def _instead_on_gpu(op: str, precision: str, index: int, tensors: dict[str, Tensor | None]) -> Any:
+    rows = next(iter(tensors.values()))
+    if rows is None or rows.ndim != 3:
+        return reference  # which says what is wrong with them
+    way = ways.portable_way(rows.shape[2], rows.dtype, precision, "v" in tensors)
+    by_triton = (
+        way == "narrow"
+        and rows.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and not transforms.at_work(*tensors.values())
+    )
+    taken = ways.computes(op, way, index, by_triton)
+    if taken == "triton":
+        return ways.narrow_triton()
+    return reference if taken == "reference" else None
 
 
 def _library_for(*tensors: Tensor | None) -> Any:

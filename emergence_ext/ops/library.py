@@ -10,7 +10,7 @@ import importlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 REBUILD: Final = "pip install --no-build-isolation --no-deps --force-reinstall -e ."
 """What to run in a checkout of this package, in the environment that will use it."""
+
+CUDA_PATHS: Final = ("portable", "split", "hopper")
 
 _RECORD: Final = Path(__file__).parents[1] / "_build.json"
 
@@ -33,8 +35,8 @@ def build_info() -> dict[str, Any]:
         `cuda_flags`, `cuda_architectures`, `package`, `torch`, `torch_variant`; absent where
         nothing was recorded), `instruction_sets` that the library has for this machine, lowest
         first, and the `instruction_set` in use (both absent where the library is not loaded),
-        `cuda_paths`, the ways to match on a GPU as dictionaries of their `name` and whether each
-        `ran_on_gpu` (one that never did is off), `running_torch`, `running_torch_variant`, and
+        `cuda_paths`, what EMERGENCE_CUDA_PATH can make the library prefer on a GPU (empty without
+        a CUDA backend), `running_torch`, `running_torch_variant`, and
         `why_not`, a dictionary from backend to the reason why it cannot be used, None where it can.
     """
     version, variant = running_torch()
@@ -51,24 +53,15 @@ def build_info() -> dict[str, Any]:
         **levels,
         "running_torch": version,
         "running_torch_variant": variant,
-        "cuda_paths": cuda_paths(),
+        "cuda_paths": list(CUDA_PATHS) if why_not("cuda") is None else [],
         "why_not": {backend: why_not(backend) for backend in ("cpu", "cuda")},
     }
 
 
-def cuda_paths() -> list[dict[str, Any]]:
-    """List the ways to match on a GPU, as in `build_info`; empty without a CUDA backend."""
-    if why_not("cuda") is not None:
-        return []
-    return [{"name": name, "ran_on_gpu": ran} for name, ran in _library.cuda_paths()]
-
-
-def why_cuda_is_off() -> str | None:
-    """Say why the CUDA ops refuse to compute though they are built; None where they do not."""
-    ran = any(path["ran_on_gpu"] for path in cuda_paths())
-    if ran or os.environ.get("EMERGENCE_UNTESTED_CUDA") == "1":
-        return None
-    return "its kernels have never run on a GPU and are off; EMERGENCE_UNTESTED_CUDA=1 allows them"
+def allow_cuda_ways(index: int, names: Sequence[str]) -> None:
+    """Let a device take these of the library's ways to match, and no other."""
+    if _library is not None:
+        _library.allow_cuda_ways(index, list(names))
 
 
 def why_not(backend: str = "cpu") -> str | None:

@@ -2,6 +2,7 @@
 
 #include "device.h"
 #include "emulated_context.h"
+#include "paths.h"
 #include "schemas.h"
 
 namespace emergence_ext::cuda {
@@ -13,6 +14,10 @@ EmulatedDevice emulated_device{};
 extern "C" void emulation_set_device(int64_t multiprocessors, int64_t shared, int64_t allocation) {
   emergence_ext::cuda::emulated_device = {multiprocessors, shared, allocation};
   emulation::set_shared_memory(shared);
+}
+
+extern "C" void emulation_allow_ways(uint32_t ways) {
+  emergence_ext::cuda::allowed_ways(0) = ways;
 }
 
 TORCH_LIBRARY(emergence_emulated, m) { emergence_ext::define_ops(m); }

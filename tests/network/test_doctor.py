@@ -13,8 +13,10 @@ from emergence_ext.network.doctor import (
     format_report,
     inspect_model,
 )
+from emergence_ext.ops import Standing
 from emergence_ext.ops import library as _library
 from emergence_ext.ops.backend import why_not_fused
+from emergence_ext.ops.verdicts import Verdict
 
 
 class Awkward(nn.Module):
@@ -172,4 +174,34 @@ def test_what_the_fits_use_and_the_instruction_sets_are_named(brief: bool, libra
     sets = ", ".join(info["instruction_sets"])
     assert text.count(f"instruction set {info['instruction_set']} (here: {sets})") == 1
     assert "backend auto on cpu: fused\n" in text
-    assert f"backend auto on cuda: reference (plain torch): {why_not_fused('cuda')}\n" in text
+    reason = why_not_fused("cuda", may_prove=False)
+    taken = "fused" if reason is None else f"reference (plain torch): {reason}"
+    assert f"backend auto on cuda: {taken}\n" in text
+
+
+def test_every_way_to_match_on_a_gpu_is_named_with_what_its_proof_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [
+        Standing("narrow", None, Verdict("", "2026-11-30", 1.5, 20.25)),
+        Standing("wide", None, Verdict("problem 'N3' is wrong", "2026-11-29")),
+        Standing("planes", None, None),
+        Standing("hopper", "hopper needs 9.0", None),
+    ]
+    asked = []
+
+    def standings(*, prove: bool) -> dict[str, list[Standing]]:
+        asked.append(prove)
+        return {"cuda:0 a card": found}
+
+    monkeypatch.setattr(doctor, "standings", standings)
+    text = format_environment(brief=True, prove=True)
+    assert asked == [True]
+    for line in (
+        "  cuda:0 a card",
+        "    narrow: proved, 1.5 ms where plain torch takes 20.2 (2026-11-30)",
+        "    wide: not taken: problem 'N3' is wrong (2026-11-29)",
+        "    planes: not proved yet; that is done at its first use, or by emergence doctor --prove",
+        "    hopper: not here: hopper needs 9.0",
+    ):
+        assert line in text.splitlines()

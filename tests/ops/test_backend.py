@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from emergence_ext.ops import backend, reference
+from emergence_ext.ops import backend, reference, ways
 from emergence_ext.ops import fused as ops
 from emergence_ext.ops import library as _library
 from emergence_ext.ops.backend import choose, in_words, why_not_fused
@@ -69,8 +69,15 @@ def test_without_a_library_fused_is_an_error_that_says_how_to_build_it(no_librar
     assert _library.REBUILD in str(error.value) and "'reference'" in str(error.value)
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "gate", ways.Gate(lambda index: "torch finds no GPU"))
+
+
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_elsewhere_auto_is_the_reference_and_says_so_once(device: str, nobody_told: None) -> None:
+def test_elsewhere_auto_is_the_reference_and_says_so_once(
+    device: str, nobody_told: None, no_gpu: None
+) -> None:
     reason = why_not_fused(device)
     assert reason is not None
     with pytest.warns(RuntimeWarning, match=f"on {device}: ") as told:
@@ -80,7 +87,7 @@ def test_elsewhere_auto_is_the_reference_and_says_so_once(device: str, nobody_to
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_elsewhere_fused_is_an_error(device: str) -> None:
+def test_elsewhere_fused_is_an_error(device: str, no_gpu: None) -> None:
     with pytest.raises(RuntimeError, match=f"cannot compute on {device}: "):
         choose("fused", device)
 

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from emergence_ext.ops import fused as ops
 from emergence_ext.ops import library as _library
+from emergence_ext.ops import ways
 from tests.cases import DIFFERENTIABLE, DTYPES, Case, build, build_loss
 from tests.emulated import EmulatedGPU
 
@@ -294,13 +295,18 @@ def test_without_the_library_the_reference_answers_with_one_warning(
             assert ops.maxsim(x.q.bfloat16(), x.d, x.a).dtype == torch.float32
 
 
-def test_without_a_cuda_backend_a_cuda_tensor_is_an_error_that_helps(
+def test_without_a_cuda_backend_a_cuda_tensor_has_the_reference_and_a_word_that_helps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_library, "why_not", lambda backend="cpu": f"no, run {_library.REBUILD}")
+    monkeypatch.setattr(ways, "gate", ways.Gate())
+    monkeypatch.setattr(ways, "_why_no_triton", lambda index: "there is no Triton")
     with FakeTensorMode():
         q = torch.empty(1, 2, 3, device="cuda")
-        with pytest.raises(
-            RuntimeError, match=r"no CUDA backend.*pip install --no-build-isolation"
-        ):
-            ops.maxsim(q, q)
+        with pytest.warns(
+            RuntimeWarning,
+            match=r"on cuda:0: .*no CUDA backend.*pip install --no-build-isolation.*no Triton",
+        ) as told:
+            for _ in range(2):
+                assert ops.maxsim(q, q).device.type == "cuda"
+    assert len(told) == 1

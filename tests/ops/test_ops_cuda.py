@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from emergence_ext import ops
-from emergence_ext.ops import library as _library
 from emergence_ext.ops import reference
+from emergence_ext.ops.ways import portable_way
 from tests import oracle
 from tests.cases import CASES, DIFFERENTIABLE, LARGE, Case, build, build_loss, run_loss
 from tests.emulated import EmulatedGPU
@@ -304,9 +304,54 @@ def test_scores_of_wide_rows_come_in_blocks_that_fit(precision: str) -> None:
         assert all(map(torch.equal, other, found))
 
 
-def test_what_never_ran_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_library, "cuda_paths", lambda: [{"name": "x", "ran_on_gpu": False}])
-    monkeypatch.delenv("EMERGENCE_UNTESTED_CUDA", raising=False)
-    assert "EMERGENCE_UNTESTED_CUDA=1" in str(_library.why_cuda_is_off())
-    monkeypatch.setenv("EMERGENCE_UNTESTED_CUDA", "1")
-    assert _library.why_cuda_is_off() is None
+# What the library refuses by itself, for those who call torch.ops
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("D", [8, 9])
+def test_the_library_takes_the_very_way_that_was_proved(
+    D: int,
+    dtype: torch.dtype,
+    precision: str,
+    scaled: bool,
+    emulated_gpu: EmulatedGPU,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("EMERGENCE_CUDA", raising=False)
+    x = torch.ones(2, 3, D, dtype=dtype)
+    P = torch.full((2, 2), 0.5, dtype=dtype)
+
+    def call() -> Tensor:
+        if scaled:
+            rest = (x, x[..., 0], x[:, 0, 0], P, None, [True, True, True])
+            return emulated_gpu.ops.match_kl_scaled(x, x[:, 0], *rest, precision=precision)[0]
+        T, argmax = emulated_gpu.ops.maxsim_indices(x, x, None, precision=precision)
+        emulated_gpu.ops.maxsim_backward(T, x, x, None, argmax, [True, True, False])
+        return T
+
+    way = portable_way(D, dtype, precision, scaled)
+    emulated_gpu.allow(way)
+    assert call().isfinite().all()
+    emulated_gpu.allow(*{"narrow", "wide", "planes", "split", "hopper"} - {way})
+    with pytest.raises(NotImplementedError, match="not proved themselves on cpu") as error:
+        call()
+    assert "EMERGENCE_CUDA=portable" in str(error.value)
+
+
+def test_the_library_reads_the_environment_too(
+    emulated_gpu: EmulatedGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.ones(1, 1, 3)
+    emulated_gpu.allow()
+    for said in ("portable", "all"):
+        monkeypatch.setenv("EMERGENCE_CUDA", said)
+        assert emulated_gpu.ops.maxsim(x, x, None).item() == 3
+    emulated_gpu.allow("narrow")
+    monkeypatch.setenv("EMERGENCE_CUDA", "off")
+    with pytest.raises(NotImplementedError, match="not proved themselves"):
+        emulated_gpu.ops.maxsim(x, x, None)
+    monkeypatch.setenv("EMERGENCE_CUDA", "yes")
+    with pytest.raises(ValueError, match="EMERGENCE_CUDA must be off, portable or all; got 'yes'"):
+        emulated_gpu.ops.maxsim(x, x, None)

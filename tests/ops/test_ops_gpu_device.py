@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from emergence_ext import ops
-from emergence_ext.ops import library as _library
-from emergence_ext.ops import reference
+from emergence_ext.ops import reference, ways
+from emergence_ext.ops.proof import GPU, prove
 from tests.cases import DIFFERENTIABLE, KINDS, Case, Inputs, LossInputs, build, build_loss, run_loss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
@@ -45,13 +45,26 @@ def assert_same_bits(found: list[Tensor], expected: list[Tensor]) -> None:
         assert torch.equal(mine, other.to(mine.device)), place
 
 
-def test_the_ops_are_off_until_they_have_run_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("EMERGENCE_UNTESTED_CUDA")
-    if any(path["ran_on_gpu"] for path in _library.build_info()["cuda_paths"]):
-        pytest.skip("they have")
+# The proof
+
+
+@pytest.mark.parametrize("way", ways.WAYS)
+def test_a_way_proves_itself_or_is_not_quicker(way: str) -> None:
+    index = torch.cuda.current_device()
+    if (reason := ways.gate.impossible(way, index)) is not None:
+        pytest.skip(reason)
+    gpu = ways.gate.gpu(index)
+    assert isinstance(gpu, GPU)
+    found = prove(way, gpu)
+    assert found.lasts and found.verdict.milliseconds is not None, found.verdict.reason
+
+
+def test_what_nobody_allowed_is_refused_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMERGENCE_CUDA", "off")
     x = build(SMALL, DEVICE)
-    with pytest.raises(NotImplementedError, match="EMERGENCE_UNTESTED_CUDA=1"):
-        ops.maxsim(x.q, x.d)
+    with pytest.raises(NotImplementedError, match="not proved themselves on cuda:0"):
+        torch.ops.emergence_ext.maxsim(x.q, x.d, x.a)
+    assert torch.equal(ops.maxsim(x.q, x.d, x.a), reference.maxsim(x.q, x.d, x.a))
 
 
 # The same bits
