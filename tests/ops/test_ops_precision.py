@@ -44,18 +44,18 @@ def worst(case: Case) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def worst_of_rests(case: Case) -> tuple[Tensor, Tensor, Tensor]:
-    """What three products of two planes of bfloat16 take misses by nearly their bound.
+    """Three products of two planes of bfloat16 take what misses by nearly their bound.
 
-    The rests of 1 + 2^-8 (1 +- 2^-9) are the largest that there are, of either sign.
+    All four numbers lie by nearly 2^-8 beside their first plane and by 2^-17 beside both: those of
+    the best region so that all that is left out adds, those of the others so that it subtracts.
     """
     x, half = build(case), (case.D - 1) // 2
-    up, down = 1 + 2**-8 * (1 + 2**-9), 1 + 2**-8 * (1 - 2**-9)
-    x.q[...] = up
-    x.q[..., -1] = 1
+    up, down = 1 + 2**-8 + 2**-17, 1 + 2**-8 - 2**-17
+    x.q[..., :half], x.q[..., half:], x.q[..., -1] = up, down, 1
     x.d.zero_()
     x.d[:, 0, :half] = up
-    x.d[:, 1:, half : 2 * half] = down
-    x.d[:, 1:, -1] = -half * 1.25 * 2.0**-15
+    x.d[:, 1:, half : 2 * half] = 1 + 2**-8 + 2**-16 + 2**-17 + 2**-20
+    x.d[:, 1:, -1] = -half * 1.8 * 2.0**-15
     return x.q, x.d, x.a
 
 
