@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,17 +17,20 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from emergence_ext.data.ahead import in_threads, threads
 from emergence_ext.data.pixels import eight_bits, levels_of
 from emergence_ext.data.reading import is_trouble, patiently, require_file
+from emergence_ext.store import digest
 
 __all__ = [
     "EXTENSIONS",
     "FORMATS",
+    "Checked",
     "CropRule",
     "Source",
+    "check",
     "decode",
-    "decode_all",
-    "read_pixels",
+    "decode_ahead",
 ]
 
 CropRule = Literal["center", "squash"]
@@ -46,16 +49,78 @@ MEMORY: Final = 1 << 30
 """Bytes that all images together may take that are being decoded."""
 PIXEL: Final = 8
 """Bytes of a pixel while it is decoded: Pillow has 4 for each of RGB, before and after."""
+AHEAD: Final = 64 << 20
+"""Bytes of decoded images that wait for who asked for them."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a sample comes from; `box` is (left, top, width, height) in pixels before rotation."""
+    """Where a sample comes from.
+
+    Attributes:
+        path: a file.
+        name, label: of the sample.
+        box: (left, top, width, height) in pixels before rotation; None for the whole image.
+        span: first byte of the image in its file, and how many; None where it is all of the file.
+    """
 
     path: Path
     name: str
     label: int
     box: tuple[float, float, float, float] | None = None
+    span: tuple[int, int] | None = None
+
+    def size(self) -> int:
+        """Return how many bytes the image has in its file."""
+        return self.path.stat().st_size if self.span is None else self.span[1]
+
+    @contextmanager
+    def file(self) -> Iterator[Path | BinaryIO]:
+        """Give what Pillow opens."""
+        if self.span is None:
+            yield self.path
+        else:
+            with io.BufferedReader(_Part(self.path, *self.span)) as part:
+                yield part
+
+    def content(self) -> bytes:
+        """Return the bytes of the image."""
+        if self.span is None:
+            return self.path.read_bytes()
+        with _Part(self.path, *self.span) as part:
+            return part.readall()
+
+
+class _Part(io.RawIOBase):
+    """Some bytes of a file as a file of their own."""
+
+    def __init__(self, path: Path, start: int, length: int) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._start, self._length, self._place = start, length, 0
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._length}[whence]
+        if base + offset < 0:
+            raise ValueError(f"offset: expected a place at or after 0, got {base + offset}")
+        self._place = base + offset
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        room = min(len(buffer), max(0, self._length - self._place))
+        self._file.seek(self._start + self._place)
+        count = self._file.readinto(memoryview(buffer)[:room]) or 0
+        self._place += count
+        return count
 
 
 class _Budget:
@@ -101,9 +166,9 @@ def decode(source: Source, size: int, crop: CropRule) -> Tensor:
 
 def _decode(source: Source, size: int, crop: CropRule) -> Tensor:
     require_file(source.path)
-    if source.path.stat().st_size == 0:
+    if source.size() == 0:
         raise ValueError("the file is empty")
-    with Image.open(source.path, formats=FORMATS) as opened:
+    with source.file() as file, Image.open(file, formats=FORMATS) as opened:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and opened.width * opened.height > limit:
             raise ValueError(f"{opened.width} x {opened.height} pixels are more than {limit}")
@@ -124,56 +189,84 @@ def _resized(opened: Image.Image, source: Source, size: int, crop: CropRule) -> 
     return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).contiguous()
 
 
-def decode_all(sources: Sequence[Source], size: int, crop: CropRule) -> Iterator[Tensor | str]:
-    """Decode sources in order, in threads: pixels `[3, size, size]` or the reason for none.
+def decode_ahead(
+    sources: Iterable[Source], size: int, crop: CropRule, memory: int = AHEAD
+) -> Generator[Tensor, None, None]:
+    """Decode sources in order, in threads that are ahead of who asks; see `decode`.
+
+    Args:
+        sources: the files.
+        size, crop: see `decode`.
+        memory: bytes of pixels that wait, at most, where that is one image a thread.
+    """
+    return in_threads(lambda source: decode(source, size, crop), sources, _most(size, memory))
+
+
+class Checked(NamedTuple):
+    """Sources that were all decoded once.
+
+    Attributes:
+        good: those that can be used.
+        bad: (name, reason) of the others.
+        pixels: `[N, 3, size, size]`, uint8, of the good; None where they are not kept.
+        digests: of what is in the files of the good, where the pixels are not kept.
+    """
+
+    good: list[Source]
+    bad: list[tuple[str, str]]
+    pixels: Tensor | None
+    digests: list[str]
+
+
+class _Unreadable(NamedTuple):
+    reason: str
+
+
+def check(sources: Sequence[Source], size: int, crop: CropRule, max_memory: int) -> Checked:
+    """Check every source by decoding it once, in threads.
+
+    Pixels are kept where all of them take `max_memory` bytes at most. Where they are not, the files
+    are digested beside, so that nobody has to read them again for that.
 
     Raises:
         OSError, MemoryError: the machine is in trouble, which says nothing about the images.
     """
+    keep = len(sources) * 3 * size * size <= max_memory
 
-    def attempt(source: Source) -> Tensor | str:
+    def attempt(source: Source) -> Tensor | str | _Unreadable:
         try:
-            return decode(source, size, crop)
+            pixels = decode(source, size, crop)
+            return pixels if keep else patiently(lambda: _digest(source, size, crop), source.path)
         # Decoders of damaged files raise nearly anything; the run has to go on.
         except Exception as error:
             if is_trouble(error):
                 raise
-            return f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
+            said = " ".join(str(error).split())
+            return _Unreadable(f"cannot be read: {type(error).__name__}: {said}")
 
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-    try:
-        results = pool.map(attempt, sources)
-        yield from tqdm(
-            results, total=len(sources), desc="reading images", leave=False, disable=None
-        )
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def read_pixels(
-    sources: Sequence[Source], size: int, crop: CropRule, max_memory: int
-) -> tuple[list[Source], list[tuple[str, str]], Tensor | None]:
-    """Check every source by decoding it once.
-
-    Returns:
-        The sources that can be used, (name, reason) of the others, and the pixels `[N, 3, size,
-        size]` in uint8, or None where they would take more than `max_memory` bytes.
-
-    Raises:
-        OSError, MemoryError: see `decode_all`.
-    """
-    keep = len(sources) * 3 * size * size <= max_memory
+    checked = Checked([], [], None, [])
     pixels = torch.empty(len(sources) if keep else 0, 3, size, size, dtype=torch.uint8)
-    good: list[Source] = []
-    bad: list[tuple[str, str]] = []
-    for source, result in zip(sources, decode_all(sources, size, crop), strict=True):
-        if isinstance(result, str):
-            bad.append((source.name, result))
-            continue
-        if keep:
-            pixels[len(good)] = result
-        good.append(source)
-    return good, bad, pixels[: len(good)] if keep else None
+    with closing(in_threads(attempt, sources, _most(size, AHEAD))) as results:
+        bar = tqdm(results, total=len(sources), desc="reading images", leave=False, disable=None)
+        for source, result in zip(sources, bar, strict=True):
+            if isinstance(result, _Unreadable):
+                checked.bad.append((source.name, result.reason))
+                continue
+            if isinstance(result, Tensor):
+                pixels[len(checked.good)] = result
+            else:
+                checked.digests.append(result)
+            checked.good.append(source)
+    return checked._replace(pixels=pixels[: len(checked.good)]) if keep else checked
+
+
+def _digest(source: Source, size: int, crop: CropRule) -> str:
+    with _budget.hold(source.size()):
+        return digest([source.content(), source.box, size, crop])
+
+
+def _most(size: int, memory: int) -> int:
+    return max(threads(), min(memory // (3 * size * size), 256))
 
 
 def _cut(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:

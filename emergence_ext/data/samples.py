@@ -2,14 +2,15 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from emergence_ext.data.decode import CropRule, Source, decode, read_pixels
+from emergence_ext.data.decode import AHEAD, CropRule, Source, check, decode, decode_ahead
 from emergence_ext.data.pixels import unit
 from emergence_ext.data.skipped import in_words
 from emergence_ext.store import digest
@@ -73,11 +74,20 @@ class Samples(Dataset[tuple[Tensor, int]]):
 
     def digest(self) -> str:
         """Digest of categories, names, labels and every image: all that a result can depend on."""
-        images = map(self._image_digest, range(len(self)))
-        return digest([self.categories, self.names, self.labels, list(images)])
+        images = list(self._digests(range(len(self))))
+        return digest([self.categories, self.names, self.labels, images])
 
-    def _image_digest(self, index: int) -> str:
-        return digest(self._image(index))
+    def read(self, indices: Iterable[int]) -> Generator[Tensor, None, None]:
+        """Yield the images at `indices`, in order, as `[index][0]` gives each.
+
+        Those that have to be read from files are read ahead, so that whoever takes them does not
+        wait; close the generator where it is left before its end.
+        """
+        for index in indices:
+            yield self[index][0]
+
+    def _digests(self, indices: Iterable[int]) -> Iterator[str]:
+        return map(digest, self.read(indices))
 
     def _image(self, index: int) -> Tensor:
         raise NotImplementedError
@@ -113,8 +123,8 @@ class ArraySamples(Samples):
     def _image(self, index: int) -> Tensor:
         return _to_unit(self.images[index])
 
-    def _image_digest(self, index: int) -> str:
-        return digest(self.images[index])
+    def _digests(self, indices: Iterable[int]) -> Iterator[str]:
+        return (digest(self.images[index]) for index in indices)
 
 
 class ImageFiles(Samples):
@@ -155,8 +165,9 @@ class ImageFiles(Samples):
         if per_class is not None:
             chosen = choose([source.label for source in sources], per_class, random_state)
             sources = [sources[place] for place in chosen]
-        good, unread, self._pixels = read_pixels(sources, size, crop, max_memory)
-        bad = [*unread, *skipped]
+        checked = check(sources, size, crop, max_memory)
+        good = checked.good
+        bad = [*checked.bad, *skipped]
         for name, reason in bad:
             logger.debug("left out %s: %s", name, reason)
         if bad:
@@ -168,18 +179,28 @@ class ImageFiles(Samples):
         self.size = size
         self.crop: CropRule = crop
         self._sources = good
+        self._pixels = checked.pixels
+        self._file_digests = checked.digests
+        self._ahead = min(AHEAD, max_memory)
+
+    def read(self, indices: Iterable[int]) -> Generator[Tensor, None, None]:
+        """Yield the images at `indices`, in order; what is not kept is decoded ahead in threads."""
+        if self._pixels is not None:
+            yield from super().read(indices)
+            return
+        sources = (self._sources[index] for index in indices)
+        with closing(decode_ahead(sources, self.size, self.crop, self._ahead)) as images:
+            yield from map(_to_unit, images)
 
     def _image(self, index: int) -> Tensor:
         if self._pixels is not None:
             return _to_unit(self._pixels[index])
         return _to_unit(decode(self._sources[index], self.size, self.crop))
 
-    def _image_digest(self, index: int) -> str:
-        if self._pixels is not None:
-            return digest(self._pixels[index])
-        # To decode all files again would take as long as the first time.
-        source = self._sources[index]
-        return digest([source.path.read_bytes(), source.box, self.size, self.crop])
+    def _digests(self, indices: Iterable[int]) -> Iterator[str]:
+        if self._pixels is None:
+            return (self._file_digests[index] for index in indices)
+        return (digest(self._pixels[index]) for index in indices)
 
 
 class _Subset(Samples):
@@ -196,8 +217,11 @@ class _Subset(Samples):
     def _image(self, index: int) -> Tensor:
         return self._parent[self._indices[index]][0]
 
-    def _image_digest(self, index: int) -> str:
-        return self._parent._image_digest(self._indices[index])
+    def read(self, indices: Iterable[int]) -> Generator[Tensor, None, None]:
+        return self._parent.read(self._indices[index] for index in indices)
+
+    def _digests(self, indices: Iterable[int]) -> Iterator[str]:
+        return self._parent._digests(self._indices[index] for index in indices)
 
 
 def subset(dataset: Samples, *, per_class: int, random_state: int = 0) -> Samples:
