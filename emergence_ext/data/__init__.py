@@ -20,6 +20,7 @@ from emergence_ext.data.samples import (
     subset,
 )
 from emergence_ext.data.skipped import kinds
+from emergence_ext.data.tars import TarFiles, tar_paths
 
 __all__ = [
     "MAX_MEMORY",
@@ -29,6 +30,7 @@ __all__ = [
     "ImageFolder",
     "MapStyle",
     "Samples",
+    "TarFiles",
     "as_samples",
     "balanced_order",
     "boxes_on_grid",
@@ -45,4 +47,5 @@ __all__ = [
     "read_csv",
     "splits",
     "subset",
+    "tar_paths",
 ]

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import logging
-import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
-from emergence_ext.data.pixels import eight_bits, unit
-from emergence_ext.data.samples import Samples
+from emergence_ext.data.ahead import in_processes
+from emergence_ext.data.items import LABEL, as_label, as_pixels, image_and_label
+from emergence_ext.data.iterables import Kept, read_all
+from emergence_ext.data.pixels import unit
+from emergence_ext.data.samples import MAX_MEMORY, Samples
 from emergence_ext.lookup import UserCodeError, user_code
 
 __all__ = ["MapStyle", "as_samples"]
 
 logger = logging.getLogger(__name__)
-
-_KEYS: Final = (("image", "img"), ("label", "labels"))
-"""How items that are mappings, as those of Hugging Face's `datasets`, call image and label."""
 
 
 class MapStyle(Protocol):
@@ -41,53 +39,95 @@ class _Wrapped(Samples):
         categories: Sequence[str],
         labels: Sequence[int],
         names: Sequence[str],
+        workers: int,
     ) -> None:
         super().__init__(categories, labels, names)
         self._dataset = dataset
+        self._workers = workers
+
+    def read(self, indices: Iterable[int]) -> Generator[Tensor, None, None]:
+        """Yield the images at `indices`, in order, from the worker processes."""
+        return in_processes(self._image, indices, self._workers)
 
     def _image(self, index: int) -> Tensor:
-        return _to_image(_pair(_item(self._dataset, index))[0], self.names[index])
+        name = self.names[index]
+        image = as_pixels(image_and_label(_item(self._dataset, index))[0], name)
+        return unit(image, f"dataset: sample {name}")
 
 
 def as_samples(
-    dataset: MapStyle,
+    dataset: MapStyle | Iterable[Any],
     *,
     categories: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
+    workers: int = 0,
+    max_memory: int = MAX_MEMORY,
 ) -> Samples:
-    """Give any map-style data set of (image, label) categories and names.
+    """Give any data set of (image, label), map-style or iterable, categories and names.
 
     Labels are what the items say; all are read once for that, but where torchvision's own data sets
-    list them and nothing changes them.
+    list them and nothing changes them. Of an iterable data set, whose length need not be known, one
+    pass is made, and its images are kept.
 
     Args:
         dataset: images as PIL images, tensors `[channels, H, W]` or arrays `[H, W]` or `[H, W,
             channels]`, of uint8, uint16 (65535 is white), bool, or floating point in 0..1; of PIL
             images 16 bits are scaled and transparency is laid over white, as for files. Labels are
-            integers. Items are pairs, or mappings with `image` and `label`.
+            integers. Items are pairs, or mappings with `image` and `label`, or with `jpg` and `cls`
+            as those of WebDataset.
         categories: names, `[C]`; else the set's `categories` or `classes`, through `Subset` and
             `ConcatDataset` too, else the numbers of the labels.
-        names: name of each sample, `[N]`; else the set's `names`, else its index.
+        names: name of each sample, `[N]`; else the set's `names`, or the `__key__` of an iterable's
+            items, else its index.
+        workers: processes that read a map-style data set ahead, as `DataLoader(num_workers=...)`.
+        max_memory: bytes of an iterable data set's images to keep at most.
 
     Raises:
-        TypeError: no length, no (image, label) by index, or, when it is read, an image of another
-            kind.
-        ValueError: an empty set, labels that are no categories, or, when it is read, an image of
-            values outside of their range.
+        TypeError: neither (image, label) by index and a length nor an iterable of them, or, when
+            it is read, an image of another kind.
+        ValueError: an empty set, labels that are no categories, an iterable of more than
+            `max_memory`, workers for one, or, when it is read, an image of values outside of their
+            range.
     """
+    if workers < 0:
+        raise ValueError(f"workers: expected at least 0, got {workers}")
     if isinstance(dataset, Samples) and categories is None and names is None:
         return dataset
+    if _is_iterable(dataset):
+        if workers:
+            raise ValueError(
+                "workers: an iterable data set is read in its own order, by one process; leave "
+                "workers out, or give a map-style data set"
+            )
+        images, labels, keys = read_all(dataset, max_memory)  # type: ignore[arg-type]
+        return Kept(
+            images, labels, _categories_or_numbers(dataset, categories, labels), names or keys
+        )
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise TypeError(
-            f"dataset: expected a length and (image, label) by index, got {type(dataset).__name__}"
+            "dataset: expected a length and (image, label) by index, or an iterable of them, got "
+            f"{type(dataset).__name__}"
         )
     if len(dataset) == 0:
         raise ValueError("dataset: it is empty")
-    labels = _known_labels(dataset)
-    labels = _labels_of_items(dataset) if labels is None else labels
-    categories = categories or _categories(dataset) or [str(n) for n in range(max(labels) + 1)]
+    known = _known_labels(dataset)
+    labels = _labels_of_items(dataset, workers) if known is None else known
+    categories = _categories_or_numbers(dataset, categories, labels)
     names = names or _names(dataset) or [str(index) for index in range(len(labels))]
-    return _Wrapped(dataset, categories, labels, names)
+    return _Wrapped(dataset, categories, labels, names, workers)
+
+
+def _is_iterable(dataset: Any) -> bool:
+    """Whether a data set can be read in its own order alone."""
+    # The base of torch's own has a `__getitem__` that only raises.
+    by_index = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    return isinstance(dataset, IterableDataset) or (hasattr(dataset, "__iter__") and not by_index)
+
+
+def _categories_or_numbers(
+    dataset: Any, categories: Sequence[str] | None, labels: Sequence[int]
+) -> Sequence[str]:
+    return categories or _categories(dataset) or [str(n) for n in range(max(labels) + 1)]
 
 
 def _known_labels(dataset: Any) -> list[int] | None:
@@ -114,59 +154,33 @@ def _known_labels(dataset: Any) -> list[int] | None:
     if listed is None or len(listed) != len(dataset):
         return None
     try:
-        return [_label(label) for label in listed]
+        return [as_label(label) for label in listed]
     except TypeError:
         return None
 
 
-def _labels_of_items(dataset: MapStyle) -> list[int]:
-    index = 0
+def _labels_of_items(dataset: MapStyle, workers: int) -> list[int]:
+    labels: list[int] = []
     try:
-        labels = []
-        for index in range(len(dataset)):  # for the error
-            labels.append(_label(_pair(_item(dataset, index))[1]))
+        for label in in_processes(partial(_label_at, dataset), range(len(dataset)), workers):
+            labels.append(label)  # those that are there count in the error
         return labels
     except UserCodeError:
         raise
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise TypeError(
-            f"dataset: expected (image, integer label) by index, sample {index} is none ({error})"
+            f"dataset: expected (image, integer label) by index, sample {len(labels)} is none "
+            f"({error})"
         ) from error
+
+
+def _label_at(dataset: MapStyle, index: int) -> int:
+    return as_label(image_and_label(_item(dataset, index))[1])
 
 
 def _item(dataset: MapStyle, index: int) -> Any:
     with user_code(f"dataset: sample {index}"):
         return dataset[index]
-
-
-def _pair(item: Any) -> Any:
-    """Return (image, label) of an item that may be a mapping."""
-    if not isinstance(item, Mapping):
-        return item
-    found = [[item[key] for key in keys if key in item] for keys in _KEYS]
-    if not all(len(values) == 1 for values in found):
-        raise TypeError(
-            f"items are mappings of {', '.join(map(str, item))}; give a data set whose items are "
-            "(image, label), or name these keys 'image' and 'label'"
-        )
-    return found[0][0], found[1][0]
-
-
-def _label(label: Any) -> int:
-    if isinstance(label, Tensor | np.ndarray | np.generic):
-        size = label.numel() if isinstance(label, Tensor) else label.size
-        if size != 1:
-            raise TypeError(
-                f"the label has shape {list(label.shape)}, expected one integer; of one-hot labels "
-                "take the argmax"
-            )
-        label = label.item()
-    if isinstance(label, float) and label.is_integer():
-        label = int(label)
-    try:
-        return operator.index(label)
-    except TypeError:
-        raise TypeError(f"the label is {label!r:.60}, expected an integer") from None
 
 
 def _target_transform(dataset: Any) -> Any:
@@ -184,7 +198,7 @@ def _categories(dataset: Any) -> list[str] | None:
     # As `datasets` of Hugging Face has them.
     features = getattr(dataset, "features", None)
     if isinstance(features, Mapping):
-        for key in _KEYS[1]:
+        for key in LABEL:
             if getattr(features.get(key), "names", None):
                 return list(features[key].names)
     parts = getattr(dataset, "datasets", None) if isinstance(dataset, ConcatDataset) else None
@@ -204,7 +218,7 @@ def _moved(names: list[str], target_transform: Any) -> list[str] | None:
     if target_transform is None:
         return names
     try:
-        moved = [_label(target_transform(place)) for place in range(len(names))]
+        moved = [as_label(target_transform(place)) for place in range(len(names))]
     except Exception:  # it is the user's, and may want another kind of label
         moved = []
     if sorted(moved) != list(range(len(names))):
@@ -224,38 +238,3 @@ def _names(dataset: Any) -> list[str] | None:
         inner = _names(dataset.dataset)
         return None if inner is None else [inner[index] for index in dataset.indices]
     return None
-
-
-def _to_image(image: Any, name: str) -> Tensor:
-    """Return an image as `[channels, H, W]` in 0..1."""
-    where = f"dataset: sample {name}"
-    if isinstance(image, Image.Image):
-        try:
-            image = np.asarray(eight_bits(image))
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-    if isinstance(image, np.ndarray):
-        if image.ndim == 3 and _last(image.shape[::-1]):
-            raise ValueError(
-                f"{where} is an array of {list(image.shape)}, expected [H, W, channels]; give "
-                "x.transpose(1, 2, 0), or a tensor"
-            )
-        if image.dtype.kind not in "buif":
-            raise TypeError(f"{where} is an array of {image.dtype}, expected numbers")
-        # A copy in the machine's own order of bytes, as others have no tensor.
-        image = torch.from_numpy(np.array(image, dtype=image.dtype.newbyteorder("=")))
-        image = image.unsqueeze(0) if image.ndim == 2 else image.movedim(-1, 0)
-    elif isinstance(image, Tensor) and image.ndim == 3 and _last(image.shape):
-        raise ValueError(
-            f"{where} is a tensor of {list(image.shape)}, expected [channels, H, W]; give "
-            "x.permute(2, 0, 1)"
-        )
-    if not isinstance(image, Tensor) or image.ndim != 3 or not image.numel():
-        got = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise TypeError(f"dataset: expected an image [channels, H, W] for sample {name}, got {got}")
-    return unit(image, where)
-
-
-def _last(shape: Sequence[int]) -> bool:
-    """Whether channels can only be the last axis."""
-    return shape[0] > 4 and shape[2] in (1, 3, 4)

@@ -16,6 +16,7 @@ from emergence_ext.network import (
     forward,
     in_batches,
     moved_to,
+    read_ahead,
     recorder,
 )
 
@@ -57,12 +58,13 @@ def stream(
     with (
         recorder(module, layers, inputs=inputs, keep=_copied) as record,
         moved_to(module, device) as target,
+        read_ahead(samples) as read,
         torch.no_grad(),
     ):
         run = ForwardPass(module, preprocess, None, precision, target)
 
         def pass_on(batch: slice) -> None:
-            images = run.images(samples, batch)
+            images = read(batch)
             with torch.autocast(target.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 forward(module, run.prepared(images))
 

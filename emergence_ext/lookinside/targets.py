@@ -16,6 +16,7 @@ from emergence_ext.network import (
     in_batches,
     moved_to,
     preserved,
+    read_ahead,
 )
 
 Target = int | Sequence[int] | Tensor
@@ -96,10 +97,15 @@ def dataset_logits(
     """
     samples = as_samples(dataset)
     parts = []
-    with preserved(module), moved_to(module, device) as place, torch.no_grad():
+    with (
+        preserved(module),
+        moved_to(module, device) as place,
+        read_ahead(samples) as images,
+        torch.no_grad(),
+    ):
         run = ForwardPass(module, preprocess, outputs, precision, place)
         for batch, z in in_batches(
-            lambda batch: run.logits(run.images(samples, batch)),
+            lambda batch: run.logits(images(batch)),
             len(samples),
             batch_size,
             description="logits",

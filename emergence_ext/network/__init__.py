@@ -5,7 +5,7 @@ figures.
 """
 
 from emergence_ext.network.above import Above, above, grad_cam, region_cells
-from emergence_ext.network.batches import in_batches
+from emergence_ext.network.batches import in_batches, read_ahead
 from emergence_ext.network.calling import (
     classify,
     first_logits,
@@ -100,6 +100,7 @@ __all__ = [
     "preprocess",
     "preserved",
     "randomise",
+    "read_ahead",
     "read_layouts",
     "read_origin",
     "receptive_field",

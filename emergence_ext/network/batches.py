@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from emergence_ext.data import Samples
 from emergence_ext.lookup import is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -56,3 +61,49 @@ def in_batches(
             yield batch, result
             start = batch.stop
             bar.update(batch.stop - batch.start)
+
+
+def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
+    """Stack images `[channels, H, W]` to `[B, channels, H, W]`.
+
+    Raises:
+        ValueError: images of different sizes.
+    """
+    for name, image in zip(names, images, strict=True):
+        if image.shape != images[0].shape:
+            raise ValueError(
+                f"dataset: image {name!r} has shape {list(image.shape)}, expected "
+                f"{list(images[0].shape)} like those before. Resize the images to one size."
+            )
+    return torch.stack(list(images))
+
+
+@contextmanager
+def read_ahead(samples: Samples) -> Iterator[Callable[[slice], Tensor]]:
+    """Stack batches as `in_batches` asks for them while the images of the next are read.
+
+    Yields:
+        Batch -> `[B, channels, H, W]`; batches in order, or the last one again or a part of it.
+    """
+    held: list[Tensor] = []
+    first = 0
+    images = samples.read(range(len(samples)))
+
+    def stack(batch: slice) -> Tensor:
+        nonlocal first, images
+        del held[: batch.start - first]
+        first = batch.start
+        count = batch.stop - batch.start
+        try:
+            for image in islice(images, max(0, count - len(held))):
+                held.append(image)  # one by one: those before an error stay
+        except Exception:
+            # A generator ends with what it raises, and for want of memory a batch is tried again.
+            images = samples.read(range(first + len(held), len(samples)))
+            raise
+        return stacked(held[:count], samples.names[batch])
+
+    try:
+        yield stack
+    finally:
+        images.close()

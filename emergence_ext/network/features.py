@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.data import MapStyle, Samples, as_samples
-from emergence_ext.network.batches import in_batches
+from emergence_ext.network.batches import in_batches, read_ahead, stacked
 from emergence_ext.network.calling import classify, fitted, preserved
 from emergence_ext.network.hooks import (
     find_head,
@@ -195,13 +195,7 @@ class ForwardPass:
             ValueError: images of different sizes.
         """
         images = [samples[index][0] for index in range(*batch.indices(len(samples)))]
-        for name, image in zip(samples.names[batch], images, strict=True):
-            if image.shape != images[0].shape:
-                raise ValueError(
-                    f"dataset: image {name!r} has shape {list(image.shape)}, expected "
-                    f"{list(images[0].shape)} like those before. Resize the images to one size."
-                )
-        return torch.stack(images)
+        return stacked(images, samples.names[batch])
 
     def prepared(self, images: Tensor) -> Tensor:
         """Bring images to the device and into the form that the network expects."""
@@ -314,10 +308,13 @@ def _stream(
     """Fill the result arrays batch by batch."""
     arrays: dict[str, Tensor] = {}
     keep = partial(regions, grid=grid)
-    with recorder(run.module, named.values(), inputs=[head], keep=keep, layouts=layouts) as record:
+    with (
+        recorder(run.module, named.values(), inputs=[head], keep=keep, layouts=layouts) as record,
+        read_ahead(samples) as images,
+    ):
         torch.manual_seed(random_state)
         for batch, z in in_batches(
-            lambda batch: run.logits(run.images(samples, batch)),
+            lambda batch: run.logits(images(batch)),
             len(samples),
             batch_size,
             description="features",

@@ -88,7 +88,7 @@ class SubjectSpec:
     """How to load a `Subject`, in values that JSON can hold.
 
     Attributes:
-        data: folder of images, or "digits".
+        data: folder of images, tar files as `data.tar_paths` takes them, or "digits".
         model: name, as `network.load_model` takes it.
         weights: file of weights; None for those that the network comes with.
         checkpoints: pattern of files instead of weights; the last is the finished network.
@@ -216,6 +216,13 @@ class SubjectSpec:
             if self.split is not None:
                 raise ValueError("split: the digits have none to choose; leave --split out")
             return data.digits(train=False)
+        tars = data.tar_paths(self.data)
+        if tars:
+            if self.split is not None:
+                raise ValueError("split: tar files have none to choose; leave --split out")
+            return data.TarFiles(
+                tars, size=size, per_class=self.per_class, random_state=self.random_state
+            )
         root = Path(self.data)
         split = self.split
         if split is None:

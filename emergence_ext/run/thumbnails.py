@@ -45,7 +45,7 @@ class Thumbnails(Saved):
             subject: network and images.
             grid: `(H, W)` of the regions.
         """
-        shrunk = [_shrunk(subject.dataset[n][0]) for n in range(len(subject.dataset))]
+        shrunk = [*map(_shrunk, subject.dataset.read(range(len(subject.dataset))))]
         return cls(torch.stack(shrunk), _fields(subject, grid, shrunk[0]))
 
 

@@ -1,7 +1,9 @@
 """What of a network is trained when the rest is frozen, and what goes into it."""
 
 import re
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -28,8 +30,10 @@ class Inputs(Protocol):
 
     labels: Tensor
 
-    def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the inputs at `indices` `[B]`; with a generator, augmented where they can be."""
+    def batches(
+        self, batches: Sequence[Tensor], generator: torch.Generator | None = None
+    ) -> Generator[Tensor, None, None]:
+        """Yield inputs at each batch's indices; with a generator, augmented where possible."""
 
 
 class ImageInputs:
@@ -41,12 +45,16 @@ class ImageInputs:
         self.device = device
         self.labels = torch.tensor(samples.labels, device=device)
 
-    def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return preprocessed images `[B, channels, H, W]`."""
-        images = torch.stack([self.samples[index][0] for index in indices.tolist()])
-        if generator is not None:
-            images = augment(images, generator)
-        return self.preprocess(images.to(self.device))
+    def batches(
+        self, batches: Sequence[Tensor], generator: torch.Generator | None = None
+    ) -> Generator[Tensor, None, None]:
+        """Yield preprocessed images `[B, channels, H, W]`; the next ones are read meanwhile."""
+        with closing(self.samples.read(torch.cat(list(batches)).tolist())) as images:
+            for indices in batches:
+                stack = torch.stack(list(islice(images, len(indices))))
+                if generator is not None:
+                    stack = augment(stack, generator)
+                yield self.preprocess(stack.to(self.device))
 
 
 class CachedInputs:
@@ -56,9 +64,12 @@ class CachedInputs:
         self.values = values
         self.labels = labels
 
-    def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the stored inputs `[B, ...]`; they cannot be augmented any more."""
-        return self.values[indices]
+    def batches(
+        self, batches: Sequence[Tensor], generator: torch.Generator | None = None
+    ) -> Generator[Tensor, None, None]:
+        """Yield stored inputs `[B, ...]`; they cannot be augmented any more."""
+        for indices in batches:
+            yield self.values[indices]
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -160,9 +171,12 @@ def remember_inputs(
 
     batches = torch.arange(len(inputs.labels)).split(batch_size)
     with observed({part: module.get_submodule(part)}, before=stop), torch.no_grad(), autocast:
-        for indices in tqdm(batches, desc="frozen layers", leave=False, disable=None):
+        for given in tqdm(
+            inputs.batches(batches), total=len(batches), desc="frozen layers", leave=False,
+            disable=None,
+        ):  # fmt: skip
             with suppress(_ReachedError):
-                forward(module, inputs.batch(indices))
+                forward(module, given)
             if kept[0][0].nbytes * len(inputs.labels) > MAX_MEMORY:
                 return inputs
     return CachedInputs(torch.cat(kept), inputs.labels)

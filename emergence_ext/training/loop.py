@@ -217,7 +217,7 @@ class _Run:
         self.module.eval()
         inputs = ImageInputs(train_set, preprocess, self.device)
         val_inputs = ImageInputs(val_set, preprocess, self.device)
-        example = inputs.batch(torch.tensor([0]))
+        example = next(inputs.batches([torch.tensor([0])]))
         self._require_outputs(example, train_set, val_set)
         self.origin = self._origin(train_set, preprocess)
         self.depends_on = depends_on(
@@ -279,12 +279,14 @@ class _Run:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             batches = torch.randperm(count, generator=generator).tensor_split(steps)
-            for step, indices in enumerate(batches, start=(epoch - 1) * steps):
+            given_in_order = inputs.batches(batches, generator if self.recipe.augment else None)
+            for step, (indices, given) in enumerate(
+                zip(batches, given_in_order, strict=True), start=(epoch - 1) * steps
+            ):
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.recipe.lr * _schedule(
                         step / (self.recipe.epochs * steps), self.recipe.warmup
                     )
-                given = inputs.batch(indices, generator if self.recipe.augment else None)
                 labels = inputs.labels[indices]
                 loss, logits = self.loss.step(trained, given, labels, self.autocast)
                 if not torch.isfinite(loss):
@@ -390,8 +392,7 @@ def _accuracy(
 ) -> float:
     right = 0
     with torch.no_grad(), autocast:
-        for indices in torch.arange(len(inputs.labels)).split(batch_size):
-            right += int(
-                (classify(module, inputs.batch(indices)).argmax(1) == inputs.labels[indices]).sum()
-            )
+        batches = torch.arange(len(inputs.labels)).split(batch_size)
+        for indices, given in zip(batches, inputs.batches(batches), strict=True):
+            right += int((classify(module, given).argmax(1) == inputs.labels[indices]).sum())
     return right / len(inputs.labels)

@@ -274,7 +274,7 @@ def test_any_map_style_set_will_do(image: object) -> None:
 
 def test_what_is_no_data_set_is_refused() -> None:
     with pytest.raises(TypeError, match="dataset"):
-        as_samples(iter([]))  # type: ignore[arg-type]
+        as_samples(5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="empty"):
         as_samples(_Pairs(0, []))
     with pytest.raises(ValueError, match=r"labels: expected 0\.\.1"):

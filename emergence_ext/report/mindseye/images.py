@@ -76,7 +76,7 @@ def folder_images(
     loaded = load_model(
         model, weights=weights, image_size=size, output=output, random_state=random_state
     )
-    pixels = torch.stack([samples[i][0] for i in range(len(samples))])
+    pixels = torch.stack([*samples.read(range(len(samples)))])
     return ImageSet(
         loaded.module.to(device),
         {name: loaded.layers.get(name, name) for name in layers},
