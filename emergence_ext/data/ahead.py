@@ -92,7 +92,17 @@ def in_processes(
     )
     lots = iter(loader)
     try:
-        for lot in lots:
+        while True:
+            try:
+                lot = next(lots, None)
+            except RuntimeError as error:  # of torch's own: those of `work` come as results
+                said = " ".join(str(error).split())
+                raise RuntimeError(
+                    "a process that read the data set was ended from outside, perhaps for want of "
+                    f"memory; take fewer `workers` ({said:.200})"
+                ) from error
+            if lot is None:
+                return
             for result in lot:
                 if isinstance(result, _Failed):
                     raise result.error

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from torch import Tensor
@@ -108,13 +108,14 @@ def as_samples(
             "dataset: expected a length and (image, label) by index, or an iterable of them, got "
             f"{type(dataset).__name__}"
         )
-    if len(dataset) == 0:
+    by_index = cast(MapStyle, dataset)
+    if len(by_index) == 0:
         raise ValueError("dataset: it is empty")
     known = _known_labels(dataset)
-    labels = _labels_of_items(dataset, workers) if known is None else known
+    labels = _labels_of_items(by_index, workers) if known is None else known
     categories = _categories_or_numbers(dataset, categories, labels)
     names = names or _names(dataset) or [str(index) for index in range(len(labels))]
-    return _Wrapped(dataset, categories, labels, names, workers)
+    return _Wrapped(by_index, categories, labels, names, workers)
 
 
 def _is_iterable(dataset: Any) -> bool:

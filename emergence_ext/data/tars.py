@@ -198,7 +198,8 @@ def _listed(path: Path, start: str) -> tuple[list[Source], list[tuple[str, str]]
                 if sample.image is None:
                     sample.image = member
                 else:
-                    bad.append((f"{start}/{printable(member.name)}", "a second image of its key"))
+                    name = f"{start}/{printable(member.name)}"
+                    bad.append((name, "a second image of its key"))
     sources = []
     for sample in samples.values():
         if sample.image is not None:
@@ -274,9 +275,10 @@ def _members(file: BinaryIO, path: Path) -> Iterator[tarfile.TarInfo]:
     """
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
-    place, count, last = 0, 0, ""
+    place, count, last, opened = 0, 0, "", False
     try:
         with tarfile.open(fileobj=_Heads(file), mode="r:") as tar:
+            opened = True
             while (member := tar.next()) is not None:
                 if member.size < 0 or tar.offset <= place:
                     raise tarfile.ReadError("a head that leads backwards")
@@ -291,14 +293,14 @@ def _members(file: BinaryIO, path: Path) -> Iterator[tarfile.TarInfo]:
     except Exception as error:  # of damaged heads, tarfile raises nearly anything
         if is_trouble(error):
             raise
-        if not count:
+        if not opened:
             raise ValueError(
                 f"data: {path} is no tar file, or a compressed one, which has to be unpacked to "
                 f".tar first ({error})"
             ) from error
         raise ValueError(
-            f"data: {path} is damaged or cut off at byte {min(place, end)}, after {count} files, the last of "
-            f"them {printable(last[:100])} ({error}); get it again"
+            f"data: {path} is damaged or cut off at byte {min(place, end)}, after {count} files"
+            f"{', the last ' if last else ''}{printable(last[:100])} ({error}); get it again"
         ) from error
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +112,7 @@ class FeatureSet(Saved):
 
 def extract(
     module: nn.Module,
-    dataset: MapStyle,
+    dataset: MapStyle | Iterable[Any],
     layers: Mapping[str, str] | Sequence[str],
     *,
     preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -133,7 +133,8 @@ def extract(
 
     Args:
         module: the network, images `[B, 3, H, W]` to logits `[B, C]`.
-        dataset: map-style, (image `[3, H, W]` in 0..1, label); see `data.as_samples`.
+        dataset: map-style or iterable, (image `[3, H, W]` in 0..1, label); see `data.as_samples`,
+            which also has worker processes read it.
         layers: dotted names, or the name to use -> dotted name; first to last layer.
         preprocess: applied to every batch of images before the network.
         last_linear: module whose input is the sample feature; by default the fully connected layer
@@ -365,7 +366,7 @@ def check_finite(part: Tensor, what: str, names: Sequence[str]) -> None:
         )
 
 
-def _has_categories(dataset: MapStyle) -> bool:
+def _has_categories(dataset: MapStyle | Iterable[Any]) -> bool:
     return any(getattr(dataset, name, None) is not None for name in ("categories", "classes"))
 
 

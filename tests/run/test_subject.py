@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from emergence_ext.network import Origin
 from emergence_ext.network.origin import sealed
@@ -54,3 +57,24 @@ def test_categories_that_were_not_trained_want_a_map(image_folder: Path, tmp_pat
 def test_weights_of_no_training_are_analysed_at_224(image_folder: Path, tmp_path: Path) -> None:
     subject = _spec(image_folder, tmp_path / "w.safetensors", Origin()).load()
     assert subject.spec is not None and subject.spec.size == 224
+
+
+def test_images_may_lie_in_tar_files(image_folder: Path, tmp_path: Path) -> None:
+    folders = sorted(image_folder.iterdir())
+    for label, folder in enumerate(folders):
+        with tarfile.open(tmp_path / f"{label}.tar", "w") as tar:
+            for path in sorted(folder.iterdir()):
+                tar.add(path, path.name)
+                info = tarfile.TarInfo(f"{path.stem}.cls")
+                info.size = 1
+                tar.addfile(info, io.BytesIO(b"%d" % label))
+    spec = _spec(image_folder, tmp_path / "w.safetensors", Origin())
+    expected = replace(spec, size=16).load()
+    tars = replace(spec, size=16, data=str(tmp_path / "{0..2}.tar"))
+    subject = tars.load()
+    assert subject.dataset.categories == ["0", "1", "2"]
+    assert torch.equal(subject.extract().z, expected.extract().z)
+    again = SubjectSpec.from_settings(tars.settings()).load()
+    assert again.dataset.digest() == subject.dataset.digest()
+    with pytest.raises(ValueError, match="split: tar files have none"):
+        replace(tars, split="val").load()
