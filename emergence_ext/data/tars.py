@@ -26,7 +26,7 @@ from tqdm import tqdm
 from emergence_ext.data.decode import EXTENSIONS, CropRule, Source
 from emergence_ext.data.reading import is_trouble, patiently, require_file
 from emergence_ext.data.samples import MAX_MEMORY, ImageFiles
-from emergence_ext.data.scan import HIDDEN, UNREAD
+from emergence_ext.data.scan import HIDDEN, UNREAD, listed, subfolders
 from emergence_ext.data.skipped import in_words
 
 __all__ = ["TarFiles", "tar_paths"]
@@ -122,10 +122,9 @@ def tar_paths(data: Path | str) -> list[Path]:
     """
     text = str(data)
     if Path(text).is_dir():
-        beside = sorted(Path(text).iterdir())
-        tars = [path for path in beside if path.suffix == ".tar" and path.name[0] != "."]
-        folders = [path for path in beside if path.is_dir() and path.name[0] != "."]
-        return [] if folders else tars
+        names = [entry.name for entry in listed(Path(text))]
+        tars = [name for name in names if name.endswith(".tar") and name[0] != "."]
+        return [] if subfolders(Path(text)) else [Path(text, name) for name in tars]
     if not text.endswith((".tar", ".tgz")) and ".tar." not in text:
         return []
     if Path(text).is_file():
