@@ -287,8 +287,10 @@ def _members(file: BinaryIO, path: Path) -> Iterator[tarfile.TarInfo]:
                 yield member
             file.seek(tar.offset)
             mark = file.read(tarfile.BLOCKSIZE)
-        if len(mark) < tarfile.BLOCKSIZE or any(mark):
-            raise tarfile.ReadError("damaged" if any(mark) else "the end is missing")
+        if len(mark) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("the rest is missing")
+        if any(mark):
+            raise tarfile.ReadError("what follows is no file")
     except Exception as error:  # of damaged heads, tarfile raises nearly anything
         if is_trouble(error):
             raise
