@@ -106,6 +106,13 @@ __device__ __forceinline__ float from_float16(uint16_t bits) {
   return x;
 }
 
+// x, of which the compiler is to know nothing: what is computed from it inside of a loop is not
+// computed before the loop and kept in registers.
+__device__ __forceinline__ int unforeseen(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // Lets a kernel ask for all the shared memory that a block may have. Never for what one launch
 // needs: the limit belongs to the kernel, and launches of other host threads would share it.
 template <typename... Params>

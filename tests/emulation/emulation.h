@@ -243,6 +243,8 @@ inline float max_nan(float x, float y) {
 
 inline double max_nan(double x, double y) { return x > y || x != x ? x : y; }
 
+inline int unforeseen(int x) { return x; }
+
 char* shared_memory();  // aligned to 16 bytes and no more
 
 // The bytes move when they are waited for; until then they are NaN.
