@@ -216,12 +216,66 @@ __global__ void __launch_bounds__(kSharing<scalar>, 1)
   }
 }
 
-// A block of threads for a conditioning image, every warp with sums of its own for a contiguous
-// share of the rows. Lanes that meet at one candidate add one after another, the lowest first.
+// x[(t + by) % kCount] becomes x[t].
+template <int kCount, typename T>
+__device__ __forceinline__ void rotate(T (&x)[kCount], int by) {
+#pragma unroll
+  for (int bit = 1; bit < kCount; bit *= 2) {
+    T old[kCount];
+#pragma unroll
+    for (int t = 0; t < kCount; ++t) old[t] = x[t];
+#pragma unroll
+    for (int t = 0; t < kCount; ++t)
+      if (by & bit) x[t] = old[(t + bit) % kCount];
+  }
+}
+
+// sums[s] += x, for lanes whose s is not negative. Lanes that meet at one candidate take turns, the
+// lowest first; where all that still wait meet at one, they add up among themselves. `owners` is
+// kWarp before and after.
 template <typename scalar, int D>
-__global__ void __launch_bounds__(kThreads)
+__device__ __forceinline__ void add_in_turns(scalar* sums, int* owners, int s,
+                                             const scalar (&x)[D]) {
+  const int lane = threadIdx.x % kWarp;
+  bool waits = s >= 0;
+  while (const unsigned waiting = __ballot_sync(kFullWarp, waits)) {
+    const int one = __shfl_sync(kFullWarp, s, __ffs(static_cast<int>(waiting)) - 1);
+    if (__all_sync(kFullWarp, !waits || s == one)) {
+#pragma unroll
+      for (int k = 0; k < D; ++k) {
+        scalar sum = waits ? x[k] : 0;
+#pragma unroll
+        for (int apart = kWarp / 2; apart > 0; apart /= 2)
+          sum += __shfl_xor_sync(kFullWarp, sum, apart);
+        if (lane == 0) sums[one * D + k] += sum;
+      }
+      waits = false;
+    } else {
+      if (waits) atomicMin(&owners[s], lane);
+      __syncwarp();
+      const bool turn = waits && owners[s] == lane;
+      if (turn) {
+#pragma unroll
+        for (int k = 0; k < D; ++k) sums[s * D + k] += x[k];
+      }
+      __syncwarp();
+      if (turn) owners[s] = kWarp;
+      waits = waits && !turn;
+    }
+    __syncwarp();
+  }
+}
+
+// A block of threads for a conditioning image, every warp with sums of its own for a contiguous
+// share of the rows. Neighbouring rows often match the same candidate, so that lanes with rows next
+// to one another would wait for one another: a warp reads kTogether times kWarp rows, and a lane
+// adds those that it read in an order of its own, so that rows of neighbouring lanes are kWarp
+// apart.
+template <typename scalar, int D>
+__global__ void __launch_bounds__(kThreads, 2)
     conditioning_narrow_kernel(const Problem<scalar> p, const scalar* __restrict__ G,
                                const Matches matches, const int at_once, scalar* __restrict__ dd) {
+  constexpr int kTogether = 4;
   scalar* const all_sums = reinterpret_cast<scalar*>(shared_memory());  // [kWarps, at_once, D]
   int* const all_owners = reinterpret_cast<int*>(all_sums + kWarps * at_once * D);
   const int64_t i = blockIdx.x, rows = p.N * p.R;
@@ -235,33 +289,34 @@ __global__ void __launch_bounds__(kThreads)
     for (int e = lane; e < here * D; e += kWarp) sums[e] = 0;
     for (int e = lane; e < here; e += kWarp) owners[e] = kWarp;
     __syncwarp();
-    for (int64_t first = begin; first < end; first += kWarp) {
-      const int64_t row = first + lane;
-      bool waits = row < end;
-      int s = 0;
-      scalar x[D] = {};
-      if (waits) {
-        s = read_match(matches, i * rows + row) - s0;
-        waits = s >= 0 && s < here;
-      }
-      if (waits) {
-        scalar weight = G[i * p.N + row / p.R];
-        if (p.a) weight *= p.a[row];
+    // The image of a lane's row, and which row of it that is, without a division for each.
+    int64_t row = begin + lane, j = row / p.R, r = row % p.R;
+    const int64_t images = kWarp / p.R, rest = kWarp % p.R;
+    for (int64_t first = begin; first < end; first += kWarp * kTogether) {
+      int s[kTogether];
+      scalar x[D][kTogether] = {};
 #pragma unroll
-        for (int k = 0; k < D; ++k) x[k] = weight * p.q[row * D + k];
-      }
-      while (__any_sync(kFullWarp, waits)) {
-        if (waits) atomicMin(&owners[s], lane);
-        __syncwarp();
-        const bool turn = waits && owners[s] == lane;
-        if (turn) {
+      for (int t = 0; t < kTogether; ++t) {
+        s[t] = row < end ? read_match(matches, i * rows + row) - s0 : -1;
+        if (s[t] >= here) s[t] = -1;
+        if (s[t] >= 0) {
+          scalar weight = G[i * p.N + j];
+          if (p.a) weight *= p.a[row];
 #pragma unroll
-          for (int k = 0; k < D; ++k) sums[s * D + k] += x[k];
+          for (int k = 0; k < D; ++k) x[k][t] = weight * p.q[row * D + k];
         }
-        __syncwarp();
-        if (turn) owners[s] = kWarp;
-        waits = waits && !turn;
-        __syncwarp();
+        row += kWarp, j += images, r += rest;
+        if (r >= p.R) r -= p.R, ++j;
+      }
+      rotate(s, lane);
+#pragma unroll
+      for (int k = 0; k < D; ++k) rotate(x[k], lane);
+#pragma unroll
+      for (int t = 0; t < kTogether; ++t) {
+        scalar of_row[D];
+#pragma unroll
+        for (int k = 0; k < D; ++k) of_row[k] = x[k][t];
+        add_in_turns<scalar, D>(sums, owners, s[t], of_row);
       }
     }
     __syncthreads();

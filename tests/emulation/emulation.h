@@ -94,6 +94,8 @@ extern dim3 blockDim, gridDim;
 inline float __uint_as_float(unsigned x) { return emulation::same_bits<float>(x); }
 inline unsigned __float_as_uint(float x) { return emulation::same_bits<unsigned>(x); }
 
+inline int __ffs(int x) { return __builtin_ffs(x); }
+
 template <typename T>
 T __ldg(const T* at) {
   return *at;

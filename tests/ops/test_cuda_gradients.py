@@ -1,4 +1,4 @@
-"""Gradients of wide rows on an emulated GPU, from matches that a test chooses."""
+"""Gradients on an emulated GPU, from matches that a test chooses."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ CASES = [
     Case(N=2, R=33, B=9, S=20, D=65),
     Case(N=17, R=70, B=2, S=12, D=72),
     Case(N=2, R=40, B=3, S=430, D=130),
+    # Narrow rows, more of them than a warp takes together and more candidates than fit at once.
+    Case(N=5, R=300, B=2, S=7, D=3),
+    Case(N=70, R=20, B=2, S=900, D=4),
 ]
 HALVES = [torch.bfloat16, torch.float16]
 
