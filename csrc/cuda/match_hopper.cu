@@ -238,6 +238,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     fence_barriers();
   }
   cluster_sync();
+  __syncwarp();  // one thread has made barriers; lanes change their number of registers together
   if (group == kConsumers) {
     keep_registers<kCopying>();
     if (threadIdx.x == kConsumers * kWarpgroup) copy(q_map, d_map, work, ring, row0, i0, i1);

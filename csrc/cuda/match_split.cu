@@ -388,8 +388,7 @@ int run(const Problem<float>& p, const uint4* q_split, const uint4* d_split, flo
   work.others = images_in_turn(work.sets, p.B, int64_t{on.multiprocessors} * kWaves, kMostOthers);
   work.tiles = static_cast<int>(ceil_div(p.S, 8));
   const int64_t shared = shared_bytes<D>(work.tiles, work.images * p.R);
-  static_assert(shared_bytes<D>(kMostCandidates / 8, kMostRows) <= 99 << 10,
-                "every GPU has this much");
+  static_assert(shared_bytes<D>(kMostCandidates / 8, kMostRows) <= kLeastShared);
   const dim3 grid(static_cast<unsigned>(work.sets * ceil_div(p.B, work.others)));
   return launch(match_kernel<D>, grid, kThreads, static_cast<size_t>(shared),
                 static_cast<cudaStream_t>(on.stream), p, q_split, d_split, work, T, matches);

@@ -52,6 +52,9 @@ struct Matches {
   int size;
 };
 
+// Bytes of shared memory that one block may ask for on every GPU: 99 KiB, of which one is reserved.
+constexpr int64_t kLeastShared = 98 << 10;
+
 struct Device {
   int multiprocessors;
   int64_t shared;  // bytes that one block may ask for
