@@ -146,16 +146,18 @@ __global__ void __launch_bounds__(kSharing<scalar>, 1)
     if (there && second) sum[1] = total[1];
     if (p.a && lane < count) weight = p.a[row + lane];
   } else {
-    const scalar* at = out + row * p.D + k;
+    const scalar* const at = out + row * p.D + k;
+    const int across = unforeseen(static_cast<int>(p.D));
 #pragma unroll
-    for (int r = 0; r < kRows; ++r, at += p.D) {
+    for (int r = 0; r < kRows; ++r) {
       if (r >= count) break;
-      if (first) u[r][0] = at[0];
-      if (second) u[r][1] = at[1];
+      if (first) u[r][0] = at[int64_t{r} * across];
+      if (second) u[r][1] = at[int64_t{r} * across + 1];
     }
   }
-  const bool aligned = reinterpret_cast<uintptr_t>(of.d) % 16 == 0 &&
-                       of.width * static_cast<int64_t>(sizeof(stored)) % 16 == 0;
+  const bool aligned =
+      sizeof(stored) == 2 || (reinterpret_cast<uintptr_t>(of.d) % 16 == 0 &&
+                              of.width * static_cast<int64_t>(sizeof(stored)) % 16 == 0);
   const auto copy = [&](int64_t i, int s0, int buffer) {
     if (i < p.B)
       copy_slice<scalar>(slices + buffer * at_once * kSlice, of.d + (i * S + s0) * of.width,
@@ -206,12 +208,13 @@ __global__ void __launch_bounds__(kSharing<scalar>, 1)
     if (there && first) total[0] = sum[0];
     if (there && second) total[1] = sum[1];
   } else {
-    scalar* at = out + row * p.D + k;
+    scalar* const at = out + row * p.D + k;
+    const int across = unforeseen(static_cast<int>(p.D));
 #pragma unroll
-    for (int r = 0; r < kRows; ++r, at += p.D) {
+    for (int r = 0; r < kRows; ++r) {
       if (r >= count) break;
-      if (first) at[0] = u[r][0];
-      if (second) at[1] = u[r][1];
+      if (first) at[int64_t{r} * across] = u[r][0];
+      if (second) at[int64_t{r} * across + 1] = u[r][1];
     }
   }
 }
@@ -272,7 +275,7 @@ __device__ __forceinline__ void add_in_turns(scalar* sums, int* owners, int s,
 // adds those that it read in an order of its own, so that rows of neighbouring lanes are kWarp
 // apart.
 template <typename scalar, int D>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 8 / sizeof(scalar))
     conditioning_narrow_kernel(const Problem<scalar> p, const scalar* __restrict__ G,
                                const Matches matches, const int at_once, scalar* __restrict__ dd) {
   constexpr int kTogether = 4;
