@@ -293,8 +293,9 @@ __global__ void __launch_bounds__(kThreads, 8 / sizeof(scalar))
     for (int e = lane; e < here; e += kWarp) owners[e] = kWarp;
     __syncwarp();
     // The image of a lane's row, and which row of it that is, without a division for each.
-    int64_t row = begin + lane, j = row / p.R, r = row % p.R;
-    const int64_t images = kWarp / p.R, rest = kWarp % p.R;
+    const int64_t R = larger(1, p.R);  // there may be none
+    int64_t row = begin + lane, j = row / R, r = row % R;
+    const int64_t images = kWarp / R, rest = kWarp % R;
     for (int64_t first = begin; first < end; first += kWarp * kTogether) {
       int s[kTogether];
       scalar x[D][kTogether] = {};
@@ -309,7 +310,7 @@ __global__ void __launch_bounds__(kThreads, 8 / sizeof(scalar))
           for (int k = 0; k < D; ++k) x[k][t] = weight * p.q[row * D + k];
         }
         row += kWarp, j += images, r += rest;
-        if (r >= p.R) r -= p.R, ++j;
+        if (r >= R) r -= R, ++j;
       }
       rotate(s, lane);
 #pragma unroll

@@ -24,7 +24,7 @@ __device__ __forceinline__ scalar sum_of_warp(scalar x) {
 // A warp for a row of q and several images. Rows run fastest: the few images that all of them meet
 // at a time stay in the L2 cache, where all images would not.
 template <typename scalar, typename stored>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     score_kernel(const Problem<scalar> p, const Rows<stored> of, const Matches matches,
                  const unsigned sets, scalar* __restrict__ value) {
   const int lane = threadIdx.x % kWarp;
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // A warp for a pair of images.
 template <typename scalar>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     weigh_kernel(const Problem<scalar> p, const scalar* __restrict__ value,
                  scalar* __restrict__ T) {
   const int64_t pair = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;

@@ -107,6 +107,10 @@ def test_gradients_do_not_depend_on_the_order_of_threads(
             assert torch.equal(mine, first[name]), name
 
 
-def test_without_scored_images_the_gradient_is_zero(emulated_gpu: EmulatedGPU) -> None:
-    case = Case(N=0, R=4, B=2, S=3, D=40, dtype=torch.bfloat16)
+@pytest.mark.parametrize(("N", "R"), [(0, 4), (4, 0)])
+@pytest.mark.parametrize("D", [3, 40])
+def test_without_scored_rows_the_gradient_is_zero(
+    N: int, R: int, D: int, emulated_gpu: EmulatedGPU
+) -> None:
+    case = Case(N=N, R=R, B=2, S=3, D=D, dtype=torch.bfloat16)
     assert (gradients(emulated_gpu, case, "same")["d"] == 0).all()
