@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
@@ -123,8 +123,13 @@ class SubjectSpec:
     random_state: int = 0
     split: str | None = None
 
-    def load(self, device: str = "cpu") -> Subject:
+    def load(self, device: str = "cpu", images: Callable[[int], Samples] | None = None) -> Subject:
         """Load network and images.
+
+        Args:
+            device: of the network's forward pass.
+            images: from the side of an image in pixels to other images, of the same categories,
+                than those in `data`.
 
         Raises:
             ValueError: weights beside checkpoints, an unknown precision, or anything about network
@@ -140,7 +145,7 @@ class SubjectSpec:
         origin = network.read_origin(first)
         size = origin.size_for(self.size)
         output = origin.output_for(self.output)
-        dataset = self._dataset(size)
+        dataset = self._dataset(size) if images is None else images(size)
         loaded = network.load_model(
             self.model,
             weights=first,
