@@ -297,8 +297,9 @@ def _unlike_figure(a: Applied) -> Figure:
             f"{draw.literal_name(a.layers[int(layer[i])], 14)}"
             for i in ranked
         ],
-        remark=f"{len(ranked)} of {len(a.names)} images, the lowest scores first, no more than half "
-        f"of one kind; {below} are below the limit, {draw.signed_text(a.limit.value, plus=False)}.",
+        remark=f"{len(ranked)} of {len(a.names)} images, the lowest scores first, no more than "
+        f"half of one kind; {below} are below the limit, "
+        f"{draw.signed_text(a.limit.value, plus=False)}.",
     )
 
 
@@ -314,7 +315,7 @@ def _similar_figure(a: Applied, e: Emergence, thumbnails: Thumbnails) -> Figure:
         says = a.categories[int(points.category[i, r])]
         told.append(
             (
-                f"says {says}\np {points.confidence[i, r]:.2f}",
+                f"it says {says}\np {points.confidence[i, r]:.2f}",
                 f"{e.categories[int(e.y[image])]}\ncos {a.likeness[-1, i, r]:.3f}",
             )
         )
@@ -325,5 +326,6 @@ def _similar_figure(a: Applied, e: Emergence, thumbnails: Thumbnails) -> Figure:
         region_boxes((old.shape[2], old.shape[3]), a.grid).cells[matched % R],
         told,
         remark=f"{draw.literal_name(a.layers[-1])}: the strongest region of {len(chosen)} of "
-        f"{len(a.names)} images, from the most unlike to the most like.",
+        f"{len(a.names)} images, from the most unlike to the most like. Below: what the region "
+        "says; the category of the run's image.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -263,6 +263,10 @@ class FinishedRun:
             ValueError, FileNotFoundError: as `subject`.
         """
         subject = self._spec({}).load(device, images)
+        modules = self.config.settings.get("modules")
+        if modules is not None:  # what an image suggests may depend on it
+            layers = {name: modules[name] for name in self.emergence.layers}
+            subject = replace(subject, layers=layers)
         label = self.emergence.labels[checkpoint]
         states = {state.label: state for state in subject.checkpoints}
         if states and label not in states:

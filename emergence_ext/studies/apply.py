@@ -12,9 +12,9 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from emergence_ext.data import Samples, image_set, relabelled, splits, take
-from emergence_ext.data import held_out as held_out_split
 from emergence_ext.method import (
     Frame,
     Interval,
@@ -68,7 +68,8 @@ class Applied(Saved):
         tau: threshold of knowledge points.
         z: logits, `[N, C]`.
         g: projected sample features, `[N, dim]`.
-        h: projected regional features, on the scale of the run's, `[L, N, R, dim]`.
+        h: projected regional features, on the scale of the run's, `[L, N, R, dim]`; what a region
+            says is `frame.posterior(h)`.
         likeness: cosine of each region's features with those of the most similar region of the run,
             `[L, N, R]`.
         similar: that region: its image times R plus its place in there, `[L, N, R]`.
@@ -196,7 +197,7 @@ def open_folder(
     """Load the network of a run and the images below a folder, in the run's size.
 
     An image is said to be of the category that its folder, just below the given one, is called by.
-    Of a folder with splits, the one is taken that `run` takes.
+    Of a folder with splits the validation images are taken, else the test images.
 
     Args:
         run: a finished run.
@@ -213,19 +214,25 @@ def open_folder(
         FileNotFoundError: a file of the run's network that is not there.
     """
     root, categories = Path(folder), run.emergence.categories
-    split = held_out_split(root) if splits(root) else None
+    present = splits(root)
+    split = next((present[role] for role in ("val", "test", "train") if role in present), None)
     if split is not None and (root / split).is_dir():
+        logger.info("images are those of %s/", split)
         root = root / split
-    said: list[str] = []
+    places = {name: place for place, name in enumerate(categories)}
 
     def images(size: int) -> Samples:
         found = image_set(root, size=size)
-        said[:] = [name.partition("/")[0] if "/" in name else "" for name in found.names]
         # What is not known has to have a label all the same.
-        places = {name: place for place, name in enumerate(categories)}
-        return relabelled(found, [places.get(name, 0) for name in said], categories)
+        return relabelled(found, [places.get(x, 0) for x in _folders(found.names)], categories)
 
-    return run.subject_of(images, checkpoint, device), said
+    subject = run.subject_of(images, checkpoint, device)
+    return subject, _folders(subject.dataset.names)
+
+
+def _folders(names: Sequence[str]) -> list[str]:
+    """The folder just below the root that each image lies in; nothing for one that lies in none."""
+    return [name.partition("/")[0] if "/" in name else "" for name in names]
 
 
 def apply(
@@ -256,10 +263,11 @@ def apply(
     _say_what_is_unknown(said, places, e)
     features, learned = run.features(checkpoint), run.learned(checkpoint)
     calibration = _calibration(run, features, checkpoint, subject.device)
+    example = _example(run, subject)
     parts = []
     for start in range(0, len(dataset), BLOCK):
         block = range(start, min(start + BLOCK, len(dataset)))
-        new = replace(subject, dataset=take(dataset, block)).extract(grid=e.grid)
+        new = replace(subject, dataset=take(dataset, block)).extract(grid=e.grid, example=example)
         parts.append(_project(new, learned, features, subject.device))
     z, g, h, likeness, similar = (
         torch.cat(part, dim=1 if part[0].ndim > 2 else 0) for part in zip(*parts, strict=True)
@@ -288,6 +296,17 @@ def apply(
         thumbnails=Thumbnails.of(small, e.grid),
         bad=[list(entry) for entry in dataset.bad],
     )
+
+
+def _example(run: FinishedRun, subject: Subject) -> Tensor | None:
+    """The run's first image in the form of the new ones: these may be too strange to try on."""
+    if run.thumbnails is None:
+        return None
+    new = subject.dataset[0][0]
+    image = interpolate(
+        run.thumbnails.images(torch.tensor([0])), new.shape[1:], mode="bilinear", antialias=True
+    )[0]
+    return image if len(image) == len(new) else image.mean(0, keepdim=True).expand_as(new)
 
 
 def _project(

@@ -26,7 +26,8 @@ class Matches(NamedTuple):
     """The most similar region, of a run, of every region.
 
     Attributes:
-        likeness: the cosine of their features, `[n, R]`; 0 for a region whose features are.
+        likeness: the cosine of their features, `[n, R]`. Where a region's features are all 0, 1 if
+            there are such in the run, else 0.
         region: its image times R plus its place in there, `[n, R]`.
     """
 
@@ -64,7 +65,8 @@ def best_matches(
     others = N if own is None else N - 1
     if others < 1:
         raise ValueError("run: it holds no other image to match")
-    ops = choose("auto", device, width=K).ops
+    ops = choose("auto", device, width=K + 1).ops
+    silent = bool((F == 0).all(-1).any())
     images = max(1, min(n, 2**15 // R))  # that are matched at once
     likeness, region = torch.empty(n, R), torch.empty(n, R, dtype=torch.int64)
     with tqdm(total=n, desc=description, unit="image", leave=False, disable=None) as bar:
@@ -72,12 +74,12 @@ def best_matches(
             part = slice(first, min(first + images, n))
             count = part.stop - first
             # A region is an image of its own, so that a score is one match.
-            q = normalize(F[part].to(device), dim=-1).reshape(count * R, 1, K)
+            q = _unit(F[part].to(device), silent).reshape(count * R, 1, -1)
             best = torch.full((count * R,), -torch.inf, device=device)
             place = torch.zeros(count * R, dtype=torch.int64, device=device)
             block = max(1, PAIRS // len(q))
             for start in range(0, N, block):
-                d = normalize(run[start : start + block].to(device), dim=-1)
+                d = _unit(run[start : start + block].to(device), silent)
                 T, match = ops.maxsim_indices(q, d)
                 if own is not None:
                     here = torch.arange(start, start + len(d))[:, None] == own[part]
@@ -90,6 +92,14 @@ def best_matches(
             likeness[part], region[part] = best.view(count, R).cpu(), place.view(count, R).cpu()
             bar.update(count)
     return Matches(likeness, region)
+
+
+def _unit(F: Tensor, silent: bool) -> Tensor:
+    """Rows of length 1; where there are silent ones, these get a direction of their own."""
+    if not silent:
+        return normalize(F, dim=-1)
+    zero = (F == 0).all(-1, keepdim=True)
+    return torch.cat([normalize(F, dim=-1), zero.to(F)], dim=-1)
 
 
 def scores(likeness: Tensor, held_out: Tensor) -> tuple[Tensor, Tensor]:
