@@ -17,7 +17,9 @@ from emergence_ext.data.samples import (
     ImageFiles,
     Samples,
     balanced_order,
+    relabelled,
     subset,
+    take,
 )
 from emergence_ext.data.skipped import kinds
 
@@ -43,6 +45,8 @@ __all__ = [
     "mask_on_grid",
     "read_boxes",
     "read_csv",
+    "relabelled",
     "splits",
     "subset",
+    "take",
 ]
