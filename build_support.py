@@ -12,13 +12,15 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 BACKENDS = ("cpu", "cuda")
-DEFAULT_ARCHITECTURES = "8.0+PTX;9.0a"
+# The first of each generation, whose code its later ones run as it is (8.9, 10.3, 12.1), and PTX
+# for those to come. See default_architectures for a compiler that does not know all of them.
+DEFAULT_ARCHITECTURES = "8.0;9.0a;10.0;12.0+PTX"
 LOWEST_ARCHITECTURE = 8  # asynchronous copies and products of bfloat16
 CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
 SANITIZERS = "-fsanitize=address,undefined"
@@ -133,6 +135,28 @@ def parse_architectures(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def default_architectures(known: Collection[str]) -> list[str]:
+    """Give the architectures that are built where nobody names any.
+
+    Those that the compiler does not know are left out; PTX is of the newest that it does know.
+
+    Args:
+        known: the names that nvcc takes ("sm_80", ...), as `known_architectures` gives them.
+    """
+    wanted = parse_architectures(DEFAULT_ARCHITECTURES)
+    real = [name for name in wanted if name.startswith("sm_") and _plain(name) in known]
+    if not real:
+        return wanted  # the probe will say what is wrong
+    portable = [name for name in real if name == _plain(name)]
+    newest = [name.replace("sm_", "compute_") for name in portable[-1:]]
+    return real + newest
+
+
+def known_architectures(nvcc: Path) -> set[str]:
+    """Ask nvcc for the names of real architectures that it compiles for ("sm_80", ...)."""
+    return set(re.findall(r"sm_\d+", _output([str(nvcc), "--list-gpu-code"])))
+
+
 def architecture_flags(names: Sequence[str]) -> list[str]:
     """Give nvcc's -gencode flags for names such as "sm_90a" and "compute_80"."""
     return [f"-gencode=arch=compute_{name.split('_')[1]},code={name}" for name in names]
@@ -219,7 +243,8 @@ def make_plan(env: Mapping[str, str], torch_cuda: str | None, toolkit: Toolkit |
     """
     wishes = Wishes.read(env)
     named = "" if wishes.cuda is False else env.get("TORCH_CUDA_ARCH_LIST", "")
-    architectures = parse_architectures(named or DEFAULT_ARCHITECTURES)
+    known = known_architectures(toolkit.nvcc) if toolkit and not named else set()
+    architectures = parse_architectures(named) if named else default_architectures(known)
     nvcc_flags = NVCC_FLAGS + architecture_flags(architectures)
     compiler = find_compiler(env)
     usual = [*CXX_FLAGS, *SANITIZE_FLAGS] if wishes.sanitize else CXX_FLAGS
@@ -273,6 +298,10 @@ def facts_header(facts: Mapping[str, Any]) -> str:
     """Give the C++ header that carries the facts into the compiled library."""
     text = json.dumps(facts, indent=1, sort_keys=True)
     return f'#pragma once\nconstexpr const char* kBuildFacts = R"facts({text})facts";\n'
+
+
+def _plain(name: str) -> str:
+    return name.rstrip("af")
 
 
 def _switch(env: Mapping[str, str], name: str) -> bool | None:

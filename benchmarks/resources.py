@@ -92,9 +92,13 @@ def main() -> None:
     toolkit = build_support.find_toolkit(os.environ)
     if toolkit is None:
         sys.exit("no nvcc found (CUDA_HOME, then the PATH)")
-    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST") or build_support.DEFAULT_ARCHITECTURES
-    named = build_support.parse_architectures(wanted)
-    kernels = report(toolkit, [name for name in named if name.startswith("sm_")])
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    names = (
+        build_support.parse_architectures(wanted)
+        if wanted
+        else build_support.default_architectures(build_support.known_architectures(toolkit.nvcc))
+    )
+    kernels = report(toolkit, [name for name in names if name.startswith("sm_")])
     width = max(len(kernel.name) for kernel in kernels)
     print(f"{'kernel':{width}}  {'for':8} registers  stack  spilled")
     for kernel in kernels:

@@ -59,6 +59,32 @@ def test_an_architecture_that_is_too_old_is_an_error_that_says_what_to_do() -> N
     assert build_support.make_plan(env, None, None).reasons["cuda"] is not None
 
 
+@pytest.mark.parametrize(
+    ("known", "names"),
+    [
+        (
+            {"sm_80", "sm_90", "sm_100", "sm_110", "sm_120"},
+            ["sm_80", "sm_90a", "sm_100", "sm_120", "compute_120"],
+        ),
+        ({"sm_80", "sm_90"}, ["sm_80", "sm_90a", "compute_80"]),
+        ({"sm_90", "sm_100"}, ["sm_90a", "sm_100", "compute_100"]),
+        (set(), ["sm_80", "sm_90a", "sm_100", "sm_120", "compute_120"]),
+    ],
+)
+def test_by_default_what_nvcc_knows_is_built(known: set[str], names: list[str]) -> None:
+    assert build_support.default_architectures(known) == names
+
+
+def test_nvcc_is_asked_what_it_knows_unless_architectures_are_named(tmp_path: Path) -> None:
+    nvcc = program(tmp_path / "bin" / "nvcc", "echo sm_80; echo sm_90; echo sm_103")
+    assert build_support.known_architectures(nvcc) == {"sm_80", "sm_90", "sm_103"}
+    toolkit = Toolkit(tmp_path, nvcc, "12.4")
+    by_default = build_support.make_plan({}, "12.4", toolkit).nvcc_flags
+    assert by_default[-1] == "-gencode=arch=compute_80,code=compute_80"
+    named = build_support.make_plan({"TORCH_CUDA_ARCH_LIST": "8.9"}, "12.4", toolkit).nvcc_flags
+    assert named[-1] == "-gencode=arch=compute_89,code=sm_89"
+
+
 def test_architectures_become_flags_of_nvcc() -> None:
     assert build_support.architecture_flags(["sm_80", "compute_80", "sm_90a"]) == [
         "-gencode=arch=compute_80,code=sm_80",

@@ -73,3 +73,25 @@ def compiled() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated, and still in use
         return torch.jit.trace(Odd("logits").eval(), torch.rand(1, 3, 16, 16))
+
+
+class ClassToken(nn.Module):
+    """A small transformer whose output is that of its class token."""
+
+    def __init__(self, blocks: int = 4) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.patch = nn.Conv2d(3, 16, 4, 4)
+            self.token = nn.Parameter(torch.randn(1, 1, 16))
+            self.blocks = nn.ModuleList(
+                nn.TransformerEncoderLayer(16, 2, 16, 0.0, batch_first=True) for _ in range(blocks)
+            )
+            self.fc = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x[:, 0])

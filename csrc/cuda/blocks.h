@@ -60,19 +60,27 @@ class Matching {
       scored_again_ = !half || v;  // else the products of such entries are exact
       if (scored_again_) planes_.planes = precision == "high" ? 2 : 1;
     }
-    const bool exact_planes = kind_ == Kind::planes && !scored_again_;
+    // Wide rows of 16 bits stay as they are: in float32 only match_wide takes them.
+    const bool halves = half && kind_ != Kind::narrow;
     const auto keep = [&](const at::Tensor& x) {
       // In the order of a contiguous tensor at once: a strided one is copied no more than once.
       auto rows = x.to(type_of<scalar>, false, false, at::MemoryFormat::Contiguous).contiguous();
       return kept(x, std::move(rows)).template const_data_ptr<scalar>();
     };
-    if (!exact_planes || use != Use::scores) {
+    if (!halves || (kind_ == Kind::wide && use != Use::gradients)) {
       problem_.q = keep(q);
       problem_.d = keep(d);
     }
+    if (halves && (kind_ == Kind::planes || use != Use::scores)) {
+      const auto rows = [&](const at::Tensor& x) {
+        return static_cast<const uint16_t*>(kept(x, whole_pieces(x)).const_data_ptr());
+      };
+      problem_.halves = {rows(q), rows(d), round_up(problem_.D, kPiece),
+                         q.scalar_type() == at::kHalf};
+    }
     problem_.v = v ? keep(*v) : nullptr;
     problem_.a = a ? keep(*a) : nullptr;
-    if (kind_ == Kind::planes) prepare_planes(q, d, exact_planes);
+    if (kind_ == Kind::planes) prepare_planes(q);
     if constexpr (type_of<scalar> == at::kFloat) {
       if (way == Way::split && use != Use::gradients && split_applies(problem_)) prepare_split(q);
     }
@@ -95,6 +103,7 @@ class Matching {
   Problem<scalar> block(int64_t first, int64_t count) const {
     Problem<scalar> p = problem_;
     p.d = p.d ? p.d + first * p.S * p.D : nullptr;
+    if (p.halves.d) p.halves.d += first * p.S * p.halves.width;
     p.B = count;
     return p;
   }
@@ -134,29 +143,24 @@ class Matching {
     return kept_.emplace_back(std::move(used));
   }
 
-  void prepare_planes(const at::Tensor& q, const at::Tensor& d, bool exact) {
+  void prepare_planes(const at::Tensor& q) {
     planes_.rows = problem_.N * problem_.R, planes_.S = problem_.S;
     planes_.width = round_up(problem_.D, kPiece);
-    planes_.float16 = exact && q.scalar_type() == at::kHalf;
-    if (exact) {
-      const auto rows = [&](const at::Tensor& x) {
-        return static_cast<const uint16_t*>(kept(x, whole_pieces(x)).const_data_ptr());
-      };
-      planes_.q = rows(q), planes_.d = rows(d);
+    if (!scored_again_) {
+      planes_.q = problem_.halves.q, planes_.d = problem_.halves.d;
+      planes_.float16 = problem_.halves.float16;
       return;
     }
     if constexpr (type_of<scalar> == at::kFloat) {
-      const auto packed = [&](const float* rows, const float* v, int64_t count) {
-        const int64_t width = planes_.planes * planes_.width;
+      const auto packed = [&](auto pack, int64_t count) {
         const auto options = q.options().dtype(at::kBFloat16);
-        const auto& out = kept({}, at::empty({count, width}, options));
+        const auto& out = kept({}, at::empty({count, planes_.planes * planes_.width}, options));
         auto* const data = static_cast<uint16_t*>(out.mutable_data_ptr());
-        check(
-            pack(rows, v, problem_.R, count, problem_.D, planes_.width, planes_.planes, data, on_));
+        check(pack(problem_, planes_.width, planes_.planes, data, on_));
         return data;
       };
-      planes_.q = packed(problem_.q, problem_.v, planes_.rows);
-      planes_.d = packed(problem_.d, nullptr, problem_.B * problem_.S);
+      planes_.q = packed(pack_q, planes_.rows);
+      planes_.d = packed(pack_d, problem_.B * problem_.S);
     }
   }
 

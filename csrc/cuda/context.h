@@ -31,7 +31,9 @@ class Context {
                                 read(cudaDevAttrComputeCapabilityMinor),
                                 "; move the tensors to the CPU");
     on.multiprocessors = read(cudaDevAttrMultiProcessorCount);
-    on.shared = read(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    // What allow_all_shared asks for.
+    on.shared = read(cudaDevAttrMaxSharedMemoryPerBlockOptin) -
+                read(cudaDevAttrReservedSharedMemoryPerBlock);
     on.stream = c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(index)).stream();
   }
 

@@ -106,16 +106,26 @@ __device__ __forceinline__ float from_float16(uint16_t bits) {
   return x;
 }
 
-// Lets a kernel ask for all the shared memory that a block may have. Never for what one launch
-// needs: the limit belongs to the kernel, and launches of other host threads would share it.
+// x, of which the compiler is to know nothing: what is computed from it inside of a loop is not
+// computed before the loop and kept in registers.
+__device__ __forceinline__ int unforeseen(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+// Lets a kernel ask for all the shared memory that a block may have, less what the driver keeps of
+// it: what a kernel is said to take by itself counts, and may hold that already. Never for what one
+// launch needs: the limit belongs to the kernel, and launches of other host threads would share it.
 template <typename... Params>
 cudaError_t allow_all_shared(void (*kernel)(Params...)) {
-  int device = 0, most = 0;
+  int device = 0, most = 0, reserved = 0;
   cudaError_t status = cudaGetDevice(&device);
   if (status == cudaSuccess)
     status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (status == cudaSuccess)
+    status = cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device);
   if (status != cudaSuccess) return status;
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - reserved);
 }
 
 template <typename... Params, typename... Args>

@@ -190,16 +190,26 @@ __device__ __forceinline__ void load_box(uint32_t to, const TensorMap& map, int 
       : "memory");
 }
 
-// Products, asynchronous as well: begin_products() before the first of some, and their sums are
+// Products, asynchronous as well: begin_products() before the first of a batch, commit_products()
+// after its last. Their factors are read when a later batch alone is left under way; their sums are
 // there only after end_products().
 __device__ __forceinline__ void begin_products() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
 
+__device__ __forceinline__ void commit_products() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// All batches but the last one.
+__device__ __forceinline__ void wait_for_earlier_products() {
+  asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+}
+
 // The compiler does not know what asynchronous products write: it must not move a sum.
 template <int kSums>
 __device__ __forceinline__ void end_products(float (&sum)[kSums]) {
-  asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 #pragma unroll
   for (float& x : sum) asm volatile("" : "+f"(x)::"memory");
 }

@@ -171,6 +171,7 @@ __device__ __forceinline__ void match(const Work& work, Ring<T>& ring, int group
                                       int64_t i0, int64_t i1, float* __restrict__ value,
                                       const Matches& matches) {
   const int lane = threadIdx.x % kWarp, products = work.planes == 2 ? 3 : 1;
+  uint32_t read = 0;  // the barrier of the stage that the last batch of products reads
   float sum[T::kAll / 2] = {};
   Best<float> best[T::kImages][2];
   for (int64_t i = i0; i < i1; i += T::kImages) {
@@ -187,11 +188,16 @@ __device__ __forceinline__ void match(const Work& work, Ring<T>& ring, int group
           for (int k = 0; k < kStep / kDepth; ++k)
             multiply<T::kAll, kFloat16>(sum, a + k * kNextChannels, b + k * kNextChannels,
                                         (step | product | k) != 0);
-          end_products(sum);
+          commit_products();
+          wait_for_earlier_products();
         }
-        if (lane < work.cluster) barrier_arrive(ring.empty(), lane);
+        // The last batch still reads this stage, and keeps the tensor cores busy until the next.
+        if (step > 0 && lane < work.cluster) barrier_arrive(read, lane);
+        read = ring.empty();
         ring.next();
       }
+      end_products(sum);
+      if (lane < work.cluster) barrier_arrive(read, lane);
 #pragma unroll
       for (int x = 0; x < T::kImages; ++x)
         take_best<T::kColumns>(sum + x * T::kColumns / 2, work.S - s0, s0, matches.data != nullptr,
@@ -238,6 +244,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     fence_barriers();
   }
   cluster_sync();
+  __syncwarp();  // one thread has made barriers; lanes change their number of registers together
   if (group == kConsumers) {
     keep_registers<kCopying>();
     if (threadIdx.x == kConsumers * kWarpgroup) copy(q_map, d_map, work, ring, row0, i0, i1);
@@ -263,7 +270,7 @@ int run(const Planes& p, float* value, Matches matches, const Device& on) {
   work.resident = stages(rows_of_q, T::kBytes) * p.planes >= 3;
   work.stages = static_cast<int>(work.resident ? stages(rows_of_q, T::kBytes)
                                                : stages(0, T::kBytes + kRowsBytes));
-  if (work.stages < 1) return cudaErrorInvalidValue;
+  if (work.stages < 2) return cudaErrorInvalidValue;  // one is read while another is waited for
   const int64_t wanted = int64_t{on.multiprocessors} * kWaves;
   const int others = images_in_turn(work.tiles, p.B, wanted, kMostOthers);
   work.others = static_cast<int>(round_up(others, T::kImages));

@@ -22,7 +22,7 @@ struct Cut {
 };
 
 template <typename scalar, int D, int kRows, int kLength>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, 2)
     match_kernel(const Problem<scalar> p, const Cut cut, scalar* __restrict__ T,
                  const Matches matches) {
   constexpr int kSlots = kThreads * kRows;

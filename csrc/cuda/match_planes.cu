@@ -32,31 +32,51 @@ struct Tile {
 struct Work {
   unsigned tiles;  // of rows
   int others;      // conditioning images of a block of threads
-  int steps;       // of one product of planes
+  int parts;       // tiles of candidates of an image
+  int products;    // of planes, for each tile
+  int steps;       // of one product
   bool resident;   // rows of q are loaded once
 };
 
-// Which product of planes, and which of its steps, a step of a tile is.
-struct Place {
-  int q_plane, d_plane, step;
+// Where a block of threads is: counted upwards, since to divide for it costs more than the copies.
+template <int kStages>
+struct Position {
+  int64_t image;
+  int part = 0, product = 0, step = 0, stage = 0;
 
-  __device__ Place(int step_of_tile, int steps) : step(step_of_tile % steps) {
-    const int product = step_of_tile / steps;
-    q_plane = product == 2;
-    d_plane = product == 1;
+  __device__ int q_plane() const { return product == 2; }
+  __device__ int d_plane() const { return product == 1; }
+  __device__ bool ends_tile(const Work& work) const {
+    return step + 1 == work.steps && product + 1 == work.products;
+  }
+  __device__ void next(const Work& work) {
+    if (++stage == kStages) stage = 0;
+    if (++step < work.steps) return;
+    step = 0;
+    if (++product < work.products) return;
+    product = 0;
+    if (++part < work.parts) return;
+    part = 0;
+    ++image;
   }
 };
 
+// Rows that follow one another from `from` on, of which there are `left`: their pieces of a step,
+// of whose channels there are `channels`. A thread has the same piece of every kStride-th row.
 template <int kRows>
-__device__ __forceinline__ void copy_rows(char* shared, const uint16_t* from, int64_t row0,
-                                          int64_t end, int64_t stride, int64_t width, int step) {
-  for (int e = threadIdx.x; e < kRows * kPieces; e += kThreads) {
-    const int row = e / kPieces, piece = e % kPieces;
-    const int64_t column = step * kStep + piece * 8;
-    if (column >= width) continue;  // nobody reads it
-    const bool there = row0 + row < end;
-    copy_async(shared + row * kRowBytes + swizzled(row, piece) * 16,
-               from + (there ? row0 + row : 0) * stride + column, there);
+__device__ __forceinline__ void copy_rows(char* shared, const uint16_t* from, int64_t left,
+                                          int64_t stride, int64_t channels) {
+  constexpr int kStride = kThreads / kPieces;
+  static_assert(kStride % 8 == 0, "rows of a thread are swizzled alike");
+  const int row = threadIdx.x / kPieces, piece = threadIdx.x % kPieces;
+  if (piece * 8 >= channels) return;  // nobody reads it
+  const int there = static_cast<int>(smaller(kRows, left)) - row;
+  char* const to = shared + row * kRowBytes + swizzled(row, piece) * 16;
+  from += (there > 0 ? row * stride : 0) + piece * 8;
+#pragma unroll
+  for (int first = 0; first < kRows; first += kStride) {
+    if (first + kStride > kRows && first + row >= kRows) break;
+    copy_async(to + first * kRowBytes, from + (first < there ? first * stride : 0), first < there);
   }
 }
 
@@ -79,9 +99,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t row0 = int64_t{blockIdx.x % work.tiles} * T::kRows;
   const int64_t i0 = int64_t{blockIdx.x / work.tiles} * work.others;
   const int64_t i1 = smaller(i0 + work.others, p.B), stride = p.planes * p.width;
-  const int S = static_cast<int>(p.S), tiles_of_image = (S + T::kColumns - 1) / T::kColumns;
-  const int steps_of_tile = work.steps * (p.planes == 2 ? 3 : 1);
-  const int steps = static_cast<int>(i1 - i0) * tiles_of_image * steps_of_tile;
+  const int S = static_cast<int>(p.S);
 
   char* const of_d = shared_memory();
   char* const of_q = of_d + kStages * T::kColumnsBytes;
@@ -89,37 +107,39 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* const other_value = reinterpret_cast<float*>(of_q + slots * T::kRowsBytes);
   int* const other_place = reinterpret_cast<int*>(other_value + T::kRows);
 
-  const auto slot_of_q = [&](int step) {
-    if (!work.resident) return of_q + step % kStages * T::kRowsBytes;
-    const Place at(step % steps_of_tile, work.steps);
-    return of_q + (at.q_plane * work.steps + at.step) * T::kRowsBytes;
+  const auto slot_of_q = [&](const Position<kStages>& at) {
+    return of_q + (work.resident ? at.q_plane() * work.steps + at.step : at.stage) * T::kRowsBytes;
   };
-  const auto load = [&](int step) {
-    if (step < steps) {
-      const Place at(step % steps_of_tile, work.steps);
-      const int tile = step / steps_of_tile;
-      const int64_t image = i0 + tile / tiles_of_image;
-      const int s0 = tile % tiles_of_image * T::kColumns;
-      copy_rows<T::kColumns>(of_d + step % kStages * T::kColumnsBytes, p.d + at.d_plane * p.width,
-                             image * S + s0, (image + 1) * S, stride, p.width, at.step);
-      if (!work.resident || (tile == 0 && at.d_plane == 0))
-        copy_rows<T::kRows>(slot_of_q(step), p.q + at.q_plane * p.width, row0, p.rows, stride,
-                            p.width, at.step);
+  Position<kStages> ahead{i0}, now{i0};
+  const auto load = [&] {
+    if (ahead.image < i1) {
+      const int s0 = ahead.part * T::kColumns;
+      const int64_t column = int64_t{ahead.step} * kStep, channels = p.width - column;
+      copy_rows<T::kColumns>(
+          of_d + ahead.stage * T::kColumnsBytes,
+          p.d + (ahead.image * S + s0) * stride + ahead.d_plane() * p.width + column, S - s0,
+          stride, channels);
+      if (!work.resident || (ahead.image == i0 && ahead.part == 0 && ahead.d_plane() == 0))
+        copy_rows<T::kRows>(slot_of_q(ahead),
+                            p.q + row0 * stride + ahead.q_plane() * p.width + column, p.rows - row0,
+                            stride, channels);
+      ahead.next(work);
     }
     copy_async_commit();
   };
 
   float sum[2][kTiles][4] = {};
   Best<float> best[4];
-  for (int step = 0; step < kStages - 1; ++step) load(step);
-  for (int step = 0; step < steps; ++step) {
+#pragma unroll 1
+  for (int step = 0; step < kStages - 1; ++step) load();
+  for (; now.image < i1; now.next(work)) {
     copy_async_wait<kStages - 2>();
     __syncthreads();
-    load(step + kStages - 1);
+    load();
 
-    const char* const q = slot_of_q(step);
-    const char* const d = of_d + step % kStages * T::kColumnsBytes;
-    const int channels = static_cast<int>(p.width) - step % steps_of_tile % work.steps * kStep;
+    const char* const q = slot_of_q(now);
+    const char* const d = of_d + now.stage * T::kColumnsBytes;
+    const int channels = static_cast<int>(p.width) - now.step * kStep;
 #pragma unroll
     for (int k = 0; k < kStep / 16; ++k) {
       if (k * 16 >= channels) break;
@@ -144,9 +164,9 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       }
     }
-    if (step % steps_of_tile + 1 < steps_of_tile) continue;
+    if (!now.ends_tile(work)) continue;
 
-    const int tile = step / steps_of_tile, s0 = tile % tiles_of_image * T::kColumns;
+    const int s0 = now.part * T::kColumns;
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
@@ -157,9 +177,8 @@ __global__ void __launch_bounds__(kThreads, 1)
           if (s < S) best[2 * m + c / 2].follow(sum[m][n][c], s);
           sum[m][n][c] = 0;
         }
-    if ((tile + 1) % tiles_of_image > 0) continue;
+    if (now.part + 1 < work.parts) continue;
 
-    const int64_t image = i0 + tile / tiles_of_image;
 #pragma unroll
     for (int x = 0; x < 4; ++x)
 #pragma unroll
@@ -189,8 +208,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int x = 0; x < 4; ++x) {
       const int64_t row = row0 + first + 8 * x;
       if (across == 0 && lane % 4 == 0 && row < p.rows) {
-        value[image * p.rows + row] = best[x].value;
-        if (matches.data) write_match(matches, image * p.rows + row, best[x].place);
+        value[now.image * p.rows + row] = best[x].value;
+        if (matches.data) write_match(matches, now.image * p.rows + row, best[x].place);
       }
       best[x] = Best<float>();
     }
@@ -201,6 +220,8 @@ template <typename T, int kStages>
 int run(const Planes& p, float* value, Matches matches, const Device& on, bool resident) {
   Work work;
   work.tiles = static_cast<unsigned>(ceil_div(p.rows, T::kRows));
+  work.parts = static_cast<int>(ceil_div(p.S, T::kColumns));
+  work.products = p.planes == 2 ? 3 : 1;
   work.steps = static_cast<int>(ceil_div(p.width, kStep));
   work.resident = resident;
   work.others = images_in_turn(work.tiles, p.B, int64_t{on.multiprocessors} * kWaves, kMostOthers);
@@ -220,7 +241,7 @@ int run(const Planes& p, float* value, Matches matches, const Device& on) {
   if (3 * T::kColumnsBytes + all_of_q + T::kExchange <= on.shared)
     return run<T, 3>(p, value, matches, on, true);
   if (3 * stage + T::kExchange <= on.shared) return run<T, 3>(p, value, matches, on, false);
-  static_assert(2 * stage + T::kExchange <= 99 << 10, "every GPU has this much");
+  static_assert(2 * stage + T::kExchange <= kLeastShared);
   return run<T, 2>(p, value, matches, on, false);
 }
 

@@ -21,12 +21,15 @@ constexpr int kSlots = kWarps * kTilesOfWarp * 16;  // rows of q at once
 constexpr int kMostImages = 16;  // scored images of a block of threads, where they fill its slots
 constexpr int kMostOthers = 16;  // conditioning images of a block of threads
 constexpr int kWaves = 32;       // blocks of threads wanted for each multiprocessor
-constexpr int kMostRows = 8192;  // of an image of q
+constexpr int kMostRows = 7168;  // of an image of q
 constexpr int kMostCandidates = 1024;
 constexpr int kNoRun = 0x7fffffff;
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr int kTilesOfGroup = 5;  // tiles of eight candidates whose maximum is compared once
-constexpr int kCandidates = 8 * kTilesOfGroup;
+constexpr int kTilesOfGroup = 5;         // tiles of eight candidates whose maximum is compared once
+constexpr int kRun = 2 * kTilesOfGroup;  // candidates of a group that a lane sees
+// Of runs in shared memory, in candidates: odd, so that lanes that score runs of their own spread
+// over all banks. Ten would leave half of them idle.
+constexpr int kRunStride = kRun + 1;
 
 EMERGENCE_ANYWHERE constexpr int parts_of(int64_t D) { return D <= 4 ? 1 : 2; }
 
@@ -109,36 +112,42 @@ struct Work {
   int tiles;      // of eight candidates
 };
 
-// Candidates that a lane sees of a group; the last group may have fewer tiles.
-__device__ __forceinline__ int run_length(int group, int tiles) {
-  const int left = tiles - group * kTilesOfGroup;
-  return 2 * (left < kTilesOfGroup ? left : kTilesOfGroup);
+EMERGENCE_ANYWHERE constexpr int groups_of(int tiles) {
+  return (tiles + kTilesOfGroup - 1) / kTilesOfGroup;
 }
 
-// Candidates lie in shared memory in such an order that what a lane sees of a group of tiles is a
-// run of neighbours.
-__device__ __forceinline__ int place_of_word(int s, int tiles) {
-  const int group = s / kCandidates, length = run_length(group, tiles);
-  const int run = s % kCandidates / length, e = s % kCandidates % length;
-  return (group * kTilesOfGroup + e / 2) * 8 + 2 * run + e % 2;
-}
+// What a lane sees of a group of tiles is a run of neighbours. Four lanes share a group, so that
+// the runs in ascending order hold all candidates in ascending order.
+struct Run {
+  int first, length;  // shorter in the last group, where that has fewer tiles
 
-// The candidates of image i.
+  __device__ __forceinline__ Run(int run, int tiles) {
+    const int group = run / 4, left = tiles - group * kTilesOfGroup;
+    length = 2 * (left < kTilesOfGroup ? left : kTilesOfGroup);
+    first = group * 4 * kRun + run % 4 * length;
+  }
+};
+
+// The candidates of image i: their parts in the order of tiles, and in float32 run by run. What is
+// past the end of a run or of the image is the last one: it cannot win a tie against itself.
 template <int D>
 __device__ __forceinline__ void stage(const Problem<float>& p, const uint4* __restrict__ d_split,
                                       int tiles, int64_t i, uint4* words,
                                       Candidate<float, D>* staged) {
   constexpr int kParts = parts_of(D);
-  const int S = static_cast<int>(p.S), padded = 8 * tiles;
-  for (int s = threadIdx.x; s < padded; s += kThreads) {
-    const int at = place_of_word(s, tiles);
-    const int64_t from = i * S + (s < S ? s : S - 1);  // the last one cannot win against itself
+  const int S = static_cast<int>(p.S), padded = 8 * tiles, all = groups_of(tiles) * 4 * kRun;
+  for (int at = threadIdx.x; at < all; at += kThreads) {
+    const int of = at / kRun, e = at % kRun;
+    const Run run(of, tiles);
+    const int s = run.first + (e < run.length ? e : run.length - 1);
+    const int64_t from = i * S + (s < S ? s : S - 1);
+#pragma unroll
+    for (int k = 0; k < D; ++k) staged[of * kRunStride + e].x[k] = p.d[from * D + k];
+    if (e >= run.length) continue;
+    const int word = (of / 4 * kTilesOfGroup + e / 2) * 8 + of % 4 * 2 + e % 2;
 #pragma unroll
     for (int part = 0; part < kParts; ++part)
-      words[part * padded + at] = d_split[from * kParts + part];
-    if (s >= S) continue;
-#pragma unroll
-    for (int k = 0; k < D; ++k) staged[s].x[k] = p.d[from * D + k];
+      words[part * padded + word] = d_split[from * kParts + part];
   }
 }
 
@@ -177,7 +186,7 @@ __device__ __forceinline__ void find_groups(const uint32_t (&a)[kTilesOfWarp][kP
                                             const uint4* words, int tiles, int row_of_tile,
                                             int place_of_lane, float (&best)[kRowsOfLane],
                                             int (&winner)[kRowsOfLane]) {
-  const int groups = (tiles + kTilesOfGroup - 1) / kTilesOfGroup, padded = 8 * tiles;
+  const int groups = groups_of(tiles), padded = 8 * tiles;
 #pragma unroll
   for (int x = 0; x < kRowsOfLane; ++x) {
     best[x] = kLowest<float>;
@@ -213,45 +222,48 @@ __device__ __forceinline__ void find_groups(const uint32_t (&a)[kTilesOfWarp][kP
   }
 }
 
-// The run of candidates, group and lane, that has the largest sum of all four lanes of a row; the
-// lowest of equal ones. kNoRun where a sum was NaN.
-__device__ __forceinline__ int winning_run(float best, int group, int place_of_lane) {
-  float most = best;
+// Lanes l and l ^ apart have the same rows: each hands half of them over and keeps the other half,
+// with the larger sum of both and its run, the lower of equal ones; kNoRun where a sum was NaN.
+template <int kKept>
+__device__ __forceinline__ void share_rows(float (&best)[kRowsOfLane], int (&run)[kRowsOfLane],
+                                           int apart, bool upper) {
 #pragma unroll
-  for (int apart = 1; apart < 4; apart *= 2)
-    most = max_nan(most, __shfl_xor_sync(kFullWarp, most, apart));
-  int run = best == most ? 4 * group + place_of_lane : kNoRun;
-#pragma unroll
-  for (int apart = 1; apart < 4; apart *= 2) {
-    const int other = __shfl_xor_sync(kFullWarp, run, apart);
-    run = other < run ? other : run;
+  for (int x = 0; x < kKept; ++x) {
+    const float mine = upper ? best[kKept + x] : best[x];
+    const int of_mine = upper ? run[kKept + x] : run[x];
+    const float other = __shfl_xor_sync(kFullWarp, upper ? best[x] : best[kKept + x], apart);
+    const int of_other = __shfl_xor_sync(kFullWarp, upper ? run[x] : run[kKept + x], apart);
+    best[x] = max_nan(mine, other);
+    const int a = mine == best[x] ? of_mine : kNoRun, b = other == best[x] ? of_other : kNoRun;
+    run[x] = a < b ? a : b;
   }
-  return run;
 }
 
-// The best of the candidates of a run, by four lanes; where a sum was NaN, of all.
+// The best candidate of a run: the lowest of equal ones. None of the products is NaN.
 template <int D>
 __device__ __forceinline__ Best<float> score_run(const float (&q)[D],
-                                                 const Candidate<float, D>* staged, int run,
-                                                 int tiles, int S, int place_of_lane) {
-  int begin = 0, past = S;
-  if (run != kNoRun) {
-    const int length = run_length(run / 4, tiles);
-    begin = run / 4 * kCandidates + run % 4 * length;
-    past = begin + length;
-  }
-  const int end = past < S ? past : S;
+                                                 const Candidate<float, D>* staged) {
+  float x[kRun];
   Best<float> best;
-  best.place = begin;
-#pragma unroll 1
-  for (int s = begin + place_of_lane; s < end; s += 4)
-    best.follow(product<float, D>(q, staged[s]), s);
 #pragma unroll
-  for (int apart = 1; apart < 4; apart *= 2) {
-    const float y = __shfl_xor_sync(kFullWarp, best.value, apart);
-    const int s = __shfl_xor_sync(kFullWarp, best.place, apart);
-    best.join(y, s);
+  for (int e = 0; e < kRun; ++e) {
+    x[e] = product<float, D>(q, staged[e]);
+    best.value = max_nan(best.value, x[e]);
   }
+#pragma unroll
+  for (int e = kRun - 1; e >= 0; --e)
+    if (x[e] == best.value) best.place = e;
+  return best;
+}
+
+// Where a sum was NaN: the best of all candidates, from global memory, since that is rare. What is
+// not finite in its parts is never a plausible number.
+template <int D>
+__device__ __forceinline__ Best<float> score_all(const float (&q)[D], const float* d, int S) {
+  Best<float> best;
+#pragma unroll 1
+  for (int s = 0; s < S; ++s) best.follow(product<float, D>(q, candidate<float, D>(d, s)), s);
+  best.value += kNaN;
   return best;
 }
 
@@ -270,7 +282,8 @@ __device__ __forceinline__ void sum_values(const float* values, int images, int 
 }
 
 // A warp has 64 rows of q, a lane of them eight: it sees, of each tile of eight candidates, two.
-// Lanes l, l + 1, l + 2, l + 3 have the same rows.
+// Lanes l, l + 1, l + 2, l + 3 have the same rows, until each has found its best run: then a lane
+// scores two of them.
 template <int D>
 __global__ void __launch_bounds__(kThreads, 2)
     match_kernel(const Problem<float> p, const uint4* __restrict__ q_split,
@@ -281,8 +294,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int S = static_cast<int>(p.S), R = static_cast<int>(p.R);
   const int padded = 8 * work.tiles;
   uint4* const words = reinterpret_cast<uint4*>(shared_memory());       // [kParts, padded]
-  Row* const staged = reinterpret_cast<Row*>(words + kParts * padded);  // [S]
-  float* const values = reinterpret_cast<float*>(staged + round_up(S, 2));
+  Row* const staged = reinterpret_cast<Row*>(words + kParts * padded);  // runs, kRunStride apart
+  float* const values = reinterpret_cast<float*>(staged + groups_of(work.tiles) * 4 * kRunStride);
 
   const int64_t j0 = int64_t{blockIdx.x % work.sets} * work.images;
   const int64_t i0 = int64_t{blockIdx.x / work.sets} * work.others;
@@ -303,32 +316,34 @@ __global__ void __launch_bounds__(kThreads, 2)
       float best[kRowsOfLane];
       int winner[kRowsOfLane];
       find_groups(a, words, work.tiles, row_of_tile, place_of_lane, best, winner);
-      int* const runs = reinterpret_cast<int*>(values);  // until there are values
+      // From groups to runs; then a lane scores two rows, whose runs were found by four.
 #pragma unroll
-      for (int x = 0; x < kRowsOfLane; ++x) {
-        const int run = winning_run(best[x], winner[x], place_of_lane);
-        const int slot = first + 8 * x + row_of_tile;
-        if (place_of_lane == 0 && slot < rows.count) runs[slot] = run;
-      }
-      __syncwarp();
-      // Four lanes score a run; where a sum was NaN, all candidates.
-#pragma unroll 4
-      for (int x = 0; x < kRowsOfLane; ++x) {
-        const int slot = first + 8 * x + row_of_tile;
-        const int64_t row = rows.of_slot(slot);
-        const int run = slot < rows.count ? runs[slot] : 0;
-        __syncwarp();
+      for (int x = 0; x < kRowsOfLane; ++x) winner[x] = 4 * winner[x] + place_of_lane;
+      const bool odd = place_of_lane % 2, high = place_of_lane / 2;
+      share_rows<kRowsOfLane / 2>(best, winner, 1, odd);
+      share_rows<kRowsOfLane / 4>(best, winner, 2, high);
+      static_assert(kRowsOfLane == 8);
+#pragma unroll 1  // else the compiler has this some thirty times, for each of the branches below
+      for (int x = 0; x < 2; ++x) {
+        const int slot = first + 8 * (4 * odd + 2 * high + x) + row_of_tile;
+        if (slot >= rows.count) continue;
+        const int run = x == 0 ? winner[0] : winner[1];
+        const int64_t row = j0 * R + slot;
         float q[D];
 #pragma unroll
         for (int k = 0; k < D; ++k) {
           q[k] = p.q[row * D + k];
-          if (p.v) q[k] *= p.v[row / R * D + k];
+          if (p.v) q[k] *= p.v[(j0 + slot / R) * D + k];
         }
-        const Best<float> chosen = score_run<D>(q, staged, run, work.tiles, S, place_of_lane);
-        if (place_of_lane > 0 || slot >= rows.count) continue;
-        // What is not finite in its parts is never a plausible number.
-        const float value = run == kNoRun ? chosen.value + kNaN : chosen.value;
-        values[slot] = p.a ? p.a[row] * value : value;
+        Best<float> chosen;
+        if (run == kNoRun) {
+          chosen = score_all<D>(q, p.d + i * S * D, S);
+        } else {
+          chosen = score_run<D>(q, staged + run * kRunStride);
+          const int s = Run(run, work.tiles).first + chosen.place;
+          chosen.place = s < S ? s : S - 1;
+        }
+        values[slot] = p.a ? p.a[row] * chosen.value : chosen.value;
         if (matches.data) write_match(matches, (i * p.N + j0) * R + slot, chosen.place);
       }
     }
@@ -348,9 +363,9 @@ int split_rows(const float* rows, const float* v, int64_t rows_of_v, int64_t set
 }
 
 template <int D>
-constexpr int64_t shared_bytes(int64_t tiles, int64_t S, int64_t rows) {
-  return parts_of(D) * tiles * 8 * sizeof(uint4) + round_up(S, 2) * sizeof(Candidate<float, D>) +
-         rows * sizeof(float);
+constexpr int64_t shared_bytes(int tiles, int64_t rows) {
+  return parts_of(D) * tiles * 8 * sizeof(uint4) +
+         groups_of(tiles) * 4 * kRunStride * sizeof(Candidate<float, D>) + rows * sizeof(float);
 }
 
 template <int D>
@@ -372,9 +387,8 @@ int run(const Problem<float>& p, const uint4* q_split, const uint4* d_split, flo
   work.sets = static_cast<unsigned>(ceil_div(p.N, work.images));
   work.others = images_in_turn(work.sets, p.B, int64_t{on.multiprocessors} * kWaves, kMostOthers);
   work.tiles = static_cast<int>(ceil_div(p.S, 8));
-  const int64_t shared = shared_bytes<D>(work.tiles, p.S, work.images * p.R);
-  static_assert(shared_bytes<D>(kMostCandidates / 8, kMostCandidates, kMostRows) <= 99 << 10,
-                "every GPU has this much");
+  const int64_t shared = shared_bytes<D>(work.tiles, work.images * p.R);
+  static_assert(shared_bytes<D>(kMostCandidates / 8, kMostRows) <= kLeastShared);
   const dim3 grid(static_cast<unsigned>(work.sets * ceil_div(p.B, work.others)));
   return launch(match_kernel<D>, grid, kThreads, static_cast<size_t>(shared),
                 static_cast<cudaStream_t>(on.stream), p, q_split, d_split, work, T, matches);

@@ -11,12 +11,21 @@ namespace emergence_ext::cuda {
 
 constexpr int kNarrow = 8;       // rows up to this width live in registers
 constexpr int kPiece = 16;       // widths of rows for tensor cores are multiples of this
-constexpr int kRowsOfPart = 16;  // rows whose share of dv is summed by one warp
+constexpr int kRowsOfPart = 32;  // rows whose share of dv is summed by one warp
 // Images of u that go to dv at once. Blocks of images hold whole groups of so many, so that dv is
 // the same for any block.
 constexpr int kImagesOfGroup = 8;
 
-// Contiguous, in the type of the arithmetic.
+// Rows of 16 bits an entry as they came: [N R, width] and [B S, width], aligned by 16 bytes, width
+// a multiple of kPiece and filled up with zeros. Null where they came otherwise.
+struct Halves {
+  const uint16_t *q, *d;
+  int64_t width;
+  bool float16;  // else bfloat16
+};
+
+// Contiguous, in the type of the arithmetic. What gathers wide rows takes the halves where they are
+// there, and then has no need of q and d.
 template <typename scalar>
 struct Problem {
   const scalar* q;  // [N, R, D], or f where v is there
@@ -24,6 +33,7 @@ struct Problem {
   const scalar* d;  // [B, S, D]
   const scalar* a;  // [N, R], null for ones
   int64_t N, R, B, S, D;
+  Halves halves;
 };
 
 // Rows for tensor cores, 16 bits an entry: [rows, planes, width], width a multiple of kPiece and
@@ -41,6 +51,9 @@ struct Matches {
   void* data;
   int size;
 };
+
+// Bytes of shared memory that one block may ask for on every GPU: 99 KiB, of which one is reserved.
+constexpr int64_t kLeastShared = 98 << 10;
 
 struct Device {
   int multiprocessors;
@@ -75,9 +88,9 @@ int match_planes(const Planes& p, float* value, Matches matches, const Device& o
 bool hopper_applies(const Planes& p);
 int match_hopper(const Planes& p, float* value, Matches matches, const Device& on);
 
-// float32 rows [count, D], times v[row / rows_of_v] where v is there, as `planes` bfloat16 planes.
-int pack(const float* rows, const float* v, int64_t rows_of_v, int64_t count, int64_t D,
-         int64_t width, int planes, uint16_t* packed, const Device& on);
+// Rows of q, or of d, as bfloat16 planes of float32 rows; those of q times v where that is there.
+int pack_q(const Problem<float>& p, int64_t width, int planes, uint16_t* packed, const Device& on);
+int pack_d(const Problem<float>& p, int64_t width, int planes, uint16_t* packed, const Device& on);
 
 // value = <q, d[match]>.
 template <typename scalar>

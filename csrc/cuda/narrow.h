@@ -21,15 +21,21 @@ __device__ __forceinline__ scalar product(const scalar (&q)[D], const Candidate<
   return sum;
 }
 
+// Candidate s from global memory.
+template <typename scalar, int D>
+__device__ __forceinline__ Candidate<scalar, D> candidate(const scalar* d, int s) {
+  Candidate<scalar, D> found;
+#pragma unroll
+  for (int k = 0; k < D; ++k) found.x[k] = d[int64_t{s} * D + k];
+  return found;
+}
+
 // The place of a maximum that is NaN: rarely asked for, so from global memory.
 template <typename scalar, int D>
 __device__ __forceinline__ int first_nan(const scalar (&q)[D], const scalar* d, int S) {
   int s = 0;
   for (; s < S - 1; ++s) {
-    Candidate<scalar, D> candidate;
-#pragma unroll
-    for (int k = 0; k < D; ++k) candidate.x[k] = d[int64_t{s} * D + k];
-    const scalar x = product<scalar, D>(q, candidate);
+    const scalar x = product<scalar, D>(q, candidate<scalar, D>(d, s));
     if (x != x) break;
   }
   return s;

@@ -2,6 +2,7 @@
 
 #include "arithmetic.h"
 #include "matches.h"
+#include "rows.h"
 
 namespace emergence_ext::cuda {
 namespace {
@@ -9,7 +10,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kImagesOfWarp = 8;  // conditioning images that a row of q is read for once
-constexpr int kColumns = 8;       // channels of q that a lane keeps
+constexpr int kPairs = 4;         // pairs of channels of q that a lane keeps
 
 cudaStream_t stream_of(const Device& on) { return static_cast<cudaStream_t>(on.stream); }
 
@@ -20,38 +21,46 @@ __device__ __forceinline__ scalar sum_of_warp(scalar x) {
   return x;
 }
 
-// A warp for a row of q and several images.
-template <typename scalar>
-__global__ void __launch_bounds__(kThreads)
-    score_kernel(const Problem<scalar> p, const Matches matches, const unsigned groups,
-                 scalar* __restrict__ value) {
+// A warp for a row of q and several images. Rows run fastest: the few images that all of them meet
+// at a time stay in the L2 cache, where all images would not.
+template <typename scalar, typename stored>
+__global__ void __launch_bounds__(kThreads, 2)
+    score_kernel(const Problem<scalar> p, const Rows<stored> of, const Matches matches,
+                 const unsigned sets, scalar* __restrict__ value) {
   const int lane = threadIdx.x % kWarp;
-  const int64_t rows = p.N * p.R, row = int64_t{blockIdx.x / groups} * kWarps + threadIdx.x / kWarp;
-  const int64_t i0 = int64_t{blockIdx.x % groups} * kImagesOfWarp;
+  const int64_t rows = p.N * p.R, row = int64_t{blockIdx.x % sets} * kWarps + threadIdx.x / kWarp;
+  const int64_t i0 = int64_t{blockIdx.x / sets} * kImagesOfWarp;
   if (row >= rows) return;  // all lanes of a warp together
   const int images = static_cast<int>(smaller(kImagesOfWarp, p.B - i0));
   scalar sum[kImagesOfWarp] = {};
-  const scalar* d[kImagesOfWarp];
+  const stored* d[kImagesOfWarp];
 #pragma unroll
   for (int x = 0; x < kImagesOfWarp; ++x) {
     const int64_t i = i0 + (x < images ? x : 0);
-    d[x] = p.d + (i * p.S + read_match(matches, i * rows + row)) * p.D;
+    d[x] = of.d + (i * p.S + read_match(matches, i * rows + row)) * of.width;
   }
   const scalar* const scale = p.v ? p.v + row / p.R * p.D : nullptr;
-  for (int64_t k0 = 0; k0 < p.D; k0 += kWarp * kColumns) {
-    scalar q[kColumns];
+  for (int64_t k0 = 0; k0 < p.D; k0 += 2 * kWarp * kPairs) {
+    Pair<scalar> q[kPairs];
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      const int64_t k = k0 + c * kWarp + lane;
-      q[c] = k < p.D ? p.q[row * p.D + k] : 0;
-      if (k < p.D && scale) q[c] *= scale[k];
+    for (int c = 0; c < kPairs; ++c) {
+      const int64_t k = k0 + 2 * (c * kWarp + lane);
+      if (k >= p.D) continue;
+      const bool second = k + 1 < p.D;
+      q[c] = read_pair(of.q + row * of.width + k, second);
+      if (!scale) continue;
+      q[c].x[0] *= scale[k];
+      q[c].x[1] *= second ? scale[k + 1] : 0;
     }
 #pragma unroll
     for (int x = 0; x < kImagesOfWarp; ++x)
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        const int64_t k = k0 + c * kWarp + lane;
-        if (k < p.D) sum[x] = fma(q[c], d[x][k], sum[x]);
+      for (int c = 0; c < kPairs; ++c) {
+        const int64_t k = k0 + 2 * (c * kWarp + lane);
+        if (k >= p.D) continue;
+        const Pair<scalar> y = read_pair(d[x] + k, k + 1 < p.D);
+        sum[x] = fma(q[c].x[0], y.x[0], sum[x]);
+        sum[x] = fma(q[c].x[1], y.x[1], sum[x]);
       }
   }
 #pragma unroll
@@ -63,7 +72,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // A warp for a pair of images.
 template <typename scalar>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     weigh_kernel(const Problem<scalar> p, const scalar* __restrict__ value,
                  scalar* __restrict__ T) {
   const int64_t pair = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
@@ -135,14 +144,15 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (threadIdx.x == 0) losses[i] = empty ? 0 : loss + mass * log(sum);
 }
 
+template <typename stored>
 __global__ void __launch_bounds__(kThreads)
-    pack_kernel(const float* __restrict__ rows, const float* __restrict__ v,
+    pack_kernel(const stored* __restrict__ rows, const int64_t stride, const float* __restrict__ v,
                 const int64_t rows_of_v, const int64_t count, const int64_t D, const int64_t width,
                 const int planes, uint16_t* __restrict__ packed) {
   const int64_t step = int64_t{gridDim.x} * kThreads;
   for (int64_t at = int64_t{blockIdx.x} * kThreads + threadIdx.x; at < count * width; at += step) {
     const int64_t row = at / width, k = at % width;
-    float x = k < D ? rows[row * D + k] : 0;
+    float x = k < D ? number(rows[row * stride + k]) : 0;
     if (v && k < D) x *= v[row / rows_of_v * D + k];
     const uint16_t high = bits_to_finite_bfloat16(__float_as_uint(x));
     uint16_t* const out = packed + row * planes * width + k;
@@ -154,15 +164,28 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <typename stored>
+int pack(const stored* rows, int64_t stride, const float* v, int64_t count, const Problem<float>& p,
+         int64_t width, int planes, uint16_t* packed, const Device& on) {
+  if (count == 0) return cudaSuccess;
+  const int64_t most = int64_t{on.multiprocessors} * 64;
+  const int64_t blocks = smaller(most, ceil_div(count * width, kThreads));
+  return launch(pack_kernel<stored>, dim3(static_cast<unsigned>(blocks)), kThreads, 0,
+                stream_of(on), rows, stride, v, p.R, count, p.D, width, planes, packed);
+}
+
 }  // namespace
 
 template <typename scalar>
 int score_matches(const Problem<scalar>& p, Matches matches, scalar* value, const Device& on) {
   const int64_t rows = p.N * p.R;
   if (rows == 0 || p.B == 0) return cudaSuccess;
-  const int64_t groups = ceil_div(p.B, kImagesOfWarp);
-  return launch(score_kernel<scalar>, dim3(static_cast<unsigned>(ceil_div(rows, kWarps) * groups)),
-                kThreads, 0, stream_of(on), p, matches, static_cast<unsigned>(groups), value);
+  const auto sets = static_cast<unsigned>(ceil_div(rows, kWarps));
+  const dim3 grid(static_cast<unsigned>(sets * ceil_div(p.B, kImagesOfWarp)));
+  return by_stored(p, [&](const auto& of) {
+    return launch(score_kernel<scalar, stored_of<decltype(of)>>, grid, kThreads, 0, stream_of(on),
+                  p, of, matches, sets, value);
+  });
 }
 
 template <typename scalar>
@@ -180,13 +203,17 @@ int kl_rows(const Targets<scalar>& targets, int64_t N, int64_t B, scalar* T, dou
                 kThreads * sizeof(double), stream_of(on), targets, N, T, losses);
 }
 
-int pack(const float* rows, const float* v, int64_t rows_of_v, int64_t count, int64_t D,
-         int64_t width, int planes, uint16_t* packed, const Device& on) {
-  if (count == 0) return cudaSuccess;
-  const int64_t most = int64_t{on.multiprocessors} * 64;
-  const int64_t blocks = smaller(most, ceil_div(count * width, kThreads));
-  return launch(pack_kernel, dim3(static_cast<unsigned>(blocks)), kThreads, 0, stream_of(on), rows,
-                v, rows_of_v, count, D, width, planes, packed);
+int pack_q(const Problem<float>& p, int64_t width, int planes, uint16_t* packed, const Device& on) {
+  return by_stored(p, [&](const auto& of) {
+    return pack(of.q, of.width, p.v, p.N * p.R, p, width, planes, packed, on);
+  });
+}
+
+int pack_d(const Problem<float>& p, int64_t width, int planes, uint16_t* packed, const Device& on) {
+  return by_stored(p, [&](const auto& of) {
+    return pack(of.d, of.width, static_cast<const float*>(nullptr), p.B * p.S, p, width, planes,
+                packed, on);
+  });
 }
 
 #define EMERGENCE_INSTANTIATE(scalar)                                                  \

@@ -2,6 +2,7 @@
 
 from emergence_ext.cli import (
     animate,
+    apply,
     attack,
     compare,
     controls,
@@ -20,6 +21,7 @@ from emergence_ext.cli.common import app
 __all__ = [
     "animate",
     "app",
+    "apply",
     "attack",
     "compare",
     "controls",

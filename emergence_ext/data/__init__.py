@@ -17,7 +17,9 @@ from emergence_ext.data.samples import (
     ImageFiles,
     Samples,
     balanced_order,
+    relabelled,
     subset,
+    take,
 )
 from emergence_ext.data.skipped import kinds
 from emergence_ext.data.tars import TarFiles, tar_paths
@@ -45,7 +47,9 @@ __all__ = [
     "mask_on_grid",
     "read_boxes",
     "read_csv",
+    "relabelled",
     "splits",
     "subset",
+    "take",
     "tar_paths",
 ]

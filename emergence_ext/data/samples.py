@@ -22,7 +22,9 @@ __all__ = [
     "Samples",
     "balanced_order",
     "choose",
+    "relabelled",
     "subset",
+    "take",
 ]
 
 logger = logging.getLogger(__name__)
@@ -203,14 +205,18 @@ class ImageFiles(Samples):
         return (digest(self._pixels[index]) for index in indices)
 
 
-class _Subset(Samples):
-    def __init__(self, parent: Samples, indices: Sequence[int]) -> None:
-        super().__init__(
-            parent.categories,
-            [parent.labels[index] for index in indices],
-            [parent.names[index] for index in indices],
-            parent.bad,
-        )
+class _Part(Samples):
+    """Some samples of another data set, with labels and categories of their own."""
+
+    def __init__(
+        self,
+        parent: Samples,
+        indices: Sequence[int],
+        labels: Sequence[int],
+        categories: Sequence[str],
+    ) -> None:
+        names = [parent.names[index] for index in indices]
+        super().__init__(categories, labels, names, parent.bad)
         self._parent = parent
         self._indices = list(indices)
 
@@ -224,13 +230,31 @@ class _Subset(Samples):
         return self._parent._digests(self._indices[index] for index in indices)
 
 
+def take(dataset: Samples, indices: Sequence[int]) -> Samples:
+    """Return the samples at some places, `0 <= index < N`, in that order.
+
+    Raises:
+        IndexError: no such place.
+    """
+    return _Part(dataset, indices, [dataset.labels[i] for i in indices], dataset.categories)
+
+
+def relabelled(dataset: Samples, labels: Sequence[int], categories: Sequence[str]) -> Samples:
+    """Return the same samples, `[N]`, as ones of other categories.
+
+    Raises:
+        ValueError: another number of labels, or one outside of the categories.
+    """
+    return _Part(dataset, range(len(dataset)), labels, categories)
+
+
 def subset(dataset: Samples, *, per_class: int, random_state: int = 0) -> Samples:
     """Choose at most `per_class` samples of every category at random; order and names are kept.
 
     Raises:
         ValueError: `per_class` below 1.
     """
-    return _Subset(dataset, choose(dataset.labels, per_class, random_state))
+    return take(dataset, choose(dataset.labels, per_class, random_state))
 
 
 def choose(labels: Sequence[int], per_class: int, random_state: int) -> list[int]:

@@ -3,6 +3,7 @@
 from emergence_ext.figures.ablation import ablation
 from emergence_ext.figures.activations import activation_grid, layer_sparsity
 from emergence_ext.figures.annotators import agreement, confusions, seen_apart
+from emergence_ext.figures.apply import new_samples, similar_regions, unlike_images
 from emergence_ext.figures.attack import attack_curves, attack_images, attack_utility
 from emergence_ext.figures.attack_space import attack_paths, attack_types
 from emergence_ext.figures.attributes import AttributePanel, accuracy_by_attribute
@@ -82,6 +83,7 @@ __all__ = [
     "methods",
     "moved_images",
     "moved_regions",
+    "new_samples",
     "noted",
     "occlusion_maps",
     "occlusion_regions",
@@ -96,8 +98,10 @@ __all__ = [
     "shapley_maps",
     "shared_regions",
     "signed_text",
+    "similar_regions",
     "strength_entropy",
     "strength_reach",
     "student_regions",
     "tau_curve",
+    "unlike_images",
 ]

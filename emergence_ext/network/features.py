@@ -123,6 +123,7 @@ def extract(
     precision: Precision = "float32",
     device: torch.device | str | None = None,
     random_state: int = 0,
+    example: Tensor | None = None,
 ) -> FeatureSet:
     """Run a network once over a data set and keep regional features, sample features and logits.
 
@@ -147,6 +148,8 @@ def extract(
         precision: `"bfloat16"` runs the network in autocast, which is quicker and coarser.
         device: where to run; the module is moved there and back. By default where it is.
         random_state: seed of the random state that the network sees.
+        example: image `[channels, H, W]` in 0..1 that the network is tried on in place of the first
+            of the data set, where that may be a strange one.
 
     Raises:
         ValueError: an unknown or unusable layer; NaN or infinite values, with image and layer; no
@@ -161,11 +164,12 @@ def extract(
     samples = as_samples(dataset)
     with preserved(module), moved_to(module, device) as target, torch.no_grad():
         run = ForwardPass(module, preprocess, outputs, precision, target)
-        first = run.prepared(run.images(samples, slice(1)))
+        image = run.images(samples, slice(1)) if example is None else example[None]
+        first = run.prepared(image)
         head = last_linear or _head(run, first)
         layouts = read_layouts(module, first, find_layers(module, named.values()))
         shape, categories = _probe(
-            run, samples, named, head, layouts, grid, _has_categories(dataset)
+            run, samples, image, named, head, layouts, grid, _has_categories(dataset)
         )
         arrays = _stream(run, samples, named, head, layouts, shape, batch_size, random_state)
     return FeatureSet(
@@ -235,6 +239,7 @@ def _head(run: ForwardPass, image: Tensor) -> str:
 def _probe(
     run: ForwardPass,
     samples: Samples,
+    image: Tensor,
     named: dict[str, str],
     head: str,
     layouts: Mapping[str, Layout],
@@ -242,7 +247,7 @@ def _probe(
     has_categories: bool,
 ) -> tuple[tuple[int, int], list[str]]:
     """Grid and categories, from passes over two images that also find what is not usable."""
-    images = strips(run.images(samples, slice(1)))
+    images = strips(image)
     with recorder(
         run.module,
         named.values(),

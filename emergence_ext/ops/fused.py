@@ -25,6 +25,7 @@ from torch import Tensor
 from emergence_ext.ops import library as _library
 from emergence_ext.ops import reference, transforms, ways
 from emergence_ext.ops.autocast import in_float32
+from emergence_ext.ops.checks import refuse_gradients
 from emergence_ext.ops.registration import register
 
 _warned = False
@@ -166,7 +167,7 @@ def match_kl(
     instead = _instead_of_library("match_kl", precision, **tensors)
     if instead is not None:
         return instead.match_kl(q, d, a, b, P, exclude, **options)
-    _refuse_gradients("match_kl", P=P)
+    refuse_gradients("match_kl", P=P)
     op = _library_for(*tensors.values()).match_kl
     return op(*tensors.values(), _needs(q, d, a, b), **options)[0]
 
@@ -205,7 +206,7 @@ def match_kl_scaled(
     instead = _instead_of_library("match_kl_scaled", precision, **tensors)
     if instead is not None:
         return instead.match_kl_scaled(f, v, d, a, b, P, exclude, **options)
-    _refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
+    refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
     op = _library_for(*tensors.values()).match_kl_scaled
     return op(*tensors.values(), _needs(v, a, b), **options)[0]
 
@@ -261,12 +262,6 @@ def _library_for(*tensors: Tensor | None) -> Any:
 
 def _needs(*tensors: Tensor | None) -> list[bool]:
     return [transforms.wants_gradient(x) for x in tensors]
-
-
-def _refuse_gradients(op: str, **tensors: Tensor) -> None:
-    for name, needs in zip(tensors, _needs(*tensors.values()), strict=True):
-        if needs:
-            raise ValueError(f"{op}: {name} has no gradient here; pass it detached")
 
 
 if _library.why_not("cpu") is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from emergence_ext.report import (
+    apply,
     attack,
     compare,
     controls,
@@ -18,8 +19,9 @@ from emergence_ext.report import (
 )
 from emergence_ext.report.files import Drawings, Tables, remove_others, write_results
 from emergence_ext.report.words import SectionText
-from emergence_ext.run import FinishedRun
-from emergence_ext.store import Saved
+from emergence_ext.run import FinishedRun, RunFolder
+from emergence_ext.store import Saved, exists
+from emergence_ext.studies.apply import Applied
 from emergence_ext.studies.attack import Attack
 from emergence_ext.studies.compare import NAME as COMPARE
 from emergence_ext.studies.compare import Comparison
@@ -62,9 +64,20 @@ EXPERIMENTS: Final = (
     Experiment(distill.SECTION, Distillation, distill.tables, distill.figures),
     Experiment(foreground.SECTION, Objects, foreground.tables, foreground.figures),
 )
-"""In the order of the report."""
+"""In the order of the report; behind them come the sets of new images, see `experiments`."""
 
 COMPARISON: Final = Experiment(
     SectionText(COMPARE, "Comparison", ""), Comparison, compare.tables, compare.figures
 )
 """Of two runs or checkpoints; any number of them, each in a folder of its own in `compare/`."""
+
+
+def experiments(inside: RunFolder) -> tuple[Experiment, ...]:
+    """Every experiment that a run may hold once, and each set of new images that it holds."""
+    names = [path.name for path in sorted(inside.experiment(apply.NAME).glob("*/"))]
+    sections = [apply.section(name) for name in names]
+    return EXPERIMENTS + tuple(
+        Experiment(section, Applied, apply.tables, apply.figures)
+        for section in sections
+        if exists(inside.result(section.anchor))
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from emergence_ext._version import __version__
-from emergence_ext.report.experiments import EXPERIMENTS
+from emergence_ext.report.experiments import experiments
 from emergence_ext.report.files import FIGURES, TABLES
 from emergence_ext.run import Config, RunFolder, file_digest
 from emergence_ext.store import StoreError, content_digest, exists
@@ -27,7 +27,7 @@ def receipts(inside: RunFolder, left_out: Collection[str]) -> dict[str, Any]:
         inside: the run.
         left_out: experiments that are not on the page.
     """
-    names = [e.section.anchor for e in EXPERIMENTS if e.section.anchor not in left_out]
+    names = [e.section.anchor for e in experiments(inside) if e.section.anchor not in left_out]
     results = {"emergence": inside.emergence} | {name: inside.result(name) for name in names}
     files = [
         path

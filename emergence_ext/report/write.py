@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from emergence_ext.report import emergence
-from emergence_ext.report.experiments import COMPARISON, EXPERIMENTS
+from emergence_ext.report.experiments import COMPARISON, experiments
 from emergence_ext.report.files import write_results
 from emergence_ext.report.headline import headline, warnings
 from emergence_ext.report.html.write import write_page
@@ -49,9 +49,9 @@ def _write(run: FinishedRun) -> Path:
             "%s is left out: it was made from other results than this run has now; do `emergence "
             "%s` again",
             run.inside.experiment(anchor),
-            COMMANDS.get(anchor, anchor),
+            COMMANDS.get(anchor, anchor.partition("/")[0]),
         )
-    for experiment in EXPERIMENTS:
+    for experiment in experiments(run.inside):
         path = run.inside.result(experiment.section.anchor)
         if exists(path) and experiment.section.anchor not in left_out:
             experiment.write(run, path)
@@ -85,7 +85,7 @@ def update(run: FinishedRun, name: str) -> Path:
         StoreError: it was not done with this run, or its result is damaged.
         ImportError: jinja2 is not installed.
     """
-    known = {experiment.section.anchor: experiment for experiment in EXPERIMENTS}
+    known = {experiment.section.anchor: experiment for experiment in experiments(run.inside)}
     if name not in known:
         raise ValueError(f"name: no experiment {name!r}; there are {', '.join(known)}")
     with run.held():
@@ -114,7 +114,7 @@ def _is_current(run: FinishedRun) -> bool:
 
 def foreign(run: FinishedRun) -> list[str]:
     """Names of the experiments whose result in the folder was not made from the run as it is."""
-    names = [experiment.section.anchor for experiment in EXPERIMENTS]
+    names = [experiment.section.anchor for experiment in experiments(run.inside)]
     paths = {name: run.inside.result(name) for name in names}
     return [name for name, path in paths.items() if exists(path) and not run.owns(path)]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emergence_ext.data import Samples
 from emergence_ext.method import (
     Frame,
     RegionalProjection,
@@ -20,7 +21,7 @@ from emergence_ext.method import (
     SampleProjection,
     image_similarity,
 )
-from emergence_ext.network import FeatureSet
+from emergence_ext.network import CheckpointFile, FeatureSet, load_weights
 from emergence_ext.run.emerging import Emergence
 from emergence_ext.run.folder import Config, RunFolder
 from emergence_ext.run.identity import (
@@ -235,26 +236,64 @@ class FinishedRun:
                 weights, images, preprocessing or code are others now.
             FileNotFoundError: a file or folder that is not there.
         """
+        given = {name: value for name, value in changes.items() if value is not None}
+        spec = self._spec(given)
+        subject = spec.load(device)
+        if list(subject.dataset.names) != self.emergence.names:
+            raise ValueError(
+                f"data: {spec.data} holds other images than the run in {self.folder} looked at"
+            )
+        last = subject.checkpoints[-1] if subject.checkpoints else None
+        self._require_same(subject, last, {"layers"} if "layers" in given else set())
+        return subject
+
+    def subject_of(
+        self, images: Callable[[int], Samples], checkpoint: int = -1, device: str = "cpu"
+    ) -> Subject:
+        """Load the network, as a checkpoint left it, to look at other images than the run's.
+
+        Those of the run need not be there any more.
+
+        Args:
+            images: from the side of an image in pixels to images of the run's categories.
+            checkpoint: its place in the run.
+            device: of the network's forward pass.
+
+        Raises:
+            ValueError, FileNotFoundError: as `subject`.
+        """
+        subject = self._spec({}).load(device, images)
+        modules = self.config.settings.get("modules")
+        if modules is not None:  # what an image suggests may depend on it
+            layers = {name: modules[name] for name in self.emergence.layers}
+            subject = replace(subject, layers=layers)
+        label = self.emergence.labels[checkpoint]
+        states = {state.label: state for state in subject.checkpoints}
+        if states and label not in states:
+            raise FileNotFoundError(
+                f"run: the weights of {label} are not among the files of its checkpoints any more; "
+                f"there are {', '.join(states)}"
+            )
+        self._require_same(subject, states.get(label), {"images"})
+        if states and label != subject.checkpoints[-1].label:
+            load_weights(subject.module, states[label].path)
+        return subject
+
+    def _spec(self, given: Mapping[str, Any]) -> SubjectSpec:
         settings = self.config.subject
         if settings is None:
             raise ValueError(
                 f"run: {self.folder} was made from Python and does not say how to load its "
                 "network; call the study from Python as well"
             )
-        given = {name: value for name, value in changes.items() if value is not None}
-        spec = SubjectSpec.from_settings({**settings, **given}, self.folder)
-        subject = spec.load(device)
-        if list(subject.dataset.names) != self.emergence.names:
-            raise ValueError(
-                f"data: {spec.data} holds other images than the run in {self.folder} looked at"
-            )
-        if self.config.digested:
-            self._require_same(subject, {"layers"} if "layers" in given else set())
-        return subject
+        return SubjectSpec.from_settings({**settings, **given}, self.folder)
 
-    def _require_same(self, subject: Subject, besides: Collection[str]) -> None:
-        """Refuse a network or images that are not those of the run."""
-        state = subject.checkpoints[-1] if subject.checkpoints else None
+    def _require_same(
+        self, subject: Subject, state: CheckpointFile | None, besides: Collection[str]
+    ) -> None:
+        """Refuse a network, in a state, or images that are not those of the run."""
+        if not self.config.digested:
+            return
         now = {weights_name(state): weights_of(subject, state), **identity(subject)}
         there = self.config.hashes
         now = comparable(there, now, self.config.versions.get("python"))

@@ -134,8 +134,8 @@ class RunFolder:
         return self.path / name
 
     def result(self, name: str) -> Path:
-        """What that experiment found."""
-        return self.path / name / name
+        """What that experiment found; `EXPERIMENT/NAME` is one of several of a kind."""
+        return self.path / name / name.partition("/")[0]
 
 
 @dataclass(frozen=True)

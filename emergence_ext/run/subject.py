@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
@@ -61,13 +61,17 @@ class Subject:
     last_linear: str | None = None
 
     def extract(
-        self, module: nn.Module | None = None, grid: tuple[int, int] | Literal["last"] = "last"
+        self,
+        module: nn.Module | None = None,
+        grid: tuple[int, int] | Literal["last"] = "last",
+        example: torch.Tensor | None = None,
     ) -> FeatureSet:
         """Extract the features of all images and layers.
 
         Args:
             module: another network of the same layers; None: the subject's, as it is.
             grid: `(H, W)` of the regions, or the last layer's own.
+            example: as `network.extract` takes it.
         """
         return network.extract(
             self.module if module is None else module,
@@ -80,6 +84,7 @@ class Subject:
             precision=self.precision,
             batch_size=self.batch_size,
             device=self.device,
+            example=example,
         )
 
 
@@ -123,8 +128,13 @@ class SubjectSpec:
     random_state: int = 0
     split: str | None = None
 
-    def load(self, device: str = "cpu") -> Subject:
+    def load(self, device: str = "cpu", images: Callable[[int], Samples] | None = None) -> Subject:
         """Load network and images.
+
+        Args:
+            device: of the network's forward pass.
+            images: from the side of an image in pixels to other images, of the same categories,
+                than those in `data`.
 
         Raises:
             ValueError: weights beside checkpoints, an unknown precision, or anything about network
@@ -140,7 +150,7 @@ class SubjectSpec:
         origin = network.read_origin(first)
         size = origin.size_for(self.size)
         output = origin.output_for(self.output)
-        dataset = self._dataset(size)
+        dataset = self._dataset(size) if images is None else images(size)
         loaded = network.load_model(
             self.model,
             weights=first,

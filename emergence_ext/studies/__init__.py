@@ -5,12 +5,14 @@ They draw nothing.
 
 from emergence_ext.studies import (
     ablation,
+    apply,
     attack,
     compare,
     controls,
     distill,
     drpr,
     foreground,
+    likeness,
     methods,
     paper_tables,
     pgd,
@@ -21,12 +23,14 @@ from emergence_ext.studies import (
 
 __all__ = [
     "ablation",
+    "apply",
     "attack",
     "compare",
     "controls",
     "distill",
     "drpr",
     "foreground",
+    "likeness",
     "methods",
     "paper_tables",
     "pgd",

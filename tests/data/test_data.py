@@ -20,8 +20,10 @@ from emergence_ext.data import (
     coco2014,
     cub200,
     digits,
+    relabelled,
     splits,
     subset,
+    take,
 )
 from emergence_ext.network.preprocessing import preprocess
 
@@ -234,6 +236,21 @@ def test_a_subset_is_stratified_and_keeps_names_and_order() -> None:
         assert round(255 * image.item()) == int(name) and label == labels[int(name)]
     with pytest.raises(ValueError, match="per_class"):
         subset(samples, per_class=0)
+
+
+def test_samples_are_taken_by_place_and_given_other_categories() -> None:
+    pixels = torch.arange(4).view(4, 1, 1, 1).byte()
+    samples = ArraySamples(pixels, [0, 1, 0, 1], ["a", "b"], ["w", "x", "y", "z"])
+    part = take(samples, [3, 0])
+    assert (part.names, part.labels, part.categories) == (["z", "w"], [1, 0], ["a", "b"])
+    assert torch.equal(part[0][0], samples[3][0]) and part.digest() != samples.digest()
+    other = relabelled(samples, [2, 2, 0, 1], ["p", "q", "r"])
+    assert other.names == samples.names and other[0][1] == 2
+    assert all(torch.equal(other[i][0], samples[i][0]) for i in range(4))
+    with pytest.raises(IndexError):
+        take(samples, [4])
+    with pytest.raises(ValueError, match=r"names: expected 3|labels: expected"):
+        relabelled(samples, [0, 1, 2], ["p", "q", "r"])
 
 
 class _Pairs:

@@ -30,6 +30,8 @@ def of(root: Path, *names: str) -> Path:
         (("Train", "VAL", "Test"), "VAL"),
         (("train", "dev", "test"), "dev"),
         (("train", "eval"), "eval"),
+        (("train", "validate"), "validate"),
+        (("train", "evaluation"), "evaluation"),
         (("train", "test"), "test"),
         (("training_set", "test_set"), "test_set"),
         (("train2017", "val2017"), "val2017"),
@@ -121,6 +123,11 @@ def test_other_categories_than_those_of_training_are_said(
     with caplog.at_level(logging.WARNING):
         ImageFolder(tmp_path, split="val", size=8)
     assert "other categories than the training images (cow, dog)" in caplog.text
+    caplog.clear()
+    images(tmp_path, *(f"val/{k}" for k in "123456"))
+    with caplog.at_level(logging.WARNING):
+        ImageFolder(tmp_path, split="val", size=8)
+    assert "(1, 2, 3, 4, 5):" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -183,3 +190,21 @@ def test_folders_that_hold_the_same_are_said(
     of(tmp_path, "fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog")
     assert ImageFolder(tmp_path, size=8).categories == ["fold1", "fold2"]
     assert "fold1 and fold2 hold the same folders (cat, dog)" in caplog.text
+
+
+def test_one_split_in_each_category_is_a_folder_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images(tmp_path, "cat/train", "dog/train")
+    assert splits(tmp_path) == {}
+    assert ImageFolder(tmp_path, size=8).names == ["cat/train/0.png", "dog/train/0.png"]
+    assert "cat and dog hold the same folders (train) and are taken" in caplog.text
+
+
+def test_folders_without_folders_are_not_alike(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images(tmp_path, "cat", "dog", "one/only/cow")
+    ImageFolder(tmp_path, size=8)
+    ImageFolder(tmp_path / "one" / "only", size=8)
+    assert "the same folders" not in caplog.text

@@ -94,6 +94,8 @@ extern dim3 blockDim, gridDim;
 inline float __uint_as_float(unsigned x) { return emulation::same_bits<float>(x); }
 inline unsigned __float_as_uint(float x) { return emulation::same_bits<unsigned>(x); }
 
+inline int __ffs(int x) { return __builtin_ffs(x); }
+
 template <typename T>
 T __ldg(const T* at) {
   return *at;
@@ -242,6 +244,8 @@ inline float max_nan(float x, float y) {
 }
 
 inline double max_nan(double x, double y) { return x > y || x != x ? x : y; }
+
+inline int unforeseen(int x) { return x; }
 
 char* shared_memory();  // aligned to 16 bytes and no more
 

@@ -123,6 +123,7 @@ struct Group {
   std::deque<Product> products;  // that some warp has yet to issue, or that have not been made
   int64_t made = 0;              // before those
   std::array<int64_t, kWarpsOfGroup> issued{}, ended{};
+  std::array<int64_t, kWarpsOfGroup> committed{}, earlier{};  // of issued; before the last batch
   std::array<bool, kWarpsOfGroup> begun{};
   std::array<std::array<float*, kLanes>, kWarpsOfGroup> registers{};
   float sum[kGroupRows][kMostColumns];
@@ -131,7 +132,7 @@ struct Group {
   void begin() {
     products.clear();
     made = 0;
-    issued = ended = {};
+    issued = ended = committed = earlier = {};
     begun = {};
   }
 };
@@ -434,13 +435,10 @@ void multiply(float* sum, int columns, bool float16, uint64_t a, uint64_t b, boo
   meet("multiply", ~0u, &mine, site, [](void* const* brought) { hopper.issue(brought); });
 }
 
-void commit_and_wait(const char* name, float* sum, int sums, Site site) {
-  meet(name, ~0u, nullptr, site, [](void* const*) {});
-  Group& group = hopper.group();
-  const int warp = Hopper::warp();
+void wait_until_made(const char* name, int64_t products, Site site) {
   struct Wait {
     const int64_t &made, wanted;
-  } wait{group.made, group.issued[warp]};
+  } wait{hopper.group().made, products};
   wait_until(
       name, site,
       [](void* what) {
@@ -448,6 +446,15 @@ void commit_and_wait(const char* name, float* sum, int sums, Site site) {
         return wait.made >= wait.wanted;
       },
       &wait);
+}
+
+void end_products(float* sum, int sums, Site site) {
+  const char* const name = "end_products";
+  meet(name, ~0u, nullptr, site, [](void* const*) {});
+  Group& group = hopper.group();
+  const int warp = Hopper::warp();
+  if (group.committed[warp] < group.issued[warp]) fail(name, site, "commit_products() is missing");
+  wait_until_made(name, group.issued[warp], site);
   if (group.ended[warp] < group.issued[warp])
     for (int x = 0; x < sums; ++x) {
       const int row = warp * 16 + lane() / 4 + x / 2 % 2 * 8;
@@ -456,8 +463,15 @@ void commit_and_wait(const char* name, float* sum, int sums, Site site) {
   meet(name, ~0u, nullptr, site, [](void* const*) {
     Group& group = hopper.group();
     group.ended[Hopper::warp()] = group.issued[Hopper::warp()];
-    group.begun[Hopper::warp()] = false;
   });
+}
+
+void commit(void* const*) {
+  Group& group = hopper.group();
+  const int warp = Hopper::warp();
+  group.earlier[warp] = group.committed[warp];
+  group.committed[warp] = group.issued[warp];
+  group.begun[warp] = false;
 }
 
 }  // namespace emulation
@@ -526,6 +540,16 @@ void load_box(uint32_t to, const TensorMap& map, int x, int y, int z, int w, uin
               uint32_t blocks, Site site) {
   if (map.rank != 4) emulation::fail("load_box", site, "the map has not four dimensions");
   hopper.load({map, {x, y, z, w}, to, barrier, 0, site}, blocks, "load_box");
+}
+
+void commit_products(Site site) {
+  emulation::meet("commit_products", ~0u, nullptr, site, emulation::commit);
+}
+
+void wait_for_earlier_products(Site site) {
+  const char* const name = "wait_for_earlier_products";
+  emulation::meet(name, ~0u, nullptr, site, [](void* const*) {});
+  emulation::wait_until_made(name, hopper.group().earlier[emulation::Hopper::warp()], site);
 }
 
 void begin_products(Site site) {

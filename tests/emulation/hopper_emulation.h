@@ -32,7 +32,7 @@ bool encode(TensorMap& map, int rank, const void* entries, const uint64_t* sizes
 
 void set_registers(bool more, int registers, Site site);
 void multiply(float* sum, int columns, bool float16, uint64_t a, uint64_t b, bool add, Site site);
-void commit_and_wait(const char* name, float* sum, int sums, Site site);
+void end_products(float* sum, int sums, Site site);
 
 }  // namespace emulation
 
@@ -85,9 +85,12 @@ void load_box(uint32_t to, const TensorMap& map, int x, int y, int z, int w, uin
 
 void begin_products(emulation::Site site = emulation::here());
 
+void commit_products(emulation::Site site = emulation::here());
+void wait_for_earlier_products(emulation::Site site = emulation::here());
+
 template <int kSums>
 void end_products(float (&sum)[kSums], emulation::Site site = emulation::here()) {
-  emulation::commit_and_wait("end_products", sum, kSums, site);
+  emulation::end_products(sum, kSums, site);
 }
 
 template <int kColumns, bool kFloat16>

@@ -30,6 +30,7 @@ enum Fault {
   kNotAligned,
   kRefilledTooEarly,
   kNotBegun,
+  kNotCommitted,
   kNotEnded,
   kNoFence,
   kTooFewBytes,
@@ -95,6 +96,7 @@ __global__ void product_kernel(Fault fault, TensorMap a_map, TensorMap b_map, in
       multiply<kColumns, false>(sum, a + k * next, b + k * next, (step | k) > 0);
     if (fault == kReleasedTooEarly && lane == 0) barrier_arrive(empty(step), 0);
     if (fault == kReadTooEarly) early = sum[0];
+    if (fault != kNotCommitted) commit_products();
     if (fault != kNotEnded || step + 1 < steps) end_products(sum);
     if (fault != kReleasedTooEarly && lane == 0) barrier_arrive(empty(step), 0);
   }

@@ -117,6 +117,19 @@ def draw_all(x: dict[str, Any]) -> dict[str, Callable[[], Figure]]:
         "moved_images": lambda: figures.moved_images(
             x["images"], sure, sure > 0.6, sure < 0.2, (2, 2), x["labels"], x["categories"]
         ),
+        "new_samples": lambda: figures.new_samples(
+            x["g"][-1], x["labels"], 2 * x["g"][-1, :3], [0, 0, count - 1], [1, 0, 0], *frame[1:]
+        ),
+        "unlike_images": lambda: figures.unlike_images(
+            x["images"], sure, sure < 0.2, (2, 2), HOSTILE[:1] * SAMPLES, ["a\nb"] * SAMPLES
+        ),
+        "similar_regions": lambda: figures.similar_regions(
+            x["images"],
+            [[0, 0, 4, 4]] * SAMPLES,
+            x["images"][..., :6],
+            [[2, 2, 4, 4]] * SAMPLES,
+            [(HOSTILE[0], f"{HOSTILE[1]}\nb")] * SAMPLES,
+        ),
         "category_similarity": lambda: figures.category_similarity(
             x["directions"] @ x["directions"].T, x["categories"]
         ),
@@ -207,7 +220,7 @@ def test_one_layer_and_no_reliable_region_are_drawn_and_said() -> None:
 
 def test_features_of_the_plane_are_drawn_and_other_dimensions_are_refused() -> None:
     plane = draw_all(inputs(dim=2))
-    for name in ("samples", "samples_through_epochs", "regions_through_epochs"):
+    for name in ("samples", "samples_through_epochs", "regions_through_epochs", "new_samples"):
         assert pixels(plane[name]())
     with pytest.raises(ValueError, match=r"dim 4, only 2 or 3 can be drawn\. Fit .* dim=3"):
         draw_all(inputs(dim=4))["samples"]()

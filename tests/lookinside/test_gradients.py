@@ -330,29 +330,8 @@ def test_a_sheet_leaves_out_what_the_network_does_not_allow() -> None:
     assert "ReLUs that hooks" not in told
 
 
-class ClassToken(nn.Module):
-    """Two blocks of attention; the output is read from the class token alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.patch, self.fc = nn.Conv2d(3, 8, 7, 7), nn.Linear(8, 4)
-            self.token = nn.Parameter(torch.randn(1, 1, 8))
-            self.blocks = nn.ModuleList(
-                nn.TransformerEncoderLayer(8, 2, 8, 0.0, batch_first=True) for _ in range(2)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.fc(x[:, 0])
-
-
 def test_a_picture_of_nothing_says_so() -> None:
-    network, x = ClassToken(), torch.rand(2, 3, 28, 28)
+    network, x = tiny_networks.ClassToken(2), torch.rand(2, 3, 28, 28)
     assert G.grad_cam(network, "blocks.0", x, 0).any()
     told = r"the output does not depend on the patches after 'blocks.1'"
     with pytest.raises(ValueError, match=told):
@@ -367,10 +346,10 @@ def test_a_picture_of_nothing_says_so() -> None:
 
 
 def test_grad_cam_of_a_sheet_is_of_the_last_layer_that_counts() -> None:
-    made = sheet(scene(3, ClassToken(), {"first": "blocks.0", "second": "blocks.1"}))
+    made = sheet(scene(3, tiny_networks.ClassToken(2), {"first": "blocks.0", "second": "blocks.1"}))
     told = " ".join(made.notes)
     assert "does not depend on the patches after second: Grad-CAM is of first" in told
     assert "Grad-CAM of first" in made.text
     assert "Grad-CAM: rank correlation" in told
-    made = sheet(scene(3, ClassToken(), {"second": "blocks.1"}))
+    made = sheet(scene(3, tiny_networks.ClassToken(2), {"second": "blocks.1"}))
     assert any(note.startswith("Grad-CAM is left out") for note in made.notes)

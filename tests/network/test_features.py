@@ -473,6 +473,30 @@ def test_a_network_that_draws_random_numbers_is_seeded(dataset):
     assert torch.equal(first.z, again.z) and not torch.equal(first.z, other.z)
 
 
+class Dark(nn.Module):
+    """A network that sees nothing in a dark image."""
+
+    def __init__(self):
+        super().__init__()
+        self.stage = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1))
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        bright = x.mean(dim=(1, 2, 3), keepdim=True) > 0.2
+        return self.fc(self.stage(x * bright).mean(dim=(2, 3)))
+
+
+def test_a_network_can_be_tried_on_another_image_than_the_first(dataset, images):
+    net = Dark()
+    dark = ArraySamples(torch.cat([0.1 * images[:1], images[1:]]), dataset.labels, ["a", "b", "c"])
+    with pytest.raises(ValueError, match="gives the same for all images"):
+        extract(net, dark, ["stage"])
+    features = extract(net, dark, ["stage"], example=images[1])
+    torch.testing.assert_close(
+        features.layers["stage"][1:], extract(net, dataset, ["stage"]).layers["stage"][1:]
+    )
+
+
 def test_a_feature_set_saves_and_loads_whole(net, dataset, tmp_path):
     found = extract(net, dataset, LAYERS)
     found.save(tmp_path / "features")

@@ -22,6 +22,7 @@ from emergence_ext.network import (
 )
 from emergence_ext.network.hooks import find_layers
 from emergence_ext.network.layout import strips
+from tests import tiny_networks
 
 
 class Patches(nn.Module):
@@ -199,30 +200,11 @@ def test_what_runs_more_than_once_is_not_suggested() -> None:
     ]
 
 
-class ClassToken(nn.Module):
-    """A small transformer whose output is that of its class token."""
-
-    def __init__(self, blocks: int = 4) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.patch = nn.Conv2d(3, 16, 4, 4)
-            self.token = nn.Parameter(torch.randn(1, 1, 16))
-            self.blocks = nn.ModuleList(
-                nn.TransformerEncoderLayer(16, 2, 16, 0.0, batch_first=True) for _ in range(blocks)
-            )
-            self.fc = nn.Linear(16, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patch(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.fc(x[:, 0])
-
-
 def test_layers_that_the_output_does_not_depend_on_are_not_suggested() -> None:
-    net, image = ClassToken(), torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    net, image = (
+        tiny_networks.ClassToken(),
+        torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+    )
     assert list(suggest_layers(net, image)) == ["blocks.0", "blocks.1", "blocks.2"]
     report = inspect_model(net, image)
     assert report.beyond == "blocks.3"
@@ -235,7 +217,7 @@ def test_layers_that_the_output_does_not_depend_on_are_not_suggested() -> None:
 
 
 def test_a_network_apart_at_tokens_is_the_network() -> None:
-    net, x = ClassToken().eval(), torch.rand(2, 3, 32, 32)
+    net, x = tiny_networks.ClassToken().eval(), torch.rand(2, 3, 32, 32)
     with above(net, "blocks.1", x) as part, torch.no_grad():
         assert part.layout == Layout("tokens", (8, 8), 1)
         torch.testing.assert_close(part(part.maps), net(x))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emergence_ext.report.emergence_text import IMAGES_TABLE, SECTIONS
-from emergence_ext.report.experiments import EXPERIMENTS
+from emergence_ext.report.experiments import experiments
 from emergence_ext.report.files import FIGURES, TABLES
 from emergence_ext.report.html.page import fill_template, page_part
 from emergence_ext.report.html.pictures import Picture, read_pictures
@@ -65,7 +65,8 @@ def write_page(
         ImportError: jinja2 is not installed.
     """
     inside = RunFolder(Path(run_dir))
-    names = [e.section.anchor for e in EXPERIMENTS if e.section.anchor not in left_out]
+    texts = [e.section for e in experiments(inside) if e.section.anchor not in left_out]
+    names = [text.anchor for text in texts]
     places = {"": inside.path} | {f"{name}/": inside.experiment(name) for name in names}
     pictures = read_pictures(
         {
@@ -82,7 +83,7 @@ def write_page(
     }
     sections = [_section(text, pictures, tables) for text in SECTIONS]
     sections += [_further(_FURTHER, SECTIONS, "", pictures, tables)]
-    done = [_experiment(text, pictures, tables) for text in (e.section for e in EXPERIMENTS)]
+    done = [_experiment(text, pictures, tables) for text in texts]
     page = fill_template(
         "report/html/page.html",
         page_part("report/html/page.css"),
