@@ -262,7 +262,7 @@ def _forget_backends(manifest: Path) -> None:
     del stats["backend"], content["sha256"]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     content["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
-    manifest.write_text(json.dumps(content))
+    manifest.write_text(json.dumps(content, indent=1, ensure_ascii=False))
 
 
 @pytest.mark.parametrize(("backend", "error"), [("fast", ValueError), ("fused", RuntimeError)])
