@@ -15,12 +15,15 @@ from emergence_ext.store.arrays import (
 )
 from emergence_ext.store.digest import digest
 from emergence_ext.store.documents import StoreError, read_document, write_document
-from emergence_ext.store.files import locked, write_file
+from emergence_ext.store.files import locked, replace_file, write_file
 from emergence_ext.store.objects import Estimator, Saved, once
+from emergence_ext.store.shards import ShardStore, ShardWriter
 
 __all__ = [
     "Estimator",
     "Saved",
+    "ShardStore",
+    "ShardWriter",
     "StoreError",
     "content_digest",
     "differences",
@@ -32,6 +35,7 @@ __all__ = [
     "made_from",
     "once",
     "read_document",
+    "replace_file",
     "require_made_from",
     "save_arrays",
     "write_document",

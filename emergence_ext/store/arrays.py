@@ -30,12 +30,15 @@ __all__ = [
     "FORMAT_VERSION",
     "StoreError",
     "content_digest",
+    "describe",
     "differences",
     "digest_of",
     "exists",
     "in_words",
     "load_arrays",
     "made_from",
+    "manifest_digest",
+    "read_manifest",
     "require_made_from",
     "save_arrays",
 ]
@@ -74,7 +77,7 @@ def save_arrays(
         "kind": kind,
         "package_version": _package_version(),
         "settings": _encode(dict(settings), "settings"),
-        "arrays": {name: _describe(array) for name, array in stored.items()},
+        "arrays": {name: describe(array) for name, array in stored.items()},
     }
     if made_from is not None:
         manifest["made_from"] = dict(made_from)
@@ -92,7 +95,7 @@ def load_arrays(
         StoreError: absent, damaged, of another kind, or of a newer format.
     """
     array_file, manifest_file = _files(path)
-    manifest = _read_manifest(manifest_file)
+    manifest = read_manifest(manifest_file)
     if kind is not None and manifest["kind"] != kind:
         raise StoreError(f"path: {manifest_file} holds a {manifest['kind']!r}, expected a {kind!r}")
     try:
@@ -114,7 +117,7 @@ def load_arrays(
             f"and has unknown ones {sorted(arrays.keys() - described.keys())}"
         )
     for name, array in arrays.items():
-        if _describe(array) != described[name]:
+        if describe(array) != described[name]:
             raise StoreError(
                 f"path: array {name!r} of {array_file} is not the one that was written (checksum, "
                 f"shape or dtype). Delete {manifest_file.name} and compute it again."
@@ -133,7 +136,7 @@ def made_from(path: Path | str) -> dict[str, str] | None:
     Raises:
         StoreError: no manifest, or a damaged one.
     """
-    given: dict[str, str] | None = _read_manifest(_files(path)[1]).get("made_from")
+    given: dict[str, str] | None = read_manifest(_files(path)[1]).get("made_from")
     return given
 
 
@@ -145,17 +148,18 @@ def content_digest(path: Path | str) -> str:
     Raises:
         StoreError: no manifest, or a damaged one.
     """
-    return _content(_read_manifest(_files(path)[1]))
+    return manifest_digest(read_manifest(_files(path)[1]))
 
 
 def digest_of(arrays: Mapping[str, Tensor], settings: Mapping[str, Any], *, kind: str) -> str:
     """The `content_digest` that these would have, were they saved."""
-    described = {n: _describe(x.detach().cpu().contiguous()) for n, x in arrays.items()}
+    described = {n: describe(x.detach().cpu().contiguous()) for n, x in arrays.items()}
     encoded = _encode(dict(settings), "settings")
-    return _content({"kind": kind, "settings": encoded, "arrays": described})
+    return manifest_digest({"kind": kind, "settings": encoded, "arrays": described})
 
 
-def _content(manifest: Mapping[str, Any]) -> str:
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """The `content_digest` of what has this manifest."""
     return json_digest(
         [manifest["kind"], _without_seconds(manifest["settings"]), manifest["arrays"]]
     )
@@ -205,7 +209,12 @@ def _files(path: Path | str) -> tuple[Path, Path]:
     return Path(f"{path}.safetensors"), Path(f"{path}.json")
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest that `save_arrays` wrote.
+
+    Raises:
+        StoreError: none there, or a damaged one.
+    """
     try:
         manifest = read_document(path, FORMAT_VERSION, "Compute it again.")
     except FileNotFoundError as error:
@@ -229,7 +238,8 @@ def _is_manifest(manifest: Mapping[str, Any]) -> bool:
     )
 
 
-def _describe(array: Tensor) -> dict[str, Any]:
+def describe(array: Tensor) -> dict[str, Any]:
+    """What a manifest says of an array on the CPU: dtype, shape and SHA-256."""
     raw = array.reshape(-1).view(torch.uint8).numpy().data if array.numel() else b""
     return {
         "dtype": str(array.dtype).removeprefix("torch."),
