@@ -22,6 +22,7 @@ def in_batches(
     *,
     description: str,
     leave: bool = True,
+    start: int = 0,
 ) -> Iterator[tuple[slice, Result]]:
     """Run samples `0 .. count - 1` in batches; where memory runs out, go on with half as many.
 
@@ -31,6 +32,7 @@ def in_batches(
         batch_size: samples at a time.
         description: what the progress bar says.
         leave: whether the bar stays when all is done.
+        start: the first sample that is run; those before were.
 
     Yields:
         The samples of a batch and what `run` made of them.
@@ -41,8 +43,9 @@ def in_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    with tqdm(total=count, desc=description, unit="image", leave=leave, disable=None) as bar:
-        start = 0
+    with tqdm(
+        total=count, initial=start, desc=description, unit="image", leave=leave, disable=None
+    ) as bar:
         while start < count:
             batch = slice(start, min(start + batch_size, count))
             try:

@@ -187,13 +187,12 @@ class FinishedRun:
         alphas = self.config.settings.get("alphas") or ()
         if not alphas:
             return []
-        last, chosen = self.features(), e.region_images
+        chosen, layer = e.region_images, e.layers[-1]
+        last = FeatureSet.load_part(self.inside.features(e.labels[-1]), [layer], chosen)
         return importance_strength(
-            last.layers[e.layers[-1]][chosen],
+            last.layers[layer],
             e.w[-1, -1],
-            image_similarity(
-                last.z[chosen], e.frame.solved_kappa_p, include_self=settings.include_self
-            ),
+            image_similarity(last.z, e.frame.solved_kappa_p, include_self=settings.include_self),
             e.g[-1, chosen],
             e.frame,
             alphas,

@@ -61,13 +61,19 @@ class Subject:
     last_linear: str | None = None
 
     def extract(
-        self, module: nn.Module | None = None, grid: tuple[int, int] | Literal["last"] = "last"
+        self,
+        module: nn.Module | None = None,
+        grid: tuple[int, int] | Literal["last"] = "last",
+        *,
+        keep: Path | None = None,
+        made_from: Mapping[str, str] | None = None,
     ) -> FeatureSet:
         """Extract the features of all images and layers.
 
         Args:
             module: another network of the same layers; None: the subject's, as it is.
             grid: `(H, W)` of the regions, or the last layer's own.
+            keep, made_from: as `network.extract` takes them.
         """
         return network.extract(
             self.module if module is None else module,
@@ -80,6 +86,8 @@ class Subject:
             precision=self.precision,
             batch_size=self.batch_size,
             device=self.device,
+            keep=keep,
+            made_from=made_from,
         )
 
 

@@ -18,7 +18,14 @@ from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.folder import STUDY, STUDY_VERSION, Config, RunFolder
 from emergence_ext.run.identity import file_digest, weights_name
 from emergence_ext.run.subject import SubjectSpec
-from emergence_ext.store import StoreError, differences, load_arrays, made_from, read_document
+from emergence_ext.store import (
+    SHARDS,
+    StoreError,
+    differences,
+    load_arrays,
+    made_from,
+    read_document,
+)
 
 
 @dataclass
@@ -106,7 +113,11 @@ def recompute(run: FinishedRun) -> Emergence:
 
 def _results(folder: Path) -> Iterator[Path]:
     """Paths, without a suffix, of all results in a folder."""
+    for index in sorted(folder.rglob(SHARDS)):
+        yield index.parent
     for arrays in sorted(folder.rglob("*.safetensors")):
+        if (arrays.parent / SHARDS).exists():
+            continue  # a shard, which is read with the others
         path = arrays.with_name(arrays.name.removesuffix(".safetensors"))
         # Checkpoints of a network stand alone.
         if Path(f"{path}.json").exists() or not _is_checkpoint(arrays):

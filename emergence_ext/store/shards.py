@@ -1,201 +1,42 @@
 """Rows too many for memory, in a folder of files with equally many rows: `shard-00000`, ...
 
-Every shard is a result of its own, as `arrays.py` writes it, with a manifest that is written last:
-whoever is killed loses the rows of one. `index.json` lists them by digest and is written when all
-rows are there, so a store is finished exactly when it has one. Opening reads that alone; the
-manifest of a shard is held against the index, and each of its arrays against the manifest, when it
-is first used.
+`appending.py` writes them. Every shard is a result of its own, as `arrays.py` writes it, with a
+manifest that is written last: whoever is killed loses the rows of one. `index.json` lists them by
+digest and is written when all rows are there, so a store is finished exactly when it has one.
+Opening reads that alone; the manifest of a shard is held against the index, and each of its arrays
+against the manifest, when it is first used.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from emergence_ext.store.arrays import (
+from emergence_ext.store.documents import StoreError, json_digest, read_document
+from emergence_ext.store.manifests import (
     FORMAT_VERSION,
-    content_digest,
     describe,
     differences,
+    dtype_of,
     exists,
+    feed,
+    files_of,
     in_words,
-    load_arrays,
     manifest_digest,
+    name_of,
     read_manifest,
-    require_made_from,
-    save_arrays,
 )
-from emergence_ext.store.documents import StoreError, read_document, write_document
-from emergence_ext.store.files import locked
 
-__all__ = ["ROWS_PER_SHARD", "ShardStore", "ShardWriter"]
-
-ROWS_PER_SHARD: Final = 1024
-_INDEX: Final = "index.json"
-_SHARD: Final = "Shard"  # the kind of each
+SHARDS: Final = "index.json"
+"""The file in a folder that makes it a store of rows."""
 _AGAIN: Final = "Compute it again."
-
-
-class ShardWriter:
-    """Appends rows to a store, and goes on with one whose writer was killed.
-
-    Used in a `with` block, at whose end the store is finished; left by an error it keeps the
-    shards that were full. `len(writer)` is the number of rows that are there: go on with that one.
-
-    Args:
-        folder: of the store; made if it is not there. One process at a time writes into it.
-        made_from: digest of each thing that the rows depend on, by a name that an error can say.
-        rows_per_shard: rows that are held in memory and that a kill costs, at most.
-
-    Raises:
-        ValueError: `rows_per_shard` below 1, or another than that of the rows that are there.
-        StoreError: rows that are there were made from something else, or a manifest is damaged.
-        RuntimeError: another process writes into the folder.
-        OSError: it cannot be written, a full disk among the reasons; names the file.
-    """
-
-    def __init__(
-        self,
-        folder: Path | str,
-        made_from: Mapping[str, str],
-        rows_per_shard: int = ROWS_PER_SHARD,
-    ) -> None:
-        if rows_per_shard < 1:
-            raise ValueError(f"rows_per_shard: expected at least 1, got {rows_per_shard}")
-        self.folder = Path(folder)
-        self.made_from = dict(made_from)
-        self.rows_per_shard = rows_per_shard
-        self._digests: list[str] = []  # of the shards that are full, or the last
-        self._buffer: dict[str, Tensor] = {}  # [rows_per_shard, ...] each
-        self._filled = 0
-        self._finished = False
-        self._held = ExitStack()
-
-    def __len__(self) -> int:
-        """Return the number of rows that are there."""
-        return len(self._digests) * self.rows_per_shard + self._filled
-
-    def __enter__(self) -> Self:
-        with ExitStack() as held:
-            held.enter_context(locked(self.folder))
-            self._take_up()
-            self._held = held.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
-    ) -> None:
-        with self._held:
-            if kind is None and not self._finished:
-                self._finish()
-
-    def append(self, rows: Mapping[str, Tensor]) -> None:
-        """Append rows of every array; a shard is written whenever one is full.
-
-        Args:
-            rows: arrays `[B, ...]` of one B; names, dtypes and shapes of a row as before.
-
-        Raises:
-            ValueError: no arrays, or others than before.
-            OSError: a shard cannot be written.
-        """
-        counts = {array.shape[0] if array.ndim else -1 for array in rows.values()}
-        if len(counts) != 1 or -1 in counts:
-            shapes = {name: list(array.shape) for name, array in rows.items()}
-            raise ValueError(f"rows: expected arrays with one first axis, got {shapes}")
-        if not self._buffer:
-            self._buffer = {
-                name: torch.empty((self.rows_per_shard, *array.shape[1:]), dtype=array.dtype)
-                for name, array in rows.items()
-            }
-        here, there = _rows_in_words(rows), _rows_in_words(self._buffer)
-        if here != there:
-            raise ValueError(f"rows: expected {there} like those before, got {here}")
-        if self._finished:
-            (self.folder / _INDEX).unlink()
-            self._finished = False
-        (count,) = counts
-        start = 0
-        while start < count:
-            taken = min(count - start, self.rows_per_shard - self._filled)
-            for name, array in rows.items():
-                self._buffer[name][self._filled : self._filled + taken] = array[
-                    start : start + taken
-                ]
-            self._filled += taken
-            start += taken
-            if self._filled == self.rows_per_shard:
-                self._write_shard()
-
-    def _take_up(self) -> None:
-        """Find the rows that are there; those of a shard that is not full are written again."""
-        described: Mapping[str, Any] = {}
-        while exists(path := _shard(self.folder, len(self._digests))):
-            require_made_from(path, self.made_from)
-            manifest = read_manifest(_manifest_file(path))
-            there = _setting(manifest, "rows_per_shard")
-            if there != self.rows_per_shard:
-                raise ValueError(
-                    f"rows_per_shard: {self.folder} was begun with {there} rows a shard, not "
-                    f"{self.rows_per_shard}. Go on with that, or remove the folder."
-                )
-            described = manifest["arrays"]
-            if _setting(manifest, "rows") < self.rows_per_shard:
-                break
-            self._digests.append(manifest_digest(manifest))
-        self._finished = (self.folder / _INDEX).is_file()
-        self._buffer = {
-            name: torch.empty(
-                (self.rows_per_shard, *each["shape"][1:]), dtype=_dtype(each["dtype"])
-            )
-            for name, each in described.items()
-        }
-        if exists(path):
-            for name, array in load_arrays(path, kind=_SHARD)[0].items():
-                self._filled = len(array)
-                self._buffer[name][: self._filled] = array
-
-    def _write_shard(self) -> None:
-        number = len(self._digests)
-        save_arrays(
-            _shard(self.folder, number),
-            {name: array[: self._filled] for name, array in self._buffer.items()},
-            {
-                "first": number * self.rows_per_shard,
-                "rows": self._filled,
-                "rows_per_shard": self.rows_per_shard,
-            },
-            kind=_SHARD,
-            made_from=self.made_from,
-        )
-        self._digests.append(content_digest(_shard(self.folder, number)))
-        self._filled = 0
-
-    def _finish(self) -> None:
-        rows = len(self)
-        if self._filled:
-            self._write_shard()
-        write_document(
-            self.folder / _INDEX,
-            {
-                "format_version": FORMAT_VERSION,
-                "rows": rows,
-                "rows_per_shard": self.rows_per_shard,
-                "arrays": {
-                    name: {"dtype": _name_of(array.dtype), "shape": [rows, *array.shape[1:]]}
-                    for name, array in self._buffer.items()
-                },
-                "made_from": self.made_from,
-                "shards": self._digests,
-            },
-        )
 
 
 class ShardStore:
@@ -212,13 +53,13 @@ class ShardStore:
 
     def __init__(self, folder: Path | str, made_from: Mapping[str, str] | None = None) -> None:
         self.folder = Path(folder)
-        index = read_document(self.folder / _INDEX, FORMAT_VERSION, _AGAIN)
+        index = read_document(self.folder / SHARDS, FORMAT_VERSION, _AGAIN)
         if not _is_index(index):
             raise StoreError(
-                f"path: {self.folder / _INDEX} is no index of this package. Delete it and compute "
+                f"path: {self.folder / SHARDS} is no index of this package. Delete it and compute "
                 "it again."
             )
-        self.made_from: dict[str, str] = index["made_from"]
+        self.made_from: dict[str, str] = index.get("made_from", {})
         different = differences(self.made_from, made_from or {})
         if different:
             raise StoreError(
@@ -226,7 +67,7 @@ class ShardStore:
                 "now. Make it again, or bring those back."
             )
         self.rows_per_shard: int = index["rows_per_shard"]
-        self.dtypes = {name: _dtype(each["dtype"]) for name, each in index["arrays"].items()}
+        self.dtypes = {name: dtype_of(each["dtype"]) for name, each in index["arrays"].items()}
         self.shapes: dict[str, tuple[int, ...]]
         self.shapes = {name: tuple(each["shape"]) for name, each in index["arrays"].items()}
         self._count: int = index["rows"]
@@ -295,6 +136,25 @@ class ShardStore:
                 with self._mapped(number, name):
                     pass
 
+    def digest(self) -> str:
+        """Digest of all rows, of their order and of how they are split."""
+        return json_digest(self._digests)
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest of these arrays would say, were they in one file; all rows are read."""
+        described = {}
+        for name, shape in self.shapes.items():
+            sha = hashlib.sha256()
+            for number in range(len(self._digests)):
+                with self._mapped(number, name) as array:
+                    feed(sha, array)
+            described[name] = {
+                "dtype": name_of(self.dtypes[name]),
+                "shape": list(shape),
+                "sha256": sha.hexdigest(),
+            }
+        return described
+
     def _empty(self, name: str, count: int) -> Tensor:
         if name not in self.shapes:
             raise ValueError(f"name: no array {name!r}; there are {', '.join(self.shapes)}")
@@ -306,10 +166,10 @@ class ShardStore:
 
         `get_slice` would copy what is then copied to its place.
         """
-        path = _shard(self.folder, number)
+        path = shard_path(self.folder, number)
         described = self._manifest(number)["arrays"][name]
         file = Path(f"{path}.safetensors")
-        cure = f"Delete {path.name}.json and {_INDEX} there, and compute it again."
+        cure = f"Delete {path.name}.json and {SHARDS} there, and compute it again."
         try:
             if not file.is_file():  # a pipe would be waited for
                 raise FileNotFoundError("no such file")
@@ -329,58 +189,31 @@ class ShardStore:
     def _manifest(self, number: int) -> dict[str, Any]:
         """The manifest of a shard, after a comparison with the index."""
         if number not in self._manifests:
-            path = _shard(self.folder, number)
+            path = shard_path(self.folder, number)
             if not exists(path):
                 raise StoreError(
-                    f"path: {self.folder} lacks the shard {path.name}.json. Delete {_INDEX} there "
+                    f"path: {self.folder} lacks the shard {path.name}.json. Delete {SHARDS} there "
                     "and compute it again."
                 )
-            manifest = read_manifest(_manifest_file(path))
+            manifest = read_manifest(files_of(path)[1])
             if manifest_digest(manifest) != self._digests[number]:
                 raise StoreError(
-                    f"path: {path}.json is of another store than {_INDEX} beside it. Bring the "
+                    f"path: {path}.json is of another store than {SHARDS} beside it. Bring the "
                     f"right one back, or delete {self.folder} and compute it again."
                 )
             self._manifests[number] = manifest
         return self._manifests[number]
 
 
-def _shard(folder: Path, number: int) -> Path:
+def shard_path(folder: Path, number: int) -> Path:
+    """Where a shard of a store is, without a suffix."""
     return folder / f"shard-{number:05d}"
-
-
-def _manifest_file(path: Path) -> Path:
-    return Path(f"{path}.json")
-
-
-def _setting(manifest: Mapping[str, Any], name: str) -> int:
-    value = manifest["settings"].get(name)
-    if manifest["kind"] != _SHARD or type(value) is not int:
-        raise StoreError(f"path: a {manifest['kind']!r} without {name} where a shard should be")
-    return value
-
-
-def _rows_in_words(arrays: Mapping[str, Tensor]) -> str:
-    return ", ".join(
-        f"{name} {list(x.shape[1:])} {_name_of(x.dtype)}" for name, x in sorted(arrays.items())
-    )
-
-
-def _dtype(name: str) -> torch.dtype:
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
-        raise StoreError(f"path: {name!r} is no dtype. {_AGAIN}")
-    return dtype
-
-
-def _name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _is_index(index: Mapping[str, Any]) -> bool:
     """Whether the parts of an index are of the kinds that a writer writes."""
     counts = [index.get("rows"), index.get("rows_per_shard")]
-    arrays, origins, shards = (index.get(name) for name in ("arrays", "made_from", "shards"))
+    arrays, shards, origins = index.get("arrays"), index.get("shards"), index.get("made_from", {})
     return (
         all(type(count) is int and count >= 0 for count in counts)
         and isinstance(arrays, dict)
