@@ -17,10 +17,9 @@ from emergence_ext.store.manifests import (
     require_made_from,
 )
 from emergence_ext.store.objects import Estimator, Saved, kept, once
-from emergence_ext.store.shards import SHARDS, ShardStore
+from emergence_ext.store.shards import ShardStore
 
 __all__ = [
-    "SHARDS",
     "Estimator",
     "Saved",
     "ShardStore",

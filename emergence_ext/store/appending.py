@@ -195,7 +195,7 @@ class ShardWriter:
             {
                 "first": number * (self.rows_per_shard or 0),
                 "rows": self._filled,
-                "rows_per_shard": self.rows_per_shard,
+                "rows_per_shard": self.rows_per_shard or 0,
             },
             kind=_SHARD,
             made_from=self.made_from,
@@ -212,7 +212,7 @@ class ShardWriter:
             {
                 "format_version": FORMAT_VERSION,
                 "rows": rows,
-                "rows_per_shard": self.rows_per_shard,
+                "rows_per_shard": self.rows_per_shard or 0,
                 "arrays": {
                     name: {"dtype": name_of(array.dtype), "shape": [rows, *array.shape[1:]]}
                     for name, array in self._buffer.items()
