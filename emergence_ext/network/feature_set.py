@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emergence_ext.store import Saved, load_arrays, save_rows
+from emergence_ext.store import Saved, StoreError, load_arrays, save_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,12 +134,16 @@ class FeatureSet(Saved):
         index = None if rows is None else torch.as_tensor(rows, dtype=torch.int64)
         wanted = [*(f"layers/{name}" for name in layers), "f", "z", "y"]
         arrays, settings = load_arrays(path, kind=cls.__name__, names=wanted, rows=index)
-        names = settings["names"]
-        return cls.of_arrays(
-            arrays,
-            {
+        try:
+            names = settings["names"]
+            about = {
                 "grid": tuple(settings["grid"]),
                 "names": names if index is None else [names[n] for n in index.tolist()],
                 "categories": settings["categories"],
-            },
-        )
+            }
+            return cls.of_arrays(arrays, about)
+        except (LookupError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"path: {path} is intact but does not make a {cls.__name__} ({error!r}). Compute "
+                "it again."
+            ) from error
