@@ -22,6 +22,7 @@ _PACKAGES: Final = {
     "imageio_ffmpeg": ("imageio-ffmpeg", "report"),
     "jinja2": ("jinja2", "report"),
     "mlxtend": ("mlxtend", "demo"),
+    "pyarrow": ("pyarrow", "export"),
     "skimage": ("scikit-image", "studies"),
     "sklearn": ("scikit-learn", "studies"),
     "timm": ("timm", "timm"),

@@ -24,6 +24,9 @@ BuiltinModel = Literal[
 Preprocessing = Literal["none", "imagenet", "caffe", "inception", "clip"]
 """How images in 0..1 become a network's input, see `network.preprocess`."""
 
+ExportFormat = Literal["parquet", "csv"]
+"""Of the files that other programs read."""
+
 Attacked = Literal["held-out", "all"]
 """Which images of a run an attack takes, where it is told no number of them."""
 

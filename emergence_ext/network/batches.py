@@ -27,6 +27,7 @@ def in_batches(
     *,
     description: str,
     leave: bool = True,
+    start: int = 0,
 ) -> Iterator[tuple[slice, Result]]:
     """Run samples `0 .. count - 1` in batches; where memory runs out, go on with half as many.
 
@@ -36,6 +37,7 @@ def in_batches(
         batch_size: samples at a time.
         description: what the progress bar says.
         leave: whether the bar stays when all is done.
+        start: the first sample that is run; those before were.
 
     Yields:
         The samples of a batch and what `run` made of them.
@@ -46,8 +48,9 @@ def in_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    with tqdm(total=count, desc=description, unit="image", leave=leave, disable=None) as bar:
-        start = 0
+    with tqdm(
+        total=count, initial=start, desc=description, unit="image", leave=leave, disable=None
+    ) as bar:
         while start < count:
             batch = slice(start, min(start + batch_size, count))
             try:
@@ -79,15 +82,19 @@ def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
 
 
 @contextmanager
-def read_ahead(samples: Samples) -> Iterator[Callable[[slice], Tensor]]:
+def read_ahead(samples: Samples, start: int = 0) -> Iterator[Callable[[slice], Tensor]]:
     """Stack batches as `in_batches` asks for them while the images of the next are read.
+
+    Args:
+        samples: whose images are read.
+        start: the first of them, as of `in_batches`.
 
     Yields:
         Batch -> `[B, channels, H, W]`; batches in order, or the last one again or a part of it.
     """
     held: list[Tensor] = []
-    first = 0
-    images = samples.read(range(len(samples)))
+    first = start
+    images = samples.read(range(start, len(samples)))
 
     def stack(batch: slice) -> Tensor:
         nonlocal first, images

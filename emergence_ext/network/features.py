@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from emergence_ext.data import MapStyle, Samples, as_samples
 from emergence_ext.network.batches import in_batches, read_ahead, stacked
 from emergence_ext.network.calling import classify, fitted, preserved
+from emergence_ext.network.feature_set import FeatureSet
 from emergence_ext.network.hooks import (
     find_head,
     find_layers,
@@ -24,90 +26,12 @@ from emergence_ext.network.hooks import (
 )
 from emergence_ext.network.layout import Layout, read_layouts, strips
 from emergence_ext.settings import Precision
-from emergence_ext.store import Saved
+from emergence_ext.store import ShardWriter, in_words, remove_rows
 
 logger = logging.getLogger(__name__)
 
 Grid = Literal["last"] | tuple[int, int]
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureSet(Saved):
-    """What the method needs of a network and a set of images.
-
-    Attributes:
-        layers: layer name -> regional features F, `[N, R, K]`, float32, all on the same grid.
-        grid: `(H, W)` of that grid, `R = H * W`, regions row-major.
-        f: sample features, `[N, E]`, float32: the input of the last fully connected layer.
-        z: logits, `[N, C]`, float32.
-        y: labels, `[N]`, int64, in `[0, C)`.
-        names: names of the images, `[N]`.
-        categories: names of the categories, `[C]`.
-
-    Raises:
-        ValueError: shapes that do not agree, or a label outside `[0, C)`.
-    """
-
-    layers: dict[str, Tensor]
-    grid: tuple[int, int]
-    f: Tensor
-    z: Tensor
-    y: Tensor
-    names: list[str]
-    categories: list[str]
-
-    def __post_init__(self) -> None:
-        count, regions_count = len(self.names), self.grid[0] * self.grid[1]
-        shapes: dict[str, tuple[Tensor, tuple[int, ...]]] = {}
-        shapes |= {"f": (self.f, (count, -1)), "z": (self.z, (count, len(self.categories)))}
-        shapes["y"] = (self.y, (count,))
-        for name, array in self.layers.items():
-            shapes[f"layers[{name!r}]"] = (array, (count, regions_count, -1))
-        for name, (array, expected) in shapes.items():
-            pairs = zip(array.shape, expected, strict=False)
-            if array.ndim != len(expected) or any(e not in (-1, got) for got, e in pairs):
-                raise ValueError(
-                    f"FeatureSet: {name} has shape {list(array.shape)}, expected {list(expected)} "
-                    f"({count} names, grid {self.grid}, {len(self.categories)} categories)"
-                )
-        if count and not 0 <= int(self.y.min()) <= int(self.y.max()) < len(self.categories):
-            raise ValueError(
-                f"FeatureSet: y goes from {int(self.y.min())} to {int(self.y.max())}, expected "
-                f"labels in [0, {len(self.categories)})"
-            )
-
-    def __len__(self) -> int:
-        """Return the number of samples N."""
-        return len(self.names)
-
-    def subset(self, indices: Sequence[int] | Tensor) -> FeatureSet:
-        """Return the samples at `indices`, in that order.
-
-        Raises:
-            IndexError: an index outside `[0, N)`.
-        """
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
-        return FeatureSet(
-            layers={name: array[chosen] for name, array in self.layers.items()},
-            grid=self.grid,
-            f=self.f[chosen],
-            z=self.z[chosen],
-            y=self.y[chosen],
-            names=[self.names[index] for index in chosen.tolist()],
-            categories=self.categories,
-        )
-
-    def select(self, layers: Sequence[str]) -> FeatureSet:
-        """Return the same samples with only the named layers, in that order.
-
-        Raises:
-            ValueError: a layer that is not there.
-        """
-        absent = [name for name in layers if name not in self.layers]
-        if absent:
-            raise ValueError(f"layers: no {absent}, there are {list(self.layers)}")
-        kept = {name: self.layers[name] for name in layers}
-        return FeatureSet(kept, self.grid, self.f, self.z, self.y, self.names, self.categories)
+_Batches = Generator[tuple[slice, dict[str, Tensor]], None, None]
 
 
 def extract(
@@ -124,6 +48,8 @@ def extract(
     device: torch.device | str | None = None,
     random_state: int = 0,
     example: Tensor | None = None,
+    keep: Path | None = None,
+    made_from: Mapping[str, str] | None = None,
 ) -> FeatureSet:
     """Run a network once over a data set and keep regional features, sample features and logits.
 
@@ -150,8 +76,13 @@ def extract(
         random_state: seed of the random state that the network sees.
         example: image `[channels, H, W]` in 0..1 that the network is tried on in place of the first
             of the data set, where that may be a strange one.
+        keep: path without a suffix where the result is kept, as by `FeatureSet.save`, and what is
+            done of it meanwhile, in shards: who was killed goes on with the next.
+        made_from: digest of each thing that the features depend on, kept with them; what is there
+            of others is made anew.
 
     Raises:
+        StoreError: what is kept is damaged.
         ValueError: an unknown or unusable layer; NaN or infinite values, with image and layer; no
             images; categories that do not match the outputs.
     """
@@ -171,16 +102,63 @@ def extract(
         shape, categories = _probe(
             run, samples, image, named, head, layouts, grid, _has_categories(dataset)
         )
-        arrays = _stream(run, samples, named, head, layouts, shape, batch_size, random_state)
-    return FeatureSet(
-        layers={name: arrays[f"layer {name!r}"] for name in named},
-        grid=shape,
-        f=arrays["the sample feature"],
-        z=arrays["the logits"],
-        y=torch.tensor(samples.labels, dtype=torch.int64),
-        names=list(samples.names),
-        categories=categories,
-    )
+        batches = partial(
+            _stream, run, samples, named, head, layouts, shape, batch_size, random_state
+        )
+        about = {"grid": shape, "names": list(samples.names), "categories": categories}
+        if keep is None:
+            return _in_memory(batches(0), len(samples), about)
+        origins = dict(made_from or {})
+        # Where batches are divided is in the last bits of what the network gives.
+        with _rows(keep, {**origins, "batch_size": str(batch_size)}) as rows:
+            # Numbers that a network draws depend on all batches before.
+            anew = len(rows) > 0 and _draws(run, image)
+            _append(rows, batches(0 if anew else len(rows)))
+    return FeatureSet.finish(keep, list(named), about, origins)
+
+
+def _in_memory(batches: _Batches, count: int, about: Mapping[str, Any]) -> FeatureSet:
+    """The features of all batches."""
+    arrays: dict[str, Tensor] = {}
+    with closing(batches):  # also where something is raised: it holds hooks
+        for batch, parts in batches:
+            for name, part in parts.items():
+                if name not in arrays:
+                    arrays[name] = torch.empty((count, *part.shape[1:]), dtype=part.dtype)
+                arrays[name][batch] = part
+    return FeatureSet.of_arrays(arrays, about)
+
+
+def _append(rows: ShardWriter, batches: _Batches) -> None:
+    """Keep the features of all batches, less the rows that are there."""
+    with closing(batches):
+        for batch, parts in batches:
+            there = len(rows) - batch.start
+            if there < batch.stop - batch.start:
+                rows.append({name: part[there:] for name, part in parts.items()})
+
+
+def _rows(keep: Path, made_from: Mapping[str, str]) -> ShardWriter:
+    """What is kept of the features so far, where it is of the same things."""
+    different = remove_rows(keep, made_from)
+    if different:
+        logger.warning("%s is made anew: it was of other %s", keep, in_words(different))
+    return ShardWriter(keep, made_from)
+
+
+def _draws(run: ForwardPass, image: Tensor) -> bool:
+    """Whether the network draws random numbers."""
+
+    def states() -> list[Tensor]:
+        device = run.device
+        return [
+            torch.get_rng_state(),
+            *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else []),
+        ]
+
+    before = states()
+    run.logits(image)
+    return not all(map(torch.equal, before, states()))
 
 
 @dataclass(frozen=True)
@@ -310,13 +288,14 @@ def _stream(
     grid: tuple[int, int],
     batch_size: int,
     random_state: int,
-) -> dict[str, Tensor]:
-    """Fill the result arrays batch by batch."""
-    arrays: dict[str, Tensor] = {}
+    start: int,
+) -> _Batches:
+    """Yield batches from one image on, and their arrays, named as those of a `FeatureSet`."""
+    rows: dict[str, Sequence[int]] = {}
     keep = partial(regions, grid=grid)
     with (
         recorder(run.module, named.values(), inputs=[head], keep=keep, layouts=layouts) as record,
-        read_ahead(samples) as images,
+        read_ahead(samples, start) as images,
     ):
         torch.manual_seed(random_state)
         for batch, z in in_batches(
@@ -324,18 +303,18 @@ def _stream(
             len(samples),
             batch_size,
             description="features",
+            start=start,
         ):
             parts = {f"layer {name!r}": record.outputs[dotted] for name, dotted in named.items()}
             parts["the sample feature"] = flat_features(record.inputs[head], head)
             parts["the logits"] = z
             for what, part in parts.items():
-                row = arrays[what].shape[1:] if what in arrays else part.shape[1:]
+                row = rows.setdefault(what, part.shape[1:])
                 _check_batch(part, what, (batch.stop - batch.start, *row))
                 check_finite(part, what, samples.names[batch])
-                if what not in arrays:
-                    arrays[what] = torch.empty((len(samples), *part.shape[1:]))
-                arrays[what][batch] = part
-    return arrays
+            layers = {f"layers/{name}": parts[f"layer {name!r}"].float() for name in named}
+            f, y = parts["the sample feature"], torch.tensor(samples.labels[batch])
+            yield batch, {**layers, "f": f, "z": z, "y": y}
 
 
 def flat_features(f: Tensor, head: str) -> Tensor:

@@ -41,7 +41,7 @@ from emergence_ext.run.strength import (
 from emergence_ext.run.subject import Subject
 from emergence_ext.run.thumbnails import Thumbnails
 from emergence_ext.settings import Backend, Settings
-from emergence_ext.store import StoreError, content_digest, differences, exists, locked, once
+from emergence_ext.store import StoreError, content_digest, differences, exists, kept, locked, once
 
 logger = logging.getLogger(__name__)
 
@@ -198,23 +198,23 @@ def _checkpoint(
     subject: Subject, state: CheckpointFile | None, folder: RunFolder, config: Config
 ) -> Checkpoint:
     """One state of the network, or the network as it is, its features kept in the directory."""
+    path = folder.features(_label(state))
+    made_from = feature_origins(config.hashes, weights_name(state))
 
     def make() -> FeatureSet:
         if state is None:
-            return subject.extract()
-        kept = {name: x.clone() for name, x in subject.module.state_dict().items()}
+            return subject.extract(keep=path, made_from=made_from)
+        before = {name: x.clone() for name, x in subject.module.state_dict().items()}
         load_weights(subject.module, state.path)
         try:
-            return subject.extract()
+            return subject.extract(keep=path, made_from=made_from)
         finally:
-            subject.module.load_state_dict(kept)
+            subject.module.load_state_dict(before)
 
-    path = folder.features(_label(state))
-    made_from = feature_origins(config.hashes, weights_name(state))
     return Checkpoint(
         _label(state),
         0 if state is None else state.epoch,
-        lambda: once(path, FeatureSet, make, made_from),
+        lambda: kept(path, FeatureSet, made_from) or make(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -188,13 +188,12 @@ class FinishedRun:
         alphas = self.config.settings.get("alphas") or ()
         if not alphas:
             return []
-        last, chosen = self.features(), e.region_images
+        chosen, layer = e.region_images, e.layers[-1]
+        last = self.features(layers=[layer], images=chosen)
         return importance_strength(
-            last.layers[e.layers[-1]][chosen],
+            last.layers[layer],
             e.w[-1, -1],
-            image_similarity(
-                last.z[chosen], e.frame.solved_kappa_p, include_self=settings.include_self
-            ),
+            image_similarity(last.z, e.frame.solved_kappa_p, include_self=settings.include_self),
             e.g[-1, chosen],
             e.frame,
             alphas,
@@ -205,9 +204,23 @@ class FinishedRun:
             made_from=self.made_from,
         )
 
-    def features(self, checkpoint: int = -1) -> FeatureSet:
-        """Return the features of all images at one checkpoint."""
-        return FeatureSet.load(self.inside.features(self.emergence.labels[checkpoint]))
+    def features(
+        self,
+        checkpoint: int = -1,
+        *,
+        layers: Sequence[str] | None = None,
+        images: Tensor | None = None,
+    ) -> FeatureSet:
+        """Return the features of one checkpoint.
+
+        Args:
+            checkpoint: its place in the run.
+            layers: names of those to read; None: all.
+            images: indices of those to read; None: all.
+        """
+        e = self.emergence
+        path = self.inside.features(e.labels[checkpoint])
+        return FeatureSet.load_part(path, e.layers if layers is None else layers, images)
 
     def learned(self, checkpoint: int = -1) -> Learned:
         """Return the fits of one checkpoint."""

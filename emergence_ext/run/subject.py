@@ -64,7 +64,10 @@ class Subject:
         self,
         module: nn.Module | None = None,
         grid: tuple[int, int] | Literal["last"] = "last",
+        *,
         example: torch.Tensor | None = None,
+        keep: Path | None = None,
+        made_from: Mapping[str, str] | None = None,
     ) -> FeatureSet:
         """Extract the features of all images and layers.
 
@@ -72,6 +75,7 @@ class Subject:
             module: another network of the same layers; None: the subject's, as it is.
             grid: `(H, W)` of the regions, or the last layer's own.
             example: as `network.extract` takes it.
+            keep, made_from: as `network.extract` takes them.
         """
         return network.extract(
             self.module if module is None else module,
@@ -85,6 +89,8 @@ class Subject:
             batch_size=self.batch_size,
             device=self.device,
             example=example,
+            keep=keep,
+            made_from=made_from,
         )
 
 

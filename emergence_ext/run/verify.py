@@ -6,6 +6,7 @@ Nothing is loaded that could run code: networks are compared as files, images as
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,13 @@ from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.folder import STUDY, STUDY_VERSION, Config, RunFolder
 from emergence_ext.run.identity import file_digest, weights_name
 from emergence_ext.run.subject import SubjectSpec
-from emergence_ext.store import StoreError, differences, load_arrays, made_from, read_document
+from emergence_ext.store import (
+    StoreError,
+    differences,
+    load_arrays,
+    made_from,
+    read_document,
+)
 
 
 @dataclass
@@ -106,11 +113,19 @@ def recompute(run: FinishedRun) -> Emergence:
 
 def _results(folder: Path) -> Iterator[Path]:
     """Paths, without a suffix, of all results in a folder."""
+    # Rows in shards are read as the result that they make.
+    yield from dict.fromkeys(x.parent for x in sorted(folder.rglob("shard-*")) if _is_of_rows(x))
     for arrays in sorted(folder.rglob("*.safetensors")):
+        if _is_of_rows(arrays):
+            continue
         path = arrays.with_name(arrays.name.removesuffix(".safetensors"))
         # Checkpoints of a network stand alone.
         if Path(f"{path}.json").exists() or not _is_checkpoint(arrays):
             yield path
+
+
+def _is_of_rows(path: Path) -> bool:
+    return re.fullmatch(r"shard-\d{5,}\.(json|safetensors)", path.name) is not None
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -3,37 +3,44 @@
 It knows nothing of what the arrays mean.
 """
 
-from emergence_ext.store.arrays import (
+from emergence_ext.store.appending import ShardWriter, remove_rows
+from emergence_ext.store.arrays import load_arrays, save_arrays, save_rows
+from emergence_ext.store.digest import digest
+from emergence_ext.store.documents import StoreError, read_document, write_document
+from emergence_ext.store.files import locked, replace_file, write_file
+from emergence_ext.store.manifests import (
     content_digest,
     differences,
     exists,
     in_words,
-    load_arrays,
     made_from,
     require_made_from,
-    save_arrays,
 )
-from emergence_ext.store.digest import digest
-from emergence_ext.store.documents import StoreError, read_document, write_document
-from emergence_ext.store.files import locked, write_file
-from emergence_ext.store.objects import Estimator, Saved, once
+from emergence_ext.store.objects import Estimator, Saved, kept, once
+from emergence_ext.store.shards import ShardStore
 
 __all__ = [
     "Estimator",
     "Saved",
+    "ShardStore",
+    "ShardWriter",
     "StoreError",
     "content_digest",
     "differences",
     "digest",
     "exists",
     "in_words",
+    "kept",
     "load_arrays",
     "locked",
     "made_from",
     "once",
     "read_document",
+    "remove_rows",
+    "replace_file",
     "require_made_from",
     "save_arrays",
+    "save_rows",
     "write_document",
     "write_file",
 ]

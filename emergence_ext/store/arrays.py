@@ -5,43 +5,28 @@ and whoever was killed in the middle finds nothing rather than something half. E
 manifest itself carry a SHA-256, so a flipped bit is an error and never a number.
 """
 
-import hashlib
-import math
-from collections.abc import Mapping, Sequence
-from importlib import metadata
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from emergence_ext.store.documents import (
-    StoreError,
-    json_digest,
-    read_document,
-    write_document,
-)
+from emergence_ext.store.documents import StoreError, write_document
 from emergence_ext.store.files import replace_file
+from emergence_ext.store.manifests import (
+    decode,
+    describe,
+    encode,
+    files_of,
+    manifest_digest,
+    manifest_of,
+    read_manifest,
+)
+from emergence_ext.store.shards import ShardStore
 
-__all__ = [
-    "FORMAT_VERSION",
-    "StoreError",
-    "content_digest",
-    "differences",
-    "digest_of",
-    "exists",
-    "in_words",
-    "load_arrays",
-    "made_from",
-    "require_made_from",
-    "save_arrays",
-]
-
-FORMAT_VERSION = 1
-_NAMED = 6  # differences that a message names
+__all__ = ["StoreError", "digest_of", "load_arrays", "save_arrays", "save_rows"]
 
 
 def save_arrays(
@@ -67,34 +52,87 @@ def save_arrays(
         TypeError: a setting that JSON cannot hold.
         OSError: it cannot be written, a full disk among the reasons.
     """
-    array_file, manifest_file = _files(path)
+    array_file, manifest_file = files_of(path)
     stored = {name: array.detach().cpu().contiguous().clone() for name, array in arrays.items()}
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "kind": kind,
-        "package_version": _package_version(),
-        "settings": _encode(dict(settings), "settings"),
-        "arrays": {name: _describe(array) for name, array in stored.items()},
-    }
-    if made_from is not None:
-        manifest["made_from"] = dict(made_from)
+    described = {name: describe(array) for name, array in stored.items()}
+    manifest = manifest_of(described, settings, kind, made_from)
     manifest_file.unlink(missing_ok=True)
     replace_file(array_file, lambda temporary: save_file(stored, temporary))
     write_document(manifest_file, manifest)
 
 
+def save_rows(
+    path: Path | str,
+    settings: Mapping[str, Any],
+    *,
+    kind: str,
+    made_from: Mapping[str, str] | None = None,
+) -> None:
+    """Make the arrays of a finished `ShardStore` in the folder `path` a result at that path.
+
+    It is read like what `save_arrays` writes, has the same digest, and takes its place.
+
+    Args:
+        path, settings, kind, made_from: as for `save_arrays`.
+
+    Raises:
+        TypeError: a setting that JSON cannot hold.
+        StoreError: a shard that is missing, damaged or of another store.
+        OSError: it cannot be written.
+    """
+    array_file, manifest_file = files_of(path)
+    store = ShardStore(path)
+    manifest = manifest_of(store.describe(), settings, kind, made_from)
+    write_document(manifest_file, {**manifest, "shards": store.digest()})
+    array_file.unlink(missing_ok=True)
+
+
 def load_arrays(
-    path: Path | str, *, kind: str | None = None
+    path: Path | str,
+    *,
+    kind: str | None = None,
+    names: Collection[str] | None = None,
+    rows: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_arrays` wrote, after checking that it is complete and unchanged.
+    """Read what `save_arrays` or `save_rows` wrote, after checking that it is whole and unchanged.
+
+    Args:
+        path: without a suffix.
+        kind: that it must be; None: any.
+        names: arrays to read; None: all.
+        rows: rows of these to read, indices `[n]`; None: all.
 
     Raises:
         StoreError: absent, damaged, of another kind, or of a newer format.
+        ValueError: no array of such a name.
+        IndexError: no such row.
     """
-    array_file, manifest_file = _files(path)
-    manifest = _read_manifest(manifest_file)
+    manifest_file = files_of(path)[1]
+    manifest = read_manifest(manifest_file)
     if kind is not None and manifest["kind"] != kind:
         raise StoreError(f"path: {manifest_file} holds a {manifest['kind']!r}, expected a {kind!r}")
+    described = manifest["arrays"]
+    wanted = list(described if names is None else names)
+    absent = [name for name in wanted if name not in described]
+    if absent:
+        raise ValueError(f"names: no {absent} in {manifest_file}, there are {list(described)}")
+    if "shards" in manifest:
+        arrays = _from_shards(Path(path), manifest, wanted, rows)
+    else:
+        arrays = {name: array for name, array in _whole(path, described).items() if name in wanted}
+        if rows is not None:
+            arrays = {name: array[rows] for name, array in arrays.items()}
+    try:
+        return arrays, decode(manifest["settings"])
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"path: {manifest_file} has settings of another kind ({error}). Compute it again."
+        ) from error
+
+
+def _whole(path: Path | str, described: Mapping[str, Any]) -> dict[str, Tensor]:
+    """All arrays of one file."""
+    array_file, manifest_file = files_of(path)
     try:
         if not array_file.is_file():  # a pipe would be waited for
             raise FileNotFoundError("no such file")
@@ -107,172 +145,43 @@ def load_arrays(
     # Arrays lie in the file at any address, and products of unaligned ones differ in the last bit
     # from those of the arrays that were stored.
     arrays = {name: mapped.pop(name).clone() for name in list(mapped)}
-    described = manifest["arrays"]
     if arrays.keys() != described.keys():
         raise StoreError(
             f"path: {array_file} lacks arrays {sorted(described.keys() - arrays.keys())} "
             f"and has unknown ones {sorted(arrays.keys() - described.keys())}"
         )
     for name, array in arrays.items():
-        if _describe(array) != described[name]:
+        if describe(array) != described[name]:
             raise StoreError(
                 f"path: array {name!r} of {array_file} is not the one that was written (checksum, "
                 f"shape or dtype). Delete {manifest_file.name} and compute it again."
             )
+    return arrays
+
+
+def _from_shards(
+    path: Path, manifest: Mapping[str, Any], names: Collection[str], rows: Tensor | None
+) -> dict[str, Tensor]:
+    """Arrays of a store of rows, which compares each shard with its digests."""
     try:
-        return arrays, _decode(manifest["settings"])
-    except (TypeError, ValueError) as error:
+        store = ShardStore(path)
+    except FileNotFoundError as error:
         raise StoreError(
-            f"path: {manifest_file} has settings of another kind ({error}). Compute it again."
+            f"path: {path} is not finished as {path.name}.json says. Delete that, and compute it "
+            "again."
         ) from error
-
-
-def made_from(path: Path | str) -> dict[str, str] | None:
-    """Digests of what a stored result depends on; None where it was written without.
-
-    Raises:
-        StoreError: no manifest, or a damaged one.
-    """
-    given: dict[str, str] | None = _read_manifest(_files(path)[1]).get("made_from")
-    return given
-
-
-def content_digest(path: Path | str) -> str:
-    """Digest of what is stored: kind, settings and arrays, but for how many `seconds` it took.
-
-    Only the manifest is read. A result that was made anew to the same bits has the same digest.
-
-    Raises:
-        StoreError: no manifest, or a damaged one.
-    """
-    return _content(_read_manifest(_files(path)[1]))
+    if store.digest() != manifest["shards"] or not store.shapes.keys() >= {*names}:
+        raise StoreError(
+            f"path: the shards in {path} are not those of {path.name}.json. Delete that and the "
+            "folder, and compute it again."
+        )
+    if rows is None:
+        return {name: store.slice(name, 0, len(store)) for name in names}
+    return {name: store.rows(name, rows) for name in names}
 
 
 def digest_of(arrays: Mapping[str, Tensor], settings: Mapping[str, Any], *, kind: str) -> str:
     """The `content_digest` that these would have, were they saved."""
-    described = {n: _describe(x.detach().cpu().contiguous()) for n, x in arrays.items()}
-    encoded = _encode(dict(settings), "settings")
-    return _content({"kind": kind, "settings": encoded, "arrays": described})
-
-
-def _content(manifest: Mapping[str, Any]) -> str:
-    return json_digest(
-        [manifest["kind"], _without_seconds(manifest["settings"]), manifest["arrays"]]
-    )
-
-
-def _without_seconds(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_seconds(item) for k, item in value.items() if k != "seconds"}
-    return [_without_seconds(item) for item in value] if isinstance(value, list) else value
-
-
-def differences(there: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Name what of `now` is otherwise in what something was made from."""
-    return [name for name, value in now.items() if there.get(name) != value]
-
-
-def require_made_from(path: Path | str, now: Mapping[str, str]) -> None:
-    """Refuse a stored result that was made from something else than is there now.
-
-    One that was written without such digests, by an earlier version, is taken.
-
-    Raises:
-        StoreError: names what differs; also no manifest, or a damaged one.
-    """
-    there = made_from(path)
-    different = [] if there is None else differences(there, now)
-    if different:
-        raise StoreError(
-            f"path: {path} was made from other {in_words(different)} than are there now. Make it "
-            "again, or bring those back."
-        )
-
-
-def in_words(names: Sequence[str]) -> str:
-    """Name a few, and count the rest."""
-    shown = ", ".join(names[:_NAMED])
-    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
-
-
-def exists(path: Path | str) -> bool:
-    """Say whether a whole result was written at `path` (without a suffix)."""
-    return _files(path)[1].is_file()
-
-
-def _files(path: Path | str) -> tuple[Path, Path]:
-    # Path.with_suffix would cut a dotted layer name.
-    return Path(f"{path}.safetensors"), Path(f"{path}.json")
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = read_document(path, FORMAT_VERSION, "Compute it again.")
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"path: no result at {path}. Give the path without a suffix, or compute it first."
-        ) from error
-    if not _is_manifest(manifest):
-        raise StoreError(f"path: {path} is not a manifest of this package. Compute it again.")
-    return manifest
-
-
-def _is_manifest(manifest: Mapping[str, Any]) -> bool:
-    """Whether the parts of a manifest are of the kinds that `save_arrays` writes."""
-    origins = manifest.get("made_from", {})
-    return (
-        isinstance(manifest.get("kind"), str)
-        and isinstance(manifest.get("settings"), dict)
-        and isinstance(manifest.get("arrays"), dict)
-        and isinstance(origins, dict)
-        and all(isinstance(value, str) for value in origins.values())
-    )
-
-
-def _describe(array: Tensor) -> dict[str, Any]:
-    raw = array.reshape(-1).view(torch.uint8).numpy().data if array.numel() else b""
-    return {
-        "dtype": str(array.dtype).removeprefix("torch."),
-        "shape": list(array.shape),
-        "sha256": hashlib.sha256(raw).hexdigest(),
-    }
-
-
-def _encode(value: Any, where: str) -> Any:
-    """Make `value` strict JSON, which cannot say infinite; a clean feature's concentration is."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"float": str(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return [_encode(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if (
-        isinstance(value, Mapping)
-        and all(isinstance(key, str) for key in value)
-        and value.keys() != {"float"}
-    ):
-        return {key: _encode(item, f"{where}[{key!r}]") for key, item in value.items()}
-    raise TypeError(
-        f"{where}: expected something that JSON holds, got {type(value).__name__}: {value!r:.80}"
-    )
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_decode(item) for item in value]
-    if isinstance(value, dict):
-        if value.keys() == {"float"}:
-            return float(value["float"])
-        return {key: _decode(item) for key, item in value.items()}
-    return value
-
-
-def _package_version() -> str:
-    try:
-        return metadata.version("emergence_ext")
-    except metadata.PackageNotFoundError:
-        return "not installed"
+    described = {n: describe(x.detach().cpu().contiguous()) for n, x in arrays.items()}
+    encoded = encode(dict(settings))
+    return manifest_digest({"kind": kind, "settings": encoded, "arrays": described})

@@ -13,16 +13,10 @@ from typing import Any, ClassVar, Final, Self, TypeVar, Union, get_args, get_ori
 
 from torch import Tensor
 
-from emergence_ext.store.arrays import (
-    differences,
-    digest_of,
-    exists,
-    in_words,
-    load_arrays,
-    save_arrays,
-)
-from emergence_ext.store.arrays import made_from as origins
+from emergence_ext.store.arrays import digest_of, load_arrays, save_arrays
 from emergence_ext.store.documents import StoreError
+from emergence_ext.store.manifests import differences, exists, in_words
+from emergence_ext.store.manifests import made_from as origins
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +134,27 @@ class Estimator(Saved):
 Kind = TypeVar("Kind", bound=Saved)
 
 
+def kept(
+    path: Path | None, kind: type[Kind], made_from: Mapping[str, str] | None = None
+) -> Kind | None:
+    """Load the result that is kept at `path`; None where there is none, or it is of other things.
+
+    Args:
+        path, kind, made_from: as for `once`.
+
+    Raises:
+        StoreError: what is there is damaged or of another kind.
+    """
+    if path is None or not exists(path):
+        return None
+    there = origins(path)
+    different = differences(there, made_from) if there and made_from else []
+    if not different:
+        return kind.load(path)
+    logger.warning("%s is made anew: it was of other %s", path, in_words(different))
+    return None
+
+
 def once(
     path: Path | None,
     kind: type[Kind],
@@ -158,16 +173,12 @@ def once(
     Raises:
         StoreError: what is there is damaged or of another kind; remove it to have it made again.
     """
-    if path is None:
-        return make()
-    if exists(path):
-        there = origins(path)
-        different = differences(there, made_from) if there and made_from else []
-        if not different:
-            return kind.load(path)
-        logger.warning("%s is made anew: it was of other %s", path, in_words(different))
+    there = kept(path, kind, made_from)
+    if there is not None:
+        return there
     made = make()
-    made.save(path, made_from)
+    if path is not None:
+        made.save(path, made_from)
     return made
 
 

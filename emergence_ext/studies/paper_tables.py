@@ -87,7 +87,7 @@ def paper_tables(
     default = _default(first, images)
     methods = {}
     for name, run in runs.items():
-        features = run.features()
+        features = run.features(layers=[])
         methods[name] = compare_methods(
             features.f,
             features.z,
@@ -138,7 +138,8 @@ def _ablation(
     run: FinishedRun, default: Choices, device: str, seed: int
 ) -> list[tuple[str, AblationFit]]:
     """Vary the choices on the last layer of the finished network and the images that M has seen."""
-    e, features = run.emergence, run.features()
+    e = run.emergence
+    features = run.features(layers=e.layers[-1:])
     fitted = ~e.held_out
     return ablation(
         features.layers[e.layers[-1]][fitted].to(device),

@@ -106,7 +106,11 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 def _swap(mine: Path, other: Path, part: str) -> None:
     for suffix in ("json", "safetensors"):
-        shutil.copy(other / f"{part}.{suffix}", mine / f"{part}.{suffix}")
+        if (other / f"{part}.{suffix}").exists():
+            shutil.copy(other / f"{part}.{suffix}", mine / f"{part}.{suffix}")
+    if (other / part).is_dir():
+        shutil.rmtree(mine / part)
+        shutil.copytree(other / part, mine / part)
 
 
 def test_two_categories_have_a_tau_that_not_every_region_passes(
@@ -333,5 +337,16 @@ def test_verify_reads_everything(mine: Path) -> None:
         assert any(Path(name).stem in line for line in verify(mine).wrong), name
         content[-20] ^= 1
         (mine / name).write_bytes(content)
+    for name in ("index.json", "shard-00000.json", "shard-00000.safetensors"):
+        file = mine / "features" / "network" / name
+        content = bytearray(file.read_bytes())
+        file.unlink()
+        assert any("network" in line for line in verify(mine).wrong), name
+        content[-20] ^= 1
+        file.write_bytes(content)
+        assert any("network" in line for line in verify(mine).wrong), name
+        content[-20] ^= 1
+        file.write_bytes(content)
+    assert not verify(mine).wrong
     (mine / "features" / "network.json").unlink()
     assert any("features" in line for line in verify(mine).wrong)

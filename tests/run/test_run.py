@@ -33,7 +33,7 @@ from emergence_ext.run import strength as strength_module
 from emergence_ext.run.analyse import Settings, Subject
 from emergence_ext.run.emerging import Emergence
 from emergence_ext.run.finished import FinishedRun
-from emergence_ext.store import StoreError
+from emergence_ext.store import StoreError, content_digest, made_from
 from tests import tiny_networks
 from tests.old_runs import age
 
@@ -138,7 +138,7 @@ def test_everything_that_was_promised_is_there(whole: Path) -> None:
     for kind in ("png", "svg"):
         drawn = {path.stem for path in (whole / "figures").glob(f"*.{kind}")}
         assert drawn == FIGURES
-    assert len(list((whole / "features").glob("*.safetensors"))) == 3
+    assert len(list((whole / "features").glob("*.json"))) == 3
     assert (whole / "report.html").stat().st_size > 100_000
     assert not list(whole.rglob("*.tmp"))
 
@@ -251,6 +251,20 @@ def test_a_run_from_before_backends_were_noted_goes_on(
         _forget_backends(manifest)
     run.run(subject, copy, SETTINGS)
     assert _config(copy)["settings"]["backend"]["computed"] == "not recorded"
+
+
+def test_features_in_one_file_as_earlier_versions_kept_them_are_taken(
+    subject: Subject, copy: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copy / "features" / "network"
+    before, features, origins = content_digest(path), FeatureSet.load(path), made_from(path)
+    shutil.rmtree(path)
+    features.save(path, origins)
+    assert content_digest(path) == before
+    (copy / "fits" / "emergence.json").unlink()
+    monkeypatch.setattr("emergence_ext.network.extract", None)  # nothing is made again
+    finished = run.run(subject, copy, SETTINGS)
+    assert torch.equal(finished.features().f, features.f)
 
 
 def _forget_backends(manifest: Path) -> None:
@@ -376,7 +390,9 @@ def test_results_without_a_configuration_are_nobodys(
         run.run(subject, copy, SETTINGS)
 
 
-@pytest.mark.parametrize("what", ["features/network", "fits/frame", "fits/temperatures/1"])
+@pytest.mark.parametrize(
+    "what", ["features/network/shard-00000", "fits/frame", "fits/temperatures/1"]
+)
 def test_a_flipped_bit_is_found(what: str, subject: Subject, copy: Path, quick: None) -> None:
     array = copy / f"{what}.safetensors"
     content = bytearray(array.read_bytes())

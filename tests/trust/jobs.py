@@ -42,7 +42,10 @@ def analyse(images: Path, out: Path) -> None:
     """Analyse the checkpoints of the training in it, and write the tables."""
     checkpoints = str(out / "training" / "epoch_*.safetensors")
     spec = SubjectSpec(str(images), MODEL, checkpoints=checkpoints, size=16)
-    with mock.patch("emergence_ext.run.strength.TEMPERATURES", (1.0,)):
+    with (
+        mock.patch("emergence_ext.run.strength.TEMPERATURES", (1.0,)),
+        mock.patch("emergence_ext.store.appending.SHARD_BYTES", 1),  # a batch
+    ):
         report_tables(run(spec.load(), out, SETTINGS))
 
 

@@ -11,7 +11,8 @@ from emergence_ext.names import NUMBER, from_cell
 from emergence_ext.report.html.numbers import NOTHING, short, shown
 
 ROWS_SHOWN: Final = 500
-_NO_NUMBER: Final = ("", NOTHING, "no points", "no fit", "undefined")
+NO_NUMBER: Final = ("", NOTHING, "no points", "no fit", "undefined")
+"""What stands in a column of numbers where there is none."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def read_table(path: Path) -> Table | None:
     numeric = []
     for k in range(len(header)):
         cells = [row[k] for row in rows]
-        filled = all(c.number is not None or c.text in _NO_NUMBER for c in cells)
+        filled = all(c.number is not None or c.text in NO_NUMBER for c in cells)
         numeric.append(filled and any(c.number is not None for c in cells))
     return Table(header, rows, total, numeric)
 

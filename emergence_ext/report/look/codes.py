@@ -80,7 +80,7 @@ def codes(scene: Scene) -> Sheet:
 def _codes(scene: Scene) -> Tensor:
     subject = scene.subject
     if scene.run is not None:
-        return scene.run.features().f
+        return scene.run.features(layers=[]).f
     return codes_of(
         subject.module,
         subject.dataset,

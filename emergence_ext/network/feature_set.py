@@ -1,0 +1,149 @@
+"""The arrays that the method needs of a network and a set of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emergence_ext.store import Saved, StoreError, load_arrays, save_rows
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet(Saved):
+    """What the method needs of a network and a set of images.
+
+    Attributes:
+        layers: layer name -> regional features F, `[N, R, K]`, float32, all on the same grid.
+        grid: `(H, W)` of that grid, `R = H * W`, regions row-major.
+        f: sample features, `[N, E]`, float32: the input of the last fully connected layer.
+        z: logits, `[N, C]`, float32.
+        y: labels, `[N]`, int64, in `[0, C)`.
+        names: names of the images, `[N]`.
+        categories: names of the categories, `[C]`.
+
+    Raises:
+        ValueError: shapes that do not agree, or a label outside `[0, C)`.
+    """
+
+    layers: dict[str, Tensor]
+    grid: tuple[int, int]
+    f: Tensor
+    z: Tensor
+    y: Tensor
+    names: list[str]
+    categories: list[str]
+
+    def __post_init__(self) -> None:
+        count, regions_count = len(self.names), self.grid[0] * self.grid[1]
+        shapes: dict[str, tuple[Tensor, tuple[int, ...]]] = {}
+        shapes |= {"f": (self.f, (count, -1)), "z": (self.z, (count, len(self.categories)))}
+        shapes["y"] = (self.y, (count,))
+        for name, array in self.layers.items():
+            shapes[f"layers[{name!r}]"] = (array, (count, regions_count, -1))
+        for name, (array, expected) in shapes.items():
+            pairs = zip(array.shape, expected, strict=False)
+            if array.ndim != len(expected) or any(e not in (-1, got) for got, e in pairs):
+                raise ValueError(
+                    f"FeatureSet: {name} has shape {list(array.shape)}, expected {list(expected)} "
+                    f"({count} names, grid {self.grid}, {len(self.categories)} categories)"
+                )
+        if count and not 0 <= int(self.y.min()) <= int(self.y.max()) < len(self.categories):
+            raise ValueError(
+                f"FeatureSet: y goes from {int(self.y.min())} to {int(self.y.max())}, expected "
+                f"labels in [0, {len(self.categories)})"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of samples N."""
+        return len(self.names)
+
+    def subset(self, indices: Sequence[int] | Tensor) -> FeatureSet:
+        """Return the samples at `indices`, in that order.
+
+        Raises:
+            IndexError: an index outside `[0, N)`.
+        """
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return FeatureSet(
+            layers={name: array[chosen] for name, array in self.layers.items()},
+            grid=self.grid,
+            f=self.f[chosen],
+            z=self.z[chosen],
+            y=self.y[chosen],
+            names=[self.names[index] for index in chosen.tolist()],
+            categories=self.categories,
+        )
+
+    def select(self, layers: Sequence[str]) -> FeatureSet:
+        """Return the same samples with only the named layers, in that order.
+
+        Raises:
+            ValueError: a layer that is not there.
+        """
+        absent = [name for name in layers if name not in self.layers]
+        if absent:
+            raise ValueError(f"layers: no {absent}, there are {list(self.layers)}")
+        kept = {name: self.layers[name] for name in layers}
+        return FeatureSet(kept, self.grid, self.f, self.z, self.y, self.names, self.categories)
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> FeatureSet:
+        """Put arrays together, named as they are saved, and what else there is to say."""
+        layers = {
+            k.removeprefix("layers/"): x for k, x in arrays.items() if k.startswith("layers/")
+        }
+        return cls(layers=layers, f=arrays["f"], z=arrays["z"], y=arrays["y"], **about)
+
+    @classmethod
+    def finish(
+        cls,
+        path: Path | str,
+        layers: Sequence[str],
+        about: Mapping[str, Any],
+        made_from: Mapping[str, str],
+    ) -> FeatureSet:
+        """Make the rows in the shards at `path` a saved result, and load it.
+
+        Args:
+            path: without a suffix.
+            layers: names, in order.
+            about: the fields that are no arrays.
+            made_from: digest of each thing that it depends on, by a name that an error can say.
+        """
+        save_rows(path, {"layers": list(layers), **about}, kind=cls.__name__, made_from=made_from)
+        return cls.load(path)
+
+    @classmethod
+    def load_part(
+        cls, path: Path | str, layers: Sequence[str], rows: Sequence[int] | Tensor | None = None
+    ) -> FeatureSet:
+        """Read some layers, and some samples in the order of `rows`, of what `save` wrote.
+
+        Of what is kept in shards nothing else is read.
+
+        Raises:
+            StoreError: nothing there, damaged, of another class, or written by a newer version.
+            ValueError: a layer that is not there.
+            IndexError: a sample that is not there.
+        """
+        index = None if rows is None else torch.as_tensor(rows, dtype=torch.int64)
+        wanted = [*(f"layers/{name}" for name in layers), "f", "z", "y"]
+        arrays, settings = load_arrays(path, kind=cls.__name__, names=wanted, rows=index)
+        try:
+            names = settings["names"]
+            about = {
+                "grid": tuple(settings["grid"]),
+                "names": names if index is None else [names[n] for n in index.tolist()],
+                "categories": settings["categories"],
+            }
+            return cls.of_arrays(arrays, about)
+        except (LookupError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"path: {path} is intact but does not make a {cls.__name__} ({error!r}). Compute "
+                "it again."
+            ) from error

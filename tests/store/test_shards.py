@@ -1,0 +1,277 @@
+"""A store of rows: what is appended comes back, whoever is killed loses a shard at most."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from emergence_ext.store import ShardStore, ShardWriter, StoreError, shards, write_document
+from tests.trust.disk import Trouble, trouble
+
+MADE_FROM = {"weights": "w", "images": "i"}
+ROWS = 11
+
+
+def _rows(count: int = ROWS) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "layers/conv.1": torch.randn(count, 2, 3, generator=generator),
+        "f": torch.randn(count, 5, generator=generator).bfloat16(),
+        "half": torch.randn(count, generator=generator).half(),
+        "y": torch.arange(count),
+        "small": torch.arange(count).to(torch.uint8),
+    }
+
+
+def _write(folder: Path, rows: dict[str, Tensor], batch: int = 3, size: int = 4) -> None:
+    """Go on at the first row that is not there."""
+    with ShardWriter(folder, MADE_FROM, size) as writer:
+        for start in range(len(writer), len(rows["y"]), batch):
+            writer.append({name: array[start : start + batch] for name, array in rows.items()})
+
+
+def _store(folder: Path) -> Path:
+    _write(folder, _rows())
+    return folder
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {x.name: x.read_bytes() for x in folder.iterdir() if x.name != ".lock"}
+
+
+def test_rows_come_back_by_slices_in_any_order_and_in_blocks(tmp_path: Path) -> None:
+    store, rows = ShardStore(_store(tmp_path), MADE_FROM), _rows()
+    assert len(store) == ROWS and store.made_from == MADE_FROM
+    assert sorted(x.name for x in tmp_path.glob("*.safetensors")) == [
+        f"shard-0000{k}.safetensors" for k in range(3)
+    ]
+    index = [10, 0, 4, 3, 4, 7]
+    for name, array in rows.items():
+        assert store.dtypes[name] == array.dtype and store.shapes[name] == array.shape
+        for start, stop in ((0, ROWS), (3, 9), (4, 8), (5, 6), (2, 2), (ROWS, ROWS)):
+            assert torch.equal(store.slice(name, start, stop), array[start:stop])
+        assert torch.equal(store.rows(name, index), array[index])
+        assert torch.equal(store.rows(name, torch.tensor([], dtype=torch.int64)), array[:0])
+    blocks = list(store.blocks(5))
+    assert [len(block["y"]) for block in blocks] == [5, 5, 1]
+    assert torch.equal(torch.cat([block["f"] for block in blocks]), rows["f"])
+    store.verify()
+
+
+def test_what_is_read_is_memory_of_its_own(tmp_path: Path) -> None:
+    store = ShardStore(_store(tmp_path))
+    part = store.slice("layers/conv.1", 0, 4)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    assert torch.equal(part.mul_(2), 2 * _rows()["layers/conv.1"][:4])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 5, 11, 40])
+def test_files_do_not_depend_on_how_rows_come(tmp_path: Path, batch: int) -> None:
+    _write(tmp_path / "one", _rows(), 3)
+    _write(tmp_path / "other", _rows(), batch)
+    assert _bytes(tmp_path / "one") == _bytes(tmp_path / "other")
+
+
+def test_rows_are_appended_to_a_finished_store(tmp_path: Path) -> None:
+    rows = _rows(23)
+    _write(tmp_path / "once", rows)
+    for end in (6, 8, 8, 23):
+        _write(tmp_path / "often", {name: array[:end] for name, array in rows.items()})
+        assert len(ShardStore(tmp_path / "often")) == end
+    assert _bytes(tmp_path / "once") == _bytes(tmp_path / "often")
+
+
+def test_a_store_of_no_rows(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, MADE_FROM) as writer:
+        assert len(writer) == 0
+    assert len(ShardStore(tmp_path)) == 0 and list(ShardStore(tmp_path).blocks(3)) == []
+
+
+@pytest.mark.parametrize("kind", ["interrupt", "no space"])
+def test_interrupted_at_any_change_of_the_disk_it_goes_on_to_the_same_bytes(
+    kind: Trouble, tmp_path: Path
+) -> None:
+    whole = _bytes(_store(tmp_path / "whole"))
+    with trouble(-1, kind) as changes:
+        _write(tmp_path / "counted", _rows())
+    for at in range(0, changes.count, 2 if kind == "interrupt" else 5):
+        folder = tmp_path / str(at)
+        with trouble(at, kind):
+            try:
+                _write(folder, _rows())
+            except KeyboardInterrupt:
+                assert kind == "interrupt"
+            except OSError as error:
+                assert kind == "no space" and error.errno == errno.ENOSPC
+        done = len(list(folder.glob("shard-*.json")))
+        with ShardWriter(folder, MADE_FROM, 4) as writer:
+            assert len(writer) == min(4 * done, ROWS), "a full shard was lost"
+            for start in range(len(writer), ROWS):
+                writer.append({n: array[start : start + 1] for n, array in _rows().items()})
+        assert _bytes(folder) == whole, f"at change {at}"
+
+
+def test_left_by_an_error_it_keeps_full_shards_and_is_not_finished(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), ShardWriter(tmp_path, MADE_FROM, 4) as writer:
+        writer.append(_rows())
+        raise ZeroDivisionError
+    with pytest.raises(FileNotFoundError, match=r"no file .*index\.json"):
+        ShardStore(tmp_path)
+    with ShardWriter(tmp_path, MADE_FROM, 4) as writer:
+        assert len(writer) == 8
+
+
+def test_two_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    with (tmp_path / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)  # as another process would hold it
+        with (
+            pytest.raises(RuntimeError, match="another process works in"),
+            ShardWriter(tmp_path, MADE_FROM),
+        ):
+            raise AssertionError("it was held")
+
+
+def test_rows_of_something_else_are_never_mixed(tmp_path: Path) -> None:
+    folder, other = _store(tmp_path), {**MADE_FROM, "images": "j"}
+    with (
+        pytest.raises(StoreError, match="made from other images than"),
+        ShardWriter(folder, other, 4),
+    ):
+        raise AssertionError("it was taken")
+    with pytest.raises(StoreError, match="made from other images than"):
+        ShardStore(folder, other)
+    with (
+        pytest.raises(ValueError, match="with 4 rows a shard, not 5"),
+        ShardWriter(folder, MADE_FROM, 5),
+    ):
+        raise AssertionError("it was taken")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"x": torch.zeros(2, 3), "y": torch.zeros(3)},
+        {},
+        {"x": torch.tensor(1.0)},
+        {"x": torch.zeros(2, 4)},
+        {"x": torch.zeros(2, 3).double()},
+        {"x": torch.zeros(2, 3), "y": torch.zeros(2)},
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: dict[str, Tensor]) -> None:
+    with ShardWriter(tmp_path, MADE_FROM, 4) as writer:
+        writer.append({"x": torch.zeros(3, 3)})
+        with pytest.raises(ValueError, match=r"^rows: expected"):
+            writer.append(rows)
+    assert len(ShardStore(tmp_path)) == 3
+
+
+def test_rows_that_are_not_there(tmp_path: Path) -> None:
+    store = ShardStore(_store(tmp_path))
+    with pytest.raises(ValueError, match="no array 'z'; there are"):
+        store.slice("z", 0, 1)
+    for start, stop in ((-1, 2), (0, 12), (3, 2)):
+        with pytest.raises(IndexError, match=f"rows {start} to {stop} of 11"):
+            store.slice("y", start, stop)
+    with pytest.raises(IndexError, match="rows -1 to 2 of 11"):
+        store.rows("y", [2, -1])
+
+
+def _missing(file: Path) -> None:
+    file.unlink()
+
+
+def _truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def _flipped(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 4
+    file.write_bytes(content)
+
+
+def _of_another_version(file: Path) -> None:
+    content = json.loads(file.read_bytes())
+    content.pop("sha256")
+    write_document(file, {**content, "format_version": 99})
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "told"),
+    [
+        ("shard-00001.safetensors", _missing, "is missing or damaged .*Delete shard-00001.json"),
+        ("shard-00001.safetensors", _truncated, "is missing or damaged .*compute it again"),
+        ("shard-00001.safetensors", _flipped, "is not the one that was written"),
+        ("shard-00001.json", _missing, "lacks the shard shard-00001.json"),
+        ("shard-00001.json", _truncated, "no JSON that can be read"),
+        ("shard-00001.json", _of_another_version, "has format version 99"),
+    ],
+)
+def test_a_damaged_shard_is_told_when_it_is_first_used(
+    name: str, harm: Callable[[Path], None], told: str, tmp_path: Path
+) -> None:
+    file = _store(tmp_path) / name
+    harm(file)
+    store = ShardStore(tmp_path)  # opening reads no shard
+    assert torch.equal(store.slice("y", 0, 4), torch.arange(4))
+    uses: tuple[Callable[[], Any], ...] = (
+        store.verify,
+        lambda: [store.slice(n, 3, 6) for n in store.shapes],
+        lambda: [store.rows(n, [9, 5]) for n in store.shapes],
+    )
+    for use in uses:
+        with pytest.raises(StoreError, match=f"^path: .*{told}") as error:
+            use()
+        assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_the_error_tells_to_delete_is_computed_again(tmp_path: Path) -> None:
+    whole = _bytes(_store(tmp_path))
+    _flipped(tmp_path / "shard-00001.safetensors")
+    (tmp_path / "shard-00001.json").unlink()
+    (tmp_path / "index.json").unlink()
+    _write(tmp_path, _rows())
+    assert _bytes(tmp_path) == whole
+
+
+def test_a_shard_of_another_store_is_told(tmp_path: Path) -> None:
+    _store(tmp_path / "a")
+    _write(tmp_path / "b", {name: array.flip(0) for name, array in _rows().items()})
+    for ending in ("json", "safetensors"):
+        file = f"shard-00001.{ending}"
+        (tmp_path / "a" / file).write_bytes((tmp_path / "b" / file).read_bytes())
+    with pytest.raises(StoreError, match=r"is of another store than index\.json"):
+        ShardStore(tmp_path / "a").slice("y", 5, 6)
+
+
+@pytest.mark.parametrize("harm", [_truncated, _of_another_version])
+def test_a_damaged_index_is_told_when_it_is_opened(
+    harm: Callable[[Path], None], tmp_path: Path
+) -> None:
+    harm(_store(tmp_path) / "index.json")
+    with pytest.raises(StoreError, match=r"index\.json"):
+        ShardStore(tmp_path)
+
+
+def test_an_array_is_hashed_once_and_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+    store = ShardStore(_store(tmp_path))
+    monkeypatch.setattr(
+        shards, "describe", lambda x, real=shards.describe: hashed.append(x.shape) or real(x)
+    )
+    for _ in range(3):
+        store.slice("y", 0, 6)
+        store.rows("y", [1, 5])
+    assert hashed == [(4,), (4,)]
