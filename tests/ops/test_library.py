@@ -124,8 +124,8 @@ def test_import_survives_a_library_that_does_not_fit(
 ) -> None:
     # A copy of the sources without the shared object, as a machine without a compiler has it.
     package = tmp_path / "emergence_ext"
-    shutil.copytree(Path(_library.__file__).parent, package / "ops")
-    (package / "__init__.py").write_text("")
+    left_out = shutil.ignore_patterns("_C.*", "_build.json", "__pycache__")
+    shutil.copytree(Path(_library.__file__).parents[1], package, ignore=left_out)
     if record is not None:
         (package / "_build.json").write_text(record)
     program = (
