@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import sys
@@ -186,9 +187,9 @@ def test_a_phase_that_crashes_or_hangs_stops_no_other(tmp_path: Path) -> None:
     ]
     found = ran(steps, tmp_path, 2)
     assert list(found) == [phase.name for step in steps for phase in step]
-    assert found["hangs"].outcome == "failed: not done in 1 s, in two"
+    assert re.fullmatch(r"failed: not done in [\d.]+ s, in two", found["hangs"].outcome)
     assert found["crashes"].outcome == "failed: ended by SIGILL, in three"
-    assert found["crashes"].seconds < 1 <= found["hangs"].seconds
+    assert found["crashes"].seconds < found["hangs"].seconds
     assert found["is not there"].outcome == "unavailable: no such tool"
     assert found["cannot start"].outcome.startswith("failed: FileNotFoundError")
     assert [name for name, x in found.items() if not x.failed] == [

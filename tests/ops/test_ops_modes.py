@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
@@ -261,15 +261,22 @@ def test_an_exported_program_is_saved_loaded_and_the_same(op: str) -> None:
     assert torch.equal(torch.export.load(file).module()(*inputs), Module()(*inputs))
 
 
-def test_autocast_of_cuda_reaches_cuda_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: asked.append(kind) or True)
+@pytest.fixture
+def autocast_of_cuda() -> Iterator[None]:
+    """As `torch.autocast("cuda")` where there is a device."""
+    torch.set_autocast_enabled("cuda", True)
+    yield
+    torch.set_autocast_enabled("cuda", False)
+
+
+@pytest.mark.usefixtures("autocast_of_cuda")
+def test_autocast_of_cuda_reaches_cuda_tensors() -> None:
     seen = []
     op = autocast.in_float32(lambda *xs, **named: seen.append([*xs, *named.values()]))
     with FakeTensorMode():
         q = torch.empty(1, 2, 3, device="cuda", dtype=torch.float16)
         op(q, None, q.double(), exclude=q.long())
-    assert set(asked) == {"cuda"}
+    assert torch.is_autocast_enabled("cuda")
     assert [x if x is None else x.dtype for x in seen[0]] == [
         torch.float32,
         None,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emergence_ext.ops import fused, proof, proof_child, reference
+from emergence_ext.ops import checks, fused, proof, proof_child, reference
 from emergence_ext.ops.proof import GPU, Proved, prove
 from emergence_ext.ops.proof_cases import (
     Problem,
@@ -294,7 +294,7 @@ def spoiled_with_nan(module: Any) -> Any:
         def __getattr__(self, name: str) -> Any:
             def call(*given: Tensor, **options: Any) -> Any:
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(reference, "_require_finite", lambda *_: None)
+                    patch.setattr(checks, "require_finite", lambda *_: None)
                     return getattr(module, name)(*given, **options)
 
             return call

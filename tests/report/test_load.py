@@ -127,6 +127,7 @@ def test_every_figure_of_many_is_bounded_and_says_what_it_shows(
     assert len(tables["images"]) == len(results.y)
 
 
+@pytest.mark.slow
 def test_lines_and_panels_of_many_steps_are_bounded(tmp_path: Path) -> None:
     run = save_run(tmp_path, crowd(12, T=40, L=20))
     for name, draw in emergence.figures(run).items():
