@@ -16,8 +16,6 @@ extern "C" void emulation_set_device(int64_t multiprocessors, int64_t shared, in
   emulation::set_shared_memory(shared);
 }
 
-extern "C" void emulation_allow_ways(uint32_t ways) {
-  emergence_ext::cuda::allowed_ways(0) = ways;
-}
+extern "C" void emulation_allow_ways(uint32_t ways) { emergence_ext::cuda::allowed_ways(0) = ways; }
 
 TORCH_LIBRARY(emergence_emulated, m) { emergence_ext::define_ops(m); }
