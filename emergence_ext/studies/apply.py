@@ -197,7 +197,8 @@ def open_folder(
     """Load the network of a run and the images below a folder, in the run's size.
 
     An image is said to be of the category that its folder, just below the given one, is called by.
-    Of a folder with splits the validation images are taken, else the test images.
+    Of a folder with splits the validation images are taken, else the test images; splits inside of
+    categories are taken together, and the log says so.
 
     Args:
         run: a finished run.
@@ -219,6 +220,8 @@ def open_folder(
     if split is not None and (root / split).is_dir():
         logger.info("images are those of %s/", split)
         root = root / split
+    elif split is not None:
+        logger.warning("%s holds splits inside of its categories: all of them are taken", root)
     places = {name: place for place, name in enumerate(categories)}
 
     def images(size: int) -> Samples:

@@ -214,6 +214,17 @@ def test_of_a_folder_with_splits_the_validation_images_are_taken(
     ]
 
 
+def test_splits_inside_of_categories_are_taken_together_and_said(
+    run: FinishedRun, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for category in ("red", "blue"):
+        for split in ("train", "val"):
+            shutil.copytree(photos / "red", tmp_path / category / split)
+    _, said = open_folder(run, tmp_path)
+    assert said == ["blue"] * 8 + ["red"] * 8
+    assert "holds splits inside of its categories: all of them are taken" in caplog.text
+
+
 def test_the_tables_say_of_every_image_and_layer(applied: Applied, run: FinishedRun) -> None:
     a, e = applied, run.emergence
     tables = report.tables(a, run)
