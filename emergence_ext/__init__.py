@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from emergence_ext.ops import build_info as build_info
     from emergence_ext.ops import maxsim as maxsim
     from emergence_ext.ops import maxsim_indices as maxsim_indices
+    from emergence_ext.report import Analysis as Analysis
+    from emergence_ext.report import analyze as analyze
     from emergence_ext.run import FinishedRun as FinishedRun
     from emergence_ext.run import emergence as emergence
 
@@ -66,6 +68,7 @@ _ROOMS = (
     "training",
 )
 _ROOM_OF = {
+    "Analysis": "report",
     "ExactKappa": "method",
     "FeatureSet": "network",
     "FinishedRun": "run",
@@ -76,6 +79,7 @@ _ROOM_OF = {
     "RegionImportance": "method",
     "RegionalProjection": "method",
     "SampleProjection": "method",
+    "analyze": "report",
     "build_info": "ops",
     "digits": "data",
     "emergence": "run",

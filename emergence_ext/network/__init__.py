@@ -44,7 +44,7 @@ from emergence_ext.network.hooks import (
 from emergence_ext.network.identity import code_digest, weights_digest
 from emergence_ext.network.layers import last_reached, suggest_layers
 from emergence_ext.network.layout import Layout, read_layouts
-from emergence_ext.network.models import LoadedModel, load_model
+from emergence_ext.network.models import LoadedModel, load_model, taken
 from emergence_ext.network.origin import Origin, read_origin
 from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.network.pretrained import load_pretrained
@@ -112,6 +112,7 @@ __all__ = [
     "save_checkpoint",
     "select_output",
     "suggest_layers",
+    "taken",
     "trace",
     "weights_digest",
     "write_index",

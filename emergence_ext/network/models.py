@@ -35,6 +35,7 @@ __all__ = [
     "load_weights",
     "read_weights",
     "small_vgg",
+    "taken",
     "vgg16_pooled",
 ]
 
@@ -151,6 +152,28 @@ def load_model(
     )
 
 
+def taken(module: nn.Module) -> LoadedModel:
+    """Describe a network that the user has at hand as `load_model` describes one by its name.
+
+    Wrappers of torch.compile and DataParallel are taken off. What it is preprocessed by follows
+    from `default_preprocess`, timm's `pretrained_cfg`, or from being a network of torchvision,
+    whose published weights have ImageNet's normalisation.
+
+    Args:
+        module: the network, with its weights.
+    """
+    module = _opened(module)
+    kind = type(module)
+    source = kind.__module__.partition(".")[0]
+    return LoadedModel(
+        module,
+        kind.__name__,
+        known_layers(module, source, kind.__name__.lower()),
+        _guess_preprocess(module, source, ""),
+        f"a {kind.__qualname__} of {kind.__module__}",
+    )
+
+
 def _with_weights(
     module: nn.Module,
     build: Callable[..., Any],
@@ -229,12 +252,15 @@ def _unwrapped(module: nn.Module) -> nn.Module:
         inner = part if part is None else _unwrapped(part)
         if inner is not part:
             setattr(module, name, inner)
-    if "_orig_mod" in module._modules:
-        return module._orig_mod  # type: ignore[return-value]
-    if isinstance(module, _PARALLEL):
-        return module.module
     if getattr(module, "_compiled_call_impl", None) is not None:  # of module.compile()
         module._compiled_call_impl = None
+    return _opened(module)
+
+
+def _opened(module: nn.Module) -> nn.Module:
+    """Return the network inside of what torch puts around a whole one."""
+    while "_orig_mod" in module._modules or isinstance(module, _PARALLEL):
+        module = module.module if isinstance(module, _PARALLEL) else module._orig_mod  # type: ignore[assignment]
     return module
 
 
@@ -278,12 +304,20 @@ def _guess_preprocess(module: nn.Module, source: str, name: str) -> str:
             )
         return declared
     if source == "torchvision":
-        return _of_torchvision(name)
+        return _of_torchvision(name) if name else _of_its_class(module)
     config = getattr(module, "pretrained_cfg", None)
     if source == "timm" and isinstance(config, Mapping) and "mean" in config and "std" in config:
         return normalisation(config["mean"], config["std"])
     logger.warning("no preprocessing is known for this network: images stay in 0..1")
     return "none"
+
+
+def _of_its_class(module: nn.Module) -> str:
+    """What a network of torchvision needs whose weights are not known."""
+    # GoogLeNet and Inception turn ImageNet's normalisation into their own where this is set.
+    name = "imagenet" if getattr(module, "transform_input", True) else "inception"
+    logger.info("preprocessing %r, as the published weights of torchvision's networks need", name)
+    return name
 
 
 def _of_torchvision(name: str) -> str:

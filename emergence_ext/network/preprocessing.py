@@ -66,20 +66,25 @@ def normalisation(mean: Sequence[float], std: Sequence[float]) -> str:
     return "/".join(",".join(f"{x:.6g}" for x in numbers) for numbers in (mean, std))
 
 
-def preprocess(name: str) -> nn.Module:
+def preprocess(name: str | Callable[[Tensor], Tensor]) -> nn.Module:
     """Return the module that turns images `[B, 3, H, W]` in 0..1 into the input of a network.
 
-    It has that name as its attribute `name`, which a training keeps with its checkpoints.
+    It has its name as the attribute `name`, which a training keeps with its checkpoints.
 
     Args:
-        name: `none`, `imagenet` (mean and deviation of ImageNet), `caffe` (RGB in 0..255 less a
-            mean), `inception`, `clip`, `module:callable` of a function of `[B, 3, H, W]`, or means
-            and deviations in 0..1 as `0.43,0.41,0.3/0.21,0.16,0.14`. `auto` is settled by
-            `models.load_model`, in `LoadedModel.preprocess`.
+        name: a function of `[B, 3, H, W]`, or a module, which is taken as it is; or `none`,
+            `imagenet` (mean and deviation of ImageNet), `caffe` (RGB in 0..255 less a mean),
+            `inception`, `clip`, `module:callable`, or means and deviations in 0..1 as
+            `0.43,0.41,0.3/0.21,0.16,0.14`. `auto` is settled by `models.load_model`, in
+            `LoadedModel.preprocess`.
 
     Raises:
         ValueError: another name, or nothing callable there.
     """
+    if isinstance(name, nn.Module):
+        return name
+    if not isinstance(name, str):
+        return _Call(name)
     module = _made(name)
     module.name = name  # type: ignore[assignment]  # torch's stubs allow tensors and modules
     return module

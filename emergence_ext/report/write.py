@@ -95,7 +95,7 @@ def update(run: FinishedRun, name: str) -> Path:
                 f"run: {path} was made from other results than {run.folder} has now; do it again"
             )
         known[name].write(run, path)
-        return _page(run) if _is_current(run) else _write(run)
+        return _page(run) if is_current(run) else _write(run)
 
 
 def write_comparison(run: FinishedRun, folder: Path) -> None:
@@ -103,7 +103,7 @@ def write_comparison(run: FinishedRun, folder: Path) -> None:
     COMPARISON.write(run, folder / COMPARISON.section.anchor)
 
 
-def _is_current(run: FinishedRun) -> bool:
+def is_current(run: FinishedRun) -> bool:
     """Whether the page that is there, if any, was made of what the run has found now."""
     try:
         told = read_receipts(run.inside.report) or {}

@@ -9,6 +9,7 @@ from emergence_ext.run.emerging import Checkpoint, Emergence, emergence, stacked
 from emergence_ext.run.finished import FinishedRun, Learned, require_same_network
 from emergence_ext.run.fixed_frame import FixedFrame, claim_folder
 from emergence_ext.run.folder import Config, FitsFolder, RunFolder, StateFolder, file_name
+from emergence_ext.run.given import subject_of
 from emergence_ext.run.identity import file_digest, identity
 from emergence_ext.run.strength import ImportanceStrength, StrengthEntropy
 from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
@@ -45,5 +46,6 @@ __all__ = [
     "run",
     "split_address",
     "stacked",
+    "subject_of",
     "verify",
 ]

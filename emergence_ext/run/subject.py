@@ -156,7 +156,7 @@ class SubjectSpec:
         origin = network.read_origin(first)
         size = origin.size_for(self.size)
         output = origin.output_for(self.output)
-        dataset = self._dataset(size) if images is None else images(size)
+        dataset = self.images(size) if images is None else images(size)
         loaded = network.load_model(
             self.model,
             weights=first,
@@ -165,21 +165,14 @@ class SubjectSpec:
             random_state=self.random_state,
         )
         name = origin.preprocess_for(self.preprocess, loaded.preprocess)
-        prepare = network.preprocess(name)
-        example = prepare(dataset[0][0][None])
-        width = network.first_logits(loaded.module, example).shape[1]
-        return Subject(
-            loaded.module,
-            self._layers(loaded, example),
+        return assembled(
+            loaded,
             dataset,
-            preprocess=prepare,
+            network.preprocess(name),
+            layers=self.layers or None,
+            class_map=self.class_map or origin.class_map(dataset.categories),
             checkpoints=states,
-            outputs=data.class_map(
-                Path(self.class_map) if self.class_map else origin.class_map(dataset.categories),
-                dataset.categories,
-                width,
-            ),
-            precision=self.precision,  # type: ignore[arg-type]
+            precision=self.precision,
             device=device,
             spec=replace(self, size=size, preprocess=name, output=output),
             last_linear=self.last_linear,
@@ -227,7 +220,8 @@ class SubjectSpec:
                 )
         return cls(**values)
 
-    def _dataset(self, size: int) -> Samples:
+    def images(self, size: int) -> Samples:
+        """Load the images alone, `size` pixels on a side."""
         if self.data == DIGITS:
             if self.split is not None:
                 raise ValueError("split: the digits have none to choose; leave --split out")
@@ -255,11 +249,41 @@ class SubjectSpec:
             random_state=self.random_state,
         )
 
-    def _layers(self, loaded: network.LoadedModel, example: torch.Tensor) -> Mapping[str, str]:
-        if self.layers:
-            names = [name.strip() for name in self.layers.split(",")]
-            return {name: loaded.layers.get(name, name) for name in names}
-        return loaded.layers or network.suggest_layers(loaded.module, example)
+
+def assembled(
+    loaded: network.LoadedModel,
+    dataset: Samples,
+    prepare: nn.Module,
+    *,
+    layers: Mapping[str, str] | Sequence[str] | str | None,
+    class_map: Mapping[str, int] | Path | str | None,
+    **others: Any,
+) -> Subject:
+    """Bring a network and images together, after the network was tried on one.
+
+    Args:
+        loaded: the network.
+        dataset: the images.
+        prepare: from such images to the network's input.
+        layers: dotted names or those that `loaded` knows, with commas between or one by one; name
+            to show -> dotted name; or None for the network's own or suggested ones.
+        class_map: as `data.class_map` takes it.
+        others: further fields of the subject.
+
+    Raises:
+        ValueError: what does not fit.
+        FileNotFoundError: a file that is not there.
+    """
+    example = prepare(dataset[0][0][None])
+    width = network.first_logits(loaded.module, example).shape[1]
+    if isinstance(layers, str):
+        layers = [name.strip() for name in layers.split(",")]
+    if layers is None:
+        layers = loaded.layers or network.suggest_layers(loaded.module, example)
+    elif not isinstance(layers, Mapping):
+        layers = {name: loaded.layers.get(name, name) for name in layers}
+    columns = data.class_map(class_map, dataset.categories, width)
+    return Subject(loaded.module, layers, dataset, preprocess=prepare, outputs=columns, **others)
 
 
 def _inside(path: str, folder: Path) -> str:

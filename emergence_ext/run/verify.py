@@ -174,7 +174,7 @@ def _sources(run: FinishedRun, result: Verification) -> None:
         result.notes.append("images are not compared: their size is not noted")
         return
     try:
-        images = spec._dataset(spec.size).digest()
+        images = spec.images(spec.size).digest()
     except (ValueError, OSError, ImportError) as error:
         result.notes.append(f"images are not compared: {error}")
         return
