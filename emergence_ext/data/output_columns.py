@@ -1,13 +1,31 @@
 """Which column of a network's output belongs to which category."""
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from __future__ import annotations
 
+import json
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from emergence_ext.data.csv_files import read_csv
 from emergence_ext.data.reading import read_bytes
 from emergence_ext.lookup import nearest
 
-__all__ = ["class_map"]
+__all__ = ["LABELS", "by_name", "class_map"]
+
+logger = logging.getLogger(__name__)
+
+LABELS: Final = "labels.txt"
+"""In a folder of images: the name of each output of the network, one a line."""
+
+_EXAMPLE: Final = (
+    "Give a file that says which output each category is (--class-map): JSON as "
+    '{"cat": 281, "dog": 207}, CSV with the columns category and output, or a text file with the '
+    "name of each output in a line of its own"
+)
+_SHOWN: Final = 5
 
 
 def class_map(
@@ -16,8 +34,9 @@ def class_map(
     """Say which column of a network's output belongs to each category.
 
     Args:
-        mapping: category -> column of the output, or a JSON file of that; None where they are one
-            to one.
+        mapping: category -> column of the output; or a file of that: JSON, CSV with the columns
+            `category` and `output`, or text with the name of each output in a line of its own, in
+            order; None where they are one to one.
         categories: names, `[C]`. Other names in the mapping do no harm.
         n_outputs: width of the network's output.
 
@@ -29,12 +48,11 @@ def class_map(
     if mapping is None:
         if len(categories) != n_outputs:
             raise ValueError(
-                f"class_map: {len(categories)} categories but {n_outputs} outputs. Give a JSON "
-                "file that maps every category to its output, or a network with as many outputs."
+                f"class_map: {len(categories)} categories but {n_outputs} outputs. {_EXAMPLE}"
             )
         return list(range(n_outputs))
     if not isinstance(mapping, Mapping):
-        mapping = _read_mapping(Path(mapping))
+        mapping = _read_mapping(Path(mapping), categories)
     columns: list[int] = []
     for category in categories:
         if category not in mapping:
@@ -54,8 +72,63 @@ def class_map(
     return columns
 
 
-def _read_mapping(path: Path) -> Mapping[str, int]:
+def by_name(
+    categories: Sequence[str], names: Sequence[Collection[str]], whose: str
+) -> dict[str, int] | None:
+    """Find the output of each category by its name; which was found is logged.
+
+    Case does not count, nor whether words are parted by spaces, `_` or `-`.
+
+    Args:
+        categories: names, `[C]`.
+        names: for each output all of its names.
+        whose: where the names come from, for the log and errors.
+
+    Returns:
+        Category -> column; None where no category is among the names.
+
+    Raises:
+        ValueError: some categories are among the names and others are not, or two are one output.
+    """
+    columns: dict[str, set[int]] = {}
+    for column, alike in enumerate(names):
+        for name in alike:
+            columns.setdefault(_plain(name), set()).add(column)
+    several = {name for name, found in columns.items() if len(found) > 1}
+    found = {
+        category: next(iter(columns[_plain(category)]))
+        for category in categories
+        if _plain(category) in columns.keys() - several
+    }
+    if not found:
+        return None
+    strange = [category for category in categories if category not in found]
+    if strange:
+        known = [name for alike in names for name in alike]
+        raise ValueError(
+            f"class_map: {len(found)} of {len(categories)} categories are named like {whose}, but "
+            f"{strange[0]!r} is not, or is more than one.{nearest(strange[0], known)} Rename its "
+            "folder, or say by --class-map which output each category is"
+        )
+    shown = ", ".join(
+        f"{category} is output {column} ({', '.join(names[column])})"
+        for category, column in list(found.items())[:_SHOWN]
+    )
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    logger.info("categories find their outputs by %s: %s%s", whose, shown, more)
+    return found
+
+
+def _plain(name: str) -> str:
+    return " ".join(re.split(r"[\s_-]+", name.casefold().strip()))
+
+
+def _read_mapping(path: Path, categories: Sequence[str]) -> Mapping[str, int]:
+    if path.suffix.lower() == ".csv":
+        return _from_csv(path)
     content = read_bytes(path, "class_map")
+    if path.suffix.lower() == ".txt":
+        return _from_lines(path, content, categories)
     try:
         mapping = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -65,3 +138,31 @@ def _read_mapping(path: Path) -> Mapping[str, int]:
             f'class_map: expected {{"category": column, ...}} in {path}, got {mapping!r:.60}'
         )
     return mapping
+
+
+def _from_csv(path: Path) -> Mapping[str, int]:
+    file = read_csv(path, "class_map")
+    if not {"category", "output"} <= set(file.columns):
+        raise ValueError(
+            f"class_map: expected the columns category and output in {path}, got "
+            f"{', '.join(file.columns) or 'none'}"
+        )
+    mapping = {}
+    for where, row in file.rows:
+        if not re.fullmatch(r"\d+", row["output"]):
+            raise ValueError(f"{where}: expected the number of an output, got {row['output']!r}")
+        mapping[row["category"]] = int(row["output"])
+    return mapping
+
+
+def _from_lines(path: Path, content: bytes, categories: Sequence[str]) -> Mapping[str, int]:
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"class_map: {path} is not in UTF-8; save the file as UTF-8") from None
+    found = by_name(categories, [[line] for line in lines], str(path))
+    if found is None:
+        raise ValueError(
+            f"class_map: none of the categories is among the {len(lines)} names in {path}"
+        )
+    return found

@@ -48,6 +48,7 @@ from emergence_ext.network.models import LoadedModel, load_model, taken
 from emergence_ext.network.origin import Origin, read_origin
 from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.network.pretrained import load_pretrained
+from emergence_ext.network.published import DEFAULT, imagenet_names, weights_file
 from emergence_ext.network.receptive import receptive_field, region_boxes
 from emergence_ext.network.rectifiers import AsModules, Watch
 from emergence_ext.network.trace import Call, check_open, observed, trace
@@ -55,6 +56,7 @@ from emergence_ext.network.weights import check_fits, load_weights, output_rows,
 from emergence_ext.settings import Precision
 
 __all__ = [
+    "DEFAULT",
     "Above",
     "AsModules",
     "Call",
@@ -84,6 +86,7 @@ __all__ = [
     "format_report",
     "forward",
     "grad_cam",
+    "imagenet_names",
     "in_batches",
     "input_channels",
     "inspect_model",
@@ -115,5 +118,6 @@ __all__ = [
     "taken",
     "trace",
     "weights_digest",
+    "weights_file",
     "write_index",
 ]

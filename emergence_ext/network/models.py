@@ -26,6 +26,7 @@ from emergence_ext.network.layers import known_layers
 from emergence_ext.network.origin import read_origin
 from emergence_ext.network.positions import require_size
 from emergence_ext.network.preprocessing import normalisation
+from emergence_ext.network.published import weights_file
 from emergence_ext.network.weights import check_and_load, load_weights, output_rows, read_weights
 
 __all__ = [
@@ -100,8 +101,9 @@ def load_model(
             returns a module; or of a module, which is copied.
         num_classes: width of the output; None takes what the weights have, or else the network's
             own default.
-        weights: `.safetensors`, or a file of torch.save, as `load_weights` takes it; None leaves
-            the network as it is built: untrained, unless the user's own function does more.
+        weights: `.safetensors`, or a file of torch.save, as `load_weights` takes it; "DEFAULT" for
+            those that torchvision or timm publish, from their cache; None leaves the network as it
+            is built: untrained, unless the user's own function does more.
         image_size: side of the images, for networks of timm that are built for one size; None takes
             what the weights were trained at, where they say it.
         output: key, field or index of the logits, for networks that give more than those; None:
@@ -114,6 +116,7 @@ def load_model(
         FileNotFoundError: no such file of weights.
         ImportError: torchvision or timm is needed and absent.
     """
+    weights = weights_file(spec, weights)
     origin = read_origin(weights)
     image_size = image_size or origin.size
     output = origin.output_for(output)

@@ -41,14 +41,14 @@ def subject_of(
         layers: dotted names, or name to show -> dotted name; None: those of the network, or
             suggested ones.
         checkpoints: files of weights or a pattern of them; the last is the finished network.
-        weights: a file, where the network is named.
+        weights: a file, or "DEFAULT", where the network is named.
         split: of a folder of images; None: validation, else test.
         size: side of the images of a folder; None: that of the training where the weights say it,
             that of the network where it says one, or else 224.
         preprocess: from images `[B, 3, H, W]` in 0..1 to the network's input: a module, a function,
             or a name as `network.preprocess` takes it; `auto`: what the weights or the network say.
-        class_map: category -> column of the output; None: by the names that the weights say, or
-            one to one.
+        class_map: category -> column of the output, or a file, see `data.class_map`; None: by the
+            names that the weights say or ImageNet's, or one to one.
         precision, device: of the network's forward pass.
 
     Raises:
@@ -84,8 +84,9 @@ def subject_of(
         )
         return spec.load(device)
     states = [] if checkpoints is None else load_checkpoints(checkpoints)
-    origin = network.read_origin(states[-1].path if states else weights)
-    loaded = _network(model, states[-1].path if states else weights, size)
+    first = states[-1].path if states else network.weights_file(str(model), weights)
+    origin = network.read_origin(first)
+    loaded = _network(model, first, size)
     size = origin.size_for(size, _own_size(loaded.module) or 224)
     if isinstance(images, str | Path):
         dataset = SubjectSpec(str(images), loaded.name, split=split).images(size)

@@ -101,15 +101,17 @@ class SubjectSpec:
     Attributes:
         data: folder of images, tar files as `data.tar_paths` takes them, or "digits".
         model: name, as `network.load_model` takes it.
-        weights: file of weights; None for those that the network comes with.
+        weights: file of weights, or "DEFAULT" for those that the network's own library publishes;
+            None for those that the network comes with.
         checkpoints: pattern of files instead of weights; the last is the finished network.
         layers: names with commas between; None for the network's own or suggested ones.
         last_linear: module whose input is the sample feature; None: the one that gives the output.
         size: side of the images in pixels; None for what the weights were trained at, or else 224.
         preprocess: as `network.preprocess` takes it, or "auto" for what the weights were trained
             with, or else what the network is known to need.
-        class_map: JSON file from folder names to columns of the output; None for the order of the
-            training, where the weights say it, or one to one.
+        class_map: file that says which column of the output each folder is, as `data.class_map`
+            takes it; None for the order of the training, where the weights say it, for
+            `labels.txt` in `data`, for ImageNet's names, or one to one.
         per_class: images of a category, at most.
         precision: of the forward pass.
         output: key, field or index of the logits, for networks that give more than those; None:
@@ -152,7 +154,7 @@ class SubjectSpec:
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision: expected float32 or bfloat16, got {self.precision!r}")
         states = load_checkpoints(self.checkpoints) if self.checkpoints else []
-        first = states[-1].path if states else self.weights and Path(self.weights)
+        first = states[-1].path if states else network.weights_file(self.model, self.weights)
         origin = network.read_origin(first)
         size = origin.size_for(self.size)
         output = origin.output_for(self.output)
@@ -170,11 +172,17 @@ class SubjectSpec:
             dataset,
             network.preprocess(name),
             layers=self.layers or None,
-            class_map=self.class_map or origin.class_map(dataset.categories),
+            class_map=self.class_map or origin.class_map(dataset.categories) or self._labels(),
             checkpoints=states,
             precision=self.precision,
             device=device,
-            spec=replace(self, size=size, preprocess=name, output=output),
+            spec=replace(
+                self,
+                weights=str(first) if self.weights else None,
+                size=size,
+                preprocess=name,
+                output=output,
+            ),
             last_linear=self.last_linear,
         )
 
@@ -249,6 +257,11 @@ class SubjectSpec:
             random_state=self.random_state,
         )
 
+    def _labels(self) -> Path | None:
+        """Where the folder of images says what the outputs are called."""
+        file = Path(self.data, data.LABELS)
+        return file if file.is_file() else None
+
 
 def assembled(
     loaded: network.LoadedModel,
@@ -282,6 +295,9 @@ def assembled(
         layers = loaded.layers or network.suggest_layers(loaded.module, example)
     elif not isinstance(layers, Mapping):
         layers = {name: loaded.layers.get(name, name) for name in layers}
+    if class_map is None:
+        names = network.imagenet_names(width)
+        class_map = data.by_name(dataset.categories, names, "ImageNet's names")
     columns = data.class_map(class_map, dataset.categories, width)
     return Subject(loaded.module, layers, dataset, preprocess=prepare, outputs=columns, **others)
 

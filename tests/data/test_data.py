@@ -391,6 +391,33 @@ def test_class_map_puts_every_category_on_its_output(tmp_path: Path) -> None:
     assert class_map(None, ["a", "b"], 2) == [0, 1]
 
 
+def test_class_map_may_be_a_table_or_the_names_of_the_outputs(tmp_path: Path) -> None:
+    table, names = tmp_path / "map.csv", tmp_path / "labels.txt"
+    table.write_text("output,category,note\n207,dog,a\n281,cat,\n")
+    assert class_map(table, ["dog", "cat"], 1000) == [207, 281]
+    names.write_text("Mountain-Lion\nhouse cat\ndog\n", encoding="utf-8-sig")
+    assert class_map(names, ["dog", "mountain_lion"], 3) == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "error"),
+    [
+        ("map.csv", "name,output\ncat,1\n", "columns category and output in .*, got name, output"),
+        ("map.csv", "category,output\ncat,one\n", "line 2 of .*number of an output, got 'one'"),
+        ("labels.txt", "lynx\nwolf\n", "none of the categories is among the 2 names"),
+        ("labels.txt", "cat\nwolf\n", "1 of 2 categories are named like .*labels.txt, but 'dog'"),
+        ("labels.txt", "cat\ndog\ndog\n", "but 'dog' is not, or is more than one"),
+        ("labels.txt", b"\xff\xfe", "not in UTF-8"),
+    ],
+)
+def test_class_map_says_what_is_wrong_in_a_file(
+    file: str, text: str | bytes, error: str, tmp_path: Path
+) -> None:
+    (tmp_path / file).write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(ValueError, match=error):
+        class_map(tmp_path / file, ["cat", "dog"], 5)
+
+
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
