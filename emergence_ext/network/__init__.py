@@ -27,9 +27,14 @@ from emergence_ext.network.checkpoints import (
 from emergence_ext.network.doctor import format_environment, format_report, inspect_model
 from emergence_ext.network.features import (
     FeatureSet,
+    FeatureStream,
+    StreamOptions,
+    extract,
+    feature_stream,
+)
+from emergence_ext.network.forward_pass import (
     ForwardPass,
     check_finite,
-    extract,
     flat_features,
     moved_to,
 )
@@ -62,12 +67,14 @@ __all__ = [
     "Call",
     "CheckpointFile",
     "FeatureSet",
+    "FeatureStream",
     "ForwardPass",
     "Layout",
     "LoadedModel",
     "Origin",
     "Precision",
     "Record",
+    "StreamOptions",
     "Watch",
     "above",
     "as_map",
@@ -77,6 +84,7 @@ __all__ = [
     "classify",
     "code_digest",
     "extract",
+    "feature_stream",
     "find_head",
     "find_layers",
     "find_state",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from emergence_ext import parallel
 from emergence_ext.data import Samples
 from emergence_ext.lookup import is_out_of_memory
 
@@ -27,7 +28,7 @@ def in_batches(
     *,
     description: str,
     leave: bool = True,
-    start: int = 0,
+    ranges: Sequence[range] | None = None,
 ) -> Iterator[tuple[slice, Result]]:
     """Run samples `0 .. count - 1` in batches; where memory runs out, go on with half as many.
 
@@ -37,7 +38,7 @@ def in_batches(
         batch_size: samples at a time.
         description: what the progress bar says.
         leave: whether the bar stays when all is done.
-        start: the first sample that is run; those before were.
+        ranges: of the samples that are run, in order, no batch over the end of one; None: all.
 
     Yields:
         The samples of a batch and what `run` made of them.
@@ -48,22 +49,31 @@ def in_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    ranges = [range(count)] if ranges is None else ranges
+    mine = sum(map(len, ranges))
     with tqdm(
-        total=count, initial=start, desc=description, unit="image", leave=leave, disable=None
+        total=mine if parallel.world() > 1 else count,
+        initial=0 if parallel.world() > 1 else count - mine,
+        desc=description,
+        unit="image",
+        leave=leave,
+        disable=None if parallel.leads() else True,
     ) as bar:
-        while start < count:
-            batch = slice(start, min(start + batch_size, count))
-            try:
-                result = run(batch)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or batch_size == 1:
-                    raise
-                batch_size = (batch.stop - batch.start + 1) // 2
-                logger.warning("out of memory; going on with %d images at a time", batch_size)
-                continue
-            yield batch, result
-            start = batch.stop
-            bar.update(batch.stop - batch.start)
+        for samples in ranges:
+            start = samples.start
+            while start < samples.stop:
+                batch = slice(start, min(start + batch_size, samples.stop))
+                try:
+                    result = run(batch)
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error) or batch_size == 1:
+                        raise
+                    batch_size = (batch.stop - batch.start + 1) // 2
+                    logger.warning("out of memory; going on with %d images at a time", batch_size)
+                    continue
+                yield batch, result
+                start = batch.stop
+                bar.update(batch.stop - batch.start)
 
 
 def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
@@ -82,31 +92,36 @@ def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
 
 
 @contextmanager
-def read_ahead(samples: Samples, start: int = 0) -> Iterator[Callable[[slice], Tensor]]:
+def read_ahead(
+    samples: Samples, ranges: Sequence[range] | None = None
+) -> Iterator[Callable[[slice], Tensor]]:
     """Stack batches as `in_batches` asks for them while the images of the next are read.
 
     Args:
         samples: whose images are read.
-        start: the first of them, as of `in_batches`.
+        ranges: of those that are read, as of `in_batches`.
 
     Yields:
         Batch -> `[B, channels, H, W]`; batches in order, or the last one again or a part of it.
     """
+    ranges = [range(len(samples))] if ranges is None else ranges
     held: list[Tensor] = []
-    first = start
-    images = samples.read(range(start, len(samples)))
+    first = 0  # image of the first that is held
+    taken = 0  # images that were read
+    images = samples.read(chain.from_iterable(ranges))
 
     def stack(batch: slice) -> Tensor:
-        nonlocal first, images
-        del held[: batch.start - first]
+        nonlocal first, taken, images
+        del held[: batch.start - first]  # all of them where a range was jumped to
         first = batch.start
         count = batch.stop - batch.start
         try:
             for image in islice(images, max(0, count - len(held))):
                 held.append(image)  # one by one: those before an error stay
+                taken += 1
         except Exception:
             # A generator ends with what it raises, and for want of memory a batch is tried again.
-            images = samples.read(range(first + len(held), len(samples)))
+            images = samples.read(islice(chain.from_iterable(ranges), taken, None))
             raise
         return stacked(held[:count], samples.names[batch])
 

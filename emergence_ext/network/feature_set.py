@@ -106,8 +106,8 @@ class FeatureSet(Saved):
         layers: Sequence[str],
         about: Mapping[str, Any],
         made_from: Mapping[str, str],
-    ) -> FeatureSet:
-        """Make the rows in the shards at `path` a saved result, and load it.
+    ) -> None:
+        """Make the rows in the shards at `path` a saved result.
 
         Args:
             path: without a suffix.
@@ -116,7 +116,6 @@ class FeatureSet(Saved):
             made_from: digest of each thing that it depends on, by a name that an error can say.
         """
         save_rows(path, {"layers": list(layers), **about}, kind=cls.__name__, made_from=made_from)
-        return cls.load(path)
 
     @classmethod
     def load_part(

@@ -8,15 +8,24 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
+import numpy
 import torch
 from torch import Tensor, nn
 
+from emergence_ext import parallel
 from emergence_ext.data import MapStyle, Samples, as_samples
-from emergence_ext.network.batches import in_batches, read_ahead, stacked
-from emergence_ext.network.calling import classify, fitted, preserved
+from emergence_ext.network.batches import in_batches, read_ahead
+from emergence_ext.network.calling import preserved
 from emergence_ext.network.feature_set import FeatureSet
+from emergence_ext.network.forward_pass import (
+    ForwardPass,
+    check_batch,
+    check_finite,
+    flat_features,
+    moved_to,
+)
 from emergence_ext.network.hooks import (
     find_head,
     find_layers,
@@ -26,15 +35,86 @@ from emergence_ext.network.hooks import (
 )
 from emergence_ext.network.layout import Layout, read_layouts, strips
 from emergence_ext.settings import Precision
-from emergence_ext.store import ShardWriter, in_words, remove_rows
+from emergence_ext.store import Part, fill_rows, rows_per_shard
 
 logger = logging.getLogger(__name__)
 
 Grid = Literal["last"] | tuple[int, int]
-_Batches = Generator[tuple[slice, dict[str, Tensor]], None, None]
+
+
+class StreamOptions(TypedDict, total=False):
+    """How a network is run over images.
+
+    Attributes:
+        preprocess: applied to every batch of images before the network.
+        last_linear: module whose input is the sample feature; by default the fully connected layer
+            or convolution that gives the network's output (`find_head`). An input with places is
+            averaged over them.
+        outputs: columns of the network's output that are the categories, in their order.
+        grid: `(H, W)` that every layer is resized to by adaptive average pooling; `"last"`, the
+            default, takes that of the last listed layer.
+        batch_size: images at a time, 32 by default; halved with a warning where memory runs out.
+        precision: `"bfloat16"` runs the network in autocast, which is quicker and coarser.
+        device: where to run; the module is moved there and back. By default where it is.
+        random_state: seed of the random state that the network sees, which is one of each batch:
+            any batch can be computed without those before it.
+        example: image `[channels, H, W]` in 0..1 that the network is tried on in place of the first
+            of the data set, where that may be a strange one.
+    """
+
+    preprocess: Callable[[Tensor], Tensor] | None
+    last_linear: str | None
+    outputs: Sequence[int] | None
+    grid: Grid
+    batch_size: int
+    precision: Precision
+    device: torch.device | str | None
+    random_state: int
+    example: Tensor | None
 
 
 def extract(
+    module: nn.Module,
+    dataset: MapStyle | Iterable[Any],
+    layers: Mapping[str, str] | Sequence[str],
+    *,
+    keep: Path | None = None,
+    made_from: Mapping[str, str] | None = None,
+    **options: Unpack[StreamOptions],
+) -> FeatureSet:
+    """Run a network once over a data set and keep regional features, sample features and logits.
+
+    Args:
+        module, dataset, layers: as `feature_stream` takes them.
+        keep: path without a suffix where the result is kept, as by `FeatureSet.save`, and what is
+            done of it meanwhile, in shards: who was killed goes on with the next, and the processes
+            of a job share them.
+        made_from: digest of each thing that the features depend on, kept with them; what is there
+            of others is made anew.
+        options: see `StreamOptions`.
+
+    Raises:
+        StoreError: what is kept is damaged.
+        ValueError: as `feature_stream`.
+    """
+    with feature_stream(module, dataset, layers, **options) as stream:
+        if keep is None:
+            return stream.all()
+        origins = dict(made_from or {})
+        fill_rows(
+            keep,
+            # Where batches are divided is in the last bits of what the network gives.
+            {**origins, "batches": f"of {stream.batch_size}, each with a random state of its own"},
+            len(stream),
+            rows_per_shard(len(stream), stream.row_bytes, stream.batch_size),
+            stream.batches,
+        )
+    parallel.first(lambda: FeatureSet.finish(keep, list(stream.layers), stream.about, origins))
+    return FeatureSet.load(keep)
+
+
+@contextmanager
+def feature_stream(
     module: nn.Module,
     dataset: MapStyle | Iterable[Any],
     layers: Mapping[str, str] | Sequence[str],
@@ -48,10 +128,8 @@ def extract(
     device: torch.device | str | None = None,
     random_state: int = 0,
     example: Tensor | None = None,
-    keep: Path | None = None,
-    made_from: Mapping[str, str] | None = None,
-) -> FeatureSet:
-    """Run a network once over a data set and keep regional features, sample features and logits.
+) -> Iterator[FeatureStream]:
+    """Hold a network ready to give regional features, sample features and logits of images.
 
     The module is run in eval mode without gradients and comes back as it was. A layer's output is
     taken as the module gives it: name modules whose output is after the ReLU. Tokens are regions
@@ -63,26 +141,10 @@ def extract(
         dataset: map-style or iterable, (image `[3, H, W]` in 0..1, label); see `data.as_samples`,
             which also has worker processes read it.
         layers: dotted names, or the name to use -> dotted name; first to last layer.
-        preprocess: applied to every batch of images before the network.
-        last_linear: module whose input is the sample feature; by default the fully connected layer
-            or convolution that gives the network's output (`find_head`). An input with places is
-            averaged over them.
-        outputs: columns of the network's output that are the categories, in their order.
-        grid: `(H, W)` that every layer is resized to by adaptive average pooling; `"last"` takes
-            that of the last listed layer.
-        batch_size: images at a time; halved with a warning where memory runs out.
-        precision: `"bfloat16"` runs the network in autocast, which is quicker and coarser.
-        device: where to run; the module is moved there and back. By default where it is.
-        random_state: seed of the random state that the network sees.
-        example: image `[channels, H, W]` in 0..1 that the network is tried on in place of the first
-            of the data set, where that may be a strange one.
-        keep: path without a suffix where the result is kept, as by `FeatureSet.save`, and what is
-            done of it meanwhile, in shards: who was killed goes on with the next.
-        made_from: digest of each thing that the features depend on, kept with them; what is there
-            of others is made anew.
+        preprocess, last_linear, outputs, grid, batch_size, precision, device, random_state,
+            example: see `StreamOptions`.
 
     Raises:
-        StoreError: what is kept is damaged.
         ValueError: an unknown or unusable layer; NaN or infinite values, with image and layer; no
             images; categories that do not match the outputs.
     """
@@ -91,6 +153,8 @@ def extract(
         raise ValueError("layers: expected at least one layer, got none")
     if precision not in get_args(Precision):
         raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     find_layers(module, named.values())
     samples = as_samples(dataset)
     with preserved(module), moved_to(module, device) as target, torch.no_grad():
@@ -99,108 +163,120 @@ def extract(
         first = run.prepared(image)
         head = last_linear or _head(run, first)
         layouts = read_layouts(module, first, find_layers(module, named.values()))
-        shape, categories = _probe(
+        shape, categories, row_bytes = _probe(
             run, samples, image, named, head, layouts, grid, _has_categories(dataset)
         )
-        batches = partial(
-            _stream, run, samples, named, head, layouts, shape, batch_size, random_state
-        )
-        about = {"grid": shape, "names": list(samples.names), "categories": categories}
-        if keep is None:
-            return _in_memory(batches(0), len(samples), about)
-        origins = dict(made_from or {})
-        # Where batches are divided is in the last bits of what the network gives.
-        with _rows(keep, {**origins, "batch_size": str(batch_size)}) as rows:
-            # Numbers that a network draws depend on all batches before.
-            anew = len(rows) > 0 and _draws(run, image)
-            _append(rows, batches(0 if anew else len(rows)))
-    return FeatureSet.finish(keep, list(named), about, origins)
-
-
-def _in_memory(batches: _Batches, count: int, about: Mapping[str, Any]) -> FeatureSet:
-    """The features of all batches."""
-    arrays: dict[str, Tensor] = {}
-    with closing(batches):  # also where something is raised: it holds hooks
-        for batch, parts in batches:
-            for name, part in parts.items():
-                if name not in arrays:
-                    arrays[name] = torch.empty((count, *part.shape[1:]), dtype=part.dtype)
-                arrays[name][batch] = part
-    return FeatureSet.of_arrays(arrays, about)
-
-
-def _append(rows: ShardWriter, batches: _Batches) -> None:
-    """Keep the features of all batches, less the rows that are there."""
-    with closing(batches):
-        for batch, parts in batches:
-            there = len(rows) - batch.start
-            if there < batch.stop - batch.start:
-                rows.append({name: part[there:] for name, part in parts.items()})
-
-
-def _rows(keep: Path, made_from: Mapping[str, str]) -> ShardWriter:
-    """What is kept of the features so far, where it is of the same things."""
-    different = remove_rows(keep, made_from)
-    if different:
-        logger.warning("%s is made anew: it was of other %s", keep, in_words(different))
-    return ShardWriter(keep, made_from)
-
-
-def _draws(run: ForwardPass, image: Tensor) -> bool:
-    """Whether the network draws random numbers."""
-
-    def states() -> list[Tensor]:
-        device = run.device
-        return [
-            torch.get_rng_state(),
-            *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else []),
-        ]
-
-    before = states()
-    run.logits(image)
-    return not all(map(torch.equal, before, states()))
+        yield FeatureStream(
+            run, samples, named, head, layouts, shape, categories, batch_size, random_state,
+            row_bytes,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class ForwardPass:
-    """How one batch of images `[B, 3, H, W]` goes through the network."""
+class FeatureStream:
+    """A network that gives the features of images batch by batch, as long as it is held.
 
-    module: nn.Module
-    preprocess: Callable[[Tensor], Tensor] | None
-    outputs: Sequence[int] | None
-    precision: Precision
-    device: torch.device
+    Attributes:
+        run: the forward pass.
+        samples: the images.
+        layers: name -> dotted name of each layer.
+        head: module whose input is the sample feature.
+        layouts: of the layers' outputs.
+        grid: `(H, W)` of the regions.
+        categories: names, `[C]`.
+        batch_size: images at a time.
+        random_state: seed.
+        row_bytes: of all features of one image.
+    """
 
-    def images(self, samples: Samples, batch: slice) -> Tensor:
-        """Stack the images of a batch, `[B, 3, H, W]`.
+    run: ForwardPass
+    samples: Samples
+    layers: Mapping[str, str]
+    head: str
+    layouts: Mapping[str, Layout]
+    grid: tuple[int, int]
+    categories: list[str]
+    batch_size: int
+    random_state: int
+    row_bytes: int
 
-        Raises:
-            ValueError: images of different sizes.
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.samples)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The fields of a `FeatureSet` of all images that are no arrays."""
+        return {
+            "grid": self.grid,
+            "names": list(self.samples.names),
+            "categories": self.categories,
+        }
+
+    def all(self) -> FeatureSet:
+        """The features of all images, in memory."""
+        arrays: dict[str, Tensor] = {}
+        with closing(self.batches()) as batches:  # also where something is raised: it holds hooks
+            for batch, parts in batches:
+                for name, part in parts.items():
+                    if name not in arrays:
+                        shape = (len(self), *part.shape[1:])
+                        arrays[name] = torch.empty(shape, dtype=part.dtype)
+                    arrays[name][batch] = part
+        return FeatureSet.of_arrays(arrays, self.about)
+
+    def batches(self, ranges: Sequence[range] | None = None) -> Generator[Part, None, None]:
+        """Yield batches of images and their arrays, named as those of a `FeatureSet`.
+
+        What comes of a batch depends on that alone: on no batch before it.
+
+        Args:
+            ranges: of the images, as of `in_batches`; each begins where a batch does if all were
+                run. None: all.
         """
-        images = [samples[index][0] for index in range(*batch.indices(len(samples)))]
-        return stacked(images, samples.names[batch])
+        rows: dict[str, Sequence[int]] = {}
+        run, names, labels = self.run, self.samples.names, self.samples.labels
+        with (
+            recorder(
+                run.module,
+                self.layers.values(),
+                inputs=[self.head],
+                keep=partial(regions, grid=self.grid),
+                layouts=self.layouts,
+            ) as record,
+            read_ahead(self.samples, ranges) as images,
+        ):
 
-    def prepared(self, images: Tensor) -> Tensor:
-        """Bring images to the device and into the form that the network expects."""
-        images = images.to(self.device)
-        if self.preprocess is not None:
-            images = self.preprocess(images)
-        images = fitted(self.module, images)
-        # Convolutions on the CPU are quicker where the channels are innermost.
-        return images.to(memory_format=torch.channels_last) if images.ndim == 4 else images
+            def logits(batch: slice) -> Tensor:
+                seed = _seed(self.random_state, batch.start)
+                torch.manual_seed(seed)  # of a data set that draws numbers
+                read = images(batch)
+                torch.manual_seed(seed)  # of the network
+                return run.logits(read)
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits `[B, C]` of images that are not yet preprocessed."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            result = classify(self.module, self.prepared(images))
-        if self.outputs is None:
-            return result.float()
-        wrong = [column for column in self.outputs if not 0 <= column < result.shape[1]]
-        if wrong:
-            raise ValueError(
-                f"outputs: the network has outputs 0..{result.shape[1] - 1}, not {wrong}"
-            )
-        return result[:, list(self.outputs)].float()
+            for batch, z in in_batches(
+                logits, len(self), self.batch_size, description="features", ranges=ranges
+            ):
+                parts = {
+                    f"layer {n!r}": record.outputs[dotted] for n, dotted in self.layers.items()
+                }
+                parts["the sample feature"] = flat_features(record.inputs[self.head], self.head)
+                parts["the logits"] = z
+                for what, part in parts.items():
+                    row = rows.setdefault(what, part.shape[1:])
+                    check_batch(part, what, (batch.stop - batch.start, *row))
+                    check_finite(part, what, names[batch])
+                layers = {
+                    f"layers/{name}": parts[f"layer {name!r}"].float() for name in self.layers
+                }
+                f, y = parts["the sample feature"], torch.tensor(labels[batch])
+                yield batch, {**layers, "f": f, "z": z, "y": y}
+
+
+def _seed(random_state: int, start: int) -> int:
+    """Seed of the batch that begins with an image: far from those of other batches and states."""
+    entropy = (random_state % 2**64, start)
+    return int(numpy.random.SeedSequence(entropy).generate_state(1, numpy.uint64)[0])
 
 
 def _head(run: ForwardPass, image: Tensor) -> str:
@@ -223,14 +299,14 @@ def _probe(
     layouts: Mapping[str, Layout],
     grid: Grid,
     has_categories: bool,
-) -> tuple[tuple[int, int], list[str]]:
-    """Grid and categories, from passes over two images that also find what is not usable."""
+) -> tuple[tuple[int, int], list[str], int]:
+    """Grid, categories and bytes of a row, by passes over two images that find what is unusable."""
     images = strips(image)
     with recorder(
         run.module,
         named.values(),
         inputs=[head],
-        keep=lambda maps: maps.shape[2:],
+        keep=lambda maps: maps.shape[1:],
         layouts=layouts,
     ) as record:
         z, other = (_logits_of_pair(run, images[[0, k]]) for k in (2, 4))
@@ -240,7 +316,7 @@ def _probe(
         raise ValueError(f"features: layer {silent[0]!r} never runs in the forward pass")
     f = flat_features(record.inputs[head], head)
     for what, part in (("the sample feature", f), ("the logits", z)):
-        _check_batch(part, what, (2, *part.shape[1:]))
+        check_batch(part, what, (2, *part.shape[1:]))
     scale = float(z.abs().nan_to_num().max())  # what is not finite is refused with its image later
     if not torch.allclose(z[0], other[0], 1e-3, 1e-4 * scale, equal_nan=True):
         live = live_statistics(run.module)
@@ -250,7 +326,7 @@ def _probe(
             f": {', '.join(live)} use statistics of the batch" if live else "",
         )
     if grid == "last":
-        height, width = record.outputs[list(named.values())[-1]]
+        _, height, width = record.outputs[list(named.values())[-1]]
     else:
         height, width = grid
     categories = list(samples.categories)
@@ -262,7 +338,9 @@ def _probe(
                 "(`outputs`)."
             )
         categories = [str(column) for column in range(z.shape[1])]
-    return (int(height), int(width)), categories
+    channels = sum(record.outputs[name][0] for name in named.values())
+    numbers = channels * height * width + f.shape[1] + z.shape[1]
+    return (int(height), int(width)), categories, 4 * int(numbers) + 8
 
 
 def _logits_of_pair(run: ForwardPass, images: Tensor) -> Tensor:
@@ -270,101 +348,5 @@ def _logits_of_pair(run: ForwardPass, images: Tensor) -> Tensor:
     return run.logits(images)
 
 
-def _check_batch(part: Tensor, what: str, expected: Sequence[int]) -> None:
-    """Refuse what has another shape, before it is copied to images that it is not of."""
-    if list(part.shape) != list(expected):
-        raise ValueError(
-            f"features: {what} has shape {list(part.shape)} for {expected[0]} images, expected "
-            f"{list(expected)}: one row for each image"
-        )
-
-
-def _stream(
-    run: ForwardPass,
-    samples: Samples,
-    named: dict[str, str],
-    head: str,
-    layouts: Mapping[str, Layout],
-    grid: tuple[int, int],
-    batch_size: int,
-    random_state: int,
-    start: int,
-) -> _Batches:
-    """Yield batches from one image on, and their arrays, named as those of a `FeatureSet`."""
-    rows: dict[str, Sequence[int]] = {}
-    keep = partial(regions, grid=grid)
-    with (
-        recorder(run.module, named.values(), inputs=[head], keep=keep, layouts=layouts) as record,
-        read_ahead(samples, start) as images,
-    ):
-        torch.manual_seed(random_state)
-        for batch, z in in_batches(
-            lambda batch: run.logits(images(batch)),
-            len(samples),
-            batch_size,
-            description="features",
-            start=start,
-        ):
-            parts = {f"layer {name!r}": record.outputs[dotted] for name, dotted in named.items()}
-            parts["the sample feature"] = flat_features(record.inputs[head], head)
-            parts["the logits"] = z
-            for what, part in parts.items():
-                row = rows.setdefault(what, part.shape[1:])
-                _check_batch(part, what, (batch.stop - batch.start, *row))
-                check_finite(part, what, samples.names[batch])
-            layers = {f"layers/{name}": parts[f"layer {name!r}"].float() for name in named}
-            f, y = parts["the sample feature"], torch.tensor(samples.labels[batch])
-            yield batch, {**layers, "f": f, "z": z, "y": y}
-
-
-def flat_features(f: Tensor, head: str) -> Tensor:
-    """Give the input of the last linear layer as `[B, E]`, averaged over places and tokens.
-
-    Raises:
-        ValueError: another shape.
-    """
-    if f.ndim == 4:
-        return f.float().mean(dim=(2, 3))
-    if f.ndim == 3:
-        return f.float().mean(dim=1)
-    if f.ndim != 2:
-        raise ValueError(
-            f"features: the input of {head!r} has shape {list(f.shape)}, expected the sample "
-            "feature [B, E]"
-        )
-    return f.float()
-
-
-def check_finite(part: Tensor, what: str, names: Sequence[str]) -> None:
-    """Refuse values `[B, ...]` that are not finite, and name the image they are of.
-
-    Raises:
-        ValueError: a value that is not finite.
-    """
-    finite = part.isfinite().flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        bad = names[int(finite.logical_not().nonzero()[0])]
-        raise ValueError(
-            f"features: NaN or infinite values in {what} for image {bad!r}. Check that image, the "
-            "weights and the preprocessing."
-        )
-
-
 def _has_categories(dataset: MapStyle | Iterable[Any]) -> bool:
     return any(getattr(dataset, name, None) is not None for name in ("categories", "classes"))
-
-
-@contextmanager
-def moved_to(module: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
-    """Have the module on a device for the length of the block."""
-    first = next(iter([*module.parameters(), *module.buffers()]), None)
-    home = torch.device("cpu") if first is None else first.device
-    target = home if device is None else torch.device(device)
-    if target == home:
-        yield target
-        return
-    try:
-        module.to(target)
-        yield target
-    finally:
-        module.to(home)

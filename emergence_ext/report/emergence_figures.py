@@ -44,10 +44,10 @@ def of_results(
 ) -> dict[str, Callable[[], Figure] | str]:
     """Figures that need no image."""
     categories, everyone = shown.note("categories"), shown.images(e.y, torch.arange(len(e.y)))
-    h_strength = e.h[-1, -1, e.region_images].norm(dim=-1)
+    h_strength = e.regions(-1, -1, e.region_images).norm(dim=-1)
 
     def tau_curve() -> Figure:
-        points = [e.points(-1, k).subset(e.held_out) for k in shown.layers]
+        points = [e.points(-1, k, e.held_out) for k in shown.layers]
         curves = torch.stack([each.curve(TAUS) for each in points])
         return draw.tau_curve(TAUS, curves[..., 0], curves[..., 1], shown.layer_names(e), tau=e.tau)
 
@@ -105,21 +105,25 @@ def _in_space(e: Emergence, shown: Shown) -> dict[str, tuple[str, Callable[[], F
 
     def samples_through_epochs() -> Figure:
         rates = [e.accuracy(t) for t in times]
-        g = e.g[times][:, out]
+        g = torch.stack([e.samples(t, out) for t in times])
         return draw.samples_through_epochs(g, y, mu, names, labels, accuracies=rates)
 
     def regions_through_epochs() -> Figure:
-        return draw.regions_through_epochs(e.h[times, -1][:, out], y, mu, names, labels)
+        h = torch.stack([e.regions(t, -1, out) for t in times])
+        return draw.regions_through_epochs(h, y, mu, names, labels)
 
     def regions_through_layers() -> Figure:
-        h = e.h[-1][shown.layers][:, out]  # [L, n, R, dim]
-        reliable = e.points().subset(out).reliable
+        h = torch.stack([e.regions(-1, k, out) for k in shown.layers])  # [L, n, R, dim]
+        reliable = e.points(images=out).reliable
         return draw.regions_through_layers(
             h, _truth(e, h, e.y[out]), y, mu, names, shown.layer_names(e), reliable, tau=e.tau
         )
 
     return {
-        "samples": (shown.note("categories"), lambda: draw.samples(e.g[-1, out], y, mu, names)),
+        "samples": (
+            shown.note("categories"),
+            lambda: draw.samples(e.samples(-1, out), y, mu, names),
+        ),
         "confidence_map": (shown.note("categories"), lambda: _confidence_map(e, shown)),
         "samples_through_epochs": (through_epochs, samples_through_epochs),
         "regions_through_epochs": (through_epochs, regions_through_epochs),
@@ -178,13 +182,13 @@ def of_images(
     note, images = shown.note("categories"), thumbnails.images
 
     def regions() -> Figure:
-        points = e.points().subset(some)
+        points = e.points(images=some)
         return draw.point_regions(
             images(some),
             shown.labels(e.y[some]),
             points.point,
             points.reliable,
-            _truth(e, e.h[-1, -1, some][None], e.y[some])[0],
+            _truth(e, e.regions(-1, -1, some)[None], e.y[some])[0],
             e.grid,
             categories,
             columns=per_category,
@@ -202,7 +206,7 @@ def of_images(
                 categories=categories,
             ),
         )
-    shared = shared_categories(e.h[-1, -1, e.held_out], e.frame, e.tau)
+    shared = shared_categories(e.regions(-1, -1, e.held_out), e.frame, e.tau)
     if bool((shared >= 0).any()):
         drawings["shared_regions"] = lambda: _shared_regions(e, shared, images)
     return drawings
@@ -227,7 +231,7 @@ def _shared_regions(e: Emergence, shared: Tensor, images: Callable[[Tensor], Ten
 
 def _confidence_map(e: Emergence, shown: Shown) -> Figure:
     """The classification of g everywhere; of space at the median strength of held-out images."""
-    strength = float(e.g[-1, e.held_out].norm(dim=1).median()) or 1.0
+    strength = float(e.samples(-1, e.held_out).norm(dim=1).median()) or 1.0
     grid = torch.from_numpy(draw.contour_grid(e.frame.directions[shown.categories], strength))
     # Row by row: with many categories all at once would be gigabytes.
     p, others = [], []
@@ -242,7 +246,7 @@ def _confidence_map(e: Emergence, shown: Shown) -> Figure:
         e.frame.directions[shown.categories],
         shown.names(e),
         others=None if shown.every_category else torch.stack(others),
-        g=e.g[-1, out],
+        g=e.samples(-1, out),
         labels=shown.labels(e.y[out]),
     )
 

@@ -41,10 +41,10 @@ class Shown:
         totals = len(e.categories), len(e.labels), len(e.layers)
         categories = torch.arange(totals[0])
         if totals[0] > CATEGORIES:
-            points = e.points().subset(e.held_out)
+            reliable, y = e.points_per_image()[1, e.held_out], e.y[e.held_out]
             # Before categories without a point come those without a held-out image.
-            worth = points.reliable.sum(1) + 1 / (1 + len(points.y))
-            ranks = torch.zeros(totals[0]).double().index_add_(0, points.y, worth.double())
+            worth = reliable + 1 / (1 + len(y))
+            ranks = torch.zeros(totals[0]).double().index_add_(0, y, worth.double())
             order = ranks.argsort(descending=True, stable=True)
             categories = order[:CATEGORIES].sort().values
         return cls(categories, _evenly(totals[1]), _evenly(totals[2]), totals)

@@ -194,7 +194,7 @@ class FinishedRun:
             last.layers[layer],
             e.w[-1, -1],
             image_similarity(last.z, e.frame.solved_kappa_p, include_self=settings.include_self),
-            e.g[-1, chosen],
+            e.samples(-1, chosen),
             e.frame,
             alphas,
             max_evals=settings.regional_evals,

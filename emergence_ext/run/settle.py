@@ -81,7 +81,7 @@ def split_images(y: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     shuffled = torch.randperm(len(y), generator=generator)
     by_category = shuffled[torch.argsort(y[shuffled], stable=True)]
     held_out = torch.zeros(len(y), dtype=torch.bool)
-    held_out[_evenly(by_category, round(settings.held_out * len(y)))] = True
+    held_out[evenly(by_category, round(settings.held_out * len(y)))] = True
     if held_out.all() or not held_out.any():
         raise ValueError(
             f"held_out = {settings.held_out} of {len(y)} images leaves none to fit or none to "
@@ -90,10 +90,10 @@ def split_images(y: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     fitted = (~held_out).nonzero().flatten()
     if len(fitted) > settings.region_images:
         by_category = fitted[torch.argsort(y[fitted], stable=True)]
-        fitted = _evenly(by_category, settings.region_images).sort().values
+        fitted = evenly(by_category, settings.region_images).sort().values
     return held_out, fitted
 
 
-def _evenly(order: Tensor, count: int) -> Tensor:
+def evenly(order: Tensor, count: int) -> Tensor:
     """`count` elements of `order`, at even distances: of sorted things as many of every kind."""
     return order[torch.arange(count) * len(order) // max(count, 1)]

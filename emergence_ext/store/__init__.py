@@ -3,11 +3,11 @@
 It knows nothing of what the arrays mean.
 """
 
-from emergence_ext.store.appending import ShardWriter, remove_rows
 from emergence_ext.store.arrays import load_arrays, save_arrays, save_rows
 from emergence_ext.store.digest import digest
 from emergence_ext.store.documents import StoreError, read_document, write_document
 from emergence_ext.store.files import locked, replace_file, write_file
+from emergence_ext.store.filling import Part, fill_rows, rows_per_shard
 from emergence_ext.store.manifests import (
     content_digest,
     differences,
@@ -21,14 +21,15 @@ from emergence_ext.store.shards import ShardStore
 
 __all__ = [
     "Estimator",
+    "Part",
     "Saved",
     "ShardStore",
-    "ShardWriter",
     "StoreError",
     "content_digest",
     "differences",
     "digest",
     "exists",
+    "fill_rows",
     "in_words",
     "kept",
     "load_arrays",
@@ -36,9 +37,9 @@ __all__ = [
     "made_from",
     "once",
     "read_document",
-    "remove_rows",
     "replace_file",
     "require_made_from",
+    "rows_per_shard",
     "save_arrays",
     "save_rows",
     "write_document",

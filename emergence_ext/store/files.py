@@ -15,6 +15,8 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from emergence_ext import parallel
+
 __all__ = ["locked", "replace_file", "write_file"]
 
 logger = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ def locked(folder: Path | str, what: str = "out") -> Iterator[None]:
     """Hold a folder for writing; a process that died holds none, and a thread may hold it twice.
 
     Temporary files that a killed process left in it are removed, but for folders below that have a
-    lock of their own.
+    lock of their own. In a job of several processes the first holds it for all of them.
 
     Args:
         folder: made if it is not there.
@@ -82,6 +84,9 @@ def locked(folder: Path | str, what: str = "out") -> Iterator[None]:
         OSError: it cannot be made or written.
     """
     folder = Path(folder)
+    if not parallel.leads():
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.resolve() / LOCK, timeout=0, is_singleton=True)
     try:

@@ -1,6 +1,6 @@
 """Rows too many for memory, in a folder of files with equally many rows: `shard-00000`, ...
 
-`appending.py` writes them. Every shard is a result of its own, as `arrays.py` writes it, with a
+`filling.py` writes them. Every shard is a result of its own, as `arrays.py` writes it, with a
 manifest that is written last: whoever is killed loses the rows of one. `index.json` lists them by
 digest and is written when all rows are there, so a store is finished exactly when it has one.
 Opening reads that alone; the manifest of a shard is held against the index, and each of its arrays
@@ -43,7 +43,7 @@ class ShardStore:
     """A finished store, read by rows; nothing is held but what is asked for.
 
     Args:
-        folder: what a `ShardWriter` finished.
+        folder: what `fill_rows` finished.
         made_from: digest of each thing that the rows should depend on; None: of anything.
 
     Raises:

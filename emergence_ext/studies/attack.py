@@ -255,7 +255,7 @@ def _in_turn(emergence: Emergence, settings: AttackSettings) -> Tensor:
     order = order[turn.argsort(stable=True)]
     if settings.images.isdigit():
         order = order[: int(settings.images)]
-    right = emergence.z[-1, order].argmax(1) == emergence.y[order]
+    right = emergence.predicted()[order] == emergence.y[order]
     if not bool(right.any()):
         raise ValueError(
             f"images: the network is wrong on all {len(order)} already, so there is nothing to "
@@ -300,8 +300,8 @@ class _Watch:
             )
         ):
             if t == 0:
-                before = self.emergence.z[-1]
-                require_same_network(z.cpu(), before[batch], float(before.abs().max()))
+                before = self.emergence.logits(-1, batch)
+                require_same_network(z.cpu(), before, self.emergence.largest_logit())
             maps = [
                 self.learned.regional[name].transform(self.record.outputs[dotted])
                 for name, dotted in self.named.items()

@@ -145,7 +145,7 @@ def _ablation(
         features.layers[e.layers[-1]][fitted].to(device),
         features.z[fitted],
         features.y[fitted],
-        e.g[-1, fitted],
+        e.samples(-1, fitted),
         e.frame,
         default,
         random_state=seed,
@@ -155,7 +155,8 @@ def _ablation(
 
 def _region_strength(run: FinishedRun) -> RegionStrength:
     e = run.emergence
-    strength = e.h[-1][:, e.region_images].norm(dim=-1)
+    layers = range(len(e.layers))
+    strength = [e.regions(-1, k, e.region_images).norm(dim=-1) for k in layers]
     return RegionStrength(
         e.layers,
         run.settings.alpha,

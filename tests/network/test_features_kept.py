@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emergence_ext.data.samples import ArraySamples
-from emergence_ext.network.features import FeatureSet, extract
+from emergence_ext.network.features import FeatureSet, extract, feature_stream
 from emergence_ext.store import StoreError, content_digest, made_from
 from tests.trust.disk import Trouble, trouble
 
@@ -43,7 +43,7 @@ def images() -> ArraySamples:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one batch each."""
-    monkeypatch.setattr("emergence_ext.store.appending.SHARD_BYTES", 1)
+    monkeypatch.setattr("emergence_ext.store.filling.SHARD_BYTES", 1)
 
 
 def _net(draws: bool = False) -> Net:
@@ -132,6 +132,26 @@ def test_a_network_that_draws_numbers_draws_those_of_one_go(
         _extract(_net(draws=True), images, tmp_path / "a")
     assert len(list((tmp_path / "a").glob("shard-*.json"))) >= 1
     _assert_equal(_extract(_net(draws=True), images, tmp_path / "a"), whole)
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_shard_is_made_alone(draws: bool, images: ArraySamples, tmp_path: Path) -> None:
+    whole = _extract(_net(draws), images, tmp_path / "a")
+    files = _files(tmp_path)
+    for number in (1, 4):
+        (tmp_path / "a" / f"shard-0000{number}.json").unlink()
+    again, probing = _net(draws), _net(draws)
+    _assert_equal(_extract(again, images, tmp_path / "a"), whole)
+    assert _files(tmp_path) == files
+    _extract(probing, images, tmp_path / "a")  # all is there
+    assert again.seen - probing.seen == 2 * BATCH
+    with feature_stream(
+        _net(draws), images, {"c": "conv"}, batch_size=BATCH, random_state=3
+    ) as stream:
+        assert stream.row_bytes == sum(x[0].nbytes for x in (*whole.layers.values(), whole.f)) + 16
+        for batch, arrays in stream.batches([range(8, 16), range(20, 22)]):
+            assert torch.equal(arrays["z"], whole.z[batch])
+            assert torch.equal(arrays["layers/c"], whole.layers["c"][batch])
 
 
 def test_what_is_of_other_things_is_made_anew_and_never_mixed(

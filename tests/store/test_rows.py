@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from emergence_ext.store import (
-    ShardWriter,
+    Part,
     StoreError,
     content_digest,
     exists,
+    fill_rows,
     load_arrays,
     made_from,
-    remove_rows,
     save_arrays,
     save_rows,
 )
@@ -31,8 +31,17 @@ def _rows() -> dict[str, Tensor]:
 
 
 def _written(path: Path, origins: dict[str, str] = MADE_FROM, size: int = 2) -> Path:
-    with ShardWriter(path, origins, size) as writer:
-        writer.append({name: array[len(writer) :] for name, array in _rows().items()})
+    rows = _rows()
+    fill_rows(
+        path,
+        origins,
+        len(rows["y"]),
+        size,
+        lambda ranges: (
+            (slice(x.start, x.stop), {n: a[x.start : x.stop] for n, a in rows.items()})
+            for x in ranges
+        ),
+    )
     save_rows(path, SETTINGS, kind="Thing", made_from=origins)
     return path
 
@@ -77,36 +86,26 @@ def test_rows_of_another_result_are_told(tmp_path: Path) -> None:
         load_arrays(tmp_path / "a")
 
 
-def test_rows_of_other_things_are_removed_and_those_of_the_same_are_not(tmp_path: Path) -> None:
+def test_a_result_of_other_things_is_gone_before_its_rows_are(tmp_path: Path) -> None:
     path = _written(tmp_path / "a")
-    assert remove_rows(path, MADE_FROM) == [] and exists(path)
-    assert remove_rows(path, {"weights": "v"}) == ["weights"]
-    assert not exists(path) and [x.name for x in path.iterdir()] in ([".lock"], [])
-    assert remove_rows(path, {"weights": "v"}) == []
+
+    def compute(ranges: object) -> list[Part]:
+        assert not exists(path) and [x.name for x in path.iterdir()] == [".lock"]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fill_rows(path, {"weights": "v"}, 9, 2, compute)
+    assert not exists(path)
 
 
 def test_a_removal_that_was_interrupted_is_ended_by_the_next(tmp_path: Path) -> None:
     other = {"weights": "v"}
     counted = _written(tmp_path / "counted")
     with trouble(-1, "interrupt") as changes:
-        remove_rows(counted, other)
+        _written(counted, other, size=4)
     for at in range(0, changes.count, 3):
         path = _written(tmp_path / str(at))
         with pytest.raises(KeyboardInterrupt), trouble(at, "interrupt"):
-            remove_rows(path, other)
-        remove_rows(path, other)
+            _written(path, other, size=4)
         _written(path, other, size=4)
         assert torch.equal(load_arrays(path)[0]["y"], torch.arange(9))
-
-
-def test_a_shard_is_of_64_mib_in_whole_batches_where_nothing_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("emergence_ext.store.appending.SHARD_BYTES", 4 * 3 * 10)
-    with pytest.raises(ZeroDivisionError), ShardWriter(tmp_path, MADE_FROM) as writer:
-        for _ in range(3):
-            writer.append({"x": torch.zeros(4, 3)})  # 10 rows would be 120 bytes
-        assert writer.rows_per_shard == 8
-        raise ZeroDivisionError
-    with ShardWriter(tmp_path, MADE_FROM) as writer:
-        assert writer.rows_per_shard == 8 == len(writer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from emergence_ext.store import ShardStore, ShardWriter, StoreError, shards, write_document
+from emergence_ext.store import (
+    Part,
+    ShardStore,
+    StoreError,
+    fill_rows,
+    rows_per_shard,
+    shards,
+    write_document,
+)
 from tests.trust.disk import Trouble, trouble
 
 MADE_FROM = {"weights": "w", "images": "i"}
@@ -31,11 +39,23 @@ def _rows(count: int = ROWS) -> dict[str, Tensor]:
     }
 
 
-def _write(folder: Path, rows: dict[str, Tensor], batch: int = 3, size: int = 4) -> None:
-    """Go on at the first row that is not there."""
-    with ShardWriter(folder, MADE_FROM, size) as writer:
-        for start in range(len(writer), len(rows["y"]), batch):
-            writer.append({name: array[start : start + batch] for name, array in rows.items()})
+def _write(folder: Path, rows: dict[str, Tensor], batch: int = 2, size: int = 4) -> list[range]:
+    """Fill a store; return the rows that were asked for."""
+    asked = []
+
+    def compute(ranges: Sequence[range]) -> Iterator[Part]:
+        asked.extend(ranges)
+        yield from _parts(ranges, rows, batch)
+
+    fill_rows(folder, MADE_FROM, len(rows["y"]), size, compute)
+    return asked
+
+
+def _parts(ranges: Iterable[range], rows: dict[str, Tensor], batch: int = 2) -> Iterator[Part]:
+    for shard in ranges:
+        for start in range(shard.start, shard.stop, batch):
+            part = slice(start, min(start + batch, shard.stop))
+            yield part, {name: array[part] for name, array in rows.items()}
 
 
 def _store(folder: Path) -> Path:
@@ -74,25 +94,36 @@ def test_what_is_read_is_memory_of_its_own(tmp_path: Path) -> None:
     assert torch.equal(part.mul_(2), 2 * _rows()["layers/conv.1"][:4])
 
 
-@pytest.mark.parametrize("batch", [1, 2, 4, 5, 11, 40])
+@pytest.mark.parametrize("batch", [1, 3, 4])
 def test_files_do_not_depend_on_how_rows_come(tmp_path: Path, batch: int) -> None:
-    _write(tmp_path / "one", _rows(), 3)
+    _write(tmp_path / "one", _rows(), 2)
     _write(tmp_path / "other", _rows(), batch)
     assert _bytes(tmp_path / "one") == _bytes(tmp_path / "other")
+
+
+def test_shards_are_made_in_any_order_and_only_those_that_are_not_there(tmp_path: Path) -> None:
+    whole = _bytes(_store(tmp_path / "a"))
+    folder = _store(tmp_path / "b")
+    for number in (0, 2):
+        (folder / f"shard-0000{number}.json").unlink()
+    assert _write(folder, _rows()) == [range(4), range(8, 11)]
+    assert _bytes(folder) == whole
+    assert _write(folder, _rows()) == []
+    assert _bytes(folder) == whole
 
 
 def test_rows_are_appended_to_a_finished_store(tmp_path: Path) -> None:
     rows = _rows(23)
     _write(tmp_path / "once", rows)
-    for end in (6, 8, 8, 23):
-        _write(tmp_path / "often", {name: array[:end] for name, array in rows.items()})
+    for end, asked in ((6, 6), (8, 4), (8, 0), (23, 15)):
+        made = _write(tmp_path / "often", {name: array[:end] for name, array in rows.items()})
+        assert sum(map(len, made)) == asked
         assert len(ShardStore(tmp_path / "often")) == end
     assert _bytes(tmp_path / "once") == _bytes(tmp_path / "often")
 
 
 def test_a_store_of_no_rows(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path, MADE_FROM) as writer:
-        assert len(writer) == 0
+    fill_rows(tmp_path, MADE_FROM, 0, 4, lambda ranges: [])
     assert len(ShardStore(tmp_path)) == 0 and list(ShardStore(tmp_path).blocks(3)) == []
 
 
@@ -113,47 +144,48 @@ def test_interrupted_at_any_change_of_the_disk_it_goes_on_to_the_same_bytes(
             except OSError as error:
                 assert kind == "no space" and error.errno == errno.ENOSPC
         done = len(list(folder.glob("shard-*.json")))
-        with ShardWriter(folder, MADE_FROM, 4) as writer:
-            assert len(writer) == min(4 * done, ROWS), "a full shard was lost"
-            for start in range(len(writer), ROWS):
-                writer.append({n: array[start : start + 1] for n, array in _rows().items()})
+        assert len(_write(folder, _rows())) == 3 - done, "a full shard was lost"
         assert _bytes(folder) == whole, f"at change {at}"
 
 
 def test_left_by_an_error_it_keeps_full_shards_and_is_not_finished(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), ShardWriter(tmp_path, MADE_FROM, 4) as writer:
-        writer.append(_rows())
+    def compute(ranges: Sequence[range]) -> Iterator[Part]:
+        yield from _parts(ranges[:2], _rows())
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fill_rows(tmp_path, MADE_FROM, ROWS, 4, compute)
     with pytest.raises(FileNotFoundError, match=r"no file .*index\.json"):
         ShardStore(tmp_path)
-    with ShardWriter(tmp_path, MADE_FROM, 4) as writer:
-        assert len(writer) == 8
+    assert _write(tmp_path, _rows()) == [range(8, 11)]
 
 
 def test_two_do_not_write_into_one_folder(tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)  # as another process would hold it
-        with (
-            pytest.raises(RuntimeError, match="another process works in"),
-            ShardWriter(tmp_path, MADE_FROM),
-        ):
-            raise AssertionError("it was held")
+        with pytest.raises(RuntimeError, match="another process works in"):
+            _write(tmp_path, _rows())
 
 
-def test_rows_of_something_else_are_never_mixed(tmp_path: Path) -> None:
+def test_rows_of_something_else_are_never_mixed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder, other = _store(tmp_path), {**MADE_FROM, "images": "j"}
-    with (
-        pytest.raises(StoreError, match="made from other images than"),
-        ShardWriter(folder, other, 4),
-    ):
-        raise AssertionError("it was taken")
+    (folder / "shard-00000.json").unlink()  # what is left says it too
     with pytest.raises(StoreError, match="made from other images than"):
         ShardStore(folder, other)
-    with (
-        pytest.raises(ValueError, match="with 4 rows a shard, not 5"),
-        ShardWriter(folder, MADE_FROM, 5),
-    ):
-        raise AssertionError("it was taken")
+    asked = []
+
+    def compute(ranges: Sequence[range]) -> Iterator[Part]:
+        asked.extend(ranges)
+        return _parts(ranges, _rows())
+
+    fill_rows(folder, other, ROWS, 4, compute)
+    assert len(asked) == 3 and "is made anew: it was of other images" in caplog.text
+    fill_rows(folder, other, ROWS, 6, compute)
+    assert len(asked) == 5 and "it was of other rows_per_shard" in caplog.text
+    assert len(list(folder.glob("shard-*.json"))) == 2
+    assert ShardStore(folder, other).made_from == other
 
 
 @pytest.mark.parametrize(
@@ -165,14 +197,56 @@ def test_rows_of_something_else_are_never_mixed(tmp_path: Path) -> None:
         {"x": torch.zeros(2, 4)},
         {"x": torch.zeros(2, 3).double()},
         {"x": torch.zeros(2, 3), "y": torch.zeros(2)},
+        {"x": torch.zeros(3, 3)},
     ],
 )
 def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: dict[str, Tensor]) -> None:
-    with ShardWriter(tmp_path, MADE_FROM, 4) as writer:
-        writer.append({"x": torch.zeros(3, 3)})
-        with pytest.raises(ValueError, match=r"^rows: expected"):
-            writer.append(rows)
-    assert len(ShardStore(tmp_path)) == 3
+    def compute(ranges: Sequence[range]) -> Iterator[Part]:
+        yield slice(0, 2), {"x": torch.zeros(2, 3)}
+        yield slice(2, 4), rows
+
+    with pytest.raises(ValueError, match=r"^rows: expected"):
+        fill_rows(tmp_path, MADE_FROM, 8, 4, compute)
+    assert not list(tmp_path.glob("shard-*"))
+
+
+@pytest.mark.parametrize("parts", [[], [(0, 3), (3, 5)], [(0, 2), (3, 4)], [(1, 4)]])
+def test_rows_that_were_not_asked_for_are_refused(
+    tmp_path: Path, parts: list[tuple[int, int]]
+) -> None:
+    def compute(ranges: Sequence[range]) -> Iterator[Part]:
+        for start, stop in parts:
+            yield slice(start, stop), {"x": torch.zeros(stop - start)}
+
+    with pytest.raises(ValueError, match=r"^rows: expected arrays of the rows from"):
+        fill_rows(tmp_path, MADE_FROM, 8, 4, compute)
+
+
+def test_shards_that_differ_in_what_they_hold_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="has other arrays than the first shard"):
+        fill_rows(
+            tmp_path,
+            MADE_FROM,
+            2,
+            1,
+            lambda ranges: [(slice(k, k + 1), {"x": torch.zeros(1, k)}) for k in range(2)],
+        )
+
+
+@pytest.mark.parametrize(
+    ("count", "row_bytes", "batch_size", "expected"),
+    [
+        (10, 8, 32, 32),  # a batch at least
+        (320, 8, 10, 20),  # sixteen shards, so that as many processes can share them
+        (100_000, 8, 30, 1020),  # what a kill costs
+        (100_000, 2**20, 32, 64),  # 64 MiB
+        (100_000, 2**30, 32, 32),
+    ],
+)
+def test_a_shard_is_of_whole_batches(
+    count: int, row_bytes: int, batch_size: int, expected: int
+) -> None:
+    assert rows_per_shard(count, row_bytes, batch_size) == expected
 
 
 def test_rows_that_are_not_there(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def analyse(images: Path, out: Path) -> None:
     spec = SubjectSpec(str(images), MODEL, checkpoints=checkpoints, size=16)
     with (
         mock.patch("emergence_ext.run.strength.TEMPERATURES", (1.0,)),
-        mock.patch("emergence_ext.store.appending.SHARD_BYTES", 1),  # a batch
+        mock.patch("emergence_ext.store.filling.SHARD_BYTES", 1),  # a batch
     ):
         report_tables(run(spec.load(), out, SETTINGS))
 

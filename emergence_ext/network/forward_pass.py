@@ -1,0 +1,119 @@
+"""One batch of images through a network, and what is asked of that which comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from emergence_ext.data import Samples
+from emergence_ext.network.batches import stacked
+from emergence_ext.network.calling import classify, fitted
+from emergence_ext.settings import Precision
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """How one batch of images `[B, 3, H, W]` goes through the network."""
+
+    module: nn.Module
+    preprocess: Callable[[Tensor], Tensor] | None
+    outputs: Sequence[int] | None
+    precision: Precision
+    device: torch.device
+
+    def images(self, samples: Samples, batch: slice) -> Tensor:
+        """Stack the images of a batch, `[B, 3, H, W]`.
+
+        Raises:
+            ValueError: images of different sizes.
+        """
+        images = [samples[index][0] for index in range(*batch.indices(len(samples)))]
+        return stacked(images, samples.names[batch])
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Bring images to the device and into the form that the network expects."""
+        images = images.to(self.device)
+        if self.preprocess is not None:
+            images = self.preprocess(images)
+        images = fitted(self.module, images)
+        # Convolutions on the CPU are quicker where the channels are innermost.
+        return images.to(memory_format=torch.channels_last) if images.ndim == 4 else images
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits `[B, C]` of images that are not yet preprocessed."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            result = classify(self.module, self.prepared(images))
+        if self.outputs is None:
+            return result.float()
+        wrong = [column for column in self.outputs if not 0 <= column < result.shape[1]]
+        if wrong:
+            raise ValueError(
+                f"outputs: the network has outputs 0..{result.shape[1] - 1}, not {wrong}"
+            )
+        return result[:, list(self.outputs)].float()
+
+
+def flat_features(f: Tensor, head: str) -> Tensor:
+    """Give the input of the last linear layer as `[B, E]`, averaged over places and tokens.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if f.ndim == 4:
+        return f.float().mean(dim=(2, 3))
+    if f.ndim == 3:
+        return f.float().mean(dim=1)
+    if f.ndim != 2:
+        raise ValueError(
+            f"features: the input of {head!r} has shape {list(f.shape)}, expected the sample "
+            "feature [B, E]"
+        )
+    return f.float()
+
+
+def check_finite(part: Tensor, what: str, names: Sequence[str]) -> None:
+    """Refuse values `[B, ...]` that are not finite, and name the image they are of.
+
+    Raises:
+        ValueError: a value that is not finite.
+    """
+    finite = part.isfinite().flatten(1).all(dim=1)
+    if not bool(finite.all()):
+        bad = names[int(finite.logical_not().nonzero()[0])]
+        raise ValueError(
+            f"features: NaN or infinite values in {what} for image {bad!r}. Check that image, the "
+            "weights and the preprocessing."
+        )
+
+
+def check_batch(part: Tensor, what: str, expected: Sequence[int]) -> None:
+    """Refuse what has another shape, before it is copied to images that it is not of.
+
+    Raises:
+        ValueError: another shape.
+    """
+    if list(part.shape) != list(expected):
+        raise ValueError(
+            f"features: {what} has shape {list(part.shape)} for {expected[0]} images, expected "
+            f"{list(expected)}: one row for each image"
+        )
+
+
+@contextmanager
+def moved_to(module: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
+    """Have the module on a device for the length of the block."""
+    first = next(iter([*module.parameters(), *module.buffers()]), None)
+    home = torch.device("cpu") if first is None else first.device
+    target = home if device is None else torch.device(device)
+    if target == home:
+        yield target
+        return
+    try:
+        module.to(target)
+        yield target
+    finally:
+        module.to(home)

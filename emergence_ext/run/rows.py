@@ -1,0 +1,30 @@
+"""What there is of every image, in shards: g, z and the h of each layer, a row an image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from emergence_ext.store import ShardStore
+
+Images = Tensor | slice | None
+"""Some of the images of a run: by index or mask `[N]`, or from one to another; None: all."""
+
+
+def h_of(layer: str) -> str:
+    """How the array of a layer's projected regions is called among the rows."""
+    return f"h/{layer}"
+
+
+def read_rows(store: ShardStore, name: str, images: Images) -> Tensor:
+    """Read an array of some images in float32, `[n, ...]`."""
+    if images is None:
+        images = slice(None)
+    if isinstance(images, slice):
+        start, stop, step = images.indices(len(store))
+        if step == 1:
+            return store.slice(name, start, max(start, stop)).float()
+        images = torch.arange(start, stop, step)
+    return store.rows(
+        name, images.nonzero().flatten() if images.dtype == torch.bool else images
+    ).float()
