@@ -138,7 +138,7 @@ def test_every_release_of_safetensors_is_understood(tmp_path: Path, text: str) -
     def write(path: Path) -> None:
         raise SafetensorError(f"Error while serializing: {text}")
 
-    with pytest.raises(OSError, match="No space left on device: '.*a'$") as failure:
+    with pytest.raises(OSError, match=r"No space left on device: '.*a'$") as failure:
         replace_file(tmp_path / "a", write)
     assert failure.value.errno == errno.ENOSPC
 
