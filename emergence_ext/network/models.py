@@ -3,7 +3,7 @@
 import copy
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -104,8 +104,9 @@ def load_model(
         weights: `.safetensors`, or a file of torch.save, as `load_weights` takes it; "DEFAULT" for
             those that torchvision or timm publish, from their cache; None leaves the network as it
             is built: untrained, unless the user's own function does more.
-        image_size: side of the images, for networks of timm that are built for one size; None takes
-            what the weights were trained at, where they say it.
+        image_size: side of the images, for networks that are built for one size; None takes what
+            the weights were trained at, where they say it. A transformer of torchvision or timm is
+            built for it, and refuses weights of another.
         output: key, field or index of the logits, for networks that give more than those; None:
             that of the training, where the weights say it, or else see `calling.logits`.
         random_state: seed of the initial weights.
@@ -129,7 +130,8 @@ def load_model(
         build = BUILTIN[spec]
         description = (inspect.getdoc(build) or "").partition("\n")[0].removeprefix("Return ")
     elif source == "torchvision":
-        build, description = _torchvision_builder(name), f"torchvision's own {name}"
+        build = _torchvision_builder(name, image_size)
+        description = f"torchvision's own {name}"
     elif source == "timm":
         build, description = _timm_builder(name, image_size), f"timm's own {name}"
     else:
@@ -267,16 +269,16 @@ def _opened(module: nn.Module) -> nn.Module:
     return module
 
 
-def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
+def _torchvision_builder(name: str, image_size: int | None) -> Callable[..., nn.Module]:
     models = optional("torchvision.models", f"model: torchvision:{name}")
     known = models.list_models(module=models)
     if name not in known:
         raise ValueError(f"model: torchvision has no {name!r}.{nearest(name, known)}")
 
-    def build(**arguments: Any) -> nn.Module:
+    def create(**arguments: Any) -> nn.Module:
         return models.get_model(name, weights=None, **arguments)
 
-    return build
+    return _sized(f"torchvision:{name}", create, image_size, ("image_size", "input_size"))
 
 
 def _timm_builder(name: str, image_size: int | None) -> Callable[..., nn.Module]:
@@ -284,17 +286,60 @@ def _timm_builder(name: str, image_size: int | None) -> Callable[..., nn.Module]
     if not timm.is_model(name):
         raise ValueError(f"model: timm has no {name!r}.{nearest(name, timm.list_models())}")
 
-    def build(**arguments: Any) -> nn.Module:
-        if image_size is not None:
-            try:
-                return timm.create_model(name, pretrained=False, img_size=image_size, **arguments)
-            except TypeError as error:
-                if "img_size" not in str(error):
-                    raise
-                logger.debug("%s is not built for one image size", name)
+    def create(**arguments: Any) -> nn.Module:
         return timm.create_model(name, pretrained=False, **arguments)
 
+    return _sized(f"timm:{name}", create, image_size, ("img_size",))
+
+
+def _sized(
+    spec: str, create: Callable[..., nn.Module], size: int | None, keys: Sequence[str]
+) -> Callable[..., nn.Module]:
+    """Build a network for images of one size where it is built for one.
+
+    Args:
+        spec: what it was asked for by.
+        create: builds it, for images of its own size.
+        size: of the images; None: the network's own.
+        keys: parameters by which networks of that library take it.
+    """
+
+    def build(**arguments: Any) -> nn.Module:
+        if size is None:
+            return create(**arguments)
+        for key in keys:
+            try:
+                return create(**_side(key, size), **arguments)
+            except TypeError as error:
+                if key not in str(error):
+                    raise
+            except (AssertionError, ValueError) as error:
+                why = " ".join(str(error).split())
+                fits = _size_that_fits(create, key, size)
+                advice = "" if fits is None else f": --size {fits}"
+                raise ValueError(
+                    f"size: {spec} cannot be built for images of {size} pixels ({why:.120}){advice}"
+                ) from error
+        return create(**arguments)
+
     return build
+
+
+def _side(key: str, size: int) -> dict[str, Any]:
+    return {key: (size, size) if key == "input_size" else size}
+
+
+def _size_that_fits(create: Callable[..., nn.Module], key: str, size: int) -> int | None:
+    """The nearest size that a network can be built for, of whole patches and windows."""
+    sizes = {step * max(round(size / step), 1) for step in (14, 16, 32, 7 * 32, 8 * 32)}
+    for other in sorted(sizes, key=lambda x: abs(x - size)):
+        try:
+            with torch.device("meta"):
+                create(**_side(key, other))
+        except (AssertionError, ValueError):
+            continue
+        return other
+    return None
 
 
 def _guess_preprocess(module: nn.Module, source: str, name: str) -> str:

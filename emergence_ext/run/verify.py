@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from emergence_ext.network import FeatureSet, load_checkpoints
+from emergence_ext.network import FeatureSet, find_state, load_checkpoints
 from emergence_ext.run.emerging import Checkpoint, Emergence, emergence
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.folder import STUDY, STUDY_VERSION, Config, RunFolder
@@ -139,6 +139,15 @@ def _belongs(run: FinishedRun, path: Path, result: Verification) -> None:
         result.notes.append(f"{path} does not note what it was made from")
     elif "emergence" in there and differences(there, run.made_from):
         result.wrong.append(f"{path} was made from other results than {run.folder} has now")
+    elif path.name == "log":
+        result.check("trainings", lambda: _of_its_training(path, there))
+
+
+def _of_its_training(log: Path, there: Mapping[str, str]) -> None:
+    """Insist that the log of a training is of the one whose states lie beside it."""
+    state = find_state(log.parent)
+    if state is None or differences(there, state[2] or {}):
+        raise StoreError(f"{log} is of another training than {log.parent} holds")
 
 
 def _sources(run: FinishedRun, result: Verification) -> None:

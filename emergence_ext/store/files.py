@@ -54,8 +54,9 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
         if os.name == "posix":
             _flush(path.parent)
     except SafetensorError as error:
-        # The cause is in the text alone, as "No space left on device (os error 28)".
-        number = re.search(r"os error (\d+)", str(error))
+        # The cause is in the text alone: "No space left on device (os error 28)", or in older
+        # releases "Os { code: 28, ...".
+        number = re.search(r"(?:os error |Os \{ code: )(\d+)", str(error))
         if number is None:
             raise OSError(f"{path} cannot be written: {error}") from error
         code = int(number[1])

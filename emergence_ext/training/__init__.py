@@ -4,7 +4,8 @@ It knows nothing of what is analysed afterwards.
 """
 
 from emergence_ext.training.distilling import FeaturePlace, distil
-from emergence_ext.training.loop import TrainingLog, train
+from emergence_ext.training.log import TrainingLog
+from emergence_ext.training.loop import train
 from emergence_ext.training.recipes import RECIPES, Recipe
 
 __all__ = [

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ from emergence_ext.network import (
 )
 from emergence_ext.network import preprocess as prepared
 from emergence_ext.settings import Precision
-from emergence_ext.store import Saved, locked
+from emergence_ext.store import exists, locked, made_from
 from emergence_ext.training.heads import (
     CachedInputs,
     ImageInputs,
@@ -36,6 +36,7 @@ from emergence_ext.training.heads import (
     frozen_names,
     remember_inputs,
 )
+from emergence_ext.training.log import TrainingLog
 from emergence_ext.training.losses import CrossEntropy, Loss
 from emergence_ext.training.recipes import RECIPES, Recipe
 from emergence_ext.training.signature import depends_on, require_same
@@ -51,29 +52,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class TrainingLog(Saved):
-    """What happened in each epoch; entry 0 is before training, its loss and accuracy NaN.
-
-    Attributes:
-        epoch: 0, 1, ...
-        loss: mean of the loss, the cross-entropy if no other was given, over the steps.
-        accuracy: share right in those steps (weights still changing, images augmented).
-        val_accuracy: share right on the validation set after the epoch.
-        seconds: duration, validation included.
-    """
-
-    epoch: list[int] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
-    val_accuracy: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def _add(self, *values: float) -> None:
-        for column, value in zip(asdict(self), values, strict=True):
-            getattr(self, column).append(value)
 
 
 def train(
@@ -228,7 +206,7 @@ class _Run:
         if not self.log.epoch or self.log.epoch[-1] < self.recipe.epochs:
             self._train(inputs, val_inputs, example)
         self._write_index()
-        self.log.save(self.out / "log")
+        self.log.save(TrainingLog.inside(self.out), self.depends_on)
         return self.log
 
     def _train(self, inputs: Inputs, val_inputs: Inputs, example: Tensor) -> None:
@@ -244,7 +222,7 @@ class _Run:
                 trained = self.module.get_submodule(part)
                 inputs, val_inputs = cached
         if not self.log.epoch:
-            self.log._add(
+            self.log.add(
                 0, math.nan, math.nan, _accuracy(trained, val_inputs, size, self.autocast), 0.0
             )
             self._keep()
@@ -260,7 +238,7 @@ class _Run:
                 self._require_finite(epoch)
                 self.module.eval()
                 validation = _accuracy(trained, val_inputs, size, self.autocast)
-                self.log._add(epoch, loss, accuracy, validation, time.perf_counter() - start)
+                self.log.add(epoch, loss, accuracy, validation, time.perf_counter() - start)
                 bar.set_postfix(loss=f"{loss:.3f}", validation=f"{validation:.3f}")
                 logger.info(
                     "epoch %d: loss %.4f, validation accuracy %.4f", epoch, loss, validation
@@ -344,6 +322,9 @@ class _Run:
         self._write_index()
 
     def _resume(self) -> None:
+        log = TrainingLog.inside(self.out)
+        if exists(log) and (noted := made_from(log)) is not None:
+            require_same(noted, self.depends_on, self.out)
         state = find_state(self.out)
         if state is None:
             return

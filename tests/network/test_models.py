@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from emergence_ext.network.builtin import small_vgg, small_vgg28, small_vgg64, vgg16_pooled
 from emergence_ext.network.layers import suggest_layers
 from emergence_ext.network.models import load_model, load_weights, read_weights
+from emergence_ext.network.positions import require_size
 from emergence_ext.network.preprocessing import normalisation, preprocess
 
 
@@ -199,6 +200,38 @@ def test_an_absent_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(ImportError, match=r"emergence_ext\[timm\]"):
         load_model("timm:resnet50")
+
+
+@pytest.mark.parametrize(
+    ("spec", "size"),
+    [("torchvision:vit_b_32", 64), ("torchvision:swin_t", 64), ("torchvision:resnet18", 64)],
+)
+def test_a_network_is_built_for_the_size_that_is_asked_for(spec: str, size: int) -> None:
+    pytest.importorskip("torchvision")
+    module = load_model(spec, image_size=size, num_classes=3).module
+    with torch.no_grad():
+        assert module(torch.rand(1, 3, size, size)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "size", "fits"),
+    [("torchvision:vit_b_32", 100, 96), ("torchvision:maxvit_t", 200, 224)],
+)
+def test_a_size_that_a_network_cannot_have_is_refused_with_one_that_it_can(
+    spec: str, size: int, fits: int
+) -> None:
+    pytest.importorskip("torchvision")
+    with pytest.raises(ValueError, match=rf"for images of {size} pixels .*: --size {fits}$"):
+        load_model(spec, image_size=size, num_classes=3)
+
+
+def test_weights_of_another_size_are_refused_with_theirs() -> None:
+    models = pytest.importorskip("torchvision.models")
+    with torch.device("meta"):
+        state = models.vit_b_32(image_size=96, num_classes=3).state_dict()
+        module = models.vit_b_32(image_size=64, num_classes=3)
+    with pytest.raises(ValueError, match="was trained at 96 pixels: --size 96"):
+        require_size(module, state, "own.pt", 64)
 
 
 def test_a_module_of_the_users_is_found_in_the_current_folder(

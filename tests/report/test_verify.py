@@ -5,14 +5,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from emergence_ext import report
 from emergence_ext.cli import app
+from emergence_ext.data import ArraySamples
 from emergence_ext.report import files as report_files
 from emergence_ext.run import FinishedRun
-from emergence_ext.store import StoreError
+from emergence_ext.store import StoreError, made_from
 from emergence_ext.studies.foreground import Objects
+from emergence_ext.training import Recipe, TrainingLog, train
 from tests.old_runs import set_config
 
 
@@ -100,6 +104,19 @@ def test_a_study_of_other_results_is_left_out_and_named(
         report.update(run, "foreground")
     code, output = _verify(mine)
     assert code == 1 and "foreground was made from other results than" in output
+
+
+def test_a_log_of_another_training_is_told(mine: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    samples = ArraySamples(torch.rand(4, 3, 4, 4), [0, 1, 0, 1], ["a", "b"])
+    folder = mine / "distill" / "students" / "conv"
+    train(module, samples, samples, Recipe(epochs=1, batch_size=4), out=folder)
+    code, output = _verify(mine)
+    assert code == 0 and "trainings: 1" in output
+    log = TrainingLog.load(folder / "log")
+    log.save(folder / "log", {**(made_from(folder / "log") or {}), "seed": "another"})
+    code, output = _verify(mine)
+    assert code == 1 and "is of another training than" in output
 
 
 def test_files_that_are_not_there_are_noted_and_other_ones_are_wrong(mine: Path) -> None:

@@ -13,7 +13,15 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from emergence_ext.store import arrays, files, load_arrays, locked, save_arrays, write_file
+from emergence_ext.store import (
+    arrays,
+    files,
+    load_arrays,
+    locked,
+    replace_file,
+    save_arrays,
+    write_file,
+)
 
 # The system's own lock: it starts faster than the package.
 HOLDER = """
@@ -117,6 +125,22 @@ def test_a_file_that_grows_too_large_inside_safetensors_is_told_in_one_line(tmp_
         signal.signal(signal.SIGXFSZ, handler)
     assert str(failure.value) == f"[Errno {errno.EFBIG}] File too large: '{tmp_path}/a.safetensors'"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I/O error: No space left (os error 28)",
+        'IoError(Os { code: 28, kind: StorageFull, message: "" })',
+    ],
+)
+def test_every_release_of_safetensors_is_understood(tmp_path: Path, text: str) -> None:
+    def write(path: Path) -> None:
+        raise SafetensorError(f"Error while serializing: {text}")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*a'$") as failure:
+        replace_file(tmp_path / "a", write)
+    assert failure.value.errno == errno.ENOSPC
 
 
 def test_a_pipe_in_place_of_a_result_is_not_waited_for(tmp_path: Path) -> None:

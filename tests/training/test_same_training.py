@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from emergence_ext.data import ArraySamples
 from emergence_ext.network import load_checkpoints, preprocess
-from emergence_ext.store import StoreError, load_arrays, save_arrays
-from emergence_ext.training import Recipe, train
+from emergence_ext.store import StoreError, load_arrays, made_from, save_arrays
+from emergence_ext.training import Recipe, TrainingLog, train
 
 RECIPE = Recipe(epochs=3, batch_size=6, lr=0.01)
 
@@ -133,6 +133,24 @@ def test_another_training_in_the_folder_is_refused_by_what_differs(
     with pytest.raises(ValueError, match=f"with other {named}; choose another folder or delete"):
         _train(finished, **change())
     assert before == {path: path.read_bytes() for path in finished.rglob("*.*")}
+
+
+def test_a_log_says_what_it_was_made_from_and_is_of_one_training(
+    copied: Path, tmp_path: Path
+) -> None:
+    noted = made_from(copied / "log")
+    assert noted is not None and noted == made_from(copied / "resume" / "000003")
+    before = (copied / "log.json").read_bytes()
+    _train(copied)
+    assert (copied / "log.json").read_bytes() == before
+    # A log that came from elsewhere, though the states beside it are of this training.
+    TrainingLog.load(copied / "log").save(copied / "log", {**noted, "seed": "another"})
+    with pytest.raises(ValueError, match="with other seed; choose another folder or delete it"):
+        _train(copied)
+    # One of an earlier version does not say.
+    TrainingLog.load(copied / "log").save(copied / "log")
+    _train(copied)
+    assert made_from(copied / "log") == noted
 
 
 def test_preprocessing_is_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
