@@ -32,6 +32,7 @@ from emergence_ext.figures.shapley import shapley_correlations, shapley_maps
 from emergence_ext.figures.similarity import category_similarity
 from emergence_ext.figures.space import strength_reach
 from emergence_ext.figures.style import (
+    category_style,
     display_name,
     distinct_names,
     literal_name,
@@ -55,6 +56,7 @@ __all__ = [
     "attack_types",
     "attack_utility",
     "attributions",
+    "category_style",
     "category_similarity",
     "code_grid",
     "code_scatter",

@@ -9,9 +9,11 @@ from typing import Final
 from emergence_ext.report import emergence
 from emergence_ext.report.experiments import COMPARISON, experiments
 from emergence_ext.report.files import write_results
+from emergence_ext.report.findings import findings
 from emergence_ext.report.headline import headline, warnings
 from emergence_ext.report.html.write import write_page
 from emergence_ext.report.receipts import read_receipts
+from emergence_ext.report.view import view_data
 from emergence_ext.run import FinishedRun
 from emergence_ext.store import StoreError, exists
 
@@ -132,4 +134,6 @@ def _page(run: FinishedRun) -> Path:
             ),
         ],
         left_out=left_out,
+        view=view_data(run),
+        findings=findings(run),
     )

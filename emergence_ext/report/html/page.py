@@ -6,9 +6,15 @@ import re
 from base64 import b64encode
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 from emergence_ext.lookup import optional
+
+VIEW: Final = (
+    "elements", "data", "camera", "draw", "state", "marks", "scene", "touch", "inspector", "lists",
+    "main",
+)  # fmt: skip
+"""Parts of the view's script, in the order in which they are read."""
 
 # Control characters, and those that would turn around the text after a name.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -50,6 +56,12 @@ def fill_template(template: str, style: str, script: str, **context: Any) -> byt
 def page_part(name: str) -> str:
     """Return the text of a template, style or script that comes with the package."""
     return files("emergence_ext").joinpath(*name.split("/")).read_text(encoding="utf-8")
+
+
+def view_script() -> str:
+    """Return the script of the view: its parts share one scope, since a page has no modules."""
+    parts = (page_part(f"report/html/view/{name}.js") for name in VIEW)
+    return "{\n" + "\n".join(parts) + "}\n"
 
 
 def _digest(text: str) -> str:

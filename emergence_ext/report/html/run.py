@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from emergence_ext.data import kinds
@@ -19,6 +20,8 @@ SHOWN: Final = 200
 class Described:
     """What `config.json` says; `settings`, `versions` and `hashes` are flattened to lines."""
 
+    title: str
+    about: str
     command: str
     git: str
     settings: list[tuple[str, str]]
@@ -35,6 +38,8 @@ def describe(config: Config) -> Described:
     """Return every entry of a configuration as it is shown."""
     bad = [_pair(x) for x in config.bad_images]
     return Described(
+        title=_title(config),
+        about=_about(config),
         command=config.command,
         git=config.git,
         settings=list(_flat(config.settings)),
@@ -46,6 +51,30 @@ def describe(config: Config) -> Described:
         bad_images=bad[:SHOWN],
         skipped=[(kind, len(names)) for kind, names in kinds(bad).items()],
     )
+
+
+def _title(config: Config) -> str:
+    """Which network was analysed on what, as far as the run says it."""
+    model = str(config.settings.get("model") or "").rpartition(":")[2]
+    data = str((config.subject or {}).get("data") or "")
+    if not model:
+        return "What the network learned, where and when"
+    return f"{model} on {Path(data).name}" if Path(data).name else model
+
+
+def _about(config: Config) -> str:
+    """How much was analysed, and how right the finished network is, in a sentence or two."""
+    counts = (
+        (config.categories, "category", "categories"),
+        (config.checkpoints, "checkpoint", "checkpoints"),
+        (config.layers, "layer", "layers"),
+    )
+    parts = [f"{len(x)} {one if len(x) == 1 else many}" for x, one, many in counts if x]
+    accuracy = _checkpoint(config.checkpoints[-1])["accuracy"] if config.checkpoints else NOTHING
+    texts = [", ".join(parts)] if parts else []
+    if accuracy != NOTHING:
+        texts.append(f"The finished network gets {accuracy} of the images right")
+    return "".join(f"{text}. " for text in texts).strip()
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -6,13 +6,14 @@ import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from emergence_ext.report.emergence_text import IMAGES_TABLE, SECTIONS
 from emergence_ext.report.experiments import experiments
 from emergence_ext.report.files import FIGURES, TABLES
-from emergence_ext.report.html.page import fill_template, page_part
+from emergence_ext.report.html.page import fill_template, page_part, view_script
 from emergence_ext.report.html.pictures import Picture, read_pictures
 from emergence_ext.report.html.run import describe, shown_number
 from emergence_ext.report.html.tables import ROWS_SHOWN, Table, read_table
@@ -42,6 +43,8 @@ def write_page(
     headline: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
     left_out: Collection[str] = (),
+    view: str = "",
+    findings: Sequence[str] = (),
 ) -> Path:
     """Write `report.html` into a run directory: one file with all figures and tables, for offline.
 
@@ -55,6 +58,8 @@ def write_page(
         headline: name -> `value`, `explain`, and `low`, `high`, `unit` of the numbers at the top.
         warnings: what to know before believing the numbers.
         left_out: experiments that were made from other results of the run.
+        view: what `view_data` gave; nothing for a page without the view.
+        findings: what was found, a sentence each.
 
     Returns:
         The path of the report.
@@ -86,9 +91,12 @@ def write_page(
     done = [_experiment(text, pictures, tables) for text in texts]
     page = fill_template(
         "report/html/page.html",
-        page_part("report/html/page.css"),
-        page_part("report/html/page.js"),
+        page_part("report/html/page.css") + page_part("report/html/view.css"),
+        page_part("report/html/page.js") + (view_script() if view else ""),
         run=describe(Config.read(inside.config)),
+        date=_date(inside),
+        view=view,
+        findings=findings,
         headline=[shown_number(name, entry) for name, entry in (headline or {}).items()],
         warnings=warnings,
         sections=[s for s in (*sections, *done) if s.figures or s.tables],
@@ -105,6 +113,14 @@ def write_page(
     write_file(inside.report, sealed(page))
     logger.info("report: wrote %s", inside.report)
     return inside.report
+
+
+def _date(inside: RunFolder) -> str:
+    """The day on which the results were written; nothing where there are none."""
+    path = inside.emergence.with_suffix(".json")
+    if not path.is_file():
+        return ""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%d %B %Y").lstrip("0")
 
 
 def _section(text: SectionText, pictures: dict[str, Picture], tables: dict[str, Table]) -> Section:

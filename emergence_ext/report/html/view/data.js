@@ -1,0 +1,124 @@
+// The run as the page holds it: planes of bytes, inflated by the browser, one frame a checkpoint and layer.
+
+async function inflated(text) {
+  const plain = atob(text);
+  const bytes = new Uint8Array(plain.length);
+  for (let k = 0; k < plain.length; k++) bytes[k] = plain.charCodeAt(k);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+class RunData {
+  constructor(json) {
+    Object.assign(this, json);
+    this.regions = this.grid[0] * this.grid[1];
+    this.points = this.shown * this.regions;
+    this.middle = 2 ** (this.bits - 1);
+    this.images = json.images.map(([name, y, says, heldOut, sure, entropy], index) => ({
+      index, name, y, says, heldOut: heldOut === 1, sure, entropy,
+    }));
+    this.decoded = new Array(this.frames.length).fill(null);
+    this.decodedSamples = new Array(this.samples.length).fill(null);
+  }
+
+  place(t, l) { return t * this.layers.length + l; }
+  frame(t, l) { return this.decoded[this.place(t, l)]; }
+
+  // Decode one frame now and the others behind it, so that the first picture does not wait for all.
+  async decodeFirst(t, l) {
+    await this.decode(this.place(t, l));
+    for (let k = 0; k < this.samples.length; k++) {
+      const { scale, data } = this.samples[k];
+      this.decodedSamples[k] = { scale, ...this.positions(await inflated(data), this.shown) };
+    }
+  }
+
+  async decodeAll() {
+    for (let k = 0; k < this.frames.length; k++) await this.decode(k);
+  }
+
+  async decode(k) {
+    if (this.decoded[k]) return;
+    const { scale, most, data, w } = this.frames[k];
+    const bytes = await inflated(data);
+    const n = this.points, end = 2 * this.dim * n;
+    const category = new Uint16Array(n);
+    const wide = bytes.length - end >= 3 * n;
+    for (let i = 0; i < n; i++) {
+      category[i] = bytes[end + n + i] + (wide ? bytes[end + 2 * n + i] << 8 : 0);
+    }
+    this.decoded[k] = {
+      scale, most, category, passed: bytes.slice(end, end + n),
+      w: w ? await inflated(w) : null, ...this.positions(bytes, n),
+    };
+    this.frames[k].data = ""; // what was decoded needs no second copy
+  }
+
+  // The three coordinates that are drawn, side by side for the GPU, and those beyond them.
+  positions(bytes, n) {
+    const xyz = new Int16Array(4 * n), beyond = [];
+    for (let d = 0; d < this.dim; d++) {
+      const low = 2 * d * n, high = low + n;
+      const extra = d < 3 ? null : new Int16Array(n);
+      for (let i = 0; i < n; i++) {
+        const value = bytes[low + i] + (bytes[high + i] << 8) - this.middle;
+        if (extra) extra[i] = value;
+        else xyz[4 * i + d] = value;
+      }
+      if (extra) beyond.push(extra);
+    }
+    return { xyz, beyond };
+  }
+
+  unit(frame) { return frame.scale / (this.middle - 1); }
+
+  coordinates(frame, i) {
+    const unit = this.unit(frame), found = [];
+    for (let d = 0; d < this.dim; d++) {
+      found.push(unit * (d < 3 ? frame.xyz[4 * i + d] : frame.beyond[d - 3][i]));
+    }
+    return found;
+  }
+
+  strength(frame, i) { return Math.hypot(...this.coordinates(frame, i)); }
+
+  // p(y|h) of Eq. 4, from where the region is: a softmax of log priors and kappa times cosines.
+  posterior(frame, i) {
+    const h = this.coordinates(frame, i), length = Math.hypot(...h);
+    const { step, values } = this.kappa;
+    const at = Math.min(length / step, values.length - 1), below = Math.min(Math.floor(at), values.length - 2);
+    const kappa = values[below] + (at - below) * (values[below + 1] - values[below]);
+    const scores = this.directions.map((mu, y) => {
+      const cosine = length > 0 ? mu.reduce((sum, m, d) => sum + m * h[d], 0) / length : 0;
+      return Math.log(this.priors[y]) + kappa * cosine;
+    });
+    const most = Math.max(...scores), powers = scores.map((s) => Math.exp(s - most));
+    const total = powers.reduce((a, b) => a + b, 0);
+    return powers.map((p) => p / total);
+  }
+
+  // w of a region; null where it was not learned: only the last images of those shown have one.
+  importance(frame, i) {
+    const first = (this.shown - this.weighed) * this.regions;
+    return frame.w && i >= first ? frame.w[i - first] / 255 * frame.most : null;
+  }
+
+  // The best match of a region in each other image, by cosine as the matching has it; the nearest first.
+  similar(frame, i, count) {
+    const own = Math.floor(i / this.regions), h = this.coordinates(frame, i);
+    const length = Math.hypot(...h), best = [];
+    if (length === 0) return [];
+    for (let n = 0; n < this.shown; n++) {
+      if (n === own) continue;
+      let match = { region: -1, cosine: -2 };
+      for (let j = n * this.regions; j < (n + 1) * this.regions; j++) {
+        const g = this.coordinates(frame, j), other = Math.hypot(...g);
+        if (other === 0) continue;
+        const cosine = h.reduce((sum, x, d) => sum + x * g[d], 0) / length / other;
+        if (cosine > match.cosine) match = { region: j, cosine };
+      }
+      if (match.region >= 0) best.push(match);
+    }
+    return best.sort((a, b) => b.cosine - a.cosine).slice(0, count);
+  }
+}

@@ -1,0 +1,91 @@
+// What each region and sample is under the filters and tau of now: counts, and four bytes to draw it by.
+
+const HIDDEN = 0, FAINT = 1, RIGHT = 2, OTHER = 3; // kinds; a knowledge point is one of the last two
+
+function imageFilter(data, state) {
+  const { cell, hidden, who } = state, gone = new Set(hidden);
+  return ({ y, says, heldOut }) => !gone.has(y)
+    && (who === "all" || (who === "held" ? heldOut : who === "fitted" ? !heldOut : says !== y))
+    && (cell === null || (cell.y === y && (cell.kind === "points" || cell.says === says)));
+}
+
+// Returns kinds and marks of the regions, and how many of those images are there, points, and right ones.
+function markRegions(data, state, frame, palette) {
+  const n = data.points, kinds = new Uint8Array(n), marks = new Uint8Array(4 * n);
+  const keeps = imageFilter(data, state), { only, tau, cell } = state;
+  const counts = { images: 0, regions: 0, points: 0, reliable: 0, drawn: 0 };
+  const color = regionColor(data, state, frame, palette);
+  for (let image = 0; image < data.shown; image++) {
+    if (!keeps(data.images[image])) continue;
+    counts.images += 1;
+    const { y } = data.images[image];
+    for (let i = image * data.regions; i < (image + 1) * data.regions; i++) {
+      const point = frame.passed[i] > tau, right = frame.category[i] === y;
+      const kind = point ? (right ? RIGHT : OTHER) : FAINT;
+      counts.regions += 1;
+      if (point) counts.points += 1;
+      if (kind === RIGHT) counts.reliable += 1;
+      if (only === "points" ? !point : only === "reliable" ? kind !== RIGHT : only === "other" && kind !== OTHER) continue;
+      if (cell?.kind === "points" && !(point && frame.category[i] === cell.says)) continue;
+      counts.drawn += 1;
+      kinds[i] = kind;
+      marks.set(color(i, y, kind), 4 * i);
+      marks[4 * i + 3] = kind;
+    }
+  }
+  marks.fresh = true;
+  return { kinds, marks, counts };
+}
+
+function markSamples(data, state, palette) {
+  const kinds = new Uint8Array(data.shown), marks = new Uint8Array(4 * data.shown);
+  const keeps = imageFilter(data, state), { says } = data.checkpoints[state.e];
+  for (let i = 0; i < data.shown; i++) {
+    const { y } = data.images[i];
+    if (!keeps(data.images[i])) continue;
+    kinds[i] = says[i] === y ? RIGHT : OTHER;
+    marks.set(palette.category[state.color === "true" ? y : says[i]], 4 * i);
+    marks[4 * i + 3] = kinds[i];
+  }
+  marks.fresh = true;
+  return { kinds, marks };
+}
+
+function regionColor(data, state, frame, palette) {
+  const { category, faint, ramp } = palette;
+  const share = {
+    confidence: (i) => frame.passed[i] / data.taus.length,
+    strength: (i) => data.strength(frame, i) / data.frames[data.place(state.e, state.l)].strongest,
+    w: (i) => (frame.w && data.importance(frame, i) !== null ? data.importance(frame, i) / frame.most : null),
+  }[state.color];
+  if (share) return (i) => { const x = share(i); return x === null ? palette.none : ramp[Math.min(255, Math.floor(x * 256))]; };
+  return (i, y, kind) => (kind === FAINT ? faint : category)[state.color === "true" ? y : frame.category[i]];
+}
+
+// Colours that stand out from the background by 3 : 1 (WCAG 2.1), as bytes.
+function makePalette(data, background, dark) {
+  const ground = bytesOf(background), towards = dark ? [255, 255, 255] : [0, 0, 0];
+  const category = data.colors.map((color) => {
+    let rgb = bytesOf(color);
+    for (let k = 0; k < 20 && contrast(rgb, ground) < 3; k++) rgb = mixed(rgb, towards, 0.08);
+    return rgb;
+  });
+  const [low, high] = dark ? [[60, 70, 95], [255, 214, 120]] : [[205, 212, 226], [150, 20, 30]];
+  return {
+    category,
+    faint: category.map((rgb) => mixed(rgb, ground, 0.55)),
+    ramp: Array.from({ length: 256 }, (_, k) => mixed(low, high, k / 255)),
+    none: mixed(ground, dark ? [255, 255, 255] : [0, 0, 0], 0.2),
+  };
+}
+
+const bytesOf = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
+const mixed = (a, b, t) => a.map((x, k) => Math.round(x + (b[k] - x) * t));
+const css = (rgb) => `rgb(${rgb.join(",")})`;
+
+function contrast(a, b) {
+  const light = [a, b].map((rgb) => rgb
+    .map((x) => (x / 255 <= 0.04045 ? x / 255 / 12.92 : ((x / 255 + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, x, k) => sum + x * [0.2126, 0.7152, 0.0722][k], 0) + 0.05);
+  return Math.max(...light) / Math.min(...light);
+}

@@ -1,0 +1,306 @@
+// The picture: rays behind the points; ellipsoids, names and what is picked before them.
+
+const SIZE = { regions: 5.5, samples: 9 }; // pixels across
+const SPEED = 1 / 450; // checkpoints or layers in a millisecond
+const HALF = Math.sqrt(2.366); // of a Gaussian in space lies within so many standard deviations
+
+class Scene {
+  constructor(stage, data, state) {
+    Object.assign(this, { stage, data, state });
+    [this.back, this.middle, this.front] = stage.querySelectorAll("canvas");
+    this.painter = Painter.on(this.middle);
+    this.pens = [this.back, this.front].map((canvas) => canvas.getContext("2d"));
+    this.flatPen = this.painter ? null : this.middle.getContext("2d");
+    this.e = state.e;
+    this.l = state.l;
+    this.hover = null;
+    this.camera = new Camera(data.dim === 2, this.reachOf(data.frame(state.e, state.l)));
+    this.still = matchMedia("(prefers-reduced-motion: reduce)");
+    this.frames = 0; // drawn so far
+    new ResizeObserver(() => this.request()).observe(stage);
+  }
+
+  // The strength that fills the view: nearly all regions of the finished network are weaker.
+  reachOf(frame) {
+    const strengths = [];
+    for (let i = 0; i < this.data.points; i += 3) strengths.push(this.data.strength(frame, i));
+    strengths.sort((a, b) => a - b);
+    return strengths[Math.floor(0.97 * (strengths.length - 1))] || 1;
+  }
+
+  request() {
+    if (this.waiting) return;
+    this.waiting = true;
+    requestAnimationFrame((now) => { this.waiting = false; this.step(now); });
+  }
+
+  get moving() { return this.e !== this.state.e || this.l !== this.state.l; }
+
+  step(now) {
+    const passed = this.still.matches ? Infinity : Math.min(60, now - (this.last ?? now)) * SPEED;
+    for (const name of ["e", "l"]) {
+      const left = this.state[name] - this[name];
+      this[name] = Math.abs(left) <= passed ? this.state[name] : this[name] + Math.sign(left) * passed;
+    }
+    this.last = this.moving ? now : undefined;
+    this.draw();
+    if (this.moving) this.request();
+  }
+
+  // Up to four frames around where the sliders are on their way, with their weights.
+  blend() {
+    const { data, e, l } = this, found = [];
+    for (const [t, p] of [[Math.floor(e), 1 - (e % 1)], [Math.ceil(e), e % 1]]) {
+      for (const [k, q] of [[Math.floor(l), 1 - (l % 1)], [Math.ceil(l), l % 1]]) {
+        if (p * q > 0) found.push([data.frame(t, k), p * q]);
+      }
+    }
+    return found;
+  }
+
+  blendSamples() {
+    const below = Math.floor(this.e), part = this.e % 1;
+    const found = [[this.data.decodedSamples[below], 1 - part]];
+    if (part > 0) found.push([this.data.decodedSamples[below + 1], part]);
+    return found;
+  }
+
+  positionIn(blend, i) {
+    const at = [0, 0, 0];
+    for (const [frame, weight] of blend) {
+      const unit = weight * this.data.unit(frame);
+      for (let d = 0; d < 3; d++) at[d] += unit * frame.xyz[4 * i + d];
+    }
+    return at;
+  }
+
+  // [blend, marks, kinds, size] of what is shown.
+  layers() {
+    const { what } = this.state, found = [];
+    if (what !== "samples") found.push({ of: "regions", blend: this.blend(), ...this.marked });
+    if (what !== "regions") found.push({ of: "samples", blend: this.blendSamples(), ...this.markedSamples });
+    return found;
+  }
+
+  draw() {
+    const { clientWidth: width, clientHeight: height } = this.stage, ratio = Math.min(2, devicePixelRatio || 1);
+    if (!width || !height || !this.marked) return;
+    for (const canvas of [this.back, this.middle, this.front]) {
+      if (canvas.width === Math.round(width * ratio) && canvas.height === Math.round(height * ratio)) continue;
+      canvas.width = Math.round(width * ratio);
+      canvas.height = Math.round(height * ratio);
+    }
+    Object.assign(this, { width, height, ratio });
+    for (const pen of this.pens) {
+      pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+      pen.clearRect(0, 0, width, height);
+      pen.font = "600 13px system-ui, 'Liberation Sans', sans-serif";
+    }
+    this.drawRays(this.pens[0]);
+    this.drawPoints();
+    if (this.state.ellipsoids) this.drawEllipsoids(this.pens[1]);
+    this.drawPicked(this.pens[1]);
+    this.drawNames(this.pens[1]);
+    this.frames += 1;
+  }
+
+  drawPoints() {
+    const { painter, ratio } = this;
+    if (!painter) return this.drawPointsFlat();
+    painter.begin(this.middle.width, this.middle.height);
+    for (const { of, blend, marks } of this.layers()) {
+      const frames = blend.map(([frame]) => frame), weights = blend.map(([frame, w]) => w * this.data.unit(frame));
+      painter.points(frames, weights, marks, this.camera, {
+        size: SIZE[of] * ratio, dark: this.palette.dark, width: this.middle.width, height: this.middle.height,
+      });
+    }
+  }
+
+  // Without WebGL2: squares, in no order of depth.
+  drawPointsFlat() {
+    const pen = this.flatPen;
+    pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    pen.clearRect(0, 0, this.width, this.height);
+    for (const { of, blend, marks, kinds } of this.layers()) {
+      kinds.forEach((kind, i) => {
+        if (!kind) return;
+        const [x, y, depth] = this.screen(blend, i), r = this.radius(of, kind, depth);
+        pen.fillStyle = pen.strokeStyle = css([...marks.subarray(4 * i, 4 * i + 3)]);
+        pen[kind === OTHER ? "strokeRect" : "fillRect"](x - r, y - r, 2 * r, 2 * r);
+      });
+    }
+  }
+
+  screen(blend, i) { return this.camera.project(this.positionIn(blend, i), this.width, this.height); }
+
+  radius(of, kind, depth) {
+    const near = Math.min(3, Math.max(0.5, this.camera.distance / depth));
+    return Math.max(1, SIZE[of] * (kind === FAINT ? 0.45 : 1) * near) / 2;
+  }
+
+  // What is under a place: of the marks that cover it the nearest to the eye, else the closest around it.
+  pick(x, y) {
+    let best = null;
+    for (const { of, blend, kinds } of this.layers()) {
+      for (let i = 0; i < kinds.length; i++) {
+        if (!kinds[i]) continue;
+        const [px, py, depth] = this.screen(blend, i);
+        if (depth < this.camera.distance * 0.01) continue;
+        const away = Math.hypot(px - x, py - y), over = away - this.radius(of, kinds[i], depth);
+        if (over > 8) continue;
+        const rank = over <= 0.5 ? [0, depth] : [1, over];
+        if (!best || rank[0] < best.rank[0] || (rank[0] === best.rank[0] && rank[1] < best.rank[1])) best = { of, i, rank };
+      }
+    }
+    if (!best) return null;
+    const R = this.data.regions;
+    return best.of === "samples" ? { image: best.i, region: null } : { image: Math.floor(best.i / R), region: best.i % R };
+  }
+
+  // Where a region is on the page, in pixels from the stage's corner.
+  where(image, region) { return this.screen(this.blend(), image * this.data.regions + region); }
+
+  tip(mu, length) {
+    return this.camera.project([0, 1, 2].map((d) => length * (mu[d] ?? 0)), this.width, this.height);
+  }
+
+  drawRays(pen) {
+    const { camera, data, state, palette } = this, [, , near] = camera.rows, start = this.tip([], 0);
+    const gone = new Set(state.hidden);
+    pen.lineWidth = data.categories.length > 40 ? 1 : 2;
+    data.directions.forEach((mu, y) => {
+      if (gone.has(y)) return;
+      const away = near.reduce((sum, v, d) => sum + v * (mu[d] ?? 0), 0) < 0;
+      pen.setLineDash(away && !camera.flat ? [5, 5] : []);
+      pen.strokeStyle = css(palette.category[y]);
+      pen.beginPath();
+      pen.moveTo(start[0], start[1]);
+      pen.lineTo(...this.tip(mu, camera.reach).slice(0, 2));
+      pen.stroke();
+    });
+    pen.setLineDash([]);
+  }
+
+  // The names at the ends of the rays, the nearest first, none over another.
+  drawNames(pen) {
+    const { data, state, palette, camera } = this, gone = new Set(state.hidden), taken = [];
+    const ends = data.directions
+      .map((mu, y) => ({ y, at: this.tip(mu, camera.reach * 1.06) }))
+      .filter(({ y }) => !gone.has(y))
+      .sort((a, b) => a.at[2] - b.at[2]);
+    pen.textBaseline = "middle";
+    pen.lineJoin = "round";
+    for (const { y, at: [x, top] } of ends) {
+      const name = clipped(data.categories[y], 22), wide = pen.measureText(name).width;
+      const left = Math.min(Math.max(4, x < this.width / 2 ? x - wide : x), this.width - wide - 4);
+      const box = [left - 3, top - 9, left + wide + 3, top + 9];
+      if (taken.some((b) => box[0] < b[2] && b[0] < box[2] && box[1] < b[3] && b[1] < box[3])) continue;
+      taken.push(box);
+      pen.strokeStyle = palette.background;
+      pen.lineWidth = 4;
+      pen.strokeText(name, left, top);
+      pen.fillStyle = css(palette.text[y]);
+      pen.fillText(name, left, top);
+    }
+  }
+
+  // What is picked: a ring, the image's other regions, and the way through checkpoints and layers.
+  drawPicked(pen) {
+    const { data, state, palette } = this, { image, region } = state, R = data.regions;
+    pen.strokeStyle = palette.ink;
+    if (this.hover && this.hover.region !== null) {
+      const [x, y] = this.where(this.hover.image, this.hover.region);
+      ring(pen, x, y, 7, 1.5);
+    }
+    if (image === null || image >= data.shown) return;
+    if (state.what !== "regions") {
+      const [x, y] = this.screen(this.blendSamples(), image);
+      ring(pen, x, y, 10, 2.5);
+    }
+    if (state.what === "samples") return;
+    const blend = this.blend();
+    if (region === null) {
+      for (let r = 0; r < R; r++) {
+        const [x, y] = this.screen(blend, image * R + r);
+        ring(pen, x, y, 5, 1.2);
+      }
+      return;
+    }
+    const i = image * R + region;
+    this.drawWay(pen, data.checkpoints.map((_, t) => data.frame(t, state.l)), i, []);
+    this.drawWay(pen, data.layers.map((_, k) => data.frame(state.e, k)), i, [2, 4]);
+    const [x, y] = this.screen(blend, i);
+    pen.strokeStyle = palette.ink;
+    ring(pen, x, y, 8, 3);
+  }
+
+  drawWay(pen, frames, i, dash) {
+    const spots = frames.filter(Boolean).map((frame) => this.screen([[frame, 1]], i));
+    pen.setLineDash(dash);
+    pen.beginPath();
+    spots.forEach(([x, y], k) => (k ? pen.lineTo(x, y) : pen.moveTo(x, y)));
+    haloed(pen, this.palette.ink, this.palette.background, 1.6);
+    pen.setLineDash([]);
+    spots.forEach(([x, y], k) => {
+      pen.fillStyle = this.palette.ink;
+      pen.beginPath();
+      pen.arc(x, y, 1.5 + 2 * (k + 1) / spots.length, 0, 7);
+      pen.fill();
+    });
+  }
+
+  // Half of the Gaussian of each category's regions, by three great circles.
+  drawEllipsoids(pen) {
+    const { data, state } = this, blend = this.blend(), keeps = imageFilter(data, state);
+    const sums = data.categories.map(() => ({ n: 0, mean: [0, 0, 0], square: [0, 0, 0, 0, 0, 0] }));
+    for (let i = 0; i < data.points; i++) {
+      const { y } = data.images[Math.floor(i / data.regions)];
+      if (!keeps(data.images[Math.floor(i / data.regions)])) continue;
+      const p = this.positionIn(blend, i), s = sums[y];
+      s.n += 1;
+      p.forEach((v, d) => { s.mean[d] += v; });
+      [[0, 0], [1, 0], [1, 1], [2, 0], [2, 1], [2, 2]].forEach(([a, b], k) => { s.square[k] += p[a] * p[b]; });
+    }
+    sums.forEach(({ n, mean, square }, y) => {
+      if (n < 4) return;
+      const m = mean.map((v) => v / n), c = square.map((v) => v / n);
+      const L = cholesky([[0, 0], [1, 0], [1, 1], [2, 0], [2, 1], [2, 2]].map(([a, b], k) => c[k] - m[a] * m[b]));
+      for (const [a, b] of data.dim === 2 ? [[0, 1]] : [[0, 1], [1, 2], [0, 2]]) {
+        pen.beginPath();
+        for (let k = 0; k <= 48; k++) {
+          const u = [0, 0, 0];
+          u[a] = HALF * Math.cos(k * Math.PI / 24);
+          u[b] = HALF * Math.sin(k * Math.PI / 24);
+          const at = [m[0] + L[0] * u[0], m[1] + L[1] * u[0] + L[2] * u[1], m[2] + L[3] * u[0] + L[4] * u[1] + L[5] * u[2]];
+          pen[k ? "lineTo" : "moveTo"](...this.camera.project(at, this.width, this.height).slice(0, 2));
+        }
+        haloed(pen, css(this.palette.text[y]), this.palette.background, 1.6);
+      }
+    });
+  }
+}
+
+// The lower triangle of a covariance's root, from its own lower triangle, row by row.
+function cholesky([a, b, c, d, e, f]) {
+  const root = (x) => Math.sqrt(Math.max(x, 1e-12)), p = root(a), q = b / p, r = root(c - q * q);
+  const s = d / p, t = (e - s * q) / r;
+  return [p, q, r, s, t, root(f - s * s - t * t)];
+}
+
+// The path as a line that stands out from whatever lies behind it.
+function haloed(pen, color, background, width) {
+  for (const [style, wide] of [[background, width + 2], [color, width]]) {
+    pen.strokeStyle = style;
+    pen.lineWidth = wide;
+    pen.stroke();
+  }
+}
+
+function ring(pen, x, y, radius, width) {
+  pen.lineWidth = width;
+  pen.beginPath();
+  pen.arc(x, y, radius, 0, 7);
+  pen.stroke();
+}
+
+function clipped(name, limit) { return name.length > limit ? `${name.slice(0, limit - 1)}…` : name; }
