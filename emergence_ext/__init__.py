@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from emergence_ext import method as method
     from emergence_ext import mindseye as mindseye
     from emergence_ext import network as network
+    from emergence_ext import notebook as notebook
     from emergence_ext import ops as ops
     from emergence_ext import reference as reference
     from emergence_ext import render as render
@@ -43,11 +44,12 @@ if TYPE_CHECKING:
     from emergence_ext.network import load_model as load_model
     from emergence_ext.network import preprocess as preprocess
     from emergence_ext.network import suggest_layers as suggest_layers
+    from emergence_ext.notebook import Analysis as Analysis
+    from emergence_ext.notebook import Watch as Watch
+    from emergence_ext.notebook import analyze as analyze
     from emergence_ext.ops import build_info as build_info
     from emergence_ext.ops import maxsim as maxsim
     from emergence_ext.ops import maxsim_indices as maxsim_indices
-    from emergence_ext.report import Analysis as Analysis
-    from emergence_ext.report import analyze as analyze
     from emergence_ext.run import FinishedRun as FinishedRun
     from emergence_ext.run import emergence as emergence
 
@@ -58,6 +60,7 @@ _ROOMS = (
     "method",
     "mindseye",
     "network",
+    "notebook",
     "ops",
     "reference",
     "render",
@@ -68,7 +71,7 @@ _ROOMS = (
     "training",
 )
 _ROOM_OF = {
-    "Analysis": "report",
+    "Analysis": "notebook",
     "ExactKappa": "method",
     "FeatureSet": "network",
     "FinishedRun": "run",
@@ -79,7 +82,8 @@ _ROOM_OF = {
     "RegionImportance": "method",
     "RegionalProjection": "method",
     "SampleProjection": "method",
-    "analyze": "report",
+    "Watch": "notebook",
+    "analyze": "notebook",
     "build_info": "ops",
     "digits": "data",
     "emergence": "run",

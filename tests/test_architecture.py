@@ -24,6 +24,7 @@ FLOORS = (
     ("mindseye", "lookinside"),
     ("studies",),
     ("report",),
+    ("notebook",),
     ("cli",),
 )
 """From the ground up: a room imports from the floors below its own."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from emergence_ext.report import analysis
 from emergence_ext.report.html.write import write_page
 from tests.planted import feature_set
 
@@ -83,6 +82,6 @@ def test_the_lines_of_the_readme_run(
         code = code.replace(theirs, ours)
     monkeypatch.chdir(tmp_path)
     # Tables and figures of a whole run take their time, and have tests of their own.
-    monkeypatch.setattr(analysis, "write", lambda run: write_page(run.folder))
+    monkeypatch.setattr("emergence_ext.notebook.analysis.write", lambda run: write_page(run.folder))
     exec(compile(code, "README.md", "exec"), {})
     _assert_picture(tmp_path / "samples.png")

@@ -12,7 +12,14 @@ from emergence_ext.run import Emergence, FinishedRun
 def findings(run: FinishedRun) -> list[str]:
     """Return a sentence for each thing that the numbers of a run say; nothing that they do not."""
     e = run.emergence
-    texts = (_accuracy(e), _through_epochs(e), _through_layers(e), _alike(e), _misread(e), _others(e))
+    texts = (
+        _accuracy(e),
+        _through_epochs(e),
+        _through_layers(e),
+        _alike(e),
+        _misread(e),
+        _others(e),
+    )
     return [text for text in texts if text]
 
 

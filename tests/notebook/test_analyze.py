@@ -13,8 +13,7 @@ from torch import nn
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 import emergence_ext as ee
-from emergence_ext.report import analysis as module
-from emergence_ext.report.analysis import Page
+from emergence_ext.notebook import Page
 from emergence_ext.report.html.write import write_page
 from emergence_ext.run import SubjectSpec, subject_of
 from tests import tiny_networks
@@ -72,7 +71,7 @@ def test_the_page_is_written_once_and_shown_in_a_frame_of_its_own(
     analysis: ee.Analysis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without tables and figures, which take their time.
-    monkeypatch.setattr(module, "write", lambda run: write_page(run.folder))
+    monkeypatch.setattr("emergence_ext.notebook.analysis.write", lambda run: write_page(run.folder))
     page = analysis.show(height=300)
     written = page.path.stat().st_mtime_ns
     assert analysis.show().path.stat().st_mtime_ns == written

@@ -16,10 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from emergence_ext.data import MapStyle
-from emergence_ext.report import emergence, exporting
-from emergence_ext.report.exporting import Block, Named
-from emergence_ext.report.files import Row
-from emergence_ext.report.write import is_current, write
+from emergence_ext.report import emergence, exporting, is_current, write
 from emergence_ext.run import FinishedRun, Settings, run, subject_of
 from emergence_ext.settings import Backend, Precision
 
@@ -169,20 +166,20 @@ def analyze(
     return Analysis.of(run(subject, out, settings, backend=backend, command="analyze"))
 
 
-def _frame(rows: Sequence[Row]) -> Any:
+def _frame(rows: Sequence[Mapping[str, Any]]) -> Any:
     """Rows as a data frame, where there is pandas."""
     pandas = _pandas()
     return [dict(row) for row in rows] if pandas is None else pandas.DataFrame(rows)
 
 
-def _frame_of(blocks: Iterator[Block]) -> Any:
+def _frame_of(blocks: Iterator[exporting.Block]) -> Any:
     """Blocks of columns one after another as a data frame, or as a list of rows."""
     parts = list(blocks)
     pandas = _pandas()
     columns: dict[str, Any] = {}
     for name, first in parts[0].items():
-        if isinstance(first, Named):
-            codes = np.concatenate([cast(Named, part[name]).codes for part in parts])
+        if isinstance(first, exporting.Named):
+            codes = np.concatenate([cast(exporting.Named, part[name]).codes for part in parts])
             columns[name] = _named(pandas, codes, first.names)
         else:
             columns[name] = np.concatenate([cast(np.ndarray, part[name]) for part in parts])

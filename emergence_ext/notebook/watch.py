@@ -1,0 +1,107 @@
+"""Through training without checkpoints of one's own: a loop's network, kept now and then."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from emergence_ext.data import MapStyle
+from emergence_ext.network import Origin, load_checkpoints, save_checkpoint, taken
+from emergence_ext.notebook.analysis import Analysis, analyze
+
+
+class Watch:
+    """Keeps a network's weights during its training, and analyses all of them afterwards.
+
+    Called with the network at the end of an epoch, it writes its weights to `OUT/checkpoints` where
+    the epoch is one to keep. Weights and not features: nothing is computed during the training, and
+    layers and images may be chosen when it is over.
+
+    Args:
+        images: as `analyze` takes them.
+        out: the run directory; None: a new one among the temporary files.
+        every: epochs from one that is kept to the next; None: ever more, as what is learned early
+            is learned fast: 0, 1, 2, 4, 8, ...
+
+    Raises:
+        ValueError: `every` below 1, or `out` holds checkpoints already.
+
+    Example:
+        >>> import emergence_ext as ee
+        >>> watch = ee.Watch("photos", every=5)  # doctest: +SKIP
+        >>> for epoch in range(30):  # doctest: +SKIP
+        ...     train_one_epoch(network)
+        ...     watch(network, epoch + 1)
+        >>> watch.analyze().show()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        images: MapStyle | Iterable[Any] | Path | str,
+        out: Path | str | None = None,
+        every: int | None = None,
+    ) -> None:
+        if every is not None and every < 1:
+            raise ValueError(f"every: expected at least 1 epoch, got {every}")
+        self.images = images
+        self.every = every
+        self.out = Path(tempfile.mkdtemp(prefix="emergence-") if out is None else out)
+        self._folder = self.out / "checkpoints"
+        if any(self._folder.glob("*")):
+            raise ValueError(
+                f"out: {self._folder} holds checkpoints of another training; name another folder"
+            )
+        self._last: tuple[nn.Module, int] | None = None
+        self._kept: set[int] = set()
+
+    def __repr__(self) -> str:
+        kept = ", ".join(map(str, sorted(self._kept))) or "none yet"
+        return f"Watch({str(self.out)!r}), epochs kept: {kept}"
+
+    def __call__(self, model: nn.Module, epoch: int) -> None:
+        """Look at the network after an epoch; 0 is before the first.
+
+        Args:
+            model: the network; wrappers of torch.compile and of parallel training are taken off.
+            epoch: a number that grows.
+
+        Raises:
+            ValueError: an epoch below 0, or not above the last.
+            OSError: its weights cannot be written.
+        """
+        if epoch < 0 or (self._last is not None and epoch <= self._last[1]):
+            last = "" if self._last is None else f", after {self._last[1]}"
+            raise ValueError(f"epoch: expected a number that grows, from 0, got {epoch}{last}")
+        self._last = (taken(model).module, epoch)
+        doubling = epoch & (epoch - 1) == 0
+        if doubling if self.every is None else epoch % self.every == 0:
+            self._keep()
+
+    def analyze(self, **others: Any) -> Analysis:
+        """Analyse every state that was kept, and the last one.
+
+        Args:
+            others: layers, settings and so on, as `analyze` takes them.
+
+        Raises:
+            RuntimeError: it was never called with a network.
+            ValueError: something about network, images or settings does not fit.
+        """
+        if self._last is None:
+            raise RuntimeError("Watch: it saw no network; call it at the end of each epoch")
+        module, epoch = self._last
+        if epoch not in self._kept:
+            self._keep()
+        files = [state.path for state in load_checkpoints(self._folder / "*.safetensors")]
+        return analyze(module, self.images, checkpoints=files, out=self.out, **others)
+
+    def _keep(self) -> None:
+        assert self._last is not None
+        module, epoch = self._last
+        self._folder.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(self._folder, epoch, module, Origin())
+        self._kept.add(epoch)
