@@ -16,6 +16,7 @@ from emergence_ext.run import (
     Emergence,
     FinishedRun,
     FixedFrame,
+    InMemory,
     Settings,
     Subject,
     claim_folder,
@@ -204,9 +205,10 @@ def distillation(
             if folder is not None:
                 path = folder.samples
                 claim_folder(folder.path, settings, teacher.layers, teacher.names, first=path)
-            own = fixed.refit(features, path)
+            source = InMemory(features)
+            own = fixed.refit(source, path)
             what = f"student {student.label!r}"
-            states.append(fixed.fit_regions(what, features, own, folder=folder, bar=bar))
+            states.append(fixed.fit_regions(what, source, own, folder=folder, bar=bar))
     fitted = stacked(labels, states)
     fits = fitted.pop("fits")
     arrays: dict[str, Any] = {
