@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -146,8 +147,15 @@ def resident(what: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def one(images: int, keep_features: int, with_report: bool) -> dict[str, Any]:
-    """Do a run, and say what it took."""
+def one(images: int, keep_features: int, evaluations: int, with_report: bool) -> dict[str, Any]:
+    """Do a run, and say what it took.
+
+    Args:
+        images: how many.
+        keep_features: as of `Settings`.
+        evaluations: of every fit, at most; 0: as many as a run takes. Memory does not depend on it.
+        with_report: whether to draw the report, too.
+    """
     subject = Subject(network(), {f"s{k + 1}": f"stages.{k}" for k in range(5)}, Drawn(images))
     watched = [
         (Drawn, "digest", "digest of the images"),
@@ -168,8 +176,14 @@ def one(images: int, keep_features: int, with_report: bool) -> dict[str, Any]:
         for owner, name, stage in watched:
             held.enter_context(stages.watch(owner, name, stage))
         held.enter_context(mock.patch.object(Thumbnails, "of", _thumbnails(stages)))
+        settings = Settings(keep_features=keep_features)
+        if evaluations:
+            few = {"importance_evals": evaluations, "regional_evals": evaluations}
+            settings = replace(settings, **few)
+            held.enter_context(mock.patch.object(sample, "EVALS_PER_ROUND", evaluations))
+            held.enter_context(mock.patch.object(strength, "TEMPERATURES", (1.0,)))
         clock = time.perf_counter()
-        finished = run(subject, Path(folder), Settings(keep_features=keep_features))
+        finished = run(subject, Path(folder), settings)
         seconds = time.perf_counter() - clock
         count = finished.emergence.held_out_counts[-1][-1]
         if with_report:
@@ -202,10 +216,12 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def in_process(images: int, keep_features: int, with_report: bool) -> dict[str, Any]:
-    """Do a run in a process of its own."""
+def in_process(
+    images: int, keep_features: int, evaluations: int, with_report: bool
+) -> dict[str, Any]:
+    """Do a run in a process of its own, see `one`."""
     command = [sys.executable, "-m", "benchmarks.large", "--one", str(images), str(keep_features)]
-    command += ["--report"] if with_report else []
+    command += ["--evaluations", str(evaluations), *(["--report"] if with_report else [])]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise RuntimeError(f"{images} images: {answer.stderr[-2000:]}")
@@ -250,17 +266,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[500, 2000, 8000])
     parser.add_argument("--keep-features", type=int, nargs="+", default=[0])
+    parser.add_argument("--evaluations", type=int, default=0, help="of every fit; 0: as usual")
     parser.add_argument("--report", action="store_true", help="also tables, figures and page")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(one(*options.one, options.report)))
+        print(json.dumps(one(*options.one, options.evaluations, options.report)))
         return
     rows = []
     for keep_features in options.keep_features:
         for images in options.images:
-            rows.append(in_process(images, keep_features, options.report))
+            rows.append(in_process(images, keep_features, options.evaluations, options.report))
             print(json.dumps(rows[-1]), flush=True)
             if options.out:
                 options.out.write_text(json.dumps(rows, indent=1))
