@@ -21,6 +21,7 @@ from emergence_ext.method.knowledge import (
     PointCount,
     check_tau,
     knowledge_points,
+    point_count,
     shared_categories,
     usual_tau,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "mean_interval",
     "normalise_strengths",
     "pearson",
+    "point_count",
     "polar",
     "proportion",
     "require_finite",

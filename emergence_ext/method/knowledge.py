@@ -50,17 +50,13 @@ class KnowledgePoints(Saved):
         """Knowledge points whose second-best p is within `distance` of the best, `[N, R]`."""
         return self.point & (self.confidence - self.runner_up <= distance)
 
+    def per_image(self) -> Tensor:
+        """Numbers of points, of reliable and of shared ones in each image, `[3, N]`."""
+        return torch.stack([x.sum(1) for x in (self.point, self.reliable, self.shared())])
+
     def count(self, random_state: int = 0) -> PointCount:
         """Totals over the images with bootstrap intervals over images."""
-        counts = [x.sum(1) for x in (self.point, self.reliable, self.shared())]
-        total, reliable, shared = bootstrap_sums(counts, random_state)
-        return PointCount(
-            images=len(self.y),
-            total=total,
-            reliable=reliable,
-            shared=shared,
-            ratio=bootstrap_ratio(counts[1], counts[0], random_state),
-        )
+        return point_count(self.per_image(), random_state)
 
     def curve(self, taus: Sequence[float]) -> Tensor:
         """Number of points and of reliable ones at each threshold, `[len(taus), 2]`."""
@@ -90,6 +86,13 @@ class PointCount:
     reliable: Interval
     shared: Interval
     ratio: Interval | None
+
+
+def point_count(per_image: Tensor, random_state: int = 0) -> PointCount:
+    """Add up points, reliable and shared ones of images, `[3, N]`, with bootstrap intervals."""
+    total, reliable, shared = bootstrap_sums([*per_image], random_state)
+    ratio = bootstrap_ratio(per_image[1], per_image[0], random_state)
+    return PointCount(per_image.shape[1], total, reliable, shared, ratio)
 
 
 def knowledge_points(

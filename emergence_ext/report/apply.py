@@ -173,7 +173,7 @@ def _points(a: Applied, e: Emergence) -> list[Row]:
     rows: list[Row] = []
     for k, layer in enumerate(a.layers):
         points, reliable = a.points_of_an_image(k)
-        old = e.points(t, k).subset(e.held_out)
+        old = e.points(t, k, e.held_out)
         rows.append(
             {
                 "layer": layer,
@@ -184,7 +184,7 @@ def _points(a: Applied, e: Emergence) -> list[Row]:
                 **interval("reliable", reliable, "unknown"),
                 **interval("reliable, held-out", _mean(old.reliable)),
                 "mean |h|": float(a.h[k].norm(dim=-1).mean()),
-                "mean |h|, held-out": float(e.h[t, k, e.held_out].norm(dim=-1).mean()),
+                "mean |h|, held-out": float(e.regions(t, k, e.held_out).norm(dim=-1).mean()),
             }
         )
     return rows
@@ -266,7 +266,7 @@ def _samples_figure(a: Applied, e: Emergence) -> Figure:
     old = shown.images(e.y, e.held_out.nonzero().flatten())
     new = shown.images(a.predicted, torch.arange(len(a.names)))
     figure = draw.new_samples(
-        e.g[e.labels.index(a.checkpoint), old],
+        e.samples(e.labels.index(a.checkpoint), old),
         shown.labels(e.y[old]),
         a.g[new],
         shown.labels(a.predicted[new]),

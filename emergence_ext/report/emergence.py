@@ -58,7 +58,7 @@ def figures(run: FinishedRun) -> Drawings:
     if thumbnails is None:
         drawings |= dict.fromkeys(OF_IMAGES, NO_IMAGES)
     else:
-        drawings |= of_images(e, thumbnails, shown)
+        drawings |= of_images(e.sample, thumbnails.alone, shown)
     if e.frame.dim > 3:
         drawings |= dict.fromkeys(IN_SPACE, f"dim = {e.frame.dim}, and space has 2 or 3 to draw in")
     for count, ending in ((len(e.labels), "_epochs"), (len(e.layers), "_layers")):
@@ -90,7 +90,7 @@ def importance_rows(
     """Strength of regions against their importance in the finished network (Table 2)."""
     rows = []
     for k, layer in enumerate(e.layers):
-        r = pearson(e.h[-1, k, e.region_images].norm(dim=-1), e.w[-1, k])
+        r = pearson(e.regions(-1, k, e.region_images).norm(dim=-1), e.w[-1, k])
         rows.append(importance_row(layer, alpha, r, pearson(e.raw_strength[-1, k], e.w[-1, k])))
     rows += [
         importance_row(e.layers[-1], s.alpha, s.r, s.raw_r) for s in others if s.alpha != alpha
@@ -140,11 +140,14 @@ def similarity(e: Emergence) -> list[Row]:
     mu = e.frame.directions
     cosines = mu @ mu.t()
     C = len(mu)
-    shared = shared_categories(e.h[-1, -1, e.held_out], e.frame, e.tau).flatten(0, 1)
-    # Each pair is one number; regions that no two share are those of the pair (-1, -1).
-    regions = torch.bincount(
-        (shared * torch.tensor([C, 1])).sum(1).clamp_min(0), minlength=C * C
-    ).tolist()
+    counts = torch.zeros(C * C, dtype=torch.int64)
+    for block in e.blocks():
+        h = e.regions(-1, -1, block)[e.held_out[block]]
+        shared = shared_categories(h, e.frame, e.tau).flatten(0, 1)
+        # Each pair is one number; regions that no two share are those of the pair (-1, -1).
+        pairs = (shared * torch.tensor([C, 1])).sum(1).clamp_min(0)
+        counts += torch.bincount(pairs, minlength=C * C)
+    regions = counts.tolist()
     first, second = torch.triu_indices(C, C, 1).tolist()
     values = cosines[first, second].tolist()
     return [
@@ -175,9 +178,10 @@ def fits(e: Emergence) -> list[Row]:
 
 
 def images(e: Emergence) -> list[Row]:
-    """What the finished network and its last layer make of every image."""
-    uncertainty, strength, predicted = e.entropy(), e.g[-1].norm(dim=1), e.z[-1].argmax(1)
-    points = e.points()
+    """What the finished network and its last layer make of every image; of many, of some."""
+    e = e.sample
+    uncertainty, strength, predicted = e.entropy(), e.samples().norm(dim=1), e.predicted()
+    points, reliable, _ = e.points_per_image()
     return [
         {
             "image": name,
@@ -196,8 +200,8 @@ def images(e: Emergence) -> list[Row]:
             e.held_out.tolist(),
             uncertainty.tolist(),
             strength.tolist(),
-            points.point.sum(1).tolist(),
-            points.reliable.sum(1).tolist(),
+            points.tolist(),
+            reliable.tolist(),
             strict=True,
         )
     ]

@@ -43,11 +43,13 @@ def of_results(
     e: Emergence, strength: StrengthEntropy, shown: Shown
 ) -> dict[str, Callable[[], Figure] | str]:
     """Figures that need no image."""
-    categories, everyone = shown.note("categories"), shown.images(e.y, torch.arange(len(e.y)))
-    h_strength = e.h[-1, -1, e.region_images].norm(dim=-1)
+    some, categories = e.sample, shown.note("categories")
+    y = e.y if strength.images is None else e.y[strength.images]
+    everyone = shown.images(y, torch.arange(len(y)))
+    h_strength = e.regions(-1, -1, e.region_images).norm(dim=-1)
 
     def tau_curve() -> Figure:
-        points = [e.points(-1, k).subset(e.held_out) for k in shown.layers]
+        points = [some.points(-1, k, some.held_out) for k in shown.layers]
         curves = torch.stack([each.curve(TAUS) for each in points])
         return draw.tau_curve(TAUS, curves[..., 0], curves[..., 1], shown.layer_names(e), tau=e.tau)
 
@@ -55,7 +57,7 @@ def of_results(
         return draw.strength_entropy(
             strength.strength[everyone],
             strength.entropy[everyone],
-            shown.labels(e.y[everyone]),
+            shown.labels(y[everyone]),
             shown.names(e),
             strength.r,
             strength.mean_entropy,
@@ -75,15 +77,15 @@ def of_results(
         return draw.category_similarity(mu @ mu.t(), names, shown=shown.categories)
 
     drawings = {
-        **_in_space(e, shown),
+        **_in_space(e, some, shown),
         "knowledge_through_epochs": (shown.note("layers"), lambda: _knowledge(e, shown, "epochs")),
         "knowledge_through_layers": (
             shown.note("checkpoints"),
             lambda: _knowledge(e, shown, "layers"),
         ),
-        "tau_curve": (shown.note("layers"), tau_curve),
+        "tau_curve": (shown.note("layers", "images"), tau_curve),
         "strength_entropy": (
-            categories and f"{categories} r and mean are those of all images.",
+            categories and f"{categories} r and mean are those of all {len(y):,} images.",
             strength_entropy,
         ),
         "importance_strength": ("", importance_strength),
@@ -96,34 +98,44 @@ def of_results(
     return {name: _with_note(*each) for name, each in drawings.items()}
 
 
-def _in_space(e: Emergence, shown: Shown) -> dict[str, tuple[str, Callable[[], Figure]]]:
-    """Figures of the frame: what each has to say, and how it is drawn."""
+def _in_space(
+    all_of_it: Emergence, e: Emergence, shown: Shown
+) -> dict[str, tuple[str, Callable[[], Figure]]]:
+    """Figures of the frame and of images in it: what each has to say, and how it is drawn."""
     out, times = shown.images(e.y, e.held_out.nonzero().flatten()), shown.checkpoints
     y, names, mu = shown.labels(e.y[out]), shown.names(e), e.frame.directions[shown.categories]
     labels = [e.labels[t] for t in times]
-    through_epochs = shown.note("categories", "checkpoints")
+    through_epochs = shown.note("categories", "checkpoints", "images")
+    note = shown.note("categories", "images")
 
     def samples_through_epochs() -> Figure:
-        rates = [e.accuracy(t) for t in times]
-        g = e.g[times][:, out]
+        rates = [all_of_it.accuracy(t) for t in times]
+        g = torch.stack([e.samples(t, out) for t in times])
         return draw.samples_through_epochs(g, y, mu, names, labels, accuracies=rates)
 
     def regions_through_epochs() -> Figure:
-        return draw.regions_through_epochs(e.h[times, -1][:, out], y, mu, names, labels)
+        h = torch.stack([e.regions(t, -1, out) for t in times])
+        return draw.regions_through_epochs(h, y, mu, names, labels)
 
     def regions_through_layers() -> Figure:
-        h = e.h[-1][shown.layers][:, out]  # [L, n, R, dim]
-        reliable = e.points().subset(out).reliable
+        h = torch.stack([e.regions(-1, k, out) for k in shown.layers])  # [L, n, R, dim]
+        reliable = e.points(images=out).reliable
         return draw.regions_through_layers(
             h, _truth(e, h, e.y[out]), y, mu, names, shown.layer_names(e), reliable, tau=e.tau
         )
 
     return {
-        "samples": (shown.note("categories"), lambda: draw.samples(e.g[-1, out], y, mu, names)),
-        "confidence_map": (shown.note("categories"), lambda: _confidence_map(e, shown)),
+        "samples": (
+            note,
+            lambda: draw.samples(e.samples(-1, out), y, mu, names),
+        ),
+        "confidence_map": (note, lambda: _confidence_map(e, shown)),
         "samples_through_epochs": (through_epochs, samples_through_epochs),
         "regions_through_epochs": (through_epochs, regions_through_epochs),
-        "regions_through_layers": (shown.note("categories", "layers"), regions_through_layers),
+        "regions_through_layers": (
+            shown.note("categories", "layers", "images"),
+            regions_through_layers,
+        ),
     }
 
 
@@ -175,16 +187,16 @@ def of_images(
         learned, shown.images(learned, torch.arange(len(learned))), per_category - 1
     )
     weighed = e.region_images[place]
-    note, images = shown.note("categories"), thumbnails.images
+    note, images = shown.note("categories", "images"), thumbnails.images
 
     def regions() -> Figure:
-        points = e.points().subset(some)
+        points = e.points(images=some)
         return draw.point_regions(
             images(some),
             shown.labels(e.y[some]),
             points.point,
             points.reliable,
-            _truth(e, e.h[-1, -1, some][None], e.y[some])[0],
+            _truth(e, e.regions(-1, -1, some)[None], e.y[some])[0],
             e.grid,
             categories,
             columns=per_category,
@@ -202,7 +214,7 @@ def of_images(
                 categories=categories,
             ),
         )
-    shared = shared_categories(e.h[-1, -1, e.held_out], e.frame, e.tau)
+    shared = shared_categories(e.regions(-1, -1, e.held_out), e.frame, e.tau)
     if bool((shared >= 0).any()):
         drawings["shared_regions"] = lambda: _shared_regions(e, shared, images)
     return drawings
@@ -227,7 +239,7 @@ def _shared_regions(e: Emergence, shared: Tensor, images: Callable[[Tensor], Ten
 
 def _confidence_map(e: Emergence, shown: Shown) -> Figure:
     """The classification of g everywhere; of space at the median strength of held-out images."""
-    strength = float(e.g[-1, e.held_out].norm(dim=1).median()) or 1.0
+    strength = float(e.samples(-1, e.held_out).norm(dim=1).median()) or 1.0
     grid = torch.from_numpy(draw.contour_grid(e.frame.directions[shown.categories], strength))
     # Row by row: with many categories all at once would be gigabytes.
     p, others = [], []
@@ -242,7 +254,7 @@ def _confidence_map(e: Emergence, shown: Shown) -> Figure:
         e.frame.directions[shown.categories],
         shown.names(e),
         others=None if shown.every_category else torch.stack(others),
-        g=e.g[-1, out],
+        g=e.samples(-1, out),
         labels=shown.labels(e.y[out]),
     )
 

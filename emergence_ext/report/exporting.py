@@ -91,13 +91,13 @@ def export(run: FinishedRun | Path | str, out: Path | str, format: str = "parque
 def samples(e: Emergence) -> Iterator[Block]:
     """A row for each checkpoint and image: what the network makes of it, and g."""
     for t in range(len(e.labels)):
-        says, unsure = e.z[t].argmax(1), e.entropy(t)
+        says, unsure = e.predicted(t), e.entropy(t)
         for chosen in _blocks(len(e.names), 1, e):
             yield {
                 **_of_images(e, t, chosen, 1),
                 "network says": Named(says[chosen].numpy(), e.categories),
                 "entropy (nats)": unsure[chosen].numpy(),
-                **_vectors("g", e.g[t, chosen]),
+                **_vectors("g", e.samples(t, chosen)),
             }
 
 
@@ -111,7 +111,7 @@ def regions(e: Emergence) -> Iterator[Block]:
     for t in range(len(e.labels)):
         for k in range(len(e.layers)):
             for chosen in _blocks(len(e.names), R, e):
-                h, y = e.h[t, k, chosen], e.y[chosen]
+                h, y = e.regions(t, k, chosen), e.y[chosen]
                 points = knowledge_points(h, e.frame, y, e.tau)
                 p = e.frame.posterior(h).gather(-1, y[:, None, None].expand(-1, R, 1))
                 category = torch.where(points.point, points.category, -1)

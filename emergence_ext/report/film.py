@@ -63,10 +63,10 @@ def animate(
     Returns:
         The file.
     """
-    thumbnails = run.thumbnails
-    images = None if thumbnails is None else thumbnails.images(shown_samples(run.emergence))
+    e, thumbnails = run.emergence.sample, run.thumbnails
+    images = None if thumbnails is None else thumbnails.alone.images(shown_samples(e))
     place = path or run.inside.experiment("animate") / "emergence"
-    return film_of(run.emergence, place, images, fps=fps, seconds=seconds)
+    return film_of(e, place, images, fps=fps, seconds=seconds)
 
 
 def film_of(
@@ -152,8 +152,12 @@ def _frames(
     """Draw the frames of the film, `[height, width, 3]` each."""
     training, layers = len(results.labels) > 1, len(results.layers) > 1
     chosen = shown_samples(results)
-    through_training = results.h[:, -1, results.held_out].double().numpy()
-    through_layers = results.h[-1][:, chosen].double().numpy()
+    through_training = np.stack(
+        [results.regions(t, -1, results.held_out).double() for t in range(len(results.labels))]
+    )
+    through_layers = np.stack(
+        [results.regions(-1, k, chosen).double() for k in range(len(results.layers))]
+    )
     last = through_training[-1].reshape(-1, results.frame.dim)
     regions, _ = drawable(last, np.inf, max_points, random_state)
     stage = Stage(

@@ -247,6 +247,8 @@ def attack(
 def _in_turn(emergence: Emergence, settings: AttackSettings) -> Tensor:
     """Indices of the images to attack, at random and one of each category in turn, `[N]`."""
     chosen = torch.ones_like(emergence.held_out) if settings.images == "all" else emergence.held_out
+    if emergence.stores and not settings.images.isdigit():  # of many images some
+        chosen = chosen & torch.isin(torch.arange(len(chosen)), emergence.sampled)
     generator = torch.Generator().manual_seed(settings.random_state)
     order = torch.randperm(len(chosen), generator=generator)
     order = order[chosen[order]]
@@ -255,7 +257,7 @@ def _in_turn(emergence: Emergence, settings: AttackSettings) -> Tensor:
     order = order[turn.argsort(stable=True)]
     if settings.images.isdigit():
         order = order[: int(settings.images)]
-    right = emergence.z[-1, order].argmax(1) == emergence.y[order]
+    right = emergence.predicted()[order] == emergence.y[order]
     if not bool(right.any()):
         raise ValueError(
             f"images: the network is wrong on all {len(order)} already, so there is nothing to "
@@ -300,8 +302,8 @@ class _Watch:
             )
         ):
             if t == 0:
-                before = self.emergence.z[-1]
-                require_same_network(z.cpu(), before[batch], float(before.abs().max()))
+                before = self.emergence.logits(-1, batch)
+                require_same_network(z.cpu(), before, self.emergence.largest_logit())
             maps = [
                 self.learned.regional[name].transform(self.record.outputs[dotted])
                 for name, dotted in self.named.items()

@@ -176,7 +176,9 @@ def compare(
             "different splits; analyse both with one --seed"
         )
     alignment = align(a.frame, b.frame)
-    h_a, h_b = a.h[checkpoint_a], b.h[checkpoint_b][:, order]
+    layers = range(len(a.layers))
+    h_a = torch.stack([a.regions(checkpoint_a, k) for k in layers])
+    h_b = torch.stack([b.regions(checkpoint_b, k, order) for k in layers])
     moved = h_b if alignment.same else h_b @ alignment.map.to(h_b)
     strength, direction = polar(torch.stack([h_a, moved]))
     turned = (1 - (direction[0] * direction[1]).sum(-1)).clamp(0, 2)

@@ -41,13 +41,13 @@ class Control:
 
     def strength_entropy(self) -> float:
         """Pearson of `|g|` with the entropy of the output, on held-out images."""
-        e, t = self.emergence, self.checkpoint
-        return float(pearson(e.g[t, e.held_out].norm(dim=1), entropy(e.z[t, e.held_out])))
+        e, t, out = self.emergence, self.checkpoint, self.emergence.held_out
+        return float(pearson(e.samples(t, out).norm(dim=1), entropy(e.logits(t, out))))
 
     def importance_strength(self, layer: int) -> float:
         """Mean Pearson of `|h|` with w in a layer, over the images that regions were learned on."""
         e, t = self.emergence, self.checkpoint
-        h = e.h[t, layer, e.region_images]
+        h = e.regions(t, layer, e.region_images)
         return float(pearson(h.norm(dim=-1), e.w[t, layer]).nanmean())
 
 

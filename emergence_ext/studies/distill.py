@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from emergence_ext.run import (
     Emergence,
     FinishedRun,
     FixedFrame,
+    InMemory,
     Settings,
     Subject,
     claim_folder,
@@ -97,7 +98,7 @@ class Distillation(Saved):
     def difference(self, student: int, layer: int = -1) -> StudentDifference:
         """Compare the regions of a student with its teacher's in one layer."""
         e = self.networks
-        mine, theirs = e.h[student, layer, e.held_out], e.h[-1, layer, e.held_out]
+        mine, theirs = (e.regions(t, layer, e.held_out) for t in (student, -1))
         (strength, direction), (strength_t, direction_t) = polar(mine), polar(theirs)
         both = (strength > 0) & (strength_t > 0)
         cosine = (direction * direction_t).sum(-1).clamp(-1, 1)
@@ -111,8 +112,8 @@ class Distillation(Saved):
 
     def agreement(self, student: int) -> float:
         """Share of the analysed images for which a student says what its teacher says."""
-        z = self.networks.z
-        return float((z[student].argmax(1) == z[-1].argmax(1)).float().mean())
+        e = self.networks
+        return float((e.predicted(student) == e.predicted()).float().mean())
 
 
 def distill(
@@ -204,12 +205,15 @@ def distillation(
             if folder is not None:
                 path = folder.samples
                 claim_folder(folder.path, settings, teacher.layers, teacher.names, first=path)
-            own = fixed.refit(features, path)
+            source = InMemory(features)
+            own = fixed.refit(source, path)
             what = f"student {student.label!r}"
-            states.append(fixed.fit_regions(what, features, own, folder=folder, bar=bar))
+            states.append(fixed.fit_regions(what, source, own, folder=folder, bar=bar))
     fitted = stacked(labels, states)
     fits = fitted.pop("fits")
-    arrays = {name: torch.cat([x, getattr(teacher, name)[-1:]]) for name, x in fitted.items()}
+    arrays: dict[str, Any] = {
+        name: torch.cat([x, getattr(teacher, name)[-1:]]) for name, x in fitted.items()
+    }
     networks = Emergence(
         frame=teacher.frame,
         labels=[*labels, TEACHER],

@@ -114,4 +114,4 @@ def share_of_points(e: Emergence, objects: Objects, layer: int = -1) -> Foregrou
     inside = objects.by_name()
     known = [n for n in e.held_out.nonzero().flatten().tolist() if e.names[n] in inside]
     on_object = torch.stack([inside[e.names[n]] for n in known])
-    return foreground(e.points(-1, layer).subset(torch.tensor(known)), on_object)
+    return foreground(e.points(-1, layer, torch.tensor(known)), on_object)

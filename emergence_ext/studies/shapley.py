@@ -263,8 +263,8 @@ def _of_layer(
     `index` `[n]` says which of the run's they are.
     """
     module, grid = subject.module, emergence.grid
-    R, largest = grid[0] * grid[1], float(emergence.z[-1].abs().max())
-    before = emergence.z[-1, index, emergence.y[index]]
+    R, largest = grid[0] * grid[1], emergence.largest_logit()
+    before = emergence.logits(-1, index)[torch.arange(len(index)), emergence.y[index]]
     weight = next(module.parameters())
     blocks: list[tuple[RegionValues, Tensor]] = []
     start, size = 0, 1  # the first image tells how large the maps are

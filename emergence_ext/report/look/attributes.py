@@ -67,7 +67,7 @@ def attributes(scene: Scene) -> Sheet:
 def network_logits(scene: Scene) -> Tensor:
     """Logits of all images, `[N, C]`, those of the run where there is one."""
     if scene.run is not None:
-        return scene.run.emergence.z[-1]
+        return scene.run.emergence.logits()
     subject = scene.subject
     return dataset_logits(
         subject.module,
