@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor
 
+from emergence_ext.method.blocks import mean_over_blocks
 from emergence_ext.method.frame import unit_rows
 from emergence_ext.method.solver import FitStats, minimise, require_finite
 from emergence_ext.ops import choose
@@ -97,12 +98,14 @@ class RegionImportance(Estimator):
         start = [Fn.new_ones(N, R), Fn.new_ones(N, K)]
         kappa_tilde = KAPPA_TILDE * K if self.kappa_tilde is None else self.kappa_tilde
 
-        def objective(x: Tensor, y: Tensor) -> Tensor:
-            a = kappa_tilde * on_simplex(x)
-            v = on_simplex(y)
+        def loss(block: slice, a: Tensor, v: Tensor) -> Tensor:
+            excluded = None if exclude is None else exclude[block]
             return matching.ops.match_kl_scaled(
-                Fn, v, Fn, a, bias, P, exclude, precision=self.precision
+                Fn, v, Fn[block], a, bias, P[block], excluded, precision=self.precision
             )
+
+        def objective(x: Tensor, y: Tensor) -> Tensor:
+            return mean_over_blocks(loss, N, kappa_tilde * on_simplex(x), on_simplex(y))
 
         # The loss is a mean over images, each with its own w and v: N times the loss has gradients
         # of a size that does not depend on N, which is what the solver's first step is made for.

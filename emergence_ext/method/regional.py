@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from emergence_ext.method.blocks import mean_over_blocks
 from emergence_ext.method.frame import Frame, polar, unit_rows
 from emergence_ext.method.solver import FitStats, best_start, least_squares, minimise
 from emergence_ext.method.vmf import log_mode_density
@@ -279,7 +280,12 @@ def similarity_loss(
     bias = (w * (density - kappa)).sum(1)
     exclude = None if include_self else torch.arange(len(h), device=h.device)
     match_kl = choose(backend, h.device, width=frame.dim).ops.match_kl
-    return match_kl(orientation, orientation, w * kappa, bias, P, exclude)
+
+    def loss(block: slice, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        excluded = None if exclude is None else exclude[block]
+        return match_kl(o, o[block], a, b, P[block], excluded)
+
+    return mean_over_blocks(loss, len(h), orientation, w * kappa, bias)
 
 
 def alignment_loss(h: Tensor, w: Tensor, g: Tensor) -> Tensor:

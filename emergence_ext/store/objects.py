@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Self, TypeVar, Union, get_args, get_ori
 
 from torch import Tensor
 
+from emergence_ext import parallel
 from emergence_ext.store.arrays import digest_of, load_arrays, save_arrays
 from emergence_ext.store.documents import StoreError
 from emergence_ext.store.manifests import differences, exists, in_words
@@ -163,6 +164,8 @@ def once(
 ) -> Kind:
     """Load the result that is kept at `path`, or make it and keep it there (None: only make it).
 
+    In a job all processes call this and make it together; the first keeps it, the others load that.
+
     Args:
         path: without a suffix.
         kind: of the result.
@@ -173,13 +176,14 @@ def once(
     Raises:
         StoreError: what is there is damaged or of another kind; remove it to have it made again.
     """
-    there = kept(path, kind, made_from)
-    if there is not None:
-        return there
-    made = make()
-    if path is not None:
-        made.save(path, made_from)
-    return made
+    if path is None:
+        return make()
+    there = kept(path, kind, made_from) if parallel.leads() else None
+    if not parallel.first(lambda: there is not None):
+        made = make()
+        parallel.first(lambda: made.save(path, made_from))
+        there = made if parallel.leads() else None
+    return kind.load(path) if there is None else there
 
 
 def _field_hints(kind: Any) -> dict[str, Any]:

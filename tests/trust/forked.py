@@ -18,7 +18,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.trust.jobs"])
+# The first optimiser of a process imports dynamo, which takes seconds.
+_CONTEXT.set_forkserver_preload(["tests.trust.jobs", "torch._dynamo"])
 TIMEOUT = 300
 
 
