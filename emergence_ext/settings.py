@@ -7,6 +7,7 @@ so that every room may import it.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -66,7 +67,12 @@ class Settings:
         tau: threshold of knowledge points; None: the paper's 0.4, or 1.2 / C where that is more, so
             0.6 for two categories, of which every region passes 0.4.
         held_out: share of the images that no fit sees; what is reported is reported on them.
+        sample_images: images on which M, the frame and kappa_p are learned, at most, balanced over
+            categories; kappa_p takes 4 bytes of memory for each pair of them.
         region_images: images on which w, v and Lambda are learned, at most; from the fitted ones.
+        keep_features: MiB of features of a checkpoint up to which those of all images are kept. Of
+            more, only those that fits need are: all images go through the network once more when
+            the fits are done, and h is kept in half precision, on disk.
         importance_evals, regional_evals: evaluations of loss and gradient at most, per layer and
             checkpoint.
         include_self: whether an image takes part in its own similarities.
@@ -78,7 +84,9 @@ class Settings:
     temperature: float = 1.0
     tau: float | None = None
     held_out: float = 0.4
+    sample_images: int = 3000
     region_images: int = 300
+    keep_features: int = 512
     importance_evals: int = 40
     regional_evals: int = 60
     include_self: bool = True
@@ -91,12 +99,24 @@ class Settings:
             ("temperature", 0 < self.temperature < math.inf, "positive"),
             ("tau", self.tau is None or 0 < self.tau < 1, "between 0 and 1"),
             ("held_out", 0 < self.held_out < 1, "between 0 and 1"),
+            ("sample_images", self.sample_images >= 4, "at least 4"),
             ("region_images", self.region_images >= 2, "at least 2"),
+            ("keep_features", self.keep_features >= 0, "at least 0"),
             ("importance_evals", self.importance_evals >= 1, "at least 1"),
             ("regional_evals", self.regional_evals >= 1, "at least 1"),
         ):
             if not holds:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+
+
+LATER: Final = ("sample_images", "keep_features")
+"""Fields of `Settings` that runs of earlier versions do not note: they had the default."""
+
+
+def with_later(noted: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as some version noted them, with what it did not know yet."""
+    defaults = {name: Settings.__dataclass_fields__[name].default for name in LATER}
+    return {**defaults, **noted}
 
 
 @dataclass(frozen=True)

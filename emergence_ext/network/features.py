@@ -101,14 +101,7 @@ def extract(
         if keep is None:
             return stream.all()
         origins = dict(made_from or {})
-        fill_rows(
-            keep,
-            # Where batches are divided is in the last bits of what the network gives.
-            {**origins, "batches": f"of {stream.batch_size}, each with a random state of its own"},
-            len(stream),
-            rows_per_shard(len(stream), stream.row_bytes, stream.batch_size),
-            stream.batches,
-        )
+        stream.fill(keep, origins)
     parallel.first(lambda: FeatureSet.finish(keep, list(stream.layers), stream.about, origins))
     return FeatureSet.load(keep)
 
@@ -224,6 +217,29 @@ class FeatureStream:
                         arrays[name] = torch.empty(shape, dtype=part.dtype)
                     arrays[name][batch] = part
         return FeatureSet.of_arrays(arrays, self.about)
+
+    def fill(
+        self,
+        path: Path,
+        made_from: Mapping[str, str],
+        rows: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda arrays: arrays,
+        row_bytes: int | None = None,
+    ) -> None:
+        """Fill shards with the features of all images, or what is made of them; nothing else stays.
+
+        Args:
+            path, made_from: as of `store.fill_rows`.
+            rows: from the arrays of a batch, named as those of a `FeatureSet`, to those to keep.
+            row_bytes: of what is kept of one image; None: of its features.
+        """
+        fill_rows(
+            path,
+            # Where batches are divided is in the last bits of what the network gives.
+            {**made_from, "batches": f"of {self.batch_size}, each with a random state of its own"},
+            len(self),
+            rows_per_shard(len(self), row_bytes or self.row_bytes, self.batch_size),
+            lambda ranges: ((batch, rows(arrays)) for batch, arrays in self.batches(ranges)),
+        )
 
     def batches(self, ranges: Sequence[range] | None = None) -> Generator[Part, None, None]:
         """Yield batches of images and their arrays, named as those of a `FeatureSet`.

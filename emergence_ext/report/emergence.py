@@ -58,7 +58,7 @@ def figures(run: FinishedRun) -> Drawings:
     if thumbnails is None:
         drawings |= dict.fromkeys(OF_IMAGES, NO_IMAGES)
     else:
-        drawings |= of_images(e, thumbnails, shown)
+        drawings |= of_images(e.sample, thumbnails.alone, shown)
     if e.frame.dim > 3:
         drawings |= dict.fromkeys(IN_SPACE, f"dim = {e.frame.dim}, and space has 2 or 3 to draw in")
     for count, ending in ((len(e.labels), "_epochs"), (len(e.layers), "_layers")):
@@ -178,7 +178,8 @@ def fits(e: Emergence) -> list[Row]:
 
 
 def images(e: Emergence) -> list[Row]:
-    """What the finished network and its last layer make of every image."""
+    """What the finished network and its last layer make of every image; of many, of some."""
+    e = e.sample
     uncertainty, strength, predicted = e.entropy(), e.samples().norm(dim=1), e.predicted()
     points, reliable, _ = e.points_per_image()
     return [

@@ -43,11 +43,13 @@ def of_results(
     e: Emergence, strength: StrengthEntropy, shown: Shown
 ) -> dict[str, Callable[[], Figure] | str]:
     """Figures that need no image."""
-    categories, everyone = shown.note("categories"), shown.images(e.y, torch.arange(len(e.y)))
+    some, categories = e.sample, shown.note("categories")
+    y = e.y if strength.images is None else e.y[strength.images]
+    everyone = shown.images(y, torch.arange(len(y)))
     h_strength = e.regions(-1, -1, e.region_images).norm(dim=-1)
 
     def tau_curve() -> Figure:
-        points = [e.points(-1, k, e.held_out) for k in shown.layers]
+        points = [some.points(-1, k, some.held_out) for k in shown.layers]
         curves = torch.stack([each.curve(TAUS) for each in points])
         return draw.tau_curve(TAUS, curves[..., 0], curves[..., 1], shown.layer_names(e), tau=e.tau)
 
@@ -55,7 +57,7 @@ def of_results(
         return draw.strength_entropy(
             strength.strength[everyone],
             strength.entropy[everyone],
-            shown.labels(e.y[everyone]),
+            shown.labels(y[everyone]),
             shown.names(e),
             strength.r,
             strength.mean_entropy,
@@ -75,15 +77,15 @@ def of_results(
         return draw.category_similarity(mu @ mu.t(), names, shown=shown.categories)
 
     drawings = {
-        **_in_space(e, shown),
+        **_in_space(e, some, shown),
         "knowledge_through_epochs": (shown.note("layers"), lambda: _knowledge(e, shown, "epochs")),
         "knowledge_through_layers": (
             shown.note("checkpoints"),
             lambda: _knowledge(e, shown, "layers"),
         ),
-        "tau_curve": (shown.note("layers"), tau_curve),
+        "tau_curve": (shown.note("layers", "images"), tau_curve),
         "strength_entropy": (
-            categories and f"{categories} r and mean are those of all images.",
+            categories and f"{categories} r and mean are those of all {len(y):,} images.",
             strength_entropy,
         ),
         "importance_strength": ("", importance_strength),
@@ -96,15 +98,18 @@ def of_results(
     return {name: _with_note(*each) for name, each in drawings.items()}
 
 
-def _in_space(e: Emergence, shown: Shown) -> dict[str, tuple[str, Callable[[], Figure]]]:
-    """Figures of the frame: what each has to say, and how it is drawn."""
+def _in_space(
+    all_of_it: Emergence, e: Emergence, shown: Shown
+) -> dict[str, tuple[str, Callable[[], Figure]]]:
+    """Figures of the frame and of images in it: what each has to say, and how it is drawn."""
     out, times = shown.images(e.y, e.held_out.nonzero().flatten()), shown.checkpoints
     y, names, mu = shown.labels(e.y[out]), shown.names(e), e.frame.directions[shown.categories]
     labels = [e.labels[t] for t in times]
-    through_epochs = shown.note("categories", "checkpoints")
+    through_epochs = shown.note("categories", "checkpoints", "images")
+    note = shown.note("categories", "images")
 
     def samples_through_epochs() -> Figure:
-        rates = [e.accuracy(t) for t in times]
+        rates = [all_of_it.accuracy(t) for t in times]
         g = torch.stack([e.samples(t, out) for t in times])
         return draw.samples_through_epochs(g, y, mu, names, labels, accuracies=rates)
 
@@ -121,13 +126,16 @@ def _in_space(e: Emergence, shown: Shown) -> dict[str, tuple[str, Callable[[], F
 
     return {
         "samples": (
-            shown.note("categories"),
+            note,
             lambda: draw.samples(e.samples(-1, out), y, mu, names),
         ),
-        "confidence_map": (shown.note("categories"), lambda: _confidence_map(e, shown)),
+        "confidence_map": (note, lambda: _confidence_map(e, shown)),
         "samples_through_epochs": (through_epochs, samples_through_epochs),
         "regions_through_epochs": (through_epochs, regions_through_epochs),
-        "regions_through_layers": (shown.note("categories", "layers"), regions_through_layers),
+        "regions_through_layers": (
+            shown.note("categories", "layers", "images"),
+            regions_through_layers,
+        ),
     }
 
 
@@ -179,7 +187,7 @@ def of_images(
         learned, shown.images(learned, torch.arange(len(learned))), per_category - 1
     )
     weighed = e.region_images[place]
-    note, images = shown.note("categories"), thumbnails.images
+    note, images = shown.note("categories", "images"), thumbnails.images
 
     def regions() -> Figure:
         points = e.points(images=some)

@@ -244,5 +244,6 @@ SECTIONS = (
 IMAGES_TABLE = TableText(
     "images",
     "Images",
-    "Every image that was analysed, as the last checkpoint and its last analysed layer see it.",
+    "Every image that was analysed, as the last checkpoint and its last analysed layer see it; of "
+    "a run that streamed its images some thousand of them, `emergence export` writes all.",
 )

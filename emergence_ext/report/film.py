@@ -63,10 +63,10 @@ def animate(
     Returns:
         The file.
     """
-    thumbnails = run.thumbnails
-    images = None if thumbnails is None else thumbnails.images(shown_samples(run.emergence))
+    e, thumbnails = run.emergence.sample, run.thumbnails
+    images = None if thumbnails is None else thumbnails.alone.images(shown_samples(e))
     place = path or run.inside.experiment("animate") / "emergence"
-    return film_of(run.emergence, place, images, fps=fps, seconds=seconds)
+    return film_of(e, place, images, fps=fps, seconds=seconds)
 
 
 def film_of(

@@ -28,12 +28,14 @@ class Shown:
             are few; ascending, `[c]`.
         checkpoints, layers: at even distances from the first to the last.
         totals: of the three in the run.
+        samples: how many of how many images figures look at, where it is not all.
     """
 
     categories: Tensor
     checkpoints: list[int]
     layers: list[int]
     totals: tuple[int, int, int]
+    samples: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, e: Emergence) -> Shown:
@@ -47,7 +49,8 @@ class Shown:
             ranks = torch.zeros(totals[0]).double().index_add_(0, y, worth.double())
             order = ranks.argsort(descending=True, stable=True)
             categories = order[:CATEGORIES].sort().values
-        return cls(categories, _evenly(totals[1]), _evenly(totals[2]), totals)
+        samples = (len(e.sampled), len(e.names)) if e.stores else None
+        return cls(categories, _evenly(totals[1]), _evenly(totals[2]), totals, samples)
 
     @property
     def every_category(self) -> bool:
@@ -77,7 +80,7 @@ class Shown:
         return torch.searchsorted(self.categories, y)
 
     def note(self, *what: str) -> str:
-        """What a figure has to say that leaves out some `categories`, `checkpoints` or `layers`."""
+        """What a figure says that leaves out `categories`, `checkpoints`, `layers` or `images`."""
         counts = len(self.categories), len(self.checkpoints), len(self.layers)
         kinds = "categories", "checkpoints", "layers"
         parts = [
@@ -86,6 +89,8 @@ class Shown:
             for kind, count, total in zip(kinds, counts, self.totals, strict=True)
             if kind in what and count < total
         ]
+        if self.samples is not None and "images" in what:
+            parts.append(f"{self.samples[0]:,} of {self.samples[1]:,} images")
         return f"Shown: {', '.join(parts)}." if parts else ""
 
 

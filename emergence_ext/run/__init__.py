@@ -11,6 +11,7 @@ from emergence_ext.run.fixed_frame import FixedFrame, claim_folder
 from emergence_ext.run.folder import Config, FitsFolder, RunFolder, StateFolder, file_name
 from emergence_ext.run.given import subject_of
 from emergence_ext.run.identity import file_digest, identity
+from emergence_ext.run.sources import InMemory
 from emergence_ext.run.strength import ImportanceStrength, StrengthEntropy
 from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
 from emergence_ext.run.thumbnails import Thumbnails
@@ -26,6 +27,7 @@ __all__ = [
     "FitsFolder",
     "FixedFrame",
     "ImportanceStrength",
+    "InMemory",
     "Learned",
     "RunFolder",
     "Settings",

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy
 import torch
+from torch import Tensor
 
 from emergence_ext import data
 from emergence_ext._version import __version__
 from emergence_ext.method import SampleProjection
-from emergence_ext.network import CheckpointFile, FeatureSet, check_fits, load_weights
+from emergence_ext.network import CheckpointFile, FeatureSet, check_fits
 from emergence_ext.ops import build_info, in_words
 from emergence_ext.run.emerging import Checkpoint, Emergence, emergence
 from emergence_ext.run.finished import FinishedRun
@@ -31,7 +32,8 @@ from emergence_ext.run.identity import (
     weights_name,
     weights_of,
 )
-from emergence_ext.run.settle import settled
+from emergence_ext.run.settle import sample_images, settled
+from emergence_ext.run.sources import Source, Streamed, in_state
 from emergence_ext.run.strength import (
     ImportanceStrength,
     StrengthEntropy,
@@ -40,7 +42,7 @@ from emergence_ext.run.strength import (
 )
 from emergence_ext.run.subject import Subject
 from emergence_ext.run.thumbnails import Thumbnails
-from emergence_ext.settings import Backend, Settings
+from emergence_ext.settings import Backend, Settings, with_later
 from emergence_ext.store import StoreError, content_digest, differences, exists, kept, locked, once
 
 logger = logging.getLogger(__name__)
@@ -97,18 +99,21 @@ def _analyse(
     """Make a run in a directory that is held."""
     config = _claim(folder, _config(subject, settings, alphas, backend, command, folder.path))
     states: Sequence[CheckpointFile | None] = subject.checkpoints or [None]
+    many = False  # of what an earlier run began with, all features are kept
     if not exists(folder.features(_label(states[-1]))):
-        _check_dim(subject, settings)
-    checkpoints = [_checkpoint(subject, state, folder, config) for state in states]
+        many = _look_ahead(subject, settings) > settings.keep_features * 2**20
+    checkpoints = [
+        _checkpoint(subject, state, folder, config, settings if many else None) for state in states
+    ]
     results = emergence(checkpoints, settings, folder=folder.fits.path, backend=backend)
     results.save(folder.emergence, folder.origins(results.labels, results.layers))
     once(
         folder.thumbnails,
         Thumbnails,
-        lambda: Thumbnails.of(subject, results.grid),
+        lambda: Thumbnails.of(subject, results.grid, results.sampled if many else None),
         thumbnail_origins(config),
     )
-    missing = _strengths(checkpoints[-1].features(), settings, folder)
+    missing = _strengths(checkpoints[-1].source(), results.held_out, settings, folder)
     finished = FinishedRun(
         folder.path,
         replace(
@@ -136,8 +141,12 @@ def _check_alphas(alphas: Sequence[float]) -> None:
         raise ValueError(f"alphas: expected numbers of at least 0, got {wrong[0]}")
 
 
-def _check_dim(subject: Subject, settings: Settings) -> None:
-    """Hold the projected width against the features of one image, before those of all are made."""
+def _look_ahead(subject: Subject, settings: Settings) -> int:
+    """Hold the projected width against the features of one image, before those of all are made.
+
+    Returns:
+        Bytes of the features of all.
+    """
     image, label = subject.dataset[0]
     first = data.ArraySamples(image[None], [label], subject.dataset.categories)
     one = replace(subject, dataset=first).extract()
@@ -149,6 +158,8 @@ def _check_dim(subject: Subject, settings: Settings) -> None:
             f"dim = {settings.dim} is more than the {widths[narrow]} channels of {narrow}; give a "
             "smaller dim (--dim)"
         )
+    each = sum(array.nbytes for array in (one.f, one.z, *one.layers.values()))
+    return each * len(subject.dataset)
 
 
 def _config(
@@ -195,33 +206,38 @@ def _label(state: CheckpointFile | None) -> str:
 
 
 def _checkpoint(
-    subject: Subject, state: CheckpointFile | None, folder: RunFolder, config: Config
+    subject: Subject,
+    state: CheckpointFile | None,
+    folder: RunFolder,
+    config: Config,
+    many: Settings | None,
 ) -> Checkpoint:
-    """One state of the network, or the network as it is, its features kept in the directory."""
-    path = folder.features(_label(state))
+    """One state of the network, or the network as it is, its features kept in the directory.
+
+    With settings, there are many images, and of those fits choose by them.
+    """
+    label, epoch = _label(state), 0 if state is None else state.epoch
+    path = folder.features(label)
     made_from = feature_origins(config.hashes, weights_name(state))
+    if many is not None:
+        source = Streamed(subject, state, folder, label, made_from, many)
+        return Checkpoint(label, epoch, lambda: source)
 
     def make() -> FeatureSet:
-        if state is None:
+        with in_state(subject.module, state):
             return subject.extract(keep=path, made_from=made_from)
-        before = {name: x.clone() for name, x in subject.module.state_dict().items()}
-        load_weights(subject.module, state.path)
-        try:
-            return subject.extract(keep=path, made_from=made_from)
-        finally:
-            subject.module.load_state_dict(before)
 
-    return Checkpoint(
-        _label(state),
-        0 if state is None else state.epoch,
-        lambda: kept(path, FeatureSet, made_from) or make(),
-    )
+    return Checkpoint(label, epoch, lambda: kept(path, FeatureSet, made_from) or make())
 
 
-def _strengths(last: FeatureSet, settings: Settings, folder: RunFolder) -> list[str]:
+def _strengths(last: Source, held_out: Tensor, settings: Settings, folder: RunFolder) -> list[str]:
     """Keep strength against entropy at several temperatures; return why there is none at others."""
     seed = settings.random_state
-    origins = {"features": last.digest(), "dim": str(settings.dim), "random_state": str(seed)}
+    some = sample_images(held_out, last.y, settings) if isinstance(last, Streamed) else None
+    chosen = torch.arange(len(last.y)) if some is None else some
+    f, z, features = last.samples(chosen)
+    y = last.y[chosen]
+    origins = {"features": features, "dim": str(settings.dim), "random_state": str(seed)}
 
     def make(temperature: float) -> SampleProjection:
         return SampleProjection(dim=settings.dim, temperature=temperature, random_state=seed)
@@ -230,7 +246,8 @@ def _strengths(last: FeatureSet, settings: Settings, folder: RunFolder) -> list[
     for temperature in temperatures(settings.temperature):
 
         def study(t: float = temperature) -> StrengthEntropy:
-            return strength_entropy(last.f, last.z, last.y, t, make=make, random_state=seed)
+            found = strength_entropy(f, z, y, t, make=make, random_state=seed)
+            return replace(found, images=some)
 
         try:
             once(folder.strength(temperature), StrengthEntropy, study, origins)
@@ -290,7 +307,7 @@ def _claim(folder: RunFolder, config: Config) -> Config:
 def _differences(there: Config, now: Config) -> tuple[list[str], list[str]]:
     """What another run has set otherwise, in words: of the fits, and of all else."""
     new = json.loads(json.dumps(now.settings))  # as JSON gives it back
-    old = there.settings
+    old = with_later(there.settings)
     different = {
         name: f"{name} ({old.get(name)} there, {new.get(name)} now)"
         for name in sorted({*old, *new} - {"backend"})  # results are the same but for rounding

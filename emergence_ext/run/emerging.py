@@ -24,12 +24,13 @@ from emergence_ext.method import (
     solve_kappa_p,
 )
 from emergence_ext.network import FeatureSet
-from emergence_ext.run.fixed_frame import Fitted, FixedFrame, claim_folder
+from emergence_ext.run.fixed_frame import Fitted, FixedFrame, claim_folder, origins_of_samples
 from emergence_ext.run.folder import FitsFolder
-from emergence_ext.run.rows import Images, h_of, read_rows
-from emergence_ext.run.settle import evenly, settled, split_images
+from emergence_ext.run.rows import Images, Rows, h_of, read_rows
+from emergence_ext.run.settle import evenly, kept_images, sample_images, settled, split_images
+from emergence_ext.run.sources import InMemory, Source, Streamed
 from emergence_ext.settings import Backend, Settings
-from emergence_ext.store import Saved, ShardStore, digest, once
+from emergence_ext.store import Saved, ShardStore, once
 
 BLOCK: Final = 4096
 """Images whose rows are read from disk at once."""
@@ -40,11 +41,16 @@ SAMPLED: Final = 2000
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One state of the network: its name, its epoch, and how to get its features of all images."""
+    """One state of the network: its name, its epoch, and where its features of all images are."""
 
     label: str
     epoch: int
-    features: Callable[[], FeatureSet]
+    features: Callable[[], FeatureSet | Streamed]
+
+    def source(self) -> Source:
+        """Where fits and results take features from."""
+        features = self.features()
+        return InMemory(features) if isinstance(features, FeatureSet) else features
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +168,13 @@ class Emergence(Saved):
         blocks = (torch.arange(x.start, x.stop) for x in self.blocks())
         return torch.cat([self.points(checkpoint, layer, x).per_image() for x in blocks], dim=1)
 
+    def reliable(self, checkpoint: int = -1, layer: int = -1) -> Tensor:
+        """Where regions of all images are reliable knowledge points, `[N, R]`."""
+        if self.h is not None:
+            return self.points(checkpoint, layer).reliable
+        blocks = (torch.arange(x.start, x.stop) for x in self.blocks())
+        return torch.cat([self.points(checkpoint, layer, x).reliable for x in blocks])
+
     @cached_property
     def counts(self) -> list[list[tuple[PointCount, PointCount]]]:
         """Knowledge points of held-out and of fitted images, by checkpoint and layer, `[T][L]`."""
@@ -211,8 +224,8 @@ class Emergence(Saved):
     def sample(self) -> Emergence:
         """Some of the images in memory, all where they are few: what figures and studies look at.
 
-        Those that regions were learned on, and `SAMPLED` of the others, held-out ones and fitted
-        ones in their proportion, balanced over categories.
+        Those whose features are kept, and `SAMPLED` of the others, held-out ones and fitted ones
+        in their proportion, balanced over categories.
         """
         return self.part(self.sampled) if self.stores else self
 
@@ -223,7 +236,7 @@ class Emergence(Saved):
         if not self.stores:
             return torch.arange(N)
         chosen = torch.zeros(N, dtype=torch.bool)
-        chosen[self.region_images] = True
+        chosen[kept_images(self.held_out, self.region_images, self.y)] = True
         others = (~chosen).nonzero().flatten()
         # Sorted by category, and within each held-out ones first: even distances take of all.
         order = others[torch.argsort(2 * self.y[others] + ~self.held_out[others], stable=True)]
@@ -286,26 +299,27 @@ def emergence(
     labels = [checkpoint.label for checkpoint in checkpoints]
     if len(set(labels)) < len(labels):
         raise ValueError(f"checkpoints: labels must differ, got {labels}")
-    last = checkpoints[-1].features()
-    settings = settled(settings, last.y, last.categories, kappa_p=kappa_p)
+    last = checkpoints[-1].source()
+    about = last.about
+    settings = settled(settings, last.y, about.categories, kappa_p=kappa_p)
     held_out, region_images = split_images(last.y, settings)
     fixed = _learn_frame(settings, last, held_out, region_images, kappa_p, folder, backend)
-    bar = tqdm(total=len(checkpoints) * len(last.layers), desc="fits", unit="layer", disable=None)
+    bar = tqdm(total=len(checkpoints) * len(about.layers), desc="fits", unit="layer", disable=None)
     states: list[Fitted] = []
     with bar:
         for checkpoint in reversed(checkpoints):
-            features = last if checkpoint is checkpoints[-1] else checkpoint.features()
-            _require_like(last, checkpoint, features)
+            source = last if checkpoint is checkpoints[-1] else checkpoint.source()
+            _require_like(last, checkpoint, source)
             neighbour = states[0] if states else None
             place = None if folder is None else FitsFolder(folder).state(checkpoint.label)
             if neighbour is None:
                 samples = fixed.samples
             else:
                 path = None if place is None else place.samples
-                samples = fixed.refit(features, path)
+                samples = fixed.refit(source, path)
             state = fixed.fit_regions(
                 f"checkpoint {checkpoint.label!r}",
-                features,
+                source,
                 samples,
                 neighbour=neighbour,
                 folder=place,
@@ -316,10 +330,10 @@ def emergence(
         frame=fixed.frame,
         labels=labels,
         epochs=[c.epoch for c in checkpoints],
-        layers=list(last.layers),
-        categories=last.categories,
+        layers=list(about.layers),
+        categories=about.categories,
         names=last.names,
-        grid=last.grid,
+        grid=about.grid,
         tau=settings.tau or 0,
         y=last.y,
         held_out=held_out,
@@ -329,16 +343,14 @@ def emergence(
 
 
 def stacked(labels: Sequence[str], states: Sequence[Fitted]) -> dict[str, Any]:
-    """What an `Emergence` takes of the fits of its states: `g, z, h, w, scale, raw_strength, fits`.
+    """What an `Emergence` takes of the fits of its states: their rows, w, scale and so on.
 
     Args:
         labels: of the states.
         states: their fits, all of the same layers, images and regions.
     """
     return {
-        "g": torch.stack([s.g for s in states]),
-        "z": torch.stack([s.z for s in states]),
-        "h": torch.stack([s.h for s in states]),
+        **_stacked_rows([s.rows for s in states]),
         "w": torch.stack([torch.stack([i.w_ for i in s.importance.values()]) for s in states]),
         "scale": torch.tensor([[fit.scale_ for fit in s.regional.values()] for s in states]),
         "raw_strength": torch.stack([s.raw_strength for s in states]),
@@ -350,9 +362,18 @@ def stacked(labels: Sequence[str], states: Sequence[Fitted]) -> dict[str, Any]:
     }
 
 
+def _stacked_rows(states: Sequence[Rows]) -> dict[str, Any]:
+    """The rows of all images in all states, in memory or on disk."""
+    stores = [rows.store for rows in states if rows.store is not None]
+    if stores:
+        projected = [store.digest() for store in stores]
+        return {"g": None, "z": None, "h": None, "projected": projected, "stores": stores}
+    return {name: torch.stack([getattr(rows, name) for rows in states]) for name in "gzh"}
+
+
 def _learn_frame(
     settings: Settings,
-    last: FeatureSet,
+    last: Source,
     held_out: Tensor,
     region_images: Tensor,
     kappa_p: float | None,
@@ -362,12 +383,13 @@ def _learn_frame(
     """Learn the frame from the fitted images of the last checkpoint."""
     if folder is not None:
         first = FitsFolder(folder).frame
-        claim_folder(folder, settings, list(last.layers), last.names, first=first)
-    f, z = last.f[~held_out], last.z[~held_out]
-    origins = {"features of the last checkpoint": last.digest()}
+        claim_folder(folder, settings, list(last.about.layers), last.names, first=first)
+    chosen = sample_images(held_out, last.y, settings)
+    f, z, features = last.samples(chosen)
+    origins = {"features of the last checkpoint": features}
     made_from = {
         **origins,
-        "held-out images": digest(held_out),
+        **origins_of_samples(held_out, chosen),
         **{name: str(getattr(settings, name)) for name in ("dim", "temperature", "random_state")},
     }
     # A kappa_p that is solved for follows from what is here, to the last bit on one machine alone.
@@ -384,14 +406,14 @@ def _learn_frame(
     return FixedFrame(settings, samples, frame, ~held_out, region_images, backend, origins)
 
 
-def _require_like(last: FeatureSet, checkpoint: Checkpoint, features: FeatureSet) -> None:
+def _require_like(last: Source, checkpoint: Checkpoint, source: Source) -> None:
     """Refuse a checkpoint that looked at other images or has other layers than the last one."""
     for what, here, there in (
-        ("names", features.names, last.names),
-        ("labels", features.y.tolist(), last.y.tolist()),
-        ("categories", features.categories, last.categories),
-        ("grid", features.grid, last.grid),
-        ("layers", _widths(features), _widths(last)),
+        ("names", source.names, last.names),
+        ("labels", source.y.tolist(), last.y.tolist()),
+        ("categories", source.about.categories, last.about.categories),
+        ("grid", source.about.grid, last.about.grid),
+        ("layers", _widths(source.about), _widths(last.about)),
     ):
         if here != there:
             raise ValueError(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emergence_ext.data import Samples
+from emergence_ext.data import Samples, take
 from emergence_ext.method import (
     Frame,
     RegionalProjection,
@@ -31,6 +31,8 @@ from emergence_ext.run.identity import (
     weights_name,
     weights_of,
 )
+from emergence_ext.run.rows import h_of
+from emergence_ext.run.settle import kept_images
 from emergence_ext.run.strength import (
     ImportanceStrength,
     StrengthEntropy,
@@ -39,9 +41,10 @@ from emergence_ext.run.strength import (
 )
 from emergence_ext.run.subject import Subject, SubjectSpec
 from emergence_ext.run.thumbnails import Thumbnails
-from emergence_ext.settings import Backend, Settings
+from emergence_ext.settings import Backend, Settings, with_later
 from emergence_ext.store import (
     Saved,
+    ShardStore,
     StoreError,
     content_digest,
     differences,
@@ -120,6 +123,14 @@ class FinishedRun:
         """
         path = self.inside.emergence
         found = Emergence.load(path)
+        if found.projected:
+            stores = [ShardStore(self.inside.projected(label)) for label in found.labels]
+            if [store.digest() for store in stores] != found.projected:
+                raise StoreError(
+                    f"run: {self.inside.path / 'projected'} holds other rows than were found in "
+                    "this run. Bring those back, or make the run again in another directory."
+                )
+            found = replace(found, stores=stores)
         _require_shapes(found, path)
         if self.config.digested and self.made_from != self.config.results:
             raise StoreError(
@@ -161,7 +172,7 @@ class FinishedRun:
         Raises:
             StoreError: the run does not note them.
         """
-        there = self.config.settings
+        there = with_later(self.config.settings)
         try:
             return Settings(**{name: there[name] for name in Settings.__dataclass_fields__})
         except (KeyError, TypeError, ValueError) as error:
@@ -173,7 +184,9 @@ class FinishedRun:
         """Return strength against entropy at every temperature that has one."""
         paths = map(self.inside.strength, temperatures(self.settings.temperature))
         there = [path for path in paths if exists(path)]
-        last = self.inside.features(self.emergence.labels[-1])
+        label = self.emergence.labels[-1]
+        many = bool(self.emergence.stores)
+        last = self.inside.sample_features(label) if many else self.inside.features(label)
         for path in there if exists(last) else []:
             require_made_from(path, {"features": content_digest(last)})
         return [StrengthEntropy.load(path) for path in there]
@@ -211,16 +224,68 @@ class FinishedRun:
         layers: Sequence[str] | None = None,
         images: Tensor | None = None,
     ) -> FeatureSet:
-        """Return the features of one checkpoint.
+        """Return the features of one checkpoint that are kept.
 
         Args:
             checkpoint: its place in the run.
             layers: names of those to read; None: all.
-            images: indices of those to read; None: all.
+            images: indices of those to read, ascending where they are some of `kept_images`;
+                None: all that are kept.
+
+        Raises:
+            ValueError: an image whose features are not kept.
         """
         e = self.emergence
-        path = self.inside.features(e.labels[checkpoint])
-        return FeatureSet.load_part(path, e.layers if layers is None else layers, images)
+        wanted = e.layers if layers is None else layers
+        if not e.stores:
+            return FeatureSet.load_part(self.inside.features(e.labels[checkpoint]), wanted, images)
+        path = self.inside.region_features(e.labels[checkpoint])
+        if images is None:
+            return FeatureSet.load_part(path, wanted)
+        kept = self.kept_images
+        if not bool(torch.isin(images, kept).all()):
+            raise ValueError(
+                f"images: features are kept of {len(kept)} of the {len(e.names)} images of this "
+                "run, and of others than these; raise keep_features (--keep-features) to keep all"
+            )
+        return FeatureSet.load_part(path, wanted, torch.searchsorted(kept, images))
+
+    @cached_property
+    def kept_images(self) -> Tensor:
+        """Indices of the images whose regional features are kept, `[m]`, ascending."""
+        e = self.emergence
+        if not e.stores:
+            return torch.arange(len(e.names))
+        return kept_images(e.held_out, e.region_images, e.y)
+
+    def sample_features(self, checkpoint: int = -1) -> FeatureSet:
+        """Return sample features and logits of one checkpoint: of many images, of those of M."""
+        if not self.emergence.stores:
+            return self.features(checkpoint, layers=[])
+        path = self.inside.sample_features(self.emergence.labels[checkpoint])
+        return FeatureSet.load_part(path, [])
+
+    def sampled(self, subject: Subject) -> Subject:
+        """The same network with the images of `Emergence.sample` alone."""
+        e = self.emergence
+        if not e.stores:
+            return subject
+        return replace(subject, dataset=take(subject.dataset, e.sampled.tolist()))
+
+    def features_of_sample(self, subject: Subject) -> FeatureSet:
+        """Return all features of the images of `Emergence.sample` in the last checkpoint.
+
+        Args:
+            subject: network and images; of many images they are run once more.
+        """
+        if not self.emergence.stores:
+            return self.features()
+        return once(
+            self.inside.features_of_sample,
+            FeatureSet,
+            lambda: self.sampled(subject).extract(grid=self.emergence.grid),
+            {**self.made_from, "images": self.config.hashes.get("images", "")},
+        )
 
     def learned(self, checkpoint: int = -1) -> Learned:
         """Return the fits of one checkpoint."""
@@ -329,7 +394,7 @@ class FinishedRun:
             return once(
                 path,
                 Thumbnails,
-                lambda: Thumbnails.of(self.subject(), self.emergence.grid),
+                self._thumbnails,
                 thumbnail_origins(self.config),
             )
         except (ValueError, ImportError, OSError) as error:
@@ -337,6 +402,10 @@ class FinishedRun:
                 raise
             logger.warning("images are left out: %s", error)
             return None
+
+    def _thumbnails(self) -> Thumbnails:
+        e = self.emergence
+        return Thumbnails.of(self.subject(), e.grid, e.sampled if e.stores else None)
 
 
 def _require_shapes(e: Emergence, path: Path) -> None:
@@ -347,7 +416,14 @@ def _require_shapes(e: Emergence, path: Path) -> None:
         "y": (N,), "held_out": (N,), "g": (T, N, dim), "z": (T, N, C), "h": (T, L, N, R, dim),
         "w": (T, L, n, R), "scale": (T, L), "raw_strength": (T, L, n, R),
     }  # fmt: skip
-    wrong = [name for name, shape in shapes.items() if getattr(e, name).shape != shape]
+    if e.stores:
+        rows = {"g": (N, dim), "z": (N, C), **{h_of(layer): (N, R, dim) for layer in e.layers}}
+        wrong = [x for x, shape in rows.items() if any(s.shapes.get(x) != shape for s in e.stores)]
+        shapes = {name: shape for name, shape in shapes.items() if name not in "gzh"}
+    else:
+        wrong = []
+    arrays = {name: getattr(e, name) for name in shapes}
+    wrong += [n for n, x in arrays.items() if x is None or x.shape != shapes[n]]
     for name, index, end in (("y", e.y, C), ("region_images", e.region_images, N)):
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < end:
             wrong.append(name)

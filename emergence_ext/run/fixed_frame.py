@@ -27,9 +27,11 @@ from emergence_ext.method import (
     normalise_strengths,
 )
 from emergence_ext.names import printable
-from emergence_ext.network import FeatureSet
 from emergence_ext.run.folder import STUDY, STUDY_VERSION, StateFolder
-from emergence_ext.settings import Backend, Settings
+from emergence_ext.run.rows import Rows
+from emergence_ext.run.settle import sample_images
+from emergence_ext.run.sources import Source
+from emergence_ext.settings import Backend, Settings, with_later
 from emergence_ext.store import digest, exists, once, read_document, write_document
 
 
@@ -40,18 +42,14 @@ class Fitted:
     Attributes:
         samples: the projection of samples.
         importance, regional: layer -> its fit.
-        g: projected sample features, `[N, dim]`.
-        z: logits, `[N, C]`.
-        h: projected regional features, strengths normalised within this state, `[L, N, R, dim]`.
+        rows: g, z and h of all images, strengths normalised within this state.
         raw_strength: `|F|` of the images that regions were learned on, `[L, n, R]`.
     """
 
     samples: SampleProjection
     importance: dict[str, RegionImportance]
     regional: dict[str, RegionalProjection]
-    g: Tensor
-    z: Tensor
-    h: Tensor
+    rows: Rows
     raw_strength: Tensor
 
     def statistics(self) -> list[tuple[str, str, FitStats]]:
@@ -84,25 +82,26 @@ class FixedFrame:
     backend: Backend = "auto"
     made_from: Mapping[str, str] = field(default_factory=dict)
 
-    def refit(self, features: FeatureSet, path: Path | None = None) -> SampleProjection:
+    def refit(self, source: Source, path: Path | None = None) -> SampleProjection:
         """Learn M alone, for the sample features of another state of the network.
 
         Args:
-            features: of that state.
+            source: of the features of that state.
             path: where the finished fit is kept and looked for.
         """
-        f, z = features.f[self.fitted], features.z[self.fitted]
+        chosen = sample_images(~self.fitted, source.y, self.settings)
+        f, z, features = source.samples(chosen)
         made_from = {
             "frame": self.samples.digest(),
-            "features": features.digest(),
-            "held-out images": digest(~self.fitted),
+            "features": features,
+            **origins_of_samples(~self.fitted, chosen),
         }
         return once(path, SampleProjection, lambda: self.samples.refit(f, z), made_from)
 
     def fit_regions(
         self,
         what: str,
-        features: FeatureSet,
+        source: Source,
         samples: SampleProjection,
         *,
         neighbour: Fitted | None = None,
@@ -113,7 +112,7 @@ class FixedFrame:
 
         Args:
             what: name of the state, for errors and the bar.
-            features: of that state.
+            source: of the features of that state.
             samples: its projection of samples, in this frame.
             neighbour: whose Lambda to start from, where that is better than the usual start.
             folder: where finished fits are kept and looked for.
@@ -123,14 +122,15 @@ class FixedFrame:
             ValueError: a layer that cannot be fitted, named.
         """
         settings, chosen = self.settings, self.region_images
-        g = samples.transform(features.f)
+        features, origin = source.regions(chosen)
+        g = source.orientations(samples, chosen)
         P = image_similarity(
-            features.z[chosen], self.frame.solved_kappa_p, include_self=settings.include_self
+            features.z, self.frame.solved_kappa_p, include_self=settings.include_self
         )
         # P and g follow from these, to the last bit on one machine alone.
         origins = {
             **self.made_from,
-            "features": features.digest(),
+            "features": origin,
             "images of regions": digest(chosen),
             "include_self": str(settings.include_self),
         }
@@ -142,9 +142,8 @@ class FixedFrame:
         }
         importance: dict[str, RegionImportance] = {}
         regional: dict[str, RegionalProjection] = {}
-        for layer, all_regions in features.layers.items():
+        for layer, F in features.layers.items():
             bar.set_postfix_str(printable(f"{what}, {layer}"))
-            F = all_regions[chosen]
 
             def fit_importance(F: Tensor = F, layer: str = layer) -> RegionImportance:
                 fit = RegionImportance(
@@ -164,7 +163,7 @@ class FixedFrame:
                     backend=self.backend,
                 )
                 init = None if neighbour is None else neighbour.regional[layer]
-                return fit.fit(F, importance[layer].w_, P, g[chosen], init=init)
+                return fit.fit(F, importance[layer].w_, P, g, init=init)
 
             with _named(f"layer {layer!r} of {what}"):
                 path = None if folder is None else folder.importance(layer)
@@ -180,12 +179,19 @@ class FixedFrame:
                 made_from["start"] = digest(start)
                 regional[layer] = once(path, RegionalProjection, fit_regional, made_from)
             bar.update()
-        normalise_strengths(regional, {layer: F[chosen] for layer, F in features.layers.items()})
-        return Fitted(
-            samples, importance, regional, g, features.z,
-            h=torch.stack([regional[layer].transform(F) for layer, F in features.layers.items()]),
-            raw_strength=torch.stack([F[chosen].norm(dim=-1) for F in features.layers.values()]),
-        )  # fmt: skip
+        normalise_strengths(regional, features.layers)
+        raw_strength = torch.stack([F.norm(dim=-1) for F in features.layers.values()])
+        del features, F  # the pass over all images has its own
+        rows = source.project(samples, regional)
+        return Fitted(samples, importance, regional, rows, raw_strength)
+
+
+def origins_of_samples(held_out: Tensor, chosen: Tensor) -> dict[str, str]:
+    """Digests of the images that M is learned on, of all fitted ones or of some of them."""
+    origins = {"held-out images": digest(held_out)}
+    if len(chosen) < int((~held_out).sum()):
+        origins["images of samples"] = digest(chosen)
+    return origins
 
 
 def claim_folder(
@@ -209,6 +215,7 @@ def claim_folder(
     if path.is_file():
         advice = "Remove the folder, or choose another."
         there = read_document(path, STUDY_VERSION, advice, what="folder", undigested=True)
+        there = with_later(there)
         different = [name for name in here if there.get(name) != here[name]]
         if not different:
             return

@@ -104,8 +104,25 @@ class RunFolder:
         return any((self.path / part).is_dir() for part in ("features", "fits"))
 
     def features(self, label: str) -> Path:
-        """The features of a checkpoint."""
+        """The features of all images in a checkpoint."""
         return self.path / "features" / file_name(label)
+
+    def sample_features(self, label: str) -> Path:
+        """Of many images: f and z of those that M is learned on, in a checkpoint."""
+        return self.path / "features" / f"{file_name(label)}.samples"
+
+    def region_features(self, label: str) -> Path:
+        """Of many images: all features of those that regions are learned on, and of some others."""
+        return self.path / "features" / f"{file_name(label)}.regions"
+
+    @property
+    def features_of_sample(self) -> Path:
+        """Of many images: all features of those that studies look at, in the last checkpoint."""
+        return self.path / "features" / ".sample"
+
+    def projected(self, label: str) -> Path:
+        """Of many images: the shards of g, z and h of all of them, in a checkpoint."""
+        return self.path / "projected" / file_name(label)
 
     def strength(self, temperature: float) -> Path:
         """Strength against entropy at a temperature."""
@@ -123,8 +140,13 @@ class RunFolder:
             state = self.fits.state(label)
             samples = self.fits.frame if label == labels[-1] else state.samples
             fits = [samples, *state.fits(layers)]
-            if exists(self.features(label)):
-                found[f"features of {label}"] = content_digest(self.features(label))
+            for name, path in (
+                (f"features of {label}", self.features(label)),
+                (f"features of samples of {label}", self.sample_features(label)),
+                (f"features of regions of {label}", self.region_features(label)),
+            ):
+                if exists(path):
+                    found[name] = content_digest(path)
             if all(map(exists, fits)):
                 found[f"fits of {label}"] = digest([content_digest(path) for path in fits])
         return found

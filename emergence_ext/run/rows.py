@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,23 @@ from emergence_ext.store import ShardStore
 
 Images = Tensor | slice | None
 """Some of the images of a run: by index or mask `[N]`, or from one to another; None: all."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What there is of all images in one state of the network: in memory or in shards.
+
+    Attributes:
+        g: projected sample features, `[N, dim]`.
+        z: logits, `[N, C]`.
+        h: projected regional features, `[L, N, R, dim]`.
+        store: the same on disk, as arrays `g`, `z` and `h_of` each layer; h in half precision.
+    """
+
+    g: Tensor | None = None
+    z: Tensor | None = None
+    h: Tensor | None = None
+    store: ShardStore | None = None
 
 
 def h_of(layer: str) -> str:

@@ -39,6 +39,11 @@ def settled(
     check_tau(settings.tau or 0, C)
     held_out, chosen = split_images(y, settings)
     fitted = ~held_out
+    if kappa_p is None and settings.sample_images < 2 * C:
+        raise ValueError(
+            f"sample_images = {settings.sample_images} is too few for {C} categories; give at "
+            f"least {2 * C} (--sample-images)"
+        )
     if kappa_p is None and int(fitted.sum()) < 2 * C:
         raise ValueError(
             f"held_out = {settings.held_out} of {len(y)} images leaves {int(fitted.sum())} to fit; "
@@ -92,6 +97,42 @@ def split_images(y: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
         by_category = fitted[torch.argsort(y[fitted], stable=True)]
         fitted = evenly(by_category, settings.region_images).sort().values
     return held_out, fitted
+
+
+def sample_images(held_out: Tensor, y: Tensor, settings: Settings) -> Tensor:
+    """Choose the images that M and the frame are learned on, balanced over categories.
+
+    Args:
+        held_out: as from `split_images`, `[N]` bool.
+        y: labels, `[N]`.
+        settings: of the fits.
+
+    Returns:
+        Indices, `[m]`, ascending: all fitted images where they are few enough.
+    """
+    fitted = (~held_out).nonzero().flatten()
+    if len(fitted) <= settings.sample_images:
+        return fitted
+    order = fitted[torch.argsort(y[fitted], stable=True)]
+    return evenly(order, settings.sample_images).sort().values
+
+
+def kept_images(held_out: Tensor, region_images: Tensor, y: Tensor) -> Tensor:
+    """Choose the images whose features are kept where there are many.
+
+    Those that regions are learned on, and as many held-out ones, which new images are compared
+    with.
+
+    Args:
+        held_out, region_images: as from `split_images`.
+        y: labels, `[N]`.
+
+    Returns:
+        Indices, `[m]`, ascending.
+    """
+    out = held_out.nonzero().flatten()
+    out = out[torch.argsort(y[out], stable=True)]
+    return torch.cat([region_images, evenly(out, min(len(out), len(region_images)))]).sort().values
 
 
 def evenly(order: Tensor, count: int) -> Tensor:

@@ -47,6 +47,7 @@ class StrengthEntropy(Saved):
         fitted_r, pca_fitted_r: the same on the fitted images, mean over folds.
         mean_cosine: between category directions, mean over folds; near 1 the fit would have
             collapsed.
+        images: indices of the `N` images in the run, where these are some of many; None: all.
     """
 
     temperature: float
@@ -58,6 +59,7 @@ class StrengthEntropy(Saved):
     fitted_r: float
     pca_fitted_r: float
     mean_cosine: float
+    images: Tensor | None = None
 
     @property
     def mean_entropy(self) -> float:

@@ -10,9 +10,10 @@ import glob
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, Unpack, get_args
 
 import torch
 from torch import nn
@@ -81,17 +82,33 @@ class Subject:
             self.module if module is None else module,
             self.dataset,
             self.layers,
-            grid=grid,
-            preprocess=self.preprocess,
-            last_linear=self.last_linear,
-            outputs=self.outputs,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            device=self.device,
-            example=example,
             keep=keep,
             made_from=made_from,
+            **self._options(grid=grid, example=example),
         )
+
+    def stream(
+        self, *, example: torch.Tensor | None = None
+    ) -> AbstractContextManager[network.FeatureStream]:
+        """Hold the network ready to give the features of its images, see `FeatureStream`.
+
+        Args:
+            example: as `network.extract` takes it.
+        """
+        return network.feature_stream(
+            self.module, self.dataset, self.layers, **self._options(example=example)
+        )
+
+    def _options(self, **more: Unpack[network.StreamOptions]) -> network.StreamOptions:
+        return {
+            "preprocess": self.preprocess,
+            "last_linear": self.last_linear,
+            "outputs": self.outputs,
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+            "device": self.device,
+            **more,
+        }
 
 
 @dataclass(frozen=True)

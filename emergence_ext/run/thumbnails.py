@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -22,31 +22,50 @@ _WHOLE: Final = 0.8  # of the image: boxes that cover more say nothing
 
 @dataclass(frozen=True, eq=False)
 class Thumbnails(Saved):
-    """Images of a run in the order of its data set.
+    """Images of a run in the order of its data set; of many, some.
 
     Attributes:
-        pixels: `[N, channels, H', W']`, uint8.
+        pixels: `[n, channels, H', W']`, uint8.
         fields: what each region of the last layer sees, `[R, 4]`, top, left, bottom and right in
             pixels of these images; `[0, 4]` where that is unknown, or nearly the whole image.
+        index: places of these images in the run, `[n]`, ascending; None: all of them.
     """
 
     pixels: Tensor
     fields: Tensor
+    index: Tensor | None = None
 
     def images(self, index: Tensor) -> Tensor:
-        """Some of the images in 0..1, `[n, channels, H', W']`."""
+        """Some of the images in 0..1, by their place in the run, `[n, channels, H', W']`.
+
+        Raises:
+            ValueError: one that is not among these.
+        """
+        if self.index is not None:
+            if not bool(torch.isin(index, self.index).all()):
+                raise ValueError(f"index: there are {len(self.index)} images, not all of these")
+            index = torch.searchsorted(self.index, index)
         return self.pixels[index].float() / 255
 
+    @property
+    def alone(self) -> Thumbnails:
+        """The same, by their place among these instead of that in the run."""
+        return replace(self, index=None)
+
     @classmethod
-    def of(cls, subject: Subject, grid: tuple[int, int]) -> Thumbnails:
+    def of(
+        cls, subject: Subject, grid: tuple[int, int], images: Tensor | None = None
+    ) -> Thumbnails:
         """Shrink the images of a subject, and find what the regions of its last layer see.
 
         Args:
             subject: network and images.
             grid: `(H, W)` of the regions.
+            images: indices of those to shrink, ascending; None: all.
         """
-        shrunk = [*map(_shrunk, subject.dataset.read(range(len(subject.dataset))))]
-        return cls(torch.stack(shrunk), _fields(subject, grid, shrunk[0]))
+        chosen = range(len(subject.dataset)) if images is None else images.tolist()
+        shrunk = [*map(_shrunk, subject.dataset.read(chosen))]
+        return cls(torch.stack(shrunk), _fields(subject, grid, shrunk[0]), images)
 
 
 def _shrunk(image: Tensor) -> Tensor:

@@ -275,6 +275,8 @@ def apply(
     z, g, h, likeness, similar = (
         torch.cat(part, dim=1 if part[0].ndim > 2 else 0) for part in zip(*parts, strict=True)
     )
+    R = e.grid[0] * e.grid[1]
+    similar = run.kept_images[similar // R] * R + similar % R
     score = scores(likeness, calibration.likeness)[0]
     kept = [*_striking(score, _groups(said, z)), *_evenly(score)]
     shown = torch.tensor(sorted(set(kept)))
@@ -331,7 +333,8 @@ def _calibration(
     e = run.emergence
 
     def make() -> Calibration:
-        images = e.held_out.nonzero().flatten()
+        # Of many images those whose features are kept, by their place among these.
+        images = e.held_out[run.kept_images].nonzero().flatten()
         # Some at even distances: held-out images are in the order of the data set.
         count = min(len(images), CALIBRATED)
         images = images[torch.arange(count) * len(images) // count]
@@ -339,7 +342,9 @@ def _calibration(
             best_matches(F[images], F, own=images, device=device, description=f"{layer}, held out")
             for layer, F in features.layers.items()
         ]
-        return Calibration(images, torch.stack([found.likeness for found in matched]))
+        return Calibration(
+            run.kept_images[images], torch.stack([found.likeness for found in matched])
+        )
 
     path = run.inside.experiment(NAME) / f"held_out.{file_name(e.labels[checkpoint])}"
     return once(path, Calibration, make, run.made_from)

@@ -247,6 +247,8 @@ def attack(
 def _in_turn(emergence: Emergence, settings: AttackSettings) -> Tensor:
     """Indices of the images to attack, at random and one of each category in turn, `[N]`."""
     chosen = torch.ones_like(emergence.held_out) if settings.images == "all" else emergence.held_out
+    if emergence.stores and not settings.images.isdigit():  # of many images some
+        chosen = chosen & torch.isin(torch.arange(len(chosen)), emergence.sampled)
     generator = torch.Generator().manual_seed(settings.random_state)
     order = torch.randperm(len(chosen), generator=generator)
     order = order[chosen[order]]

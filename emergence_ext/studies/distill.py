@@ -16,6 +16,7 @@ from emergence_ext.run import (
     Emergence,
     FinishedRun,
     FixedFrame,
+    InMemory,
     Settings,
     Subject,
     claim_folder,
@@ -142,23 +143,23 @@ def distill(
         ValueError: what `find_places`, `training_images`, `train_student` and `distillation` say.
     """
     places = find_places(teacher, at, layer or run.emergence.layers[-1])
-    train_set = training_images(teacher)
+    train_set, e = training_images(teacher), run.emergence.sample
     recipe = RECIPES.get(teacher.spec.model if teacher.spec else "", Recipe())
     students = [
         train_student(
-            teacher,
+            run.sampled(teacher),
             place,
             train_set,
             recipe if epochs is None else replace(recipe, epochs=epochs),
             folder=student_folder(run, place),
-            grid=run.emergence.grid,
+            grid=e.grid,
             checkpoints=checkpoints,
             random_state=random_state,
         )
         for place in places
     ]
-    students.append(fitted_again(run))
-    result = distillation(run.emergence, run.learned().samples, students, run.settings)
+    students.append(fitted_again(run, teacher))
+    result = distillation(e, run.learned().samples, students, run.settings)
     return replace(result, layer=layer)
 
 
@@ -204,9 +205,10 @@ def distillation(
             if folder is not None:
                 path = folder.samples
                 claim_folder(folder.path, settings, teacher.layers, teacher.names, first=path)
-            own = fixed.refit(features, path)
+            source = InMemory(features)
+            own = fixed.refit(source, path)
             what = f"student {student.label!r}"
-            states.append(fixed.fit_regions(what, features, own, folder=folder, bar=bar))
+            states.append(fixed.fit_regions(what, source, own, folder=folder, bar=bar))
     fitted = stacked(labels, states)
     fits = fitted.pop("fits")
     arrays: dict[str, Any] = {

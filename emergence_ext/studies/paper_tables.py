@@ -87,7 +87,7 @@ def paper_tables(
     default = _default(first, images)
     methods = {}
     for name, run in runs.items():
-        features = run.features(layers=[])
+        features = run.sample_features()
         methods[name] = compare_methods(
             features.f,
             features.z,
@@ -125,7 +125,7 @@ def open_runs(folders: Sequence[Path | str]) -> dict[str, FinishedRun]:
 
 def _default(run: FinishedRun, images: int | None) -> Choices:
     """What the choices are varied around: the method's defaults, on images that the run has."""
-    there = int((~run.emergence.held_out).sum())
+    there = int((~run.emergence.held_out[run.kept_images]).sum())
     if images is not None and not 8 <= images <= there:
         raise ValueError(
             f"images: expected 8 to {there}, as many as the frame was fitted to, got {images}"
@@ -139,12 +139,13 @@ def _ablation(
 ) -> list[tuple[str, AblationFit]]:
     """Vary the choices on the last layer of the finished network and the images that M has seen."""
     e = run.emergence
-    features = run.features(layers=e.layers[-1:])
-    fitted = ~e.held_out
+    # Of many images those whose features are kept.
+    fitted = run.kept_images[~e.held_out[run.kept_images]]
+    features = run.features(layers=e.layers[-1:], images=fitted)
     return ablation(
-        features.layers[e.layers[-1]][fitted].to(device),
-        features.z[fitted],
-        features.y[fitted],
+        features.layers[e.layers[-1]].to(device),
+        features.z,
+        features.y,
         e.samples(-1, fitted),
         e.frame,
         default,

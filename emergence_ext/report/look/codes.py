@@ -79,7 +79,7 @@ def codes(scene: Scene) -> Sheet:
 
 def _codes(scene: Scene) -> Tensor:
     subject = scene.subject
-    if scene.run is not None:
+    if scene.run is not None and not scene.run.emergence.stores:
         return scene.run.features(layers=[]).f
     return codes_of(
         subject.module,

@@ -170,7 +170,7 @@ def _chosen(
     chosen = {c: (e.y == e.categories.index(c)).nonzero().flatten() for c in categories}
     if not points:
         return {category: (index, {}) for category, index in chosen.items()}
-    reliable = {name: e.points(-1, e.layers.index(name)).reliable for name in layers}
+    reliable = {name: e.reliable(-1, e.layers.index(name)) for name in layers}
     some = torch.stack([x.any(1) for x in reliable.values()]).all(0)
     chosen = {category: index[some[index]] for category, index in chosen.items()}
     where = ", ".join(layers) + (" at once" if len(layers) > 1 else "")
