@@ -210,7 +210,7 @@ def attack_utility(utility: Sequence[Any], layers: Sequence[str], *, tau: float 
             axes.text(0.5, 0.5, "no such region", transform=axes.transAxes, ha="center")
             continue
         color, edge = category_style(0).color, to_hex(category_style(0).edge)
-        # The first release of matplotlib 3.10 takes the three numbers of a colour for three colours.
+        # matplotlib 3.10.0 takes the three numbers of a colour for three colours.
         axes.hist(x, _BINS, range=(0, 1), color=color, edgecolor=edge, lw=0.4)
         axes_note(axes, f"{x.size:,} regions, {(x > tau).mean():.0%} above {tau:g}", inside=True)
         _counts(axes, name)
