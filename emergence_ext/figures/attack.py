@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -208,8 +209,9 @@ def attack_utility(utility: Sequence[Any], layers: Sequence[str], *, tau: float 
             axes.set_yticks([])
             axes.text(0.5, 0.5, "no such region", transform=axes.transAxes, ha="center")
             continue
-        color = category_style(0)
-        axes.hist(x, _BINS, range=(0, 1), color=color.color, edgecolor=color.edge, lw=0.4)
+        color, edge = category_style(0).color, to_hex(category_style(0).edge)
+        # matplotlib 3.10.0 takes the three numbers of a colour for three colours.
+        axes.hist(x, _BINS, range=(0, 1), color=color, edgecolor=edge, lw=0.4)
         axes_note(axes, f"{x.size:,} regions, {(x > tau).mean():.0%} above {tau:g}", inside=True)
         _counts(axes, name)
         axes.set_ylim(top=1.18 * axes.get_ylim()[1])  # room for the note

@@ -92,19 +92,24 @@ def strength_entropy(
     if floor:
         panels[0].set_yscale("log")
     panels[0].set_ylim(bottom=0.8 * floor)
+    _draw_mean(list(panels), mean_entropy)
+    category_legend(figure, names)
+    return figure
+
+
+def _draw_mean(panels: Sequence[Axes], mean: float) -> None:
+    """Draw a line at the mean entropy through all panels, and its number beside the last."""
     for axes in panels:
-        axes.axhline(mean_entropy, color=INK, lw=0.6, ls="--")
+        axes.axhline(mean, color=INK, lw=0.6, ls="--")
     panels[-1].annotate(
-        f"mean {mean_entropy:.2f}",
-        (1, mean_entropy),
+        f"mean {mean:.2f}",
+        (1, mean),
         xycoords=panels[-1].get_yaxis_transform(),
         xytext=(3, 0),
         textcoords="offset points",
         va="center",
         fontsize=6.5,
     )
-    category_legend(figure, names)
-    return figure
 
 
 def _log_floor(entropy: Array) -> float:

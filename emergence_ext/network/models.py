@@ -124,18 +124,7 @@ def load_model(
     if origin.model not in (None, spec):
         logger.warning("%s: these weights were trained as %r", spec, origin.model)
     source, _, name = spec.partition(":")
-    if not name:
-        if spec not in BUILTIN:
-            raise ValueError(f"model: expected {_FORMS}, got {spec!r}.{nearest(spec, BUILTIN)}")
-        build = BUILTIN[spec]
-        description = (inspect.getdoc(build) or "").partition("\n")[0].removeprefix("Return ")
-    elif source == "torchvision":
-        build = _torchvision_builder(name, image_size)
-        description = f"torchvision's own {name}"
-    elif source == "timm":
-        build, description = _timm_builder(name, image_size), f"timm's own {name}"
-    else:
-        build, description = load_callable(spec, "model"), "a network of your own"
+    build, description = _builder(spec, source, name, image_size)
     logger.info("model %s: %s", spec, description)
     module = _build(build, spec, num_classes, random_state)
     if weights is not None:
@@ -177,6 +166,23 @@ def taken(module: nn.Module) -> LoadedModel:
         _guess_preprocess(module, source, ""),
         f"a {kind.__qualname__} of {kind.__module__}",
     )
+
+
+def _builder(
+    spec: str, source: str, name: str, image_size: int | None
+) -> tuple[Callable[..., Any], str]:
+    """What builds the network of this name, and in words what it is."""
+    if not name:
+        if spec not in BUILTIN:
+            raise ValueError(f"model: expected {_FORMS}, got {spec!r}.{nearest(spec, BUILTIN)}")
+        build = BUILTIN[spec]
+        first = (inspect.getdoc(build) or "").partition("\n")[0]
+        return build, first.removeprefix("Return ")
+    if source == "torchvision":
+        return _torchvision_builder(name, image_size), f"torchvision's own {name}"
+    if source == "timm":
+        return _timm_builder(name, image_size), f"timm's own {name}"
+    return load_callable(spec, "model"), "a network of your own"
 
 
 def _with_weights(

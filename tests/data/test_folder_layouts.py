@@ -87,6 +87,13 @@ def test_as_archives_unpack(tmp_path: Path) -> None:
     assert ImageFolder(tmp_path / "pets", split="train", size=8).categories == ["cat", "dog"]
 
 
+def test_categories_of_a_split_may_hold_folders(tmp_path: Path) -> None:
+    images(tmp_path, "train/cat/indoor", "train/dog/indoor", "test/train", "val/cat/indoor")
+    assert ImageFolder(tmp_path, split="train", size=8).categories == ["cat", "dog"]
+    assert ImageFolder(tmp_path, split="test", size=8).categories == ["train"]
+    assert ImageFolder(tmp_path, split="val", size=8).categories == ["cat"]
+
+
 def test_a_category_may_be_called_as_a_split_is(tmp_path: Path) -> None:
     images(tmp_path, "bus", "car", "train", "train/old")
     assert splits(tmp_path) == {} and held_out(tmp_path) is None
