@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -26,15 +24,6 @@ from emergence_ext.studies.apply import Applied, apply, open_folder
 from emergence_ext.studies.likeness import Limit, best_matches, scores
 from tests.old_runs import set_config
 from tests.studies.saved import assert_equal, assert_updated_from_what_is_saved
-
-
-@pytest.fixture(scope="module", autouse=True)
-def coarse() -> Iterator[None]:
-    """Draw with few pixels: it is their number that takes the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        save = Figure.savefig
-        patch.setattr(Figure, "savefig", lambda *args, **kw: save(*args, **kw | {"dpi": 20}))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,23 @@ KILLS: tuple[Trouble, ...] = ("kill", "interrupt", "terminate")
 FAULTS: tuple[Trouble, ...] = ("no space", "input/output error")
 
 
-@pytest.fixture(scope="module", params=list(jobs.JOBS))
+USUAL = {("train", "terminate"), ("run", "interrupt"), ("stream", "kill"), ("run", "no space"),
+         ("stream", "input/output error"), ("run", "another")}  # fmt: skip
+"""Of every job and trouble those of the default run: making a job ready takes as long as a test."""
+
+
+def troubles(*kinds: str) -> pytest.MarkDecorator:
+    """Every job with every kind of trouble."""
+    pairs = [(job, kind) for job in jobs.JOBS for kind in kinds]
+    return pytest.mark.parametrize(
+        ("job", "kind"),
+        [pytest.param(*x, marks=[] if x in USUAL else [pytest.mark.slow]) for x in pairs],
+        indirect=["job"],
+        scope="module",
+    )
+
+
+@pytest.fixture(scope="module")
 def job(
     request: pytest.FixtureRequest, image_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Job:
@@ -67,7 +83,7 @@ def _places(job: Job, kind: Trouble, cases: int) -> list[int]:
     return sorted(generator.sample(range(job.changes), min(cases, job.changes)))
 
 
-@pytest.mark.parametrize("kind", KILLS)
+@troubles(*KILLS)
 def test_a_killed_job_goes_on_to_the_same_bytes(
     job: Job, kind: Trouble, cases: int, tmp_path: Path
 ) -> None:
@@ -80,7 +96,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
         shutil.rmtree(out)
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@troubles(*FAULTS)
 def test_a_full_or_failing_disk_is_told_and_costs_nothing(
     job: Job, kind: Trouble, cases: int, tmp_path: Path
 ) -> None:
@@ -95,7 +111,8 @@ def test_a_full_or_failing_disk_is_told_and_costs_nothing(
         shutil.rmtree(out)
 
 
-def test_two_in_one_folder_take_turns(job: Job, tmp_path: Path) -> None:
+@troubles("another")
+def test_two_in_one_folder_take_turns(job: Job, kind: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(job.before, out)
     ending: Any = forked(jobs.beside_another, job.name, (job.images, out))
