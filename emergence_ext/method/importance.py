@@ -11,6 +11,7 @@ from torch import Tensor
 
 from emergence_ext.method.blocks import mean_over_blocks
 from emergence_ext.method.frame import unit_rows
+from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.method.solver import FitStats, minimise, require_finite
 from emergence_ext.ops import choose
 from emergence_ext.settings import Backend, Settings
@@ -66,6 +67,7 @@ class RegionImportance(Estimator):
         self.precision = precision
         self.backend = backend
 
+    @takes_numpy
     def fit(
         self,
         F: Tensor,

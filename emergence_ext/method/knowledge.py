@@ -11,6 +11,7 @@ from torch import Tensor
 
 from emergence_ext.method.frame import Frame
 from emergence_ext.method.intervals import Interval, bootstrap_ratio, bootstrap_sums
+from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.settings import PAPER_TAU
 from emergence_ext.store import Saved
 
@@ -95,6 +96,7 @@ def point_count(per_image: Tensor, random_state: int = 0) -> PointCount:
     return PointCount(per_image.shape[1], total, reliable, shared, ratio)
 
 
+@takes_numpy
 def knowledge_points(
     h: Tensor, frame: Frame, labels: Tensor, tau: float | None = None
 ) -> KnowledgePoints:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from emergence_ext.method.blocks import mean_over_blocks
 from emergence_ext.method.frame import Frame, polar, unit_rows
+from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.method.solver import FitStats, best_start, least_squares, minimise
 from emergence_ext.method.vmf import log_mode_density
 from emergence_ext.ops import choose
@@ -91,6 +92,7 @@ class RegionalProjection(Estimator):
         self.random_state = random_state
         self.backend = backend
 
+    @takes_numpy
     def fit(
         self,
         F: Tensor,
@@ -144,6 +146,7 @@ class RegionalProjection(Estimator):
         self.Lambda_, self.scale_ = Lambda / size, 1.0
         return self
 
+    @takes_numpy
     def transform(self, F: Tensor) -> Tensor:
         """Project regional features `[N, R, K]` to `h = scale_ Lambda F`, `[N, R, dim]`."""
         if F.shape[-1] != self.Lambda_.shape[1]:

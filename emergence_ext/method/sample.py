@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.method.frame import Frame, polar, unit_rows
+from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.method.solver import FitStats, least_squares, minimise, require_finite
 from emergence_ext.method.vmf import ExactKappa, Kappa, log_mode_density
 from emergence_ext.settings import Settings
@@ -90,6 +91,7 @@ class SampleProjection(Estimator):
         self.tol = tol
         self.random_state = random_state
 
+    @takes_numpy
     def fit(self, f: Tensor, z: Tensor, init: SampleProjection | None = None) -> Self:
         """Learn projection and mixture.
 
@@ -124,6 +126,7 @@ class SampleProjection(Estimator):
         self.stats_ = FitStats(tuple(losses), seconds, stopped, terms)
         return self
 
+    @takes_numpy
     def refit(self, f: Tensor, z: Tensor) -> SampleProjection:
         """Learn only another checkpoint's M, in this one's frame.
 
@@ -143,7 +146,7 @@ class SampleProjection(Estimator):
             raise ValueError(f"z: {P.shape[1]} categories, but the frame has {C}")
         rounds = len(self.stats_.losses)
         evals = self.stats_.terms.get("evaluations", rounds * EVALS_PER_ROUND)
-        new = type(self)(**self._parameters())
+        new = type(self)(**self.get_params())
         new.frame_ = self.frame_
         start = towards(f, P, self.directions_)
         new.M_, new.stats_ = self._descend(f, P, start, self.frame_, int(evals))
@@ -151,12 +154,18 @@ class SampleProjection(Estimator):
         new.stats_.terms.update(kl=kl, evaluations=evals)  # also of its refits
         return new
 
+    @takes_numpy
     def transform(self, f: Tensor) -> Tensor:
         """Project sample features `[N, E]` to `g = M f`, `[N, dim]`."""
         if f.ndim != 2 or f.shape[1] != self.M_.shape[1]:
             raise ValueError(f"f must be [N, E = {self.M_.shape[1]}], got {tuple(f.shape)}")
         return f @ self.M_.to(f).t()
 
+    def fit_transform(self, f: Tensor, z: Tensor) -> Tensor:
+        """Learn from sample features `[N, E]` and logits `[N, C]`, and return g, `[N, dim]`."""
+        return self.fit(f, z).transform(f)
+
+    @takes_numpy
     def predict_proba(self, f: Tensor) -> Tensor:
         """`Q_M(y|x)` of sample features `[N, E]`, as `[N, C]` (Eq. 4)."""
         return self.frame_.posterior(self.transform(f))
@@ -236,6 +245,13 @@ class SampleProjection(Estimator):
                 f"dim = {self.dim} is more than the E = {f.shape[1]} of f; choose a smaller dim"
             )
         require_finite(f=f, z=z)
+        if z.shape[1] > f.shape[1] and bool((z >= 0).all()) and not bool((f >= 0).all()):
+            logger.warning(
+                "z [N, %d] is wider than f [N, %d] and has no negative numbers, as features behind "
+                "a ReLU: were they given the wrong way round? It is fit(f, z)",
+                z.shape[1],
+                f.shape[1],
+            )
         if bool((f == f[:1]).all()):
             raise ValueError("f: the features of all images are alike; is this the right layer?")
         f = f.detach().float()

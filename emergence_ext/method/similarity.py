@@ -11,12 +11,14 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from emergence_ext.method.frame import unit_rows
+from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.settings import Settings
 
 BLOCK_BYTES: Final = 4 << 20
 """Scores in float64 that are held at once."""
 
 
+@takes_numpy
 def image_similarity(
     z: Tensor, kappa_p: float, *, include_self: bool = Settings.include_self
 ) -> Tensor:
@@ -40,6 +42,7 @@ def image_similarity(
     return P
 
 
+@takes_numpy
 def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> float:
     """Find the `kappa_p` for which a row of P spreads over as many images as one category has.
 

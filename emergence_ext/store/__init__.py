@@ -6,6 +6,7 @@ It knows nothing of what the arrays mean.
 from emergence_ext.store.arrays import load_arrays, save_arrays, save_rows
 from emergence_ext.store.digest import digest
 from emergence_ext.store.documents import StoreError, read_document, write_document
+from emergence_ext.store.estimators import Estimator, NotFittedError
 from emergence_ext.store.files import locked, replace_file, write_file
 from emergence_ext.store.filling import Part, fill_rows, rows_per_shard
 from emergence_ext.store.manifests import (
@@ -16,11 +17,12 @@ from emergence_ext.store.manifests import (
     made_from,
     require_made_from,
 )
-from emergence_ext.store.objects import Estimator, Saved, kept, once
+from emergence_ext.store.objects import Saved, kept, once
 from emergence_ext.store.shards import ShardStore
 
 __all__ = [
     "Estimator",
+    "NotFittedError",
     "Part",
     "Saved",
     "ShardStore",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, is_dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from emergence_ext import parallel
 from emergence_ext.store.arrays import digest_of, load_arrays, save_arrays
+from emergence_ext.store.brief import in_short
 from emergence_ext.store.documents import StoreError
 from emergence_ext.store.manifests import differences, exists, in_words
 from emergence_ext.store.manifests import made_from as origins
@@ -41,16 +41,23 @@ class Saved:
     _unprefixed: ClassVar[tuple[str, ...]] = ()
     """Fields, `Saved` themselves, whose arrays are stored as `NAME` instead of `FIELD/NAME`."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__repr__ = cls.__repr__  # type: ignore[method-assign]  # dataclass leaves one of the class
+
+    def __repr__(self) -> str:
+        return in_short(self)
+
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the arrays and the JSON-like settings that `_from_state` needs."""
         arrays: dict[str, Tensor] = {}
         hints = _field_hints(type(self))
-        return arrays, _take_fields(vars(self), hints, "", arrays, self._unprefixed)
+        return arrays, take_fields(vars(self), hints, "", arrays, self._unprefixed)
 
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         """Rebuild the object from what `_state` returned."""
-        values = _read_fields(_field_hints(cls), "", arrays, settings, cls._unprefixed)
+        values = read_fields(_field_hints(cls), "", arrays, settings, cls._unprefixed)
         return cls(**{**settings, **values})
 
     def save(self, path: Path | str, made_from: Mapping[str, str] | None = None) -> None:
@@ -87,49 +94,6 @@ class Saved:
                 "written by another version of this package? Compute it again."
             ) from error
         return loaded
-
-
-class Estimator(Saved):
-    """Give `save` and `load` to what is fitted in the manner of scikit-learn.
-
-    The constructor keeps every parameter under its name, and what the class annotates is learned
-    by `fit` (`Lambda_: Tensor`) or a parameter that is no JSON (`frame: Frame`). The annotated are
-    stored like the fields of a dataclass, under their names without the underscore at the end, the
-    other parameters in `settings["parameters"]`.
-    """
-
-    _unsaved: ClassVar[tuple[str, ...]] = ()
-    """Parameters that are not stored and take their default when loaded."""
-
-    def _parameters(self) -> dict[str, Any]:
-        """Return all parameters of the constructor."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-
-    @classmethod
-    def _annotated(cls) -> dict[str, Any]:
-        hints = get_type_hints(cls)
-        return {name: hint for name, hint in hints.items() if get_origin(hint) is not ClassVar}
-
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        arrays: dict[str, Tensor] = {}
-        annotated = self._annotated()
-        values = {name.removesuffix("_"): getattr(self, name) for name in annotated}
-        hints = {name.removesuffix("_"): hint for name, hint in annotated.items()}
-        left_out = {*annotated, *self._unsaved}
-        parameters = {n: value for n, value in self._parameters().items() if n not in left_out}
-        settings = _take_fields(values, hints, "", arrays, self._unprefixed)
-        return arrays, {"parameters": parameters, **settings}
-
-    @classmethod
-    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        annotated = cls._annotated()
-        hints = {name.removesuffix("_"): hint for name, hint in annotated.items()}
-        stored = _read_fields(hints, "", arrays, settings, cls._unprefixed)
-        values = {name: stored[name.removesuffix("_")] for name in annotated}
-        given = {name: values[name] for name in inspect.signature(cls).parameters if name in values}
-        new = cls(**given, **settings["parameters"])
-        vars(new).update(values)
-        return new
 
 
 Kind = TypeVar("Kind", bound=Saved)
@@ -195,7 +159,7 @@ def _below(place: str, name: object) -> str:
     return f"{place}/{name}" if place else str(name)
 
 
-def _take_fields(
+def take_fields(
     values: Mapping[str, Any],
     hints: Mapping[str, Any],
     place: str,
@@ -231,18 +195,18 @@ def _take(hint: Any, value: Any, place: str, arrays: dict[str, Tensor]) -> Any:
         arrays |= {_below(place, name): x for name, x in own.items()}
         return settings
     if is_dataclass(hint):
-        return _take_fields(vars(value), _field_hints(hint), place, arrays)
+        return take_fields(vars(value), _field_hints(hint), place, arrays)
     return value
 
 
-def _read_fields(
+def read_fields(
     hints: Mapping[str, Any],
     place: str,
     arrays: Mapping[str, Tensor],
     settings: Mapping[str, Any],
     unprefixed: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Undo `_take_fields`, less the fields that are not there."""
+    """Undo `take_fields`, less the fields that are not there."""
     values = {}
     for name, hint in hints.items():
         own = _below(place, name)
@@ -276,7 +240,7 @@ def _read(hint: Any, setting: Any, place: str, arrays: Mapping[str, Tensor]) -> 
         return hint._from_state(own if place else arrays, setting)
     if is_dataclass(hint):
         make: Any = hint
-        return make(**{**setting, **_read_fields(_field_hints(hint), place, arrays, setting)})
+        return make(**{**setting, **read_fields(_field_hints(hint), place, arrays, setting)})
     return setting
 
 

@@ -1,0 +1,126 @@
+"""What people know from scikit-learn and NumPy holds for everything that is fitted."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import emergence_ext as ee
+from emergence_ext.store import NotFittedError
+from tests.planted import feature_set
+
+FEATURES = feature_set(1.0)
+LAYER = next(iter(FEATURES.layers))
+
+
+@pytest.fixture(scope="module")
+def samples() -> ee.SampleProjection:
+    return ee.SampleProjection(max_rounds=4).fit(FEATURES.f, FEATURES.z)
+
+
+def _estimators(frame: ee.Frame) -> list[Any]:
+    return [
+        ee.SampleProjection(temperature=2.0),
+        ee.RegionImportance(max_evals=2),
+        ee.RegionalProjection(frame, alpha=0.5),
+    ]
+
+
+def test_parameters_are_got_and_set_as_scikit_learn_does(samples: ee.SampleProjection) -> None:
+    base = pytest.importorskip("sklearn.base")
+    for estimator in _estimators(samples.frame_):
+        copy = base.clone(estimator)
+        assert copy is not estimator and type(copy) is type(estimator)
+        if not isinstance(estimator, ee.RegionalProjection):  # whose frame is copied, too
+            assert copy.get_params() == estimator.get_params()
+    changed = ee.SampleProjection().set_params(temperature=4.0, dim=2)
+    assert (changed.temperature, changed.dim) == (4.0, 2)
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        changed.set_params(temperature=0.0)
+    with pytest.raises(ValueError, match=r"has no 'temprature'; it has dim, temperature"):
+        changed.set_params(temprature=1.0)
+
+
+def test_what_was_learned_outlives_a_change_of_parameters(samples: ee.SampleProjection) -> None:
+    M = samples.M_
+    assert samples.set_params(tol=samples.tol).M_ is M
+
+
+def test_what_is_not_fitted_says_so(samples: ee.SampleProjection, tmp_path: Path) -> None:
+    for estimator in _estimators(samples.frame_):
+        assert repr(estimator).endswith(", not fitted")
+        assert not hasattr(estimator, "stats_")
+        for use in (lambda e=estimator: e.stats_, lambda e=estimator: e.save(tmp_path / "x")):
+            with pytest.raises(NotFittedError, match=r"has no \w+_ yet: call fit"):
+                use()
+        with pytest.raises(AttributeError, match="no attribute 'colour'"):
+            _ = estimator.colour
+    with pytest.raises(NotFittedError, match="SampleProjection has no M_ yet"):
+        ee.SampleProjection().transform(FEATURES.f)
+
+
+def test_results_say_in_a_line_what_they_hold(samples: ee.SampleProjection) -> None:
+    assert "temperature=2" in repr(ee.SampleProjection(temperature=2.0))
+    fitted = repr(samples)
+    assert "max_rounds=4" in fitted and "fitted: loss" in fitted
+    h = torch.zeros(60, 4, 3)
+    points = ee.knowledge_points(h, samples.frame_, FEATURES.y)
+    for thing in (FEATURES, samples, samples.frame_, points):
+        assert len(repr(thing)) < 600 and "\n" not in repr(thing)
+    N, E = FEATURES.f.shape
+    assert f"f=[{N}, {E}] float32" in repr(FEATURES) and f"... {N} in all" in repr(FEATURES)
+
+
+def test_arrays_of_numpy_in_arrays_out(samples: ee.SampleProjection) -> None:
+    f, z = FEATURES.f.numpy(), FEATURES.z.numpy()
+    mine = ee.SampleProjection(max_rounds=4).fit(f, z)  # type: ignore[arg-type]
+    assert torch.equal(mine.M_, samples.M_)
+    g = mine.transform(f)  # type: ignore[arg-type]
+    assert isinstance(g, np.ndarray)
+    assert np.array_equal(g, samples.transform(FEATURES.f).numpy())
+    assert isinstance(samples.transform(FEATURES.f), torch.Tensor)
+    kappa_p = ee.solve_kappa_p(z)  # type: ignore[arg-type]
+    P = ee.image_similarity(z, kappa_p)  # type: ignore[arg-type]
+    assert isinstance(P, np.ndarray)
+    F = FEATURES.layers[LAYER].numpy()
+    importance = ee.RegionImportance(max_evals=2).fit(F, P)  # type: ignore[arg-type]
+    regions = ee.RegionalProjection(samples.frame_, max_evals=2)
+    h = regions.fit(F, importance.w_, P, g).transform(F)  # type: ignore[arg-type]
+    assert isinstance(h, np.ndarray)
+    points = ee.knowledge_points(h, samples.frame_, FEATURES.y.numpy())  # type: ignore[arg-type]
+    assert points.count().images == len(f)
+
+
+@pytest.mark.parametrize("kind", ["big-endian", "read-only", "strided", "float64"])
+def test_any_array_of_numpy_will_do(kind: str, samples: ee.SampleProjection) -> None:
+    f = FEATURES.f.numpy()
+    if kind == "big-endian":
+        f = f.astype(">f4")
+    elif kind == "read-only":
+        f = f.copy()
+        f.flags.writeable = False
+    elif kind == "strided":
+        f = np.repeat(f, 2, axis=1)[:, ::2]
+    else:
+        f = f.astype(np.float64)
+    g = samples.transform(f)  # type: ignore[arg-type]
+    np.testing.assert_allclose(g, samples.transform(FEATURES.f).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_fit_transform_is_both(samples: ee.SampleProjection) -> None:
+    g = ee.SampleProjection(max_rounds=4).fit_transform(FEATURES.f, FEATURES.z)
+    assert torch.equal(g, samples.transform(FEATURES.f))
+
+
+def test_features_in_place_of_logits_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    features, logits = torch.rand(40, 9), torch.randn(40, 4)
+    ee.SampleProjection(max_rounds=1).fit(features, logits)
+    assert "wrong way round" not in caplog.text
+    with suppress(ValueError):  # such a fit may collapse; what matters is that it was told why
+        ee.SampleProjection(max_rounds=1).fit(logits, features)
+    assert "It is fit(f, z)" in caplog.text
