@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from benchmarks.memory import RESET, STATUS
 from emergence_ext import method, report
 from emergence_ext.data import Samples
+from emergence_ext.method import sample
 from emergence_ext.run import (
     InMemory,
     Settings,
@@ -37,6 +38,7 @@ from emergence_ext.run import (
     emerging,
     run,
     sources,
+    strength,
 )
 
 CATEGORIES: Final = 10
