@@ -157,9 +157,19 @@ def run(
     preprocess: Preprocess = "auto",
     class_map: ClassMap = None,
     per_class: Annotated[int | None, typer.Option(help="Images of a category, at most.")] = None,
+    sample_images: Annotated[
+        int, typer.Option(help="Images on which M and the frame are learned, at most.")
+    ] = Settings.sample_images,
     region_images: Annotated[
         int, typer.Option(help="Images on which regions are learned.")
     ] = Settings.region_images,
+    keep_features: Annotated[
+        int,
+        typer.Option(
+            help="MiB up to which the features of all images are kept; of more images only those "
+            "that fits need (docs/large.md)."
+        ),
+    ] = Settings.keep_features,
     alpha: Annotated[
         float, typer.Option(help="Weight of the alignment of regions with their image.")
     ] = Settings.alpha,
@@ -201,6 +211,7 @@ def run(
         )  # fmt: skip
         settings = Settings(
             dim=dim, alpha=alpha, temperature=temperature, tau=tau, region_images=region_images,
+            sample_images=sample_images, keep_features=keep_features,
             random_state=seed,
         )  # fmt: skip
         finished = analyse(

@@ -141,7 +141,7 @@ def _of_images(e: Emergence, t: int, chosen: slice, rows: int) -> Block:
     return {
         "checkpoint": Named(np.full(len(index), t), e.labels),
         "epoch": np.full(len(index), e.epochs[t]),
-        "image": Named(index, e.names),
+        "image": Named(index - chosen.start, e.names[chosen]),
         "category": Named(e.y.numpy()[index], e.categories),
         "held out": e.held_out.numpy()[index],
     }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emergence_ext.data import Samples
+from emergence_ext.data import Samples, take
 from emergence_ext.method import (
     Frame,
     RegionalProjection,
@@ -264,6 +264,28 @@ class FinishedRun:
             return self.features(checkpoint, layers=[])
         path = self.inside.sample_features(self.emergence.labels[checkpoint])
         return FeatureSet.load_part(path, [])
+
+    def sampled(self, subject: Subject) -> Subject:
+        """The same network with the images of `Emergence.sample` alone."""
+        e = self.emergence
+        if not e.stores:
+            return subject
+        return replace(subject, dataset=take(subject.dataset, e.sampled.tolist()))
+
+    def features_of_sample(self, subject: Subject) -> FeatureSet:
+        """Return all features of the images of `Emergence.sample` in the last checkpoint.
+
+        Args:
+            subject: network and images; of many images they are run once more.
+        """
+        if not self.emergence.stores:
+            return self.features()
+        return once(
+            self.inside.features_of_sample,
+            FeatureSet,
+            lambda: self.sampled(subject).extract(grid=self.emergence.grid),
+            {**self.made_from, "images": self.config.hashes.get("images", "")},
+        )
 
     def learned(self, checkpoint: int = -1) -> Learned:
         """Return the fits of one checkpoint."""

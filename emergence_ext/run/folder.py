@@ -115,6 +115,11 @@ class RunFolder:
         """Of many images: all features of those that regions are learned on, and of some others."""
         return self.path / "features" / f"{file_name(label)}.regions"
 
+    @property
+    def features_of_sample(self) -> Path:
+        """Of many images: all features of those that studies look at, in the last checkpoint."""
+        return self.path / "features" / ".sample"
+
     def projected(self, label: str) -> Path:
         """Of many images: the shards of g, z and h of all of them, in a checkpoint."""
         return self.path / "projected" / file_name(label)

@@ -20,8 +20,10 @@ from emergence_ext.run.folder import STUDY, STUDY_VERSION, Config, RunFolder
 from emergence_ext.run.identity import file_digest, weights_name
 from emergence_ext.run.subject import SubjectSpec
 from emergence_ext.store import (
+    ShardStore,
     StoreError,
     differences,
+    exists,
     load_arrays,
     made_from,
     read_document,
@@ -67,7 +69,7 @@ def verify(folder: Path | str) -> Verification:
         advice = "Compute the fits again."
         result.check("studies of fits", lambda: read_document(study, STUDY_VERSION, advice))
     for path in _results(inside.path):
-        result.check("results", lambda path=path: load_arrays(path))  # type: ignore[misc]
+        result.check("results", lambda path=path: _read(path))  # type: ignore[misc]
     if result.wrong:
         return result
     run = FinishedRun.open(inside.path)
@@ -76,7 +78,7 @@ def verify(folder: Path | str) -> Verification:
         result.notes.append("made by an earlier version: what it was made from is not noted")
         return result
     if not result.wrong:
-        for path in _results(inside.path):
+        for path in filter(exists, _results(inside.path)):
             _belongs(run, path, result)
     _sources(run, result)
     return result
@@ -85,10 +87,15 @@ def verify(folder: Path | str) -> Verification:
 def recompute(run: FinishedRun) -> Emergence:
     """Compute what was found again, from the features and fits that are kept.
 
+    Where many images were streamed, the rows of those whose features are kept are.
+
     Raises:
         StoreError: a part is missing, damaged or of something else, or the result is another.
     """
     e, inside = run.emergence, run.inside
+    if e.stores:
+        _recompute_rows(run)
+        return e
     whole = len(inside.origins(e.labels, e.layers))
     if whole < 2 * len(e.labels):
         raise StoreError(f"run: {run.folder} lacks features or fits to compute its results from")
@@ -109,6 +116,31 @@ def recompute(run: FinishedRun) -> Emergence:
         if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6):
             raise StoreError(f"run: computed again, {name} of {inside.emergence} is another")
     return again
+
+
+def _recompute_rows(run: FinishedRun) -> None:
+    """Project the features that are kept of some images again, and compare with their rows."""
+    e = run.emergence
+    for t, label in enumerate(e.labels):
+        learned, features = run.learned(t), run.features(t)
+        pairs = [("g", learned.samples.transform(features.f), e.samples(t, run.kept_images))]
+        for k, (layer, F) in enumerate(features.layers.items()):
+            h = learned.regional[layer].transform(F)
+            pairs.append((f"h of {layer}", h, e.regions(t, k, run.kept_images)))
+        for name, ours, theirs in pairs:
+            # Images went through the network in other batches, and rows are in half precision.
+            if not torch.allclose(ours, theirs, rtol=2e-3, atol=2e-3 * float(ours.abs().max())):
+                raise StoreError(
+                    f"run: computed again, {name} of {run.inside.projected(label)} is another"
+                )
+
+
+def _read(path: Path) -> None:
+    """Read a result, or rows that many images left, a shard at a time."""
+    if exists(path):
+        load_arrays(path)
+    else:
+        ShardStore(path).verify()
 
 
 def _results(folder: Path) -> Iterator[Path]:

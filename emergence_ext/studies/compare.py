@@ -228,7 +228,16 @@ def compare_runs(a: str, b: str) -> tuple[Comparison, FinishedRun, Path]:
             "two runs, or RUN_DIR@CHECKPOINT twice"
         )
     names = labels if one else _names((run_a.folder, run_b.folder), labels)
-    comparison = compare(run_a.emergence, run_b.emergence, t_a, t_b, names=names)
+    e_a, e_b = run_a.emergence, run_b.emergence
+    if e_a.stores or e_b.stores:  # of many images some
+        if e_a.names != e_b.names or not torch.equal(e_a.region_images, e_b.region_images):
+            raise ValueError(
+                "compare: runs of many images are compared on some of them, and these two are of "
+                "other images or learned their regions on others; analyse both on one folder with "
+                "the same options"
+            )
+        e_a, e_b = (e.part(e_a.sampled if e_a.stores else e_b.sampled) for e in (e_a, e_b))
+    comparison = compare(e_a, e_b, t_a, t_b, names=names)
     return comparison, run_a, run_a.inside.experiment(NAME) / file_name(" to ".join(names))
 
 

@@ -143,23 +143,23 @@ def distill(
         ValueError: what `find_places`, `training_images`, `train_student` and `distillation` say.
     """
     places = find_places(teacher, at, layer or run.emergence.layers[-1])
-    train_set = training_images(teacher)
+    train_set, e = training_images(teacher), run.emergence.sample
     recipe = RECIPES.get(teacher.spec.model if teacher.spec else "", Recipe())
     students = [
         train_student(
-            teacher,
+            run.sampled(teacher),
             place,
             train_set,
             recipe if epochs is None else replace(recipe, epochs=epochs),
             folder=student_folder(run, place),
-            grid=run.emergence.grid,
+            grid=e.grid,
             checkpoints=checkpoints,
             random_state=random_state,
         )
         for place in places
     ]
-    students.append(fitted_again(run))
-    result = distillation(run.emergence, run.learned().samples, students, run.settings)
+    students.append(fitted_again(run, teacher))
+    result = distillation(e, run.learned().samples, students, run.settings)
     return replace(result, layer=layer)
 
 

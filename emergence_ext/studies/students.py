@@ -192,14 +192,16 @@ def train_student(
     )
 
 
-def fitted_again(run: FinishedRun) -> Student:
+def fitted_again(run: FinishedRun, teacher: Subject) -> Student:
     """Return the teacher as a student of its own: what differs then is the work of the fits alone.
 
     Args:
         run: the teacher's.
+        teacher: its network and images.
     """
     folder = StateFolder(run.inside.experiment(NAME) / "again")
-    return Student(FITTED_AGAIN, run.emergence.epochs[-1], run.features, folder=folder)
+    features = partial(run.features_of_sample, teacher)
+    return Student(FITTED_AGAIN, run.emergence.epochs[-1], features, folder=folder)
 
 
 def student_folder(run: FinishedRun, place: FeaturePlace) -> Path:

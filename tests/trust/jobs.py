@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -49,6 +50,12 @@ def analyse(images: Path, out: Path) -> None:
         report_tables(run(spec.load(), out, SETTINGS))
 
 
+def streamed(images: Path, out: Path) -> None:
+    """The same as a run of many images, which go through the network once more after the fits."""
+    with mock.patch("tests.trust.jobs.SETTINGS", replace(SETTINGS, keep_features=0)):
+        analyse(images, out)
+
+
 def report_tables(finished: FinishedRun) -> None:
     """Write a run's report without its figures, which take long and hold nothing new."""
     with mock.patch("emergence_ext.report.emergence.figures", lambda run: {}):
@@ -84,6 +91,7 @@ def everything(images: Path, out: Path) -> None:
 JOBS: dict[str, Callable[..., None]] = {
     "train": train,
     "run": analyse,
+    "stream": streamed,
     "attack": attacked,
     "distill": distilled,
 }
