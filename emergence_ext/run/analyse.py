@@ -15,7 +15,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from emergence_ext import data, parallel
+from emergence_ext import parallel
 from emergence_ext._version import __version__
 from emergence_ext.method import SampleProjection
 from emergence_ext.network import CheckpointFile, FeatureSet, check_fits
@@ -32,6 +32,7 @@ from emergence_ext.run.identity import (
     weights_name,
     weights_of,
 )
+from emergence_ext.run.plan import Sizes
 from emergence_ext.run.settle import sample_images, settled
 from emergence_ext.run.sources import Source, Streamed, in_state
 from emergence_ext.run.strength import (
@@ -85,6 +86,7 @@ def run(
             or an unknown backend, or processes of a job see other images, weights or settings.
         RuntimeError: a backend that cannot compute here, or a process of the job that ended.
         StoreError: a stored result is damaged.
+        OSError: what it writes does not fit on the disk.
     """
     folder = RunFolder(Path(out))
     for state in subject.checkpoints:  # before the first of them costs anything
@@ -113,7 +115,10 @@ def _analyse(
     states: Sequence[CheckpointFile | None] = subject.checkpoints or [None]
     many = False  # of what an earlier run began with, all features are kept
     if not exists(folder.features(_label(states[-1]))):
-        many = _look_ahead(subject, settings) > settings.keep_features * 2**20
+        sizes = Sizes.of(subject, settings)
+        sizes.require_dim()
+        sizes.require_space(folder.path)
+        many = sizes.streamed
     checkpoints = [
         _checkpoint(subject, state, folder, config, settings if many else None) for state in states
     ]
@@ -152,27 +157,6 @@ def _check_alphas(alphas: Sequence[float]) -> None:
     wrong = [alpha for alpha in alphas if not 0 <= alpha < math.inf]
     if wrong:
         raise ValueError(f"alphas: expected numbers of at least 0, got {wrong[0]}")
-
-
-def _look_ahead(subject: Subject, settings: Settings) -> int:
-    """Hold the projected width against the features of one image, before those of all are made.
-
-    Returns:
-        Bytes of the features of all.
-    """
-    image, label = subject.dataset[0]
-    first = data.ArraySamples(image[None], [label], subject.dataset.categories)
-    one = replace(subject, dataset=first).extract()
-    widths = {"the sample feature": one.f.shape[1]}
-    widths |= {f"layer {name!r}": F.shape[-1] for name, F in one.layers.items()}
-    narrow = min(widths, key=widths.__getitem__)
-    if settings.dim > widths[narrow]:
-        raise ValueError(
-            f"dim = {settings.dim} is more than the {widths[narrow]} channels of {narrow}; give a "
-            "smaller dim (--dim)"
-        )
-    each = sum(array.nbytes for array in (one.f, one.z, *one.layers.values()))
-    return each * len(subject.dataset)
 
 
 def _config(
