@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from benchmarks.memory import RESET, STATUS
 from emergence_ext import method, report
 from emergence_ext.data import Samples
+from emergence_ext.method import sample
 from emergence_ext.run import (
     InMemory,
     Settings,
@@ -37,6 +38,7 @@ from emergence_ext.run import (
     emerging,
     run,
     sources,
+    strength,
 )
 
 CATEGORIES: Final = 10
@@ -153,7 +155,7 @@ def one(images: int, keep_features: int, evaluations: int, with_report: bool) ->
     Args:
         images: how many.
         keep_features: as of `Settings`.
-        evaluations: of every fit, at most; 0: as many as a run takes. Memory does not depend on it.
+        evaluations: of every fit, at most, and with few regions; 0: as a run does it.
         with_report: whether to draw the report, too.
     """
     subject = Subject(network(), {f"s{k + 1}": f"stages.{k}" for k in range(5)}, Drawn(images))
@@ -179,7 +181,7 @@ def one(images: int, keep_features: int, evaluations: int, with_report: bool) ->
         settings = Settings(keep_features=keep_features)
         if evaluations:
             few = {"importance_evals": evaluations, "regional_evals": evaluations}
-            settings = replace(settings, **few)
+            settings = replace(settings, region_images=60, **few)
             held.enter_context(mock.patch.object(sample, "EVALS_PER_ROUND", evaluations))
             held.enter_context(mock.patch.object(strength, "TEMPERATURES", (1.0,)))
         clock = time.perf_counter()
@@ -266,7 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[500, 2000, 8000])
     parser.add_argument("--keep-features", type=int, nargs="+", default=[0])
-    parser.add_argument("--evaluations", type=int, default=0, help="of every fit; 0: as usual")
+    parser.add_argument("--evaluations", type=int, default=0, help="of short fits; 0: as usual")
     parser.add_argument("--report", action="store_true", help="also tables, figures and page")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)

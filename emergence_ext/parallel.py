@@ -45,6 +45,11 @@ def launched() -> tuple[int, int]:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
+def no_bar() -> bool | None:
+    """What `disable` of a progress bar is: the leader alone shows one, and on a terminal alone."""
+    return True if max(rank(), launched()[0]) else None
+
+
 @contextmanager
 def job() -> Iterator[None]:
     """Within the block this process is one of a job, where `torchrun` or the caller began one.

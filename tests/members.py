@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +22,7 @@ from emergence_ext.method import (
     SampleProjection,
     image_similarity,
 )
+from emergence_ext.run import Settings, SubjectSpec, run
 from emergence_ext.store import Part, fill_rows, once
 from tests.planted import planted
 from tests.trust.forked import Ending, forked
@@ -82,6 +84,21 @@ def shards(folder: Path, dies_at: int = -1) -> list[int]:
 
     fill_rows(folder / "rows", {"weights": "w"}, 101, 10, compute)
     return computed
+
+
+def analyse(folder: Path, out: str, images: Path, checkpoints: Path, keep_features: int) -> None:
+    """Make a run: of kept features, or with few mebibytes of them streamed."""
+    states = str(checkpoints / "epoch_*.safetensors")
+    spec = SubjectSpec(str(images), "tests.tiny_networks:three", checkpoints=states, size=16)
+    settings = Settings(
+        region_images=12, importance_evals=3, regional_evals=3, keep_features=keep_features
+    )
+    with (
+        mock.patch("emergence_ext.run.strength.TEMPERATURES", (1.0,)),
+        mock.patch("emergence_ext.store.filling.SHARD_BYTES", 1),  # a batch
+        mock.patch("emergence_ext.method.blocks.BLOCK", 5),
+    ):
+        run(replace(spec.load(), batch_size=7), folder / out, settings, alphas=[1.0])
 
 
 def see_others(folder: Path) -> None:

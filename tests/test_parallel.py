@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from emergence_ext import parallel
@@ -13,6 +14,7 @@ from emergence_ext.store import ShardStore
 from tests import members
 from tests.members import together
 from tests.trust.forked import Ending
+from tests.trust.jobs import left
 
 
 def _values(endings: list[Ending]) -> list[Any]:
@@ -66,6 +68,16 @@ def test_what_is_not_kept_is_made_by_all_and_kept_once(tmp_path: Path) -> None:
     (tmp_path / "fit.json").unlink()
     for found, made in _values(together(2, members.make_and_keep, tmp_path)):
         assert made == 1 and found == alone
+
+
+@pytest.mark.parametrize("keep_features", [1000, 0])
+def test_a_run_is_the_same_whatever_the_number_of_processes(
+    keep_features: int, image_folder: Path, training: Path, tmp_path: Path
+) -> None:
+    for world in (1, 2):
+        given = (str(world), image_folder, training, keep_features)
+        _values(together(world, members.analyse, tmp_path, *given))
+    assert left(tmp_path / "2") == left(tmp_path / "1")
 
 
 def test_processes_that_see_other_data_are_refused(tmp_path: Path) -> None:

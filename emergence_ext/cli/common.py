@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import typer
 
 from emergence_ext import __version__, settings
-from emergence_ext.cli.terminal import echo, log_to_terminal
+from emergence_ext.cli.terminal import echo, leads, log_to_terminal, processes
 from emergence_ext.lookup import UserCodeError, told, user_place
 from emergence_ext.settings import words
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from emergence_ext.method import Interval
 
 logger = logging.getLogger(__name__)
+
+PATIENCE: Final = 5.0
+"""Seconds after which a process that does not lead tells its error. One that they all meet is told
+by the first of them, and torchrun ends the others meanwhile."""
 
 app = typer.Typer(
     help="See what a network has learned: where in the image, in which layer, when in training.",
@@ -141,6 +146,12 @@ def main(
     _asked.set(context.invoked_subcommand)
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     log_to_terminal(level)
+    if processes() > 1 and context.invoked_subcommand != "run":
+        with reported():
+            raise ValueError(
+                f"torchrun started {processes()} processes, and `run` alone is shared among them: "
+                f"call {context.invoked_subcommand} without torchrun"
+            )
 
 
 def numbers(text: str, kind: Callable[[str], Any], name: str) -> list[Any]:
@@ -212,6 +223,8 @@ def reported() -> Iterator[None]:
         line = None if verbose else _line(error)
         if line is None:
             raise
+        if not leads():
+            time.sleep(PATIENCE)
         echo(f"error: {line.text}", err=True)
         raise typer.Exit(line.status) from None
 

@@ -33,7 +33,7 @@ from emergence_ext.cli.common import (
     numbers,
     reported,
 )
-from emergence_ext.cli.terminal import echo, echo_lines
+from emergence_ext.cli.terminal import echo, echo_lines, leads
 from emergence_ext.settings import Backend, Settings, words
 
 logger = logging.getLogger(__name__)
@@ -223,7 +223,8 @@ def run(
             backend=backend,  # type: ignore[arg-type]  # refused there
             command=command_line(),
         )
-        echo(report.write(finished))
+        if leads():
+            echo(report.write(finished))
 
 
 @app.command(name="report")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -14,7 +15,9 @@ from emergence_ext.names import printable
 
 
 def echo(message: object, *, err: bool = False) -> None:
-    """Print one line, of which names may be a part."""
+    """Print one line, of which names may be a part; of the processes of a job the first does."""
+    if not err and not leads():
+        return
     typer.echo(printable(message), err=err)
 
 
@@ -29,12 +32,25 @@ def log_to_terminal(level: int) -> None:
     Args:
         level: of the package's own messages.
     """
+    if not leads():
+        level = logging.ERROR
+        warnings.simplefilter("ignore")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.basicConfig(level=logging.WARNING if leads() else logging.ERROR, handlers=[handler])
     logging.getLogger("emergence_ext").setLevel(level)
     warnings.formatwarning = _warning
     sys.excepthook = _show
+
+
+def leads() -> bool:
+    """Whether this is the process that prints, of those that torchrun started."""
+    return processes() == 1 or os.environ["RANK"] == "0"
+
+
+def processes() -> int:
+    """How many torchrun started: as `parallel.launched`, without torch, which takes seconds."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 class _Printable(logging.Formatter):

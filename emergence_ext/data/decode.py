@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from emergence_ext import parallel
 from emergence_ext.data.ahead import in_threads, threads
 from emergence_ext.data.pixels import eight_bits, levels_of
 from emergence_ext.data.reading import is_trouble, patiently, require_file
@@ -247,7 +248,13 @@ def check(sources: Sequence[Source], size: int, crop: CropRule, max_memory: int)
     checked = Checked([], [], None, [])
     pixels = torch.empty(len(sources) if keep else 0, 3, size, size, dtype=torch.uint8)
     with closing(in_threads(attempt, sources, _most(size, AHEAD))) as results:
-        bar = tqdm(results, total=len(sources), desc="reading images", leave=False, disable=None)
+        bar = tqdm(
+            results,
+            total=len(sources),
+            desc="reading images",
+            leave=False,
+            disable=parallel.no_bar(),
+        )
         for source, result in zip(sources, bar, strict=True):
             if isinstance(result, _Unreadable):
                 checked.bad.append((source.name, result.reason))

@@ -8,6 +8,7 @@ from typing import Any, Final
 from torch import Tensor
 from tqdm import tqdm
 
+from emergence_ext import parallel
 from emergence_ext.data.items import as_label, as_pixels, image_and_label
 from emergence_ext.data.pixels import unit
 from emergence_ext.data.samples import Samples
@@ -53,7 +54,7 @@ def read_all(dataset: Iterable[Any], max_memory: int) -> tuple[list[Tensor], lis
     taken = 0
     with user_code("dataset"):
         remaining = iter(dataset)
-    with tqdm(desc="reading images", unit="image", leave=False, disable=None) as bar:
+    with tqdm(desc="reading images", unit="image", leave=False, disable=parallel.no_bar()) as bar:
         while True:
             with user_code(f"dataset: sample {len(images)}"):
                 item = next(remaining, _END)

@@ -23,6 +23,7 @@ from typing import BinaryIO, Final
 
 from tqdm import tqdm
 
+from emergence_ext import parallel
 from emergence_ext.data.decode import EXTENSIONS, CropRule, Source
 from emergence_ext.data.reading import is_trouble, patiently, require_file
 from emergence_ext.data.samples import MAX_MEMORY, ImageFiles
@@ -88,7 +89,7 @@ class TarFiles(ImageFiles):
         root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
         sources: list[Source] = []
         bad: list[tuple[str, str]] = []
-        for path in tqdm(paths, desc="reading tar files", leave=False, disable=None):
+        for path in tqdm(paths, desc="reading tar files", leave=False, disable=parallel.no_bar()):
             start = printable(path.absolute().relative_to(root).as_posix())
             good, left_out = patiently(partial(_listed, path, start), path)
             sources += good

@@ -16,6 +16,7 @@ from torch import Tensor
 CONFIDENCE: Final = 0.95  # of all intervals
 RESAMPLES: Final = 1000
 BATCH: Final = 100  # resamples at a time: thousands of images are slow all at once
+DRAWN: Final = 2**20  # images drawn at a time, at most, so that memory does not grow with them
 
 Array = npt.NDArray[np.float64]
 
@@ -96,8 +97,9 @@ def _resampled_sums(per_image: Sequence[Tensor], random_state: int) -> Array:
     def sums(*resamples: Array, axis: int) -> Array:
         return np.stack([x.sum(axis) for x in resamples])
 
+    batch = max(1, min(BATCH, DRAWN // len(numbers[0])))
     return stats.bootstrap(
-        numbers, sums, n_resamples=RESAMPLES, batch=BATCH, vectorized=True, paired=True,
+        numbers, sums, n_resamples=RESAMPLES, batch=batch, vectorized=True, paired=True,
         method="percentile", rng=random_state,
     ).bootstrap_distribution  # fmt: skip
 

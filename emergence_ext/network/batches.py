@@ -57,7 +57,7 @@ def in_batches(
         desc=description,
         unit="image",
         leave=leave,
-        disable=None if parallel.leads() else True,
+        disable=parallel.no_bar(),
     ) as bar:
         for samples in ranges:
             start = samples.start

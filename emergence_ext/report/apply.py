@@ -173,25 +173,22 @@ def _points(a: Applied, e: Emergence) -> list[Row]:
     rows: list[Row] = []
     for k, layer in enumerate(a.layers):
         points, reliable = a.points_of_an_image(k)
-        old = e.points(t, k, e.held_out)
+        old_points, old_reliable, _ = e.points_per_image(t, k)[:, e.held_out]
+        h = e.sample.regions(t, k, e.sample.held_out)
         rows.append(
             {
                 "layer": layer,
                 "images": len(a.names),
                 **interval("points", points),
-                **interval("points, held-out", _mean(old.point)),
+                **interval("points, held-out", mean_interval(old_points.double())),
                 "of known category": int(a.known.sum()),
                 **interval("reliable", reliable, "unknown"),
-                **interval("reliable, held-out", _mean(old.reliable)),
+                **interval("reliable, held-out", mean_interval(old_reliable.double())),
                 "mean |h|": float(a.h[k].norm(dim=-1).mean()),
-                "mean |h|, held-out": float(e.regions(t, k, e.held_out).norm(dim=-1).mean()),
+                "mean |h|, held-out": float(h.norm(dim=-1).mean()),
             }
         )
     return rows
-
-
-def _mean(points: Tensor) -> Interval | None:
-    return mean_interval(points.sum(1).double())
 
 
 def _images(a: Applied) -> list[Row]:
@@ -262,7 +259,7 @@ def _yes(it: bool) -> str:
 
 
 def _samples_figure(a: Applied, e: Emergence) -> Figure:
-    shown = Shown.of(e)
+    shown, e = Shown.of(e), e.sample
     old = shown.images(e.y, e.held_out.nonzero().flatten())
     new = shown.images(a.predicted, torch.arange(len(a.names)))
     figure = draw.new_samples(
@@ -274,7 +271,7 @@ def _samples_figure(a: Applied, e: Emergence) -> Figure:
         a.frame.directions[shown.categories],
         shown.names(e),
     )
-    return draw.noted(figure, shown.note("categories"))
+    return draw.noted(figure, shown.note("categories", "images"))
 
 
 def _unlike_figure(a: Applied) -> Figure:

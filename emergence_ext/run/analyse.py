@@ -15,7 +15,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from emergence_ext import data
+from emergence_ext import parallel
 from emergence_ext._version import __version__
 from emergence_ext.method import SampleProjection
 from emergence_ext.network import CheckpointFile, FeatureSet, check_fits
@@ -32,6 +32,7 @@ from emergence_ext.run.identity import (
     weights_name,
     weights_of,
 )
+from emergence_ext.run.plan import Sizes
 from emergence_ext.run.settle import sample_images, settled
 from emergence_ext.run.sources import Source, Streamed, in_state
 from emergence_ext.run.strength import (
@@ -43,7 +44,16 @@ from emergence_ext.run.strength import (
 from emergence_ext.run.subject import Subject
 from emergence_ext.run.thumbnails import Thumbnails
 from emergence_ext.settings import Backend, Settings, with_later
-from emergence_ext.store import StoreError, content_digest, differences, exists, kept, locked, once
+from emergence_ext.store import (
+    StoreError,
+    content_digest,
+    differences,
+    digest,
+    exists,
+    kept,
+    locked,
+    once,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +70,8 @@ def run(
     """Analyse a network: features, fits and what was found of them, saved in a directory.
 
     What a run that was killed had finished is not computed again. `report.write` makes tables,
-    figures and a page of what is saved.
+    figures and a page of what is saved. Where `torchrun` started several processes, or the caller
+    a process group, all of them call this, share the work, and get the same to the last bit.
 
     Args:
         subject: network and images.
@@ -72,9 +83,10 @@ def run(
 
     Raises:
         ValueError: `out` holds another run, or something about the network or images does not fit,
-            or an unknown backend.
-        RuntimeError: a backend that cannot compute here.
+            or an unknown backend, or processes of a job see other images, weights or settings.
+        RuntimeError: a backend that cannot compute here, or a process of the job that ended.
         StoreError: a stored result is damaged.
+        OSError: what it writes does not fit on the disk.
     """
     folder = RunFolder(Path(out))
     for state in subject.checkpoints:  # before the first of them costs anything
@@ -84,7 +96,7 @@ def run(
     dataset = subject.dataset
     settings = settled(settings or Settings(), torch.tensor(dataset.labels), dataset.categories)
     _check_alphas(alphas)
-    with locked(folder.path):
+    with parallel.job(), locked(folder.path):
         return _analyse(subject, folder, settings, alphas, backend, command)
 
 
@@ -97,16 +109,22 @@ def _analyse(
     command: str,
 ) -> FinishedRun:
     """Make a run in a directory that is held."""
-    config = _claim(folder, _config(subject, settings, alphas, backend, command, folder.path))
+    asked = _config(subject, settings, alphas, backend, command, folder.path)
+    parallel.require_same({**asked.hashes, "settings": digest(json.dumps(asked.settings))})
+    config = parallel.first(lambda: _claim(folder, asked))
     states: Sequence[CheckpointFile | None] = subject.checkpoints or [None]
     many = False  # of what an earlier run began with, all features are kept
     if not exists(folder.features(_label(states[-1]))):
-        many = _look_ahead(subject, settings) > settings.keep_features * 2**20
+        sizes = Sizes.of(subject, settings)
+        sizes.require_dim()
+        sizes.require_space(folder.path)
+        many = sizes.streamed
     checkpoints = [
         _checkpoint(subject, state, folder, config, settings if many else None) for state in states
     ]
     results = emergence(checkpoints, settings, folder=folder.fits.path, backend=backend)
-    results.save(folder.emergence, folder.origins(results.labels, results.layers))
+    made_from = folder.origins(results.labels, results.layers)
+    parallel.first(lambda: results.save(folder.emergence, made_from))
     once(
         folder.thumbnails,
         Thumbnails,
@@ -131,7 +149,7 @@ def _analyse(
     )
     computed = _computed(results, finished.other_alphas(backend))
     finished.config.settings["backend"]["computed"] = computed
-    finished.config.write(folder.config)
+    parallel.first(lambda: finished.config.write(folder.config))
     return finished
 
 
@@ -139,27 +157,6 @@ def _check_alphas(alphas: Sequence[float]) -> None:
     wrong = [alpha for alpha in alphas if not 0 <= alpha < math.inf]
     if wrong:
         raise ValueError(f"alphas: expected numbers of at least 0, got {wrong[0]}")
-
-
-def _look_ahead(subject: Subject, settings: Settings) -> int:
-    """Hold the projected width against the features of one image, before those of all are made.
-
-    Returns:
-        Bytes of the features of all.
-    """
-    image, label = subject.dataset[0]
-    first = data.ArraySamples(image[None], [label], subject.dataset.categories)
-    one = replace(subject, dataset=first).extract()
-    widths = {"the sample feature": one.f.shape[1]}
-    widths |= {f"layer {name!r}": F.shape[-1] for name, F in one.layers.items()}
-    narrow = min(widths, key=widths.__getitem__)
-    if settings.dim > widths[narrow]:
-        raise ValueError(
-            f"dim = {settings.dim} is more than the {widths[narrow]} channels of {narrow}; give a "
-            "smaller dim (--dim)"
-        )
-    each = sum(array.nbytes for array in (one.f, one.z, *one.layers.values()))
-    return each * len(subject.dataset)
 
 
 def _config(

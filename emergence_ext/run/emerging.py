@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from emergence_ext import parallel
 from emergence_ext.method import (
     FitStats,
     Frame,
@@ -304,7 +305,8 @@ def emergence(
     settings = settled(settings, last.y, about.categories, kappa_p=kappa_p)
     held_out, region_images = split_images(last.y, settings)
     fixed = _learn_frame(settings, last, held_out, region_images, kappa_p, folder, backend)
-    bar = tqdm(total=len(checkpoints) * len(about.layers), desc="fits", unit="layer", disable=None)
+    layers = len(checkpoints) * len(about.layers)
+    bar = tqdm(total=layers, desc="fits", unit="layer", disable=parallel.no_bar())
     states: list[Fitted] = []
     with bar:
         for checkpoint in reversed(checkpoints):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from emergence_ext import parallel
 from emergence_ext.method import (
     FitStats,
     Frame,
@@ -224,7 +225,8 @@ def claim_folder(
                 f"folder: {folder} holds fits with another {', '.join(different)}. Choose "
                 "another folder, or remove that one."
             )
-    write_document(path, {"format_version": STUDY_VERSION, **here})
+    if parallel.leads():
+        write_document(path, {"format_version": STUDY_VERSION, **here})
 
 
 @contextmanager

@@ -68,6 +68,11 @@ class Thumbnails(Saved):
         return cls(torch.stack(shrunk), _fields(subject, grid, shrunk[0]), images)
 
 
+def thumbnail_size(image: Tensor) -> int:
+    """Bytes of an image `[channels, H, W]` when it is shrunk."""
+    return _shrunk(image).nbytes
+
+
 def _shrunk(image: Tensor) -> Tensor:
     """An image `[channels, H, W]` in 0..1 as uint8, its longer side `SIDE` at most."""
     ratio = SIDE / max(image.shape[1:])

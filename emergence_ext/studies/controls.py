@@ -90,7 +90,7 @@ def controls(run: FinishedRun, subject: Subject, *, backend: Backend = "auto") -
         ValueError: a control that cannot be fitted.
         StoreError: the run does not note its settings.
     """
-    settings, subject = run.settings, run.sampled(subject)
+    settings, part = run.settings, run.sampled(subject)
     seed = settings.random_state
 
     def fitted(name: str, make: Callable[[], FeatureSet], *after: Checkpoint) -> Emergence:
@@ -109,7 +109,7 @@ def controls(run: FinishedRun, subject: Subject, *, backend: Backend = "auto") -
     features = partial(run.features_of_sample, subject)
     network = Checkpoint("network", run.emergence.epochs[-1], features)
     return Controls(
-        fitted(RANDOM_WEIGHTS, lambda: random_features(subject, run.emergence.grid, seed), network),
+        fitted(RANDOM_WEIGHTS, lambda: random_features(part, run.emergence.grid, seed), network),
         fitted(SHUFFLED_OUTPUTS, lambda: shuffled(features(), seed)),
     )
 

@@ -26,6 +26,7 @@ from emergence_ext.run import (
     strength,
     verify,
 )
+from emergence_ext.run.plan import Sizes
 from emergence_ext.run.settle import evenly, sample_images, split_images
 from emergence_ext.store import StoreError
 from emergence_ext.studies.controls import controls
@@ -215,6 +216,27 @@ def test_images_that_m_is_learned_on_are_balanced() -> None:
     assert torch.allclose(share, torch.tensor([0.5, 1 / 6, 1 / 3]).double(), atol=0.05)
     assert torch.equal(sample_images(held_out, y, Settings()), (~held_out).nonzero().flatten())
     assert len(evenly(chosen, 0)) == 0
+
+
+def test_what_a_run_writes_is_foretold_and_refused_where_it_does_not_fit(
+    few: Emergence, many: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def size(path: Path) -> int:
+        files = path.rglob("*.safetensors") if path.is_dir() else [path]
+        return sum(file.stat().st_size for file in files)
+
+    sizes = Sizes.of(_subject(), MANY)
+    assert sizes.streamed and not Sizes.of(_subject(), FEW).streamed
+    assert sizes.kept == len(many.kept_images) and sizes.shown >= len(many.emergence.sampled)
+    expected = sizes.disk()
+    for part, path in (("features", "features"), ("rows of all images", "projected")):
+        heads = 800 * len([*(many.folder / path).rglob("*.safetensors")])  # of each file
+        assert expected[part] <= size(many.folder / path) <= expected[part] + heads
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"writes .* MiB, and .* has 0 MiB free; .* --keep-features"):
+        run(_subject(), tmp_path, FEW)
+    assert not (tmp_path / "features").exists()
 
 
 def test_too_few_samples_for_the_categories_are_refused(tmp_path: Path) -> None:
