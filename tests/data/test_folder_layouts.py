@@ -209,6 +209,16 @@ def test_folders_that_hold_the_same_are_said(
     assert "fold1 and fold2 hold the same folders (cat, dog)" in caplog.text
 
 
+def test_of_many_folders_the_first_four_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images(tmp_path, *(f"fold{k}/{name}" for k in range(6) for name in "abcdef"))
+    ImageFolder(tmp_path, size=8)
+    (line,) = [text for text in caplog.messages if "the same folders" in text]
+    assert line.startswith("fold0 and fold1 and fold2 and fold3 hold the same folders (a, b, c, d)")
+    assert line.endswith("choose one of the former, as --split fold0")
+
+
 def test_one_split_in_each_category_is_a_folder_of_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
