@@ -177,6 +177,11 @@ def test_a_folder_around_the_categories_is_none(tmp_path: Path) -> None:
     assert len(ImageFolder(tmp_path / "download" / "dataset", size=8).categories) == 2
 
 
+def test_one_folder_in_one_folder_is_one_category(tmp_path: Path) -> None:
+    samples = ImageFolder(images(tmp_path, "cat/indoor"), size=8)
+    assert samples.categories == ["cat"] and samples.names == ["cat/indoor/0.png"]
+
+
 @pytest.mark.parametrize("other", ["holdout", "train_2", "mine"])
 def test_what_holds_the_folders_of_a_split_is_one(other: str, tmp_path: Path) -> None:
     of(tmp_path, "train/cat", "train/dog", f"{other}/cat", f"{other}/dog")
@@ -191,12 +196,27 @@ def test_splits_at_the_end_of_names_are_refused(tmp_path: Path) -> None:
         ImageFolder(tmp_path, size=8)
 
 
+def test_categories_whose_names_end_alike_are_categories(tmp_path: Path) -> None:
+    images(tmp_path, "cat_train", "dog_train")
+    assert ImageFolder(tmp_path, size=8).categories == ["cat_train", "dog_train"]
+
+
 def test_folders_that_hold_the_same_are_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     of(tmp_path, "fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog")
     assert ImageFolder(tmp_path, size=8).categories == ["fold1", "fold2"]
     assert "fold1 and fold2 hold the same folders (cat, dog)" in caplog.text
+
+
+def test_of_many_folders_the_first_four_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images(tmp_path, *(f"fold{k}/{name}" for k in range(6) for name in "abcdef"))
+    ImageFolder(tmp_path, size=8)
+    (line,) = [text for text in caplog.messages if "the same folders" in text]
+    assert line.startswith("fold0 and fold1 and fold2 and fold3 hold the same folders (a, b, c, d)")
+    assert line.endswith("choose one of the former, as --split fold0")
 
 
 def test_one_split_in_each_category_is_a_folder_of_it(

@@ -66,6 +66,65 @@ def test_what_is_passed_over_has_its_reason(
     assert f"1 image is left out: 1 {reason.partition(':')[0]} ({place})" in caplog.text
 
 
+def test_every_folder_of_another_program_is_passed_over(root: Path) -> None:
+    names = (
+        "__MACOSX", "@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot",
+        "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__",
+    )  # fmt: skip
+    for name in names:
+        image(root / name / "0.png")
+    assert reasons(root) == {f"{name}/0.png": f"in {name}, of another program" for name in names}
+
+
+def test_every_kind_of_image_that_is_not_read_is_told(root: Path) -> None:
+    text = (
+        "heic heif hif jxl dib svg ico cur icns psd tga pcx dds eps exr hdr xcf wmf emf sgi qoi "
+        "fits dcm dng nef nrw cr2 cr3 crw arw srf sr2 orf rw2 raf pef raw 3fr iiq"
+    )
+    suffixes = text.split()
+    for suffix in suffixes:
+        (root / "a" / f"x.{suffix}").write_bytes(b"of a camera")
+    assert reasons(root) == {
+        f"a/x.{suffix}": f".{suffix} files are not read: save them as PNG or JPEG"
+        for suffix in suffixes
+    }
+
+
+def test_copies_of_images_that_editors_leave_are_backups(root: Path) -> None:
+    ends = (".bak", ".orig", ".old", ".tmp", ".part", ".crdownload", ".swp", "~", ".BAK")
+    for end in ends:
+        image(root / "a" / f"0.png{end}")
+    (root / "a" / "notes.bak").write_text("no image")
+    assert reasons(root) == {f"a/0.png{end}": "a backup" for end in ends}
+
+
+@pytest.mark.parametrize("brand", ["heic", "heix", "hevc", "heim", "mif1", "msf1"])
+def test_heic_of_every_brand_is_known_by_content(root: Path, brand: str) -> None:
+    content = b"\0\0\0\x18ftyp" + brand.encode() + bytes(40)
+    for name, written in (("one", content), ("two", content[:12]), ("no", b"\0" + content)):
+        (root / "a" / name).write_bytes(written)
+    told = "HEIC files are not read: save them as PNG or JPEG"
+    assert reasons(root) == {"a/one": told, "a/two": told}
+
+
+@pytest.mark.parametrize("left", ["look.html", "mindseye.json"])
+def test_what_other_commands_left_is_no_image(root: Path, left: str) -> None:
+    image(root / "a" / "seen" / "0.png")
+    (root / "a" / "seen" / left).write_text("{}")
+    image(root / "shown" / "0.png")
+    (root / "shown" / left).write_text("{}")
+    samples = ImageFolder(root, size=8)
+    told = "result of an earlier run"
+    assert samples.categories == ["a", "b"] and len(samples) == 4
+    assert dict(samples.bad) == {"a/seen/0.png": told, "shown/0.png": told}
+
+
+@pytest.mark.parametrize("config", ["[]", "{", '{"format_version": 1}', "[" * 100_000])
+def test_another_config_beside_images_is_no_result(root: Path, config: str) -> None:
+    (root / "a" / "config.json").write_text(config)
+    assert len(ImageFolder(root, size=8)) == 4
+
+
 def test_reasons_are_counted_in_one_line(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     for n in range(5):
         image(root / "a" / ".thumbs" / f"{n}.png")
@@ -97,11 +156,6 @@ def test_what_is_no_image_is_none(root: Path) -> None:
     for name in ("notes.txt", "Thumbs.db", "README", ".DS_Store", "P1.md"):
         (root / "a" / name).write_text("P1 is no image")
     assert len(ImageFolder(root, size=8)) == 4 and not reasons(root)
-
-
-def test_heic_is_known_by_content(root: Path) -> None:
-    (root / "a" / "IMG_0001").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
-    assert reasons(root) == {"a/IMG_0001": "HEIC files are not read: save them as PNG or JPEG"}
 
 
 def test_links_are_followed_and_every_folder_counts_once(root: Path, tmp_path: Path) -> None:

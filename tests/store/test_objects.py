@@ -201,7 +201,9 @@ _JSON = st.recursive(
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(changed=st.dictionaries(st.sampled_from([*_all()._state()[1], "perhaps", "row"]), _JSON))
 def test_no_settings_can_do_worse_than_a_store_error(
