@@ -12,7 +12,14 @@ from emergence_ext.run import Emergence, FinishedRun
 def findings(run: FinishedRun) -> list[str]:
     """Return a sentence for each thing that the numbers of a run say; nothing that they do not."""
     e = run.emergence
-    texts = (_accuracy(e), _through_epochs(e), _through_layers(e), _alike(e), _misread(e), _others(e))
+    texts = (
+        _accuracy(e),
+        _through_epochs(e),
+        _through_layers(e),
+        _alike(e),
+        _misread(e),
+        _others(e),
+    )
     return [text for text in texts if text]
 
 
@@ -89,7 +96,8 @@ def _alike(e: Emergence) -> str:
         if right is None:
             continue
         if right.low > 0.5:
-            return f"{printable(layer)} is the first layer that tells {names}: {_share(right)}{before}."
+            first = f"{printable(layer)} is the first layer that tells {names}"
+            return f"{first}: {_share(right)}{before}."
         before = f", after {_share(right)} in {printable(layer)}"
     return f"No layer tells {names}{before.replace(', after', ': at the end')}." if before else ""
 

@@ -150,7 +150,7 @@ def _misread(e: Emergence, images: Tensor) -> Tensor:
 
 
 def _turn(directions: Tensor) -> Tensor:
-    """Return how positions are turned, `[dim, dim]`: of more than three coordinates, the leading first."""
+    """Return how positions are turned, `[dim, dim]`: beyond three, the leading ones first."""
     dim = directions.shape[1]
     if dim <= 3:
         return torch.eye(dim)
@@ -183,7 +183,7 @@ def _frame(
 
 
 def _importance(e: Emergence, t: int, k: int, images: Tensor) -> dict[str, Any]:
-    """Return w of those images, the last, that it was learned on, in steps of 1 / 255 of the most."""
+    """Return w of the images, the last, that it was learned on, in steps of 1 / 255 of the most."""
     place = {image: row for row, image in enumerate(e.region_images.tolist())}
     rows = [place[image] for image in images.tolist() if image in place]
     if not rows:
