@@ -111,7 +111,7 @@ def write_page(
         rows_shown=ROWS_SHOWN,
     )
     write_file(inside.report, sealed(page))
-    logger.info("report: wrote %s", inside.report)
+    logger.info("report: %s opens offline", inside.report.resolve().as_uri())
     return inside.report
 
 

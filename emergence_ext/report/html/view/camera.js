@@ -38,13 +38,17 @@ class Camera {
     return [[cy, sy, 0], [-sp * sy, sp * cy, cp], [cp * sy, -cp * cy, sp]];
   }
 
-  // Where a place lies: pixels from the upper left corner, and its distance from the eye.
-  project(place, width, height) {
-    const [right, up, near] = this.rows, [px, py, pz] = place;
-    const x = right[0] * px + right[1] * py + right[2] * pz + this.x;
-    const y = up[0] * px + up[1] * py + up[2] * pz + this.y;
-    const depth = this.distance - (near[0] * px + near[1] * py + near[2] * pz);
-    const focal = FIELD * height / 2;
-    return [width / 2 + focal * x / depth, height / 2 - focal * y / depth, depth];
+  // From a place to pixels from the upper left corner, and its distance from the eye.
+  lens(width, height) {
+    const [right, up, near] = this.rows, { x: panX, y: panY, distance } = this, focal = FIELD * height / 2;
+    return ([px, py, pz], out = [0, 0, 0]) => {
+      const x = right[0] * px + right[1] * py + right[2] * pz + panX;
+      const y = up[0] * px + up[1] * py + up[2] * pz + panY;
+      const depth = distance - (near[0] * px + near[1] * py + near[2] * pz);
+      out[0] = width / 2 + focal * x / depth;
+      out[1] = height / 2 - focal * y / depth;
+      out[2] = depth;
+      return out;
+    };
   }
 }

@@ -105,16 +105,21 @@ class RunData {
 
   // The best match of a region in each other image, by cosine as the matching has it; the nearest first.
   similar(frame, i, count) {
-    const own = Math.floor(i / this.regions), h = this.coordinates(frame, i);
-    const length = Math.hypot(...h), best = [];
+    const own = Math.floor(i / this.regions), h = this.coordinates(frame, i), { dim } = this;
+    const length = Math.hypot(...h), best = [], unit = this.unit(frame);
     if (length === 0) return [];
     for (let n = 0; n < this.shown; n++) {
       if (n === own) continue;
       let match = { region: -1, cosine: -2 };
       for (let j = n * this.regions; j < (n + 1) * this.regions; j++) {
-        const g = this.coordinates(frame, j), other = Math.hypot(...g);
-        if (other === 0) continue;
-        const cosine = h.reduce((sum, x, d) => sum + x * g[d], 0) / length / other;
+        let product = 0, square = 0;
+        for (let d = 0; d < dim; d++) {
+          const x = unit * (d < 3 ? frame.xyz[4 * j + d] : frame.beyond[d - 3][j]);
+          product += x * h[d];
+          square += x * x;
+        }
+        if (square === 0) continue;
+        const cosine = product / length / Math.sqrt(square);
         if (cosine > match.cosine) match = { region: j, cosine };
       }
       if (match.region >= 0) best.push(match);

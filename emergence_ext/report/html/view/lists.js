@@ -10,11 +10,19 @@ class Lists {
   }
 
   show(marked) {
-    this.misread();
-    this.outliers();
+    // Each as rarely as it may change: pictures take time.
+    this.once("misread", [this.state.hidden], () => this.misread());
+    this.once("outliers", [this.state.hidden, this.state.e], () => this.outliers());
     this.others(marked);
     this.confusion(marked);
     if (this.part("table").open) this.table(marked);
+  }
+
+  once(name, depends, show) {
+    const key = JSON.stringify([depends, this.palette.dark]);
+    if (this.shownFor?.[name] === key) return;
+    this.shownFor = { ...this.shownFor, [name]: key };
+    show();
   }
 
   strip(name, cards, none) {

@@ -69,8 +69,8 @@ class View {
 
   refresh(note = true) {
     const { data, state, scene } = this, frame = data.frame(state.e, state.l);
-    scene.marked = markRegions(data, state, frame, this.palette);
-    scene.markedSamples = markSamples(data, state, this.palette);
+    scene.marked.counts = markRegions(data, state, frame, this.palette, scene.marked);
+    markSamples(data, state, this.palette, scene.markedSamples);
     scene.request();
     this.tell();
     if (!this.lists) return;

@@ -14,6 +14,8 @@ class Scene {
     this.e = state.e;
     this.l = state.l;
     this.hover = null;
+    this.marked = roomFor(data.points);
+    this.markedSamples = roomFor(data.shown);
     this.camera = new Camera(data.dim === 2, this.reachOf(data.frame(state.e, state.l)));
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
     this.frames = 0; // drawn so far
@@ -52,7 +54,7 @@ class Scene {
     const { data, e, l } = this, found = [];
     for (const [t, p] of [[Math.floor(e), 1 - (e % 1)], [Math.ceil(e), e % 1]]) {
       for (const [k, q] of [[Math.floor(l), 1 - (l % 1)], [Math.ceil(l), l % 1]]) {
-        if (p * q > 0) found.push([data.frame(t, k), p * q]);
+        if (p * q > 0) found.push(this.part(data.frame(t, k), p * q));
       }
     }
     return found;
@@ -60,16 +62,21 @@ class Scene {
 
   blendSamples() {
     const below = Math.floor(this.e), part = this.e % 1;
-    const found = [[this.data.decodedSamples[below], 1 - part]];
-    if (part > 0) found.push([this.data.decodedSamples[below + 1], part]);
+    const found = [this.part(this.data.decodedSamples[below], 1 - part)];
+    if (part > 0) found.push(this.part(this.data.decodedSamples[below + 1], part));
     return found;
   }
 
-  positionIn(blend, i) {
-    const at = [0, 0, 0];
-    for (const [frame, weight] of blend) {
-      const unit = weight * this.data.unit(frame);
-      for (let d = 0; d < 3; d++) at[d] += unit * frame.xyz[4 * i + d];
+  // A frame, and what its integers are multiplied by: their unit, times its weight.
+  part(frame, weight = 1) { return { frame, xyz: frame.xyz, by: weight * this.data.unit(frame) }; }
+
+  positionIn(blend, i, at = [0, 0, 0]) {
+    at[0] = at[1] = at[2] = 0;
+    for (let k = 0; k < blend.length; k++) {
+      const { xyz, by } = blend[k];
+      at[0] += by * xyz[4 * i];
+      at[1] += by * xyz[4 * i + 1];
+      at[2] += by * xyz[4 * i + 2];
     }
     return at;
   }
@@ -84,13 +91,13 @@ class Scene {
 
   draw() {
     const { clientWidth: width, clientHeight: height } = this.stage, ratio = Math.min(2, devicePixelRatio || 1);
-    if (!width || !height || !this.marked) return;
+    if (!width || !height || !this.marked.counts) return;
     for (const canvas of [this.back, this.middle, this.front]) {
       if (canvas.width === Math.round(width * ratio) && canvas.height === Math.round(height * ratio)) continue;
       canvas.width = Math.round(width * ratio);
       canvas.height = Math.round(height * ratio);
     }
-    Object.assign(this, { width, height, ratio });
+    Object.assign(this, { width, height, ratio, lens: this.camera.lens(width, height) });
     for (const pen of this.pens) {
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
       pen.clearRect(0, 0, width, height);
@@ -109,8 +116,7 @@ class Scene {
     if (!painter) return this.drawPointsFlat();
     painter.begin(this.middle.width, this.middle.height);
     for (const { of, blend, marks } of this.layers()) {
-      const frames = blend.map(([frame]) => frame), weights = blend.map(([frame, w]) => w * this.data.unit(frame));
-      painter.points(frames, weights, marks, this.camera, {
+      painter.points(blend.map(({ frame }) => frame), blend.map(({ by }) => by), marks, this.camera, {
         size: SIZE[of] * ratio, dark: this.palette.dark, width: this.middle.width, height: this.middle.height,
       });
     }
@@ -131,7 +137,7 @@ class Scene {
     }
   }
 
-  screen(blend, i) { return this.camera.project(this.positionIn(blend, i), this.width, this.height); }
+  screen(blend, i) { return this.lens(this.positionIn(blend, i)); }
 
   radius(of, kind, depth) {
     const near = Math.min(3, Math.max(0.5, this.camera.distance / depth));
@@ -141,12 +147,13 @@ class Scene {
   // What is under a place: of the marks that cover it the nearest to the eye, else the closest around it.
   pick(x, y) {
     let best = null;
+    const place = [0, 0, 0], seen = [0, 0, 0], lens = this.camera.lens(this.width, this.height);
     for (const { of, blend, kinds } of this.layers()) {
       for (let i = 0; i < kinds.length; i++) {
         if (!kinds[i]) continue;
-        const [px, py, depth] = this.screen(blend, i);
-        if (depth < this.camera.distance * 0.01) continue;
-        const away = Math.hypot(px - x, py - y), over = away - this.radius(of, kinds[i], depth);
+        const [px, py, depth] = lens(this.positionIn(blend, i, place), seen);
+        if (Math.abs(px - x) > 30 || Math.abs(py - y) > 30 || depth < this.camera.distance * 0.01) continue;
+        const over = Math.hypot(px - x, py - y) - this.radius(of, kinds[i], depth);
         if (over > 8) continue;
         const rank = over <= 0.5 ? [0, depth] : [1, over];
         if (!best || rank[0] < best.rank[0] || (rank[0] === best.rank[0] && rank[1] < best.rank[1])) best = { of, i, rank };
@@ -161,7 +168,7 @@ class Scene {
   where(image, region) { return this.screen(this.blend(), image * this.data.regions + region); }
 
   tip(mu, length) {
-    return this.camera.project([0, 1, 2].map((d) => length * (mu[d] ?? 0)), this.width, this.height);
+    return this.lens([0, 1, 2].map((d) => length * (mu[d] ?? 0)));
   }
 
   drawRays(pen) {
@@ -235,7 +242,7 @@ class Scene {
   }
 
   drawWay(pen, frames, i, dash) {
-    const spots = frames.filter(Boolean).map((frame) => this.screen([[frame, 1]], i));
+    const spots = frames.filter(Boolean).map((frame) => this.screen([this.part(frame)], i));
     pen.setLineDash(dash);
     pen.beginPath();
     spots.forEach(([x, y], k) => (k ? pen.lineTo(x, y) : pen.moveTo(x, y)));
@@ -253,10 +260,12 @@ class Scene {
   drawEllipsoids(pen) {
     const { data, state } = this, blend = this.blend(), keeps = imageFilter(data, state);
     const sums = data.categories.map(() => ({ n: 0, mean: [0, 0, 0], square: [0, 0, 0, 0, 0, 0] }));
+    const kept = data.images.slice(0, data.shown).map(keeps), p = [0, 0, 0];
     for (let i = 0; i < data.points; i++) {
-      const { y } = data.images[Math.floor(i / data.regions)];
-      if (!keeps(data.images[Math.floor(i / data.regions)])) continue;
-      const p = this.positionIn(blend, i), s = sums[y];
+      const image = Math.floor(i / data.regions);
+      if (!kept[image]) continue;
+      this.positionIn(blend, i, p);
+      const s = sums[data.images[image].y];
       s.n += 1;
       p.forEach((v, d) => { s.mean[d] += v; });
       [[0, 0], [1, 0], [1, 1], [2, 0], [2, 1], [2, 2]].forEach(([a, b], k) => { s.square[k] += p[a] * p[b]; });
@@ -272,7 +281,7 @@ class Scene {
           u[a] = HALF * Math.cos(k * Math.PI / 24);
           u[b] = HALF * Math.sin(k * Math.PI / 24);
           const at = [m[0] + L[0] * u[0], m[1] + L[1] * u[0] + L[2] * u[1], m[2] + L[3] * u[0] + L[4] * u[1] + L[5] * u[2]];
-          pen[k ? "lineTo" : "moveTo"](...this.camera.project(at, this.width, this.height).slice(0, 2));
+          pen[k ? "lineTo" : "moveTo"](...this.lens(at).slice(0, 2));
         }
         haloed(pen, css(this.palette.text[y]), this.palette.background, 1.6);
       }
