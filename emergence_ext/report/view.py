@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from emergence_ext.figures import category_style
+from emergence_ext.figures import category_style, distinct_names
 from emergence_ext.method import knowledge_points
 from emergence_ext.names import printable
 from emergence_ext.report.atlas import atlas
@@ -47,6 +47,7 @@ def view_data(run: FinishedRun) -> str:
     listed = _misread(e, images)
     turn = _turn(e.frame.directions)
     taus = thresholds(e)
+    names = [printable(name).replace("_", " ") for name in e.categories]
     frames, largest = [], 0.0
     for t in steps.checkpoints:
         for k in steps.layers:
@@ -56,7 +57,8 @@ def view_data(run: FinishedRun) -> str:
         "bits": BITS,
         "dim": e.frame.dim,
         "grid": list(e.grid),
-        "categories": [printable(name).replace("_", " ") for name in e.categories],
+        "categories": names,
+        "short": distinct_names(names, 16),
         "colors": [category_style(c).color for c in range(len(e.categories))],
         "priors": _rounded(e.frame.priors),
         "directions": _rounded(e.frame.directions @ turn),

@@ -171,7 +171,7 @@ class View {
           },
           dblclick: () => only(y),
         },
-      }, el("span", { className: "swatch" }), ` ${name}`)),
+      }, el("span", { className: "swatch" }), el("span", { className: "legend-name", textContent: ` ${name}` }))),
       el("button", { type: "button", className: "plain", textContent: "all", on: { click: () => this.set({ hidden: [] }) } }),
       el("button", { type: "button", className: "plain", textContent: "none", on: { click: () => this.set({ hidden: all }) } }));
   }

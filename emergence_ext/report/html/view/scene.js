@@ -198,7 +198,7 @@ class Scene {
     pen.textBaseline = "middle";
     pen.lineJoin = "round";
     for (const { y, at: [x, top] } of ends) {
-      const name = clipped(data.categories[y], 22), wide = pen.measureText(name).width;
+      const name = clipped(data.short[y], 16), wide = pen.measureText(name).width;
       const left = Math.min(Math.max(4, x < this.width / 2 ? x - wide : x), this.width - wide - 4);
       const box = [left - 3, top - 9, left + wide + 3, top + 9];
       if (taken.some((b) => box[0] < b[2] && b[0] < box[2] && box[1] < b[3] && b[1] < box[3])) continue;
@@ -312,4 +312,9 @@ function ring(pen, x, y, radius, width) {
   pen.stroke();
 }
 
-function clipped(name, limit) { return name.length > limit ? `${name.slice(0, limit - 1)}…` : name; }
+// A name that fits: both ends are kept, since the end often holds what tells two long names apart.
+function clipped(name, limit) {
+  if (name.length <= limit) return name;
+  const tail = Math.floor((limit - 1) / 3);
+  return `${name.slice(0, limit - 1 - tail).trimEnd()}…${name.slice(name.length - tail).trimStart()}`;
+}
