@@ -62,6 +62,7 @@ def view_data(run: FinishedRun) -> str:
         "colors": [category_style(c).color for c in range(len(e.categories))],
         "priors": _rounded(e.frame.priors),
         "directions": _rounded(e.frame.directions @ turn),
+        "floor": _rounded(_floor(e.frame.directions @ turn)),
         "kappa": _concentrations(e, largest),
         "taus": _rounded(taus),
         "tau": int((taus - e.tau).abs().argmin()),
@@ -157,6 +158,12 @@ def _turn(directions: Tensor) -> Tensor:
     if dim <= 3:
         return torch.eye(dim)
     return torch.linalg.svd(directions, full_matrices=True).Vh.t().contiguous()
+
+
+def _floor(directions: Tensor) -> Tensor:
+    """Return the two axes, `[2, dim]`, of the plane in which the directions spread most."""
+    centred = directions - directions.mean(0)
+    return torch.linalg.svd(centred, full_matrices=True).Vh[:2]
 
 
 def _regions(e: Emergence, t: int, k: int, images: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ def test_picking_gives_the_region_under_the_cursor(page: Any) -> None:
             if (j === i) continue;
             // Another one may lie before it: nearer to the eye, and over this very place.
             const [u, v, nearer] = scene.screen(blend, j);
-            const reach = scene.radius("regions", kinds[j], nearer) + 0.5;
+            const reach = scene.radius("regions", kinds[j], nearer, blend, j) + 0.5;
             if (Math.hypot(u - x, v - y) > reach || nearer > depth) wrong.push([i, j]);
           }
           return wrong;

@@ -4,15 +4,22 @@ const FIELD = 2.6; // focal length over half the height
 const LIMITS = { zoom: [0.2, 40], pitch: [-Math.PI / 2, Math.PI / 2] };
 
 class Camera {
-  constructor(flat, reach) {
-    this.flat = flat;
+  constructor(dim, reach, layout = "space") {
+    this.dim = dim;
     this.reach = reach; // of the strengths that fill the view
+    this.lie(layout);
     this.reset();
+  }
+
+  // A map is looked at from above, and so is what has two dimensions.
+  lie(layout) {
+    this.layout = layout;
+    this.flat = layout === "map" || (layout === "space" && this.dim === 2);
   }
 
   reset() {
     this.yaw = this.flat ? 0 : 0.6;
-    this.pitch = this.flat ? Math.PI / 2 : 0.45;
+    this.pitch = this.flat ? Math.PI / 2 : this.layout === "height" ? 0.2 : 0.45;
     this.zoom = 1;
     this.x = this.y = 0;
   }

@@ -16,7 +16,8 @@ class Scene {
     this.hover = null;
     this.marked = roomFor(data.points);
     this.markedSamples = roomFor(data.shown);
-    this.camera = new Camera(data.dim === 2, this.reachOf(data.frame(state.e, state.l)));
+    this.camera = new Camera(data.dim, this.reachOf(data.frame(state.e, state.l)));
+    this.layouts = new Layouts(data, this.camera.reach);
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
     this.frames = 0; // drawn so far
     new ResizeObserver(() => this.request()).observe(stage);
@@ -67,8 +68,11 @@ class Scene {
     return found;
   }
 
-  // A frame, and what its integers are multiplied by: their unit, times its weight.
-  part(frame, weight = 1) { return { frame, xyz: frame.xyz, by: weight * this.data.unit(frame) }; }
+  // A frame as it is laid out, and what its integers are multiplied by: their unit, times its weight.
+  part(frame, weight = 1) {
+    const { xyz, unit } = this.layouts.of(frame, this.state.layout);
+    return { xyz, by: weight * unit };
+  }
 
   positionIn(blend, i, at = [0, 0, 0]) {
     at[0] = at[1] = at[2] = 0;
@@ -105,7 +109,7 @@ class Scene {
     }
     this.drawRays(this.pens[0]);
     this.drawPoints();
-    if (this.state.ellipsoids) this.drawEllipsoids(this.pens[1]);
+    if (this.state.ellipsoids && this.state.layout === "space") this.drawEllipsoids(this.pens[1]);
     this.drawPicked(this.pens[1]);
     this.drawNames(this.pens[1]);
     this.frames += 1;
@@ -116,8 +120,8 @@ class Scene {
     if (!painter) return this.drawPointsFlat();
     painter.begin(this.middle.width, this.middle.height);
     for (const { of, blend, marks } of this.layers()) {
-      painter.points(blend.map(({ frame }) => frame), blend.map(({ by }) => by), marks, this.camera, {
-        size: SIZE[of] * ratio, dark: this.palette.dark, width: this.middle.width, height: this.middle.height,
+      painter.points(blend.map(({ xyz }) => xyz), blend.map(({ by }) => by), marks, this.camera, {
+        size: SIZE[of] * ratio, swell: this.swell, dark: this.palette.dark, width: this.middle.width, height: this.middle.height,
       });
     }
   }
@@ -130,7 +134,7 @@ class Scene {
     for (const { of, blend, marks, kinds } of this.layers()) {
       kinds.forEach((kind, i) => {
         if (!kind) return;
-        const [x, y, depth] = this.screen(blend, i), r = this.radius(of, kind, depth);
+        const [x, y, depth] = this.screen(blend, i), r = this.radius(of, kind, depth, blend, i);
         pen.fillStyle = pen.strokeStyle = css([...marks.subarray(4 * i, 4 * i + 3)]);
         pen[kind === OTHER ? "strokeRect" : "fillRect"](x - r, y - r, 2 * r, 2 * r);
       });
@@ -139,9 +143,14 @@ class Scene {
 
   screen(blend, i) { return this.lens(this.positionIn(blend, i)); }
 
-  radius(of, kind, depth) {
+  // On a map the strength is the size: that which this strength is drawn with is the usual one.
+  get swell() { return this.state.layout === "map" ? this.camera.reach / 2 : 0; }
+
+  radius(of, kind, depth, blend, i) {
     const near = Math.min(3, Math.max(0.5, this.camera.distance / depth));
-    return Math.max(1, SIZE[of] * (kind === FAINT ? 0.45 : 1) * near) / 2;
+    const strength = this.swell && blend.reduce((sum, { xyz, by }) => sum + by * xyz[4 * i + 3], 0);
+    const large = this.swell ? Math.min(2.5, Math.max(0.3, strength / this.swell)) : 1;
+    return Math.max(1, SIZE[of] * large * (kind === FAINT ? 0.45 : 1) * near) / 2;
   }
 
   // What is under a place: of the marks that cover it the nearest to the eye, else the closest around it.
@@ -153,7 +162,7 @@ class Scene {
         if (!kinds[i]) continue;
         const [px, py, depth] = lens(this.positionIn(blend, i, place), seen);
         if (Math.abs(px - x) > 30 || Math.abs(py - y) > 30 || depth < this.camera.distance * 0.01) continue;
-        const over = Math.hypot(px - x, py - y) - this.radius(of, kinds[i], depth);
+        const over = Math.hypot(px - x, py - y) - this.radius(of, kinds[i], depth, blend, i);
         if (over > 8) continue;
         const rank = over <= 0.5 ? [0, depth] : [1, over];
         if (!best || rank[0] < best.rank[0] || (rank[0] === best.rank[0] && rank[1] < best.rank[1])) best = { of, i, rank };
@@ -167,24 +176,39 @@ class Scene {
   // Where a region is on the page, in pixels from the stage's corner.
   where(image, region) { return this.screen(this.blend(), image * this.data.regions + region); }
 
-  tip(mu, length) {
-    return this.lens([0, 1, 2].map((d) => length * (mu[d] ?? 0)));
-  }
+  tip(mu, length) { return this.lens(this.layouts.place(mu.map((x) => length * x), this.state.layout)); }
 
   drawRays(pen) {
-    const { camera, data, state, palette } = this, [, , near] = camera.rows, start = this.tip([], 0);
-    const gone = new Set(state.hidden);
+    const { camera, data, state, palette } = this, [, , near] = camera.rows, gone = new Set(state.hidden);
+    if (state.layout === "height") this.drawThreshold(pen);
     pen.lineWidth = data.categories.length > 40 ? 1 : 2;
     data.directions.forEach((mu, y) => {
       if (gone.has(y)) return;
       const away = near.reduce((sum, v, d) => sum + v * (mu[d] ?? 0), 0) < 0;
-      pen.setLineDash(away && !camera.flat ? [5, 5] : []);
+      const [x, top] = this.tip(mu, camera.reach);
       pen.strokeStyle = css(palette.category[y]);
+      if (state.layout === "map") return ring(pen, x, top, 9, 2.5);
+      pen.setLineDash(away && !camera.flat && state.layout === "space" ? [5, 5] : []);
       pen.beginPath();
-      pen.moveTo(start[0], start[1]);
-      pen.lineTo(...this.tip(mu, camera.reach).slice(0, 2));
+      pen.moveTo(...this.tip(mu, 0).slice(0, 2));
+      pen.lineTo(x, top);
       pen.stroke();
+      pen.setLineDash([]);
     });
+  }
+
+  // The ring at p = tau, as in Fig. 4.
+  drawThreshold(pen) {
+    const { camera, layouts, data, state, palette } = this, level = layouts.level(data.taus[state.tau]);
+    pen.strokeStyle = palette.ink;
+    pen.lineWidth = 1;
+    pen.setLineDash([4, 4]);
+    pen.beginPath();
+    for (let k = 0; k <= 64; k++) {
+      const [x, y] = this.lens([camera.reach * Math.cos(k * Math.PI / 32), camera.reach * Math.sin(k * Math.PI / 32), level]);
+      pen[k ? "lineTo" : "moveTo"](x, y);
+    }
+    pen.stroke();
     pen.setLineDash([]);
   }
 
