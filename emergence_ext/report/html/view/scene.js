@@ -180,7 +180,8 @@ class Scene {
 
   drawRays(pen) {
     const { camera, data, state, palette } = this, [, , near] = camera.rows, gone = new Set(state.hidden);
-    if (state.layout === "height") this.drawThreshold(pen);
+    if (state.layout === "height") this.drawRound(pen, [1, 1, this.layouts.level(data.taus[state.tau])], [4, 4]);
+    if (state.layout === "map") this.drawRound(pen, [Math.SQRT2, Math.SQRT1_2, 0], []);
     pen.lineWidth = data.categories.length > 40 ? 1 : 2;
     data.directions.forEach((mu, y) => {
       if (gone.has(y)) return;
@@ -197,15 +198,15 @@ class Scene {
     });
   }
 
-  // The ring at p = tau, as in Fig. 4.
-  drawThreshold(pen) {
-    const { camera, layouts, data, state, palette } = this, level = layouts.level(data.taus[state.tau]);
-    pen.strokeStyle = palette.ink;
+  // The ring at p = tau, as in Fig. 4, and the edge of the map: half axes by the reach, and a height.
+  drawRound(pen, [wide, deep, level], dash) {
+    const { reach } = this.camera;
+    pen.strokeStyle = this.palette.ink;
     pen.lineWidth = 1;
-    pen.setLineDash([4, 4]);
+    pen.setLineDash(dash);
     pen.beginPath();
     for (let k = 0; k <= 64; k++) {
-      const [x, y] = this.lens([camera.reach * Math.cos(k * Math.PI / 32), camera.reach * Math.sin(k * Math.PI / 32), level]);
+      const [x, y] = this.lens([wide * reach * Math.cos(k * Math.PI / 32), deep * reach * Math.sin(k * Math.PI / 32), level]);
       pen[k ? "lineTo" : "moveTo"](x, y);
     }
     pen.stroke();
