@@ -6,7 +6,7 @@ BIN := .venv/bin
 BUILD := pyproject.toml constraints.txt setup.py build_support.py $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz demo lint sanitize bench gpu-check resources faults audit clean
+.PHONY: help setup test test-report fuzz demo lint sanitize bench gpu-check resources faults audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ setup: .venv/.installed ## make .venv, install the pinned dependencies by their 
 # Each process has a core of its own.
 test: .venv/.installed ## run the tests and print their coverage; ARGS='-m slow' for the slow ones
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term $(ARGS)
+
+test-report: .venv/.installed ## test the report in a real browser, where there is a Chromium: every control, picking, names of any kind
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -m '' tests/report/test_view.py tests/report/test_browser.py $(ARGS)
 
 fuzz: .venv/.installed ## 10,000 random cases of the ops against the oracle, on each instruction set; ARGS='--first 10000' for others
 	@$(BIN)/python -m tests.ops.fuzz $(ARGS)

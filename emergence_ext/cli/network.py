@@ -241,6 +241,26 @@ def redraw(run_dir: RunDir) -> None:
         echo(report.write(run_dir))
 
 
+@app.command(name="open")
+def open_page(run_dir: RunDir) -> None:
+    """Open the report of a finished run in the browser; print its address.
+
+    Example: emergence open runs/demo
+    """
+    with reported():
+        import webbrowser
+
+        from emergence_ext.run import RunFolder
+
+        page = RunFolder(run_dir).report.resolve()
+        if not page.is_file():
+            raise FileNotFoundError(
+                f"run: {run_dir} holds no report; `emergence report {run_dir}` makes it"
+            )
+        echo(page.as_uri())
+        webbrowser.open(page.as_uri())
+
+
 @app.command()
 def doctor(
     model: Annotated[str | None, typer.Option("--model", help="A network to inspect.")] = None,

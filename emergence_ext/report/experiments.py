@@ -48,6 +48,12 @@ class Experiment:
     tables: Callable[[Any, FinishedRun], Tables]
     figures: Callable[[Any, FinishedRun], Drawings]
 
+    @property
+    def command(self) -> str:
+        """The command that does it, called as its folder but for the paper's tables."""
+        name = self.section.anchor.partition("/")[0]
+        return "tables" if name == paper_tables.SECTION.anchor else name
+
     def write(self, run: FinishedRun, path: Path) -> None:
         """Write tables and figures beside the saved result at a path of the run."""
         result = self.kind.load(path)

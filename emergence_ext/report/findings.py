@@ -96,7 +96,8 @@ def _alike(e: Emergence) -> str:
         if right is None:
             continue
         if right.low > 0.5:
-            return f"{printable(layer)} is the first layer that tells {names}: {_share(right)}{before}."
+            first = f"{printable(layer)} is the first layer that tells {names}"
+            return f"{first}: {_share(right)}{before}."
         before = f", after {_share(right)} in {printable(layer)}"
     return f"No layer tells {names}{before.replace(', after', ': at the end')}." if before else ""
 

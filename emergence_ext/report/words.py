@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emergence_ext.report.files import TABLES
+from emergence_ext.report.files import FIGURES, TABLES
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,11 @@ class FigureText:
     title: str
     caption: str
     reading: str
+
+    @property
+    def file(self) -> str:
+        """The file for print, from the run directory."""
+        return _file(self.name, FIGURES, "svg")
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,7 @@ class TableText:
     @property
     def file(self) -> str:
         """The file, from the run directory."""
-        folder, slash, name = self.name.rpartition("/")
-        return f"{folder}{slash}{TABLES}/{name}.csv"
+        return _file(self.name, TABLES, "csv")
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,9 @@ class SectionText:
     intro: str
     figures: tuple[FigureText, ...] = ()
     tables: tuple[TableText, ...] = ()
+
+
+def _file(name: str, kind: str, ending: str) -> str:
+    """Where a figure or table lies: those of an experiment are named `EXPERIMENT/NAME`."""
+    folder, slash, own = name.rpartition("/")
+    return f"{folder}{slash}{kind}/{own}.{ending}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Final
 
 from emergence_ext.report import emergence
 from emergence_ext.report.experiments import COMPARISON, experiments
@@ -18,8 +17,6 @@ from emergence_ext.run import FinishedRun
 from emergence_ext.store import StoreError, exists
 
 logger = logging.getLogger(__name__)
-
-COMMANDS: Final = {"paper_tables": "tables"}  # where a command is not called as its experiment
 
 
 def write(run: FinishedRun | Path | str) -> Path:
@@ -46,14 +43,14 @@ def _write(run: FinishedRun) -> Path:
         logger.warning(text)
     write_results(run.folder, emergence.tables(run), emergence.figures(run))
     left_out = foreign(run)
-    for anchor in left_out:
-        logger.warning(
-            "%s is left out: it was made from other results than this run has now; do `emergence "
-            "%s` again",
-            run.inside.experiment(anchor),
-            COMMANDS.get(anchor, anchor.partition("/")[0]),
-        )
     for experiment in experiments(run.inside):
+        if experiment.section.anchor in left_out:
+            logger.warning(
+                "%s is left out: it was made from other results than this run has now; do "
+                "`emergence %s` again",
+                run.inside.experiment(experiment.section.anchor),
+                experiment.command,
+            )
         path = run.inside.result(experiment.section.anchor)
         if exists(path) and experiment.section.anchor not in left_out:
             experiment.write(run, path)

@@ -345,6 +345,18 @@ def test_a_report_is_written_again(
     _assert_refused(_call("report", tmp_path), "holds no finished run")
 
 
+def test_a_report_is_opened_in_the_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    _assert_refused(_call("open", tmp_path), "holds no report", "emergence report")
+    assert not opened
+    page = tmp_path / "report.html"
+    page.write_text("<!doctype html>")
+    result = _call("open", tmp_path)
+    assert result.exit_code == 0 and opened == [page.resolve().as_uri()]
+    assert result.stdout.strip() == opened[0]
+
+
 def test_the_doctor_speaks_of_the_installation_and_of_a_network() -> None:
     brief = _call("doctor", "--brief")
     assert brief.exit_code == 0 and "cpu" in brief.stdout

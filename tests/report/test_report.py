@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emergence_ext.report import view
 from emergence_ext.report.emergence_text import SECTIONS
 from emergence_ext.report.experiments import EXPERIMENTS
 from emergence_ext.report.html import pictures
@@ -181,11 +182,13 @@ def test_headings_descend_step_by_step_and_pictures_are_described(page: Page) ->
     assert {str(link)[1:] for link in links} <= anchors
 
 
-def test_pictures_can_be_saved_as_they_are(page: Page, run_dir: Path) -> None:
-    vectors = [a for a in page.all("a") if (a.get("download") or "").endswith(".svg")]
-    assert len(vectors) == len(KNOWN_FIGURES)
-    for image in page.all("img"):
-        assert b64decode((image["src"] or "").partition(",")[2]) == png()
+def test_pictures_can_be_saved_as_they_look_and_the_files_for_print_are_named(page: Page) -> None:
+    with Image.open(io.BytesIO(png())) as expected:
+        for image in page.all("img"):
+            with Image.open(io.BytesIO(b64decode((image["src"] or "").partition(",")[2]))) as shown:
+                assert np.array_equal(shown.convert("RGB"), expected.convert("RGB"))
+    for name in KNOWN_FIGURES:
+        assert f"for print: figures/{name}.svg" in page.text
 
 
 def test_what_a_run_lacks_is_said(tmp_path: Path) -> None:
@@ -337,21 +340,18 @@ def test_large_figures_and_tables_are_made_to_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pictures, "_PICTURES", 200_000)
-    monkeypatch.setattr(pictures, "_VECTORS", 20_000)
     folder = make_run(tmp_path / "run")
     (folder / "figures" / "samples.png").write_bytes(png(300, 300, noise=True))
-    (folder / "figures" / "samples.svg").write_text(f"<svg>{' ' * 30_000}</svg>")
     write_table(folder, "images", ["name"], [[f"{i}.png"] for i in range(5000)])
     page = page_of(folder)
     assert sum(len(i["src"] or "") for i in page.all("img")) < 200_000
     assert len(page.all("img")) == len(KNOWN_FIGURES)
-    assert not any(a.get("download") == "samples.svg" for a in page.all("a"))
     assert "The first 500 of 5,000 rows; all of them are in tables/images.csv." in page.text
     assert (folder / "report.html").stat().st_size < 400_000
 
 
 def test_the_budget_of_the_parts_keeps_the_page_below_15_megabytes() -> None:
-    assert pictures._PICTURES + pictures._VECTORS < 12_000_000
+    assert pictures._PICTURES + view.ROOM < 12_000_000
 
 
 def test_without_jinja2_the_missing_extra_is_named(

@@ -11,7 +11,7 @@ from typing import Any, Final
 from emergence_ext.lookup import optional
 
 VIEW: Final = (
-    "elements", "data", "camera", "draw", "state", "marks", "scene", "touch", "inspector", "lists",
+    "elements", "data", "camera", "draw", "state", "marks", "layouts", "scene", "touch", "inspector", "lists",
     "main",
 )  # fmt: skip
 """Parts of the view's script, in the order in which they are read."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emergence_ext.report.emergence_text import IMAGES_TABLE, SECTIONS
-from emergence_ext.report.experiments import experiments
+from emergence_ext.report.experiments import EXPERIMENTS, experiments
 from emergence_ext.report.files import FIGURES, TABLES
 from emergence_ext.report.html.page import fill_template, page_part, view_script
 from emergence_ext.report.html.pictures import Picture, read_pictures
@@ -20,7 +20,7 @@ from emergence_ext.report.html.tables import ROWS_SHOWN, Table, read_table
 from emergence_ext.report.receipts import receipts, sealed
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import Config, RunFolder
-from emergence_ext.store import write_file
+from emergence_ext.store import exists, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -105,13 +105,18 @@ def write_page(
             for s in sections
             if s.text is not _FURTHER and not s.figures and not s.tables
         ],
+        undone=[
+            (each.section.title, each.command)
+            for each in EXPERIMENTS
+            if not exists(inside.result(each.section.anchor))
+        ],
         images=tables.get(IMAGES_TABLE.name),
         images_text=IMAGES_TABLE,
         receipts=json.dumps(receipts(inside, left_out), indent=1),
         rows_shown=ROWS_SHOWN,
     )
     write_file(inside.report, sealed(page))
-    logger.info("report: wrote %s", inside.report)
+    logger.info("report: %s opens offline", inside.report.resolve().as_uri())
     return inside.report
 
 

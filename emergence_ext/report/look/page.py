@@ -57,7 +57,7 @@ def write_page(
         for technique, sheet in sheets.items()
         for name in sheet.figures
     }
-    pictures = read_pictures(files, room=_PICTURES, vectors=0)
+    pictures = read_pictures(files, room=_PICTURES)
     tables = {
         f"{technique}/{name}": read_table(out / technique / f"{name}.csv")
         for technique, sheet in sheets.items()

@@ -4,15 +4,22 @@ const FIELD = 2.6; // focal length over half the height
 const LIMITS = { zoom: [0.2, 40], pitch: [-Math.PI / 2, Math.PI / 2] };
 
 class Camera {
-  constructor(flat, reach) {
-    this.flat = flat;
+  constructor(dim, reach, layout = "space") {
+    this.dim = dim;
     this.reach = reach; // of the strengths that fill the view
+    this.lie(layout);
     this.reset();
+  }
+
+  // A map is looked at from above, and so is what has two dimensions.
+  lie(layout) {
+    this.layout = layout;
+    this.flat = layout === "map" || (layout === "space" && this.dim === 2);
   }
 
   reset() {
     this.yaw = this.flat ? 0 : 0.6;
-    this.pitch = this.flat ? Math.PI / 2 : 0.45;
+    this.pitch = this.flat ? Math.PI / 2 : this.layout === "height" ? 0.2 : 0.45;
     this.zoom = 1;
     this.x = this.y = 0;
   }
@@ -38,13 +45,17 @@ class Camera {
     return [[cy, sy, 0], [-sp * sy, sp * cy, cp], [cp * sy, -cp * cy, sp]];
   }
 
-  // Where a place lies: pixels from the upper left corner, and its distance from the eye.
-  project(place, width, height) {
-    const [right, up, near] = this.rows, [px, py, pz] = place;
-    const x = right[0] * px + right[1] * py + right[2] * pz + this.x;
-    const y = up[0] * px + up[1] * py + up[2] * pz + this.y;
-    const depth = this.distance - (near[0] * px + near[1] * py + near[2] * pz);
-    const focal = FIELD * height / 2;
-    return [width / 2 + focal * x / depth, height / 2 - focal * y / depth, depth];
+  // From a place to pixels from the upper left corner, and its distance from the eye.
+  lens(width, height) {
+    const [right, up, near] = this.rows, { x: panX, y: panY, distance } = this, focal = FIELD * height / 2;
+    return ([px, py, pz], out = [0, 0, 0]) => {
+      const x = right[0] * px + right[1] * py + right[2] * pz + panX;
+      const y = up[0] * px + up[1] * py + up[2] * pz + panY;
+      const depth = distance - (near[0] * px + near[1] * py + near[2] * pz);
+      out[0] = width / 2 + focal * x / depth;
+      out[1] = height / 2 - focal * y / depth;
+      out[2] = depth;
+      return out;
+    };
   }
 }

@@ -82,19 +82,35 @@ class RunData {
 
   strength(frame, i) { return Math.hypot(...this.coordinates(frame, i)); }
 
-  // p(y|h) of Eq. 4, from where the region is: a softmax of log priors and kappa times cosines.
-  posterior(frame, i) {
-    const h = this.coordinates(frame, i), length = Math.hypot(...h);
-    const { step, values } = this.kappa;
+  // log prior + kappa times cosine of each category (Eq. 4), into `scores`.
+  score(h, scores) {
+    const length = Math.hypot(...h), { step, values } = this.kappa;
     const at = Math.min(length / step, values.length - 1), below = Math.min(Math.floor(at), values.length - 2);
     const kappa = values[below] + (at - below) * (values[below + 1] - values[below]);
-    const scores = this.directions.map((mu, y) => {
-      const cosine = length > 0 ? mu.reduce((sum, m, d) => sum + m * h[d], 0) / length : 0;
-      return Math.log(this.priors[y]) + kappa * cosine;
-    });
-    const most = Math.max(...scores), powers = scores.map((s) => Math.exp(s - most));
+    for (let y = 0; y < this.directions.length; y++) {
+      const mu = this.directions[y];
+      let product = 0;
+      for (let d = 0; d < this.dim; d++) product += mu[d] * h[d];
+      scores[y] = Math.log(this.priors[y]) + (length > 0 ? kappa * product / length : 0);
+    }
+  }
+
+  // p(y|h), from where the region is: a softmax.
+  posterior(frame, i) {
+    const scores = new Float64Array(this.directions.length);
+    this.score(this.coordinates(frame, i), scores);
+    const most = Math.max(...scores), powers = Array.from(scores, (s) => Math.exp(s - most));
     const total = powers.reduce((a, b) => a + b, 0);
     return powers.map((p) => p / total);
+  }
+
+  // That of one category alone.
+  probability(h, y) {
+    const scores = this.scores ??= new Float64Array(this.directions.length);
+    this.score(h, scores);
+    let total = 0;
+    for (let k = 0; k < scores.length; k++) total += Math.exp(scores[k] - scores[y]);
+    return 1 / total;
   }
 
   // w of a region; null where it was not learned: only the last images of those shown have one.
@@ -105,16 +121,21 @@ class RunData {
 
   // The best match of a region in each other image, by cosine as the matching has it; the nearest first.
   similar(frame, i, count) {
-    const own = Math.floor(i / this.regions), h = this.coordinates(frame, i);
-    const length = Math.hypot(...h), best = [];
+    const own = Math.floor(i / this.regions), h = this.coordinates(frame, i), { dim } = this;
+    const length = Math.hypot(...h), best = [], unit = this.unit(frame);
     if (length === 0) return [];
     for (let n = 0; n < this.shown; n++) {
       if (n === own) continue;
       let match = { region: -1, cosine: -2 };
       for (let j = n * this.regions; j < (n + 1) * this.regions; j++) {
-        const g = this.coordinates(frame, j), other = Math.hypot(...g);
-        if (other === 0) continue;
-        const cosine = h.reduce((sum, x, d) => sum + x * g[d], 0) / length / other;
+        let product = 0, square = 0;
+        for (let d = 0; d < dim; d++) {
+          const x = unit * (d < 3 ? frame.xyz[4 * j + d] : frame.beyond[d - 3][j]);
+          product += x * h[d];
+          square += x * x;
+        }
+        if (square === 0) continue;
+        const cosine = product / length / Math.sqrt(square);
         if (cosine > match.cosine) match = { region: j, cosine };
       }
       if (match.region >= 0) best.push(match);

@@ -4,15 +4,17 @@ const VERTEX = `#version 300 es
 layout(location = 0) in vec4 a0; layout(location = 1) in vec4 a1;
 layout(location = 2) in vec4 a2; layout(location = 3) in vec4 a3;
 layout(location = 4) in vec4 mark; // red, green, blue in 0..1, kind in 0..255 / 255
-uniform vec4 blend; uniform mat3 rows; uniform vec3 eye; uniform vec2 focal; uniform float size, dark;
+uniform vec4 blend; uniform mat3 rows; uniform vec3 eye; uniform vec2 focal; uniform float size, swell;
 out vec3 color; flat out int kind;
 void main() {
   kind = int(mark.w * 255.0 + 0.5);
-  vec3 p = rows * (blend.x * a0 + blend.y * a1 + blend.z * a2 + blend.w * a3).xyz + vec3(eye.xy, 0.0);
+  vec4 at = blend.x * a0 + blend.y * a1 + blend.z * a2 + blend.w * a3; // the last is a strength
+  vec3 p = rows * at.xyz + vec3(eye.xy, 0.0);
+  float large = swell > 0.0 ? clamp(at.w / swell, 0.3, 2.5) : 1.0;
   float depth = eye.z - p.z;
   color = mark.rgb;
   gl_Position = vec4(focal * p.xy, depth - eye.z * 0.02, depth);
-  gl_PointSize = max(1.0, size * (kind == 1 ? 0.45 : 1.0) * clamp(eye.z / depth, 0.5, 3.0));
+  gl_PointSize = max(1.0, size * large * (kind == 1 ? 0.45 : 1.0) * clamp(eye.z / depth, 0.5, 3.0));
   if (kind == 0 || depth < eye.z * 0.01) gl_Position = vec4(2.0, 2.0, 2.0, 1.0); // outside
 }`;
 
@@ -46,7 +48,7 @@ class Painter {
     gl.linkProgram(this.program);
     if (!gl.getProgramParameter(this.program, gl.LINK_STATUS)) throw new Error(gl.getProgramInfoLog(this.program));
     this.at = (name) => gl.getUniformLocation(this.program, name);
-    this.buffers = new Map(); // frame -> its positions on the GPU
+    this.buffers = new Map(); // positions, or marks -> the same on the GPU
     gl.useProgram(this.program);
     gl.enable(gl.DEPTH_TEST);
   }
@@ -59,7 +61,7 @@ class Painter {
   }
 
   // frames: up to four, with their weights; marks: what `mark` in the shader is, bytes that may change.
-  points(frames, weights, marks, camera, { size, dark, width, height }) {
+  points(frames, weights, marks, camera, { size, swell, dark, width, height }) {
     const { gl } = this;
     for (let k = 0; k < 4; k++) {
       gl.bindBuffer(gl.ARRAY_BUFFER, this.buffer(frames[k] ?? frames[0]));
@@ -75,6 +77,7 @@ class Painter {
     gl.uniform3f(this.at("eye"), camera.x, camera.y, camera.distance);
     gl.uniform2f(this.at("focal"), FIELD * height / width, FIELD);
     gl.uniform1f(this.at("size"), size);
+    gl.uniform1f(this.at("swell"), swell);
     gl.uniform1f(this.at("dark"), dark ? 1 : 0);
     gl.drawArrays(gl.POINTS, 0, marks.length / 4);
   }
@@ -86,7 +89,7 @@ class Painter {
       there = gl.createBuffer();
       this.buffers.set(owner, there);
       gl.bindBuffer(gl.ARRAY_BUFFER, there);
-      gl.bufferData(gl.ARRAY_BUFFER, owner.xyz ?? owner, changes ? gl.DYNAMIC_DRAW : gl.STATIC_DRAW);
+      gl.bufferData(gl.ARRAY_BUFFER, owner, changes ? gl.DYNAMIC_DRAW : gl.STATIC_DRAW);
     } else if (changes && owner.fresh) {
       gl.bindBuffer(gl.ARRAY_BUFFER, there);
       gl.bufferSubData(gl.ARRAY_BUFFER, 0, owner);

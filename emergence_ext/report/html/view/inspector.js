@@ -104,7 +104,7 @@ class Inspector {
 
   bar(y, share, words, own) {
     return el("li", { className: own ? "own" : "" },
-      el("span", { className: "bar-name", textContent: this.data.categories[y] }),
+      el("span", { className: "bar-name", textContent: this.data.short[y], title: this.data.categories[y] }),
       el("span", { className: "bar-room" }, el("span", { className: "bar", style: { width: `${100 * share}%`, background: css(this.palette.category[y]) } })),
       el("span", { className: "bar-value", textContent: words }));
   }
@@ -112,7 +112,7 @@ class Inspector {
   verdict(image, frame, i) {
     const { data, state } = this, says = frame.category[i], columns = data.grid[1], r = i % data.regions;
     const point = frame.passed[i] > state.tau, right = says === image.y;
-    const kind = !point ? `no knowledge point at tau ${data.taus[state.tau].toFixed(3).replace(/0$/, "")}`
+    const kind = !point ? `no knowledge point at tau ${Number(data.taus[state.tau].toFixed(3))}`
       : right ? "a reliable knowledge point" : "a knowledge point for another category";
     return el("p", {}, `Region in row ${Math.floor(r / columns) + 1}, column ${r % columns + 1}, ${data.layers[state.l]}, ${data.checkpoints[state.e].label}: `,
       this.swatch(says), el("strong", { textContent: ` ${data.categories[says]}` }), `, ${kind}.`);
@@ -144,7 +144,7 @@ class Inspector {
         type: "button", className: `${point ? "point" : ""} ${here ? "here" : ""}`, "aria-current": here ? "step" : "false",
         title: name, on: { click: () => this.go(place) },
       }, el("span", { className: "way-name", textContent: name }), this.swatch(says),
-      el("span", { textContent: `${clipped(data.categories[says], 12)} ${percent(sure)}` }));
+      el("span", { textContent: `${clipped(data.short[says], 16)} ${percent(sure)}` }));
     })));
   }
 

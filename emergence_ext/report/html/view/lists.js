@@ -10,11 +10,19 @@ class Lists {
   }
 
   show(marked) {
-    this.misread();
-    this.outliers();
+    // Each as rarely as it may change: pictures take time.
+    this.once("misread", [this.state.hidden], () => this.misread());
+    this.once("outliers", [this.state.hidden, this.state.e], () => this.outliers());
     this.others(marked);
     this.confusion(marked);
     if (this.part("table").open) this.table(marked);
+  }
+
+  once(name, depends, show) {
+    const key = JSON.stringify([depends, this.palette.dark]);
+    if (this.shownFor?.[name] === key) return;
+    this.shownFor = { ...this.shownFor, [name]: key };
+    show();
   }
 
   strip(name, cards, none) {
@@ -26,7 +34,7 @@ class Lists {
     const wrong = data.images.filter((x) => x.says !== x.y && !this.state.hidden.includes(x.y));
     wrong.sort((a, b) => b.sure - a.sure);
     this.strip("misread", wrong.slice(0, LONGEST).map((x) => card(this, x.index, null,
-      `${clipped(data.categories[x.y], 12)} → ${clipped(data.categories[x.says], 12)} ${percent(x.sure)}`, 84)), "The network misreads none of these images.");
+      `${clipped(data.short[x.y], 16)} → ${clipped(data.short[x.says], 16)} ${percent(x.sure)}`, 84)), "The network misreads none of these images.");
   }
 
   // Images whose sample lies far from the ray of every category.
@@ -49,7 +57,7 @@ class Lists {
     const order = [...best.values()].sort((a, b) => frame.passed[b] - frame.passed[a]).slice(0, LONGEST);
     this.strip("others", order.map((i) => {
       const image = Math.floor(i / data.regions), says = frame.category[i];
-      return card(this, image, i % data.regions, `says ${clipped(data.categories[says], 12)} ${percent(data.posterior(frame, i)[says])}`, 84);
+      return card(this, image, i % data.regions, `says ${clipped(data.short[says], 16)} ${percent(data.posterior(frame, i)[says])}`, 84);
     }), "No region that is shown is a knowledge point for another category.");
   }
 
@@ -82,14 +90,14 @@ class Lists {
     if (C > 20) {
       const wrong = cells.filter(([y, says]) => y !== says).sort((a, b) => b[2] - a[2]).slice(0, 40);
       box.replaceChildren(el("ul", { className: "pairs-list" }, ...wrong.map(([y, says, n]) =>
-        el("li", {}, button(y, says, n, `${data.categories[y]} → ${data.categories[says]}: ${thousands(n)}`)))));
+        el("li", {}, button(y, says, n, `${data.short[y]} → ${data.short[says]}: ${thousands(n)}`)))));
       return;
     }
     const table = Array.from({ length: C }, () => new Array(C).fill(0));
     for (const [y, says, n] of cells) table[y][says] = n;
     const rows = table.map((row, y) => {
       const total = row.reduce((a, b) => a + b, 0) || 1;
-      return el("tr", {}, el("th", { scope: "row", textContent: clipped(data.categories[y], 16) }), ...row.map((n, says) => {
+      return el("tr", {}, el("th", { scope: "row", textContent: clipped(data.short[y], 16) }), ...row.map((n, says) => {
         const cell = el("td", { className: n ? (y === says ? "right" : "off") : "none" }, n ? button(y, says, n, thousands(n)) : null);
         cell.style.setProperty("--share", `${Math.round(100 * Math.sqrt(n / total))}%`);
         return cell;
@@ -99,7 +107,7 @@ class Lists {
       el("caption", { textContent: this.matrixOf === "images"
         ? "Rows: true category; columns: what the finished network says of all images analysed."
         : "Rows: true category; columns: what the knowledge points say that are shown in the view now." }),
-      el("thead", {}, el("tr", {}, el("td"), ...data.categories.map((name) => el("th", { scope: "col", textContent: clipped(name, 10) })))),
+      el("thead", {}, el("tr", {}, el("td"), ...data.short.map((name) => el("th", { scope: "col", textContent: clipped(name, 12) })))),
       el("tbody", {}, ...rows)));
   }
 

@@ -69,8 +69,8 @@ class View {
 
   refresh(note = true) {
     const { data, state, scene } = this, frame = data.frame(state.e, state.l);
-    scene.marked = markRegions(data, state, frame, this.palette);
-    scene.markedSamples = markSamples(data, state, this.palette);
+    scene.marked.counts = markRegions(data, state, frame, this.palette, scene.marked);
+    markSamples(data, state, this.palette, scene.markedSamples);
     scene.request();
     this.tell();
     if (!this.lists) return;
@@ -128,12 +128,14 @@ class View {
     range("e", data.checkpoints.length - 1);
     range("l", data.layers.length - 1);
     range("tau", data.taus.length - 1);
+    if (data.dim < 3) this.find("layout").querySelector("[value=map]").remove();
     for (const name of ["e", "l", "tau"]) this.find(name).addEventListener("input", (event) => this.set({ [name]: Number(event.target.value) }));
     for (const name of Object.keys(CHOICES)) this.find(name).addEventListener("change", (event) => this.chosen(name, event.target.value));
     this.find("ellipsoids").addEventListener("change", (event) => this.set({ ellipsoids: event.target.checked }));
     this.find("play").addEventListener("click", () => this.play());
     this.find("play").disabled = data.checkpoints.length < 2;
     this.find("reset").addEventListener("click", () => {
+      scene.camera.lie("space");
       scene.camera.reset();
       this.set(structuredClone(state.usual));
     });
@@ -154,6 +156,10 @@ class View {
   }
 
   chosen(name, value) {
+    if (name === "layout") {
+      this.scene.camera.lie(value);
+      this.scene.camera.reset();
+    }
     // w is known of images that regions were learned on alone, which no fit held out.
     this.set(name === "color" && value === "w" && this.state.who === "held" ? { color: value, who: "all" } : { [name]: value });
   }
@@ -171,7 +177,7 @@ class View {
           },
           dblclick: () => only(y),
         },
-      }, el("span", { className: "swatch" }), ` ${name}`)),
+      }, el("span", { className: "swatch" }), el("span", { className: "legend-name", textContent: ` ${name}` }))),
       el("button", { type: "button", className: "plain", textContent: "all", on: { click: () => this.set({ hidden: [] }) } }),
       el("button", { type: "button", className: "plain", textContent: "none", on: { click: () => this.set({ hidden: all }) } }));
   }

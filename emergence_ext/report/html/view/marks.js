@@ -9,9 +9,19 @@ function imageFilter(data, state) {
     && (cell === null || (cell.y === y && (cell.kind === "points" || cell.says === says)));
 }
 
-// Returns kinds and marks of the regions, and how many of those images are there, points, and right ones.
-function markRegions(data, state, frame, palette) {
-  const n = data.points, kinds = new Uint8Array(n), marks = new Uint8Array(4 * n);
+const roomFor = (n) => ({ kinds: new Uint8Array(n), marks: new Uint8Array(4 * n), counts: null });
+
+function setMark(marks, i, [red, green, blue], kind) {
+  marks[4 * i] = red;
+  marks[4 * i + 1] = green;
+  marks[4 * i + 2] = blue;
+  marks[4 * i + 3] = kind;
+}
+
+// Writes kinds and marks of the regions, and how many of those images are there, points, and right ones.
+function markRegions(data, state, frame, palette, { kinds, marks }) {
+  kinds.fill(0);
+  marks.fill(0);
   const keeps = imageFilter(data, state), { only, tau, cell } = state;
   const counts = { images: 0, regions: 0, points: 0, reliable: 0, drawn: 0 };
   const color = regionColor(data, state, frame, palette);
@@ -29,26 +39,24 @@ function markRegions(data, state, frame, palette) {
       if (cell?.kind === "points" && !(point && frame.category[i] === cell.says)) continue;
       counts.drawn += 1;
       kinds[i] = kind;
-      marks.set(color(i, y, kind), 4 * i);
-      marks[4 * i + 3] = kind;
+      setMark(marks, i, color(i, y, kind), kind);
     }
   }
   marks.fresh = true;
-  return { kinds, marks, counts };
+  return counts;
 }
 
-function markSamples(data, state, palette) {
-  const kinds = new Uint8Array(data.shown), marks = new Uint8Array(4 * data.shown);
+function markSamples(data, state, palette, { kinds, marks }) {
+  kinds.fill(0);
+  marks.fill(0);
   const keeps = imageFilter(data, state), { says } = data.checkpoints[state.e];
   for (let i = 0; i < data.shown; i++) {
     const { y } = data.images[i];
     if (!keeps(data.images[i])) continue;
     kinds[i] = says[i] === y ? RIGHT : OTHER;
-    marks.set(palette.category[state.color === "true" ? y : says[i]], 4 * i);
-    marks[4 * i + 3] = kinds[i];
+    setMark(marks, i, palette.category[state.color === "true" ? y : says[i]], kinds[i]);
   }
   marks.fresh = true;
-  return { kinds, marks };
 }
 
 function regionColor(data, state, frame, palette) {

@@ -14,7 +14,10 @@ class Scene {
     this.e = state.e;
     this.l = state.l;
     this.hover = null;
-    this.camera = new Camera(data.dim === 2, this.reachOf(data.frame(state.e, state.l)));
+    this.marked = roomFor(data.points);
+    this.markedSamples = roomFor(data.shown);
+    this.camera = new Camera(data.dim, this.reachOf(data.frame(state.e, state.l)));
+    this.layouts = new Layouts(data, this.camera.reach);
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
     this.frames = 0; // drawn so far
     new ResizeObserver(() => this.request()).observe(stage);
@@ -52,7 +55,7 @@ class Scene {
     const { data, e, l } = this, found = [];
     for (const [t, p] of [[Math.floor(e), 1 - (e % 1)], [Math.ceil(e), e % 1]]) {
       for (const [k, q] of [[Math.floor(l), 1 - (l % 1)], [Math.ceil(l), l % 1]]) {
-        if (p * q > 0) found.push([data.frame(t, k), p * q]);
+        if (p * q > 0) found.push(this.part(data.frame(t, k), p * q));
       }
     }
     return found;
@@ -60,16 +63,24 @@ class Scene {
 
   blendSamples() {
     const below = Math.floor(this.e), part = this.e % 1;
-    const found = [[this.data.decodedSamples[below], 1 - part]];
-    if (part > 0) found.push([this.data.decodedSamples[below + 1], part]);
+    const found = [this.part(this.data.decodedSamples[below], 1 - part)];
+    if (part > 0) found.push(this.part(this.data.decodedSamples[below + 1], part));
     return found;
   }
 
-  positionIn(blend, i) {
-    const at = [0, 0, 0];
-    for (const [frame, weight] of blend) {
-      const unit = weight * this.data.unit(frame);
-      for (let d = 0; d < 3; d++) at[d] += unit * frame.xyz[4 * i + d];
+  // A frame as it is laid out, and what its integers are multiplied by: their unit, times its weight.
+  part(frame, weight = 1) {
+    const { xyz, unit } = this.layouts.of(frame, this.state.layout);
+    return { xyz, by: weight * unit };
+  }
+
+  positionIn(blend, i, at = [0, 0, 0]) {
+    at[0] = at[1] = at[2] = 0;
+    for (let k = 0; k < blend.length; k++) {
+      const { xyz, by } = blend[k];
+      at[0] += by * xyz[4 * i];
+      at[1] += by * xyz[4 * i + 1];
+      at[2] += by * xyz[4 * i + 2];
     }
     return at;
   }
@@ -84,13 +95,13 @@ class Scene {
 
   draw() {
     const { clientWidth: width, clientHeight: height } = this.stage, ratio = Math.min(2, devicePixelRatio || 1);
-    if (!width || !height || !this.marked) return;
+    if (!width || !height || !this.marked.counts) return;
     for (const canvas of [this.back, this.middle, this.front]) {
       if (canvas.width === Math.round(width * ratio) && canvas.height === Math.round(height * ratio)) continue;
       canvas.width = Math.round(width * ratio);
       canvas.height = Math.round(height * ratio);
     }
-    Object.assign(this, { width, height, ratio });
+    Object.assign(this, { width, height, ratio, lens: this.camera.lens(width, height) });
     for (const pen of this.pens) {
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
       pen.clearRect(0, 0, width, height);
@@ -98,7 +109,7 @@ class Scene {
     }
     this.drawRays(this.pens[0]);
     this.drawPoints();
-    if (this.state.ellipsoids) this.drawEllipsoids(this.pens[1]);
+    if (this.state.ellipsoids && this.state.layout === "space") this.drawEllipsoids(this.pens[1]);
     this.drawPicked(this.pens[1]);
     this.drawNames(this.pens[1]);
     this.frames += 1;
@@ -109,9 +120,8 @@ class Scene {
     if (!painter) return this.drawPointsFlat();
     painter.begin(this.middle.width, this.middle.height);
     for (const { of, blend, marks } of this.layers()) {
-      const frames = blend.map(([frame]) => frame), weights = blend.map(([frame, w]) => w * this.data.unit(frame));
-      painter.points(frames, weights, marks, this.camera, {
-        size: SIZE[of] * ratio, dark: this.palette.dark, width: this.middle.width, height: this.middle.height,
+      painter.points(blend.map(({ xyz }) => xyz), blend.map(({ by }) => by), marks, this.camera, {
+        size: SIZE[of] * ratio, swell: this.swell, dark: this.palette.dark, width: this.middle.width, height: this.middle.height,
       });
     }
   }
@@ -124,29 +134,35 @@ class Scene {
     for (const { of, blend, marks, kinds } of this.layers()) {
       kinds.forEach((kind, i) => {
         if (!kind) return;
-        const [x, y, depth] = this.screen(blend, i), r = this.radius(of, kind, depth);
+        const [x, y, depth] = this.screen(blend, i), r = this.radius(of, kind, depth, blend, i);
         pen.fillStyle = pen.strokeStyle = css([...marks.subarray(4 * i, 4 * i + 3)]);
         pen[kind === OTHER ? "strokeRect" : "fillRect"](x - r, y - r, 2 * r, 2 * r);
       });
     }
   }
 
-  screen(blend, i) { return this.camera.project(this.positionIn(blend, i), this.width, this.height); }
+  screen(blend, i) { return this.lens(this.positionIn(blend, i)); }
 
-  radius(of, kind, depth) {
+  // On a map the strength is the size: that which this strength is drawn with is the usual one.
+  get swell() { return this.state.layout === "map" ? this.camera.reach / 2 : 0; }
+
+  radius(of, kind, depth, blend, i) {
     const near = Math.min(3, Math.max(0.5, this.camera.distance / depth));
-    return Math.max(1, SIZE[of] * (kind === FAINT ? 0.45 : 1) * near) / 2;
+    const strength = this.swell && blend.reduce((sum, { xyz, by }) => sum + by * xyz[4 * i + 3], 0);
+    const large = this.swell ? Math.min(2.5, Math.max(0.3, strength / this.swell)) : 1;
+    return Math.max(1, SIZE[of] * large * (kind === FAINT ? 0.45 : 1) * near) / 2;
   }
 
   // What is under a place: of the marks that cover it the nearest to the eye, else the closest around it.
   pick(x, y) {
     let best = null;
+    const place = [0, 0, 0], seen = [0, 0, 0], lens = this.camera.lens(this.width, this.height);
     for (const { of, blend, kinds } of this.layers()) {
       for (let i = 0; i < kinds.length; i++) {
         if (!kinds[i]) continue;
-        const [px, py, depth] = this.screen(blend, i);
-        if (depth < this.camera.distance * 0.01) continue;
-        const away = Math.hypot(px - x, py - y), over = away - this.radius(of, kinds[i], depth);
+        const [px, py, depth] = lens(this.positionIn(blend, i, place), seen);
+        if (Math.abs(px - x) > 30 || Math.abs(py - y) > 30 || depth < this.camera.distance * 0.01) continue;
+        const over = Math.hypot(px - x, py - y) - this.radius(of, kinds[i], depth, blend, i);
         if (over > 8) continue;
         const rank = over <= 0.5 ? [0, depth] : [1, over];
         if (!best || rank[0] < best.rank[0] || (rank[0] === best.rank[0] && rank[1] < best.rank[1])) best = { of, i, rank };
@@ -160,24 +176,40 @@ class Scene {
   // Where a region is on the page, in pixels from the stage's corner.
   where(image, region) { return this.screen(this.blend(), image * this.data.regions + region); }
 
-  tip(mu, length) {
-    return this.camera.project([0, 1, 2].map((d) => length * (mu[d] ?? 0)), this.width, this.height);
-  }
+  tip(mu, length) { return this.lens(this.layouts.place(mu.map((x) => length * x), this.state.layout)); }
 
   drawRays(pen) {
-    const { camera, data, state, palette } = this, [, , near] = camera.rows, start = this.tip([], 0);
-    const gone = new Set(state.hidden);
+    const { camera, data, state, palette } = this, [, , near] = camera.rows, gone = new Set(state.hidden);
+    if (state.layout === "height") this.drawRound(pen, [1, 1, this.layouts.level(data.taus[state.tau])], [4, 4]);
+    if (state.layout === "map") this.drawRound(pen, [Math.SQRT2, Math.SQRT1_2, 0], []);
     pen.lineWidth = data.categories.length > 40 ? 1 : 2;
     data.directions.forEach((mu, y) => {
       if (gone.has(y)) return;
       const away = near.reduce((sum, v, d) => sum + v * (mu[d] ?? 0), 0) < 0;
-      pen.setLineDash(away && !camera.flat ? [5, 5] : []);
+      const [x, top] = this.tip(mu, camera.reach);
       pen.strokeStyle = css(palette.category[y]);
+      if (state.layout === "map") return ring(pen, x, top, 9, 2.5);
+      pen.setLineDash(away && !camera.flat && state.layout === "space" ? [5, 5] : []);
       pen.beginPath();
-      pen.moveTo(start[0], start[1]);
-      pen.lineTo(...this.tip(mu, camera.reach).slice(0, 2));
+      pen.moveTo(...this.tip(mu, 0).slice(0, 2));
+      pen.lineTo(x, top);
       pen.stroke();
+      pen.setLineDash([]);
     });
+  }
+
+  // The ring at p = tau, as in Fig. 4, and the edge of the map: half axes by the reach, and a height.
+  drawRound(pen, [wide, deep, level], dash) {
+    const { reach } = this.camera;
+    pen.strokeStyle = this.palette.ink;
+    pen.lineWidth = 1;
+    pen.setLineDash(dash);
+    pen.beginPath();
+    for (let k = 0; k <= 64; k++) {
+      const [x, y] = this.lens([wide * reach * Math.cos(k * Math.PI / 32), deep * reach * Math.sin(k * Math.PI / 32), level]);
+      pen[k ? "lineTo" : "moveTo"](x, y);
+    }
+    pen.stroke();
     pen.setLineDash([]);
   }
 
@@ -191,7 +223,7 @@ class Scene {
     pen.textBaseline = "middle";
     pen.lineJoin = "round";
     for (const { y, at: [x, top] } of ends) {
-      const name = clipped(data.categories[y], 22), wide = pen.measureText(name).width;
+      const name = clipped(data.short[y], 16), wide = pen.measureText(name).width;
       const left = Math.min(Math.max(4, x < this.width / 2 ? x - wide : x), this.width - wide - 4);
       const box = [left - 3, top - 9, left + wide + 3, top + 9];
       if (taken.some((b) => box[0] < b[2] && b[0] < box[2] && box[1] < b[3] && b[1] < box[3])) continue;
@@ -235,7 +267,7 @@ class Scene {
   }
 
   drawWay(pen, frames, i, dash) {
-    const spots = frames.filter(Boolean).map((frame) => this.screen([[frame, 1]], i));
+    const spots = frames.filter(Boolean).map((frame) => this.screen([this.part(frame)], i));
     pen.setLineDash(dash);
     pen.beginPath();
     spots.forEach(([x, y], k) => (k ? pen.lineTo(x, y) : pen.moveTo(x, y)));
@@ -253,10 +285,12 @@ class Scene {
   drawEllipsoids(pen) {
     const { data, state } = this, blend = this.blend(), keeps = imageFilter(data, state);
     const sums = data.categories.map(() => ({ n: 0, mean: [0, 0, 0], square: [0, 0, 0, 0, 0, 0] }));
+    const kept = data.images.slice(0, data.shown).map(keeps), p = [0, 0, 0];
     for (let i = 0; i < data.points; i++) {
-      const { y } = data.images[Math.floor(i / data.regions)];
-      if (!keeps(data.images[Math.floor(i / data.regions)])) continue;
-      const p = this.positionIn(blend, i), s = sums[y];
+      const image = Math.floor(i / data.regions);
+      if (!kept[image]) continue;
+      this.positionIn(blend, i, p);
+      const s = sums[data.images[image].y];
       s.n += 1;
       p.forEach((v, d) => { s.mean[d] += v; });
       [[0, 0], [1, 0], [1, 1], [2, 0], [2, 1], [2, 2]].forEach(([a, b], k) => { s.square[k] += p[a] * p[b]; });
@@ -272,7 +306,7 @@ class Scene {
           u[a] = HALF * Math.cos(k * Math.PI / 24);
           u[b] = HALF * Math.sin(k * Math.PI / 24);
           const at = [m[0] + L[0] * u[0], m[1] + L[1] * u[0] + L[2] * u[1], m[2] + L[3] * u[0] + L[4] * u[1] + L[5] * u[2]];
-          pen[k ? "lineTo" : "moveTo"](...this.camera.project(at, this.width, this.height).slice(0, 2));
+          pen[k ? "lineTo" : "moveTo"](...this.lens(at).slice(0, 2));
         }
         haloed(pen, css(this.palette.text[y]), this.palette.background, 1.6);
       }
@@ -303,4 +337,9 @@ function ring(pen, x, y, radius, width) {
   pen.stroke();
 }
 
-function clipped(name, limit) { return name.length > limit ? `${name.slice(0, limit - 1)}…` : name; }
+// A name that fits: both ends are kept, since the end often holds what tells two long names apart.
+function clipped(name, limit) {
+  if (name.length <= limit) return name;
+  const tail = Math.floor((limit - 1) / 3);
+  return `${name.slice(0, limit - 1 - tail).trimEnd()}…${name.slice(name.length - tail).trimStart()}`;
+}

@@ -1,6 +1,7 @@
 // What is looked at, and how: one object, which the page's address holds behind the # and brings back.
 
 const CHOICES = {
+  layout: ["space", "height", "map"],
   what: ["regions", "samples", "both"],
   color: ["says", "true", "confidence", "strength", "w"],
   only: ["all", "points", "reliable", "other"],
@@ -12,7 +13,7 @@ class State {
     this.data = data;
     this.usual = {
       e: data.checkpoints.length - 1, l: data.layers.length - 1, tau: data.tau,
-      what: "regions", color: "says", only: "all", who: data.images.slice(0, data.shown).some((x) => x.heldOut) ? "held" : "all",
+      layout: "space", what: "regions", color: "says", only: "all", who: data.images.slice(0, data.shown).some((x) => x.heldOut) ? "held" : "all",
       ellipsoids: false, hidden: [], cell: null, image: null, region: null,
     };
     Object.assign(this, structuredClone(this.usual));
@@ -29,7 +30,7 @@ class State {
     if (this.cell) parts.push(`cell=${this.cell.kind}.${this.cell.y}.${this.cell.says}`);
     if (this.image !== null) parts.push(`pick=${this.image}${this.region === null ? "" : `.${this.region}`}`);
     const now = [camera.yaw, camera.pitch, camera.zoom, camera.x, camera.y].map((v) => Number(v.toFixed(3)));
-    const start = new Camera(camera.flat, camera.reach);
+    const start = new Camera(camera.dim, camera.reach, camera.layout);
     if ([start.yaw, start.pitch, 1, 0, 0].some((v, k) => Math.abs(v - now[k]) > 2e-3)) parts.push(`cam=${now.join("_")}`);
     return parts.length ? `#${parts.join("&")}` : "";
   }
@@ -43,6 +44,8 @@ class State {
     this.l = whole(given.get("l"), data.layers.length) ?? this.l;
     if (given.has("tau")) this.tau = nearestTau(data, Number(given.get("tau")));
     for (const [name, words] of Object.entries(CHOICES)) if (words.includes(given.get(name))) this[name] = given.get(name);
+    if (this.layout === "map" && data.dim < 3) this.layout = "space";
+    camera.lie(this.layout);
     this.ellipsoids = given.get("ellipsoids") === "1";
     const C = data.categories.length;
     this.hidden = (given.get("hide") ?? "").split(".").map((x) => whole(x, C)).filter((x) => x !== null);
