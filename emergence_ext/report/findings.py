@@ -16,15 +16,15 @@ def findings(run: FinishedRun) -> list[str]:
         _accuracy(e),
         _through_epochs(e),
         _through_layers(e),
-        _alike(e),
+        _alike(e.sample),
         _misread(e),
-        _others(e),
+        _others(e.sample),
     )
     return [text for text in texts if text]
 
 
 def _accuracy(e: Emergence) -> str:
-    right = int((e.z[-1].argmax(1) == e.y).sum())
+    right = int((e.predicted() == e.y).sum())
     share = proportion(right, len(e.y))
     return f"The network gets {_share(share)} of the {len(e.y):,} images right."
 
@@ -89,7 +89,7 @@ def _alike(e: Emergence) -> str:
     names = f"{_category(e, a)} and {_category(e, b)}, whose directions are the most alike"
     before = ""
     for k, layer in enumerate(e.layers):
-        points = e.points(-1, k).subset(images)
+        points = e.points(-1, k, images)
         # Of the regions of their images that speak for one of the two, those that name the right.
         of_both = points.point & ((points.category == a) | (points.category == b))
         right = bootstrap_ratio((of_both & points.reliable).sum(1), of_both.sum(1))
@@ -104,7 +104,7 @@ def _alike(e: Emergence) -> str:
 
 def _misread(e: Emergence) -> str:
     """What the finished network takes most often for something else."""
-    C, says = len(e.categories), e.z[-1].argmax(1)
+    C, says = len(e.categories), e.predicted()
     wrong = says != e.y
     if not wrong.any():
         return "The network misreads none of the images."

@@ -41,7 +41,8 @@ def view_data(run: FinishedRun) -> str:
     Args:
         run: a finished run.
     """
-    e = run.emergence
+    whole = run.emergence
+    e, thumbnails = whole.sample, run.thumbnails
     steps = Shown.of(e)
     images = chosen_images(e, len(steps.checkpoints) * len(steps.layers))
     listed = _misread(e, images)
@@ -70,21 +71,21 @@ def view_data(run: FinishedRun) -> str:
             {
                 "label": printable(e.labels[t]),
                 "epoch": e.epochs[t],
-                "accuracy": round(e.accuracy(t), 4),
-                "says": e.z[t, images].argmax(1).tolist(),
+                "accuracy": round(whole.accuracy(t), 4),
+                "says": e.logits(t, images).argmax(1).tolist(),
             }
             for t in steps.checkpoints
         ],
         "layers": [printable(e.layers[k]) for k in steps.layers],
-        "total": len(e.names),
-        "heldOut": int(e.held_out.sum()),
+        "total": len(whole.names),
+        "heldOut": int(whole.held_out.sum()),
         "shown": len(images),
         "weighed": int(torch.isin(images, e.region_images).sum()),
         "images": _described(e, torch.cat([images, listed])),
         "frames": frames,
         "samples": [_sample_frame(e, t, images, turn) for t in steps.checkpoints],
-        "confusion": _confusion(e),
-        **atlas(run.thumbnails, torch.cat([images, listed]), e.grid),
+        "confusion": _confusion(whole),
+        **atlas(thumbnails and thumbnails.alone, torch.cat([images, listed]), e.grid),
     }
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     # No name may end the script element, begin a comment or another one.
@@ -145,7 +146,7 @@ def _in_turn(e: Emergence, which: Tensor) -> Tensor:
 
 def _misread(e: Emergence, images: Tensor) -> Tensor:
     """Images `[m]` beside those shown that the finished network misreads, the surest first."""
-    p, says = e.z[-1].softmax(1).max(1)
+    p, says = e.logits().softmax(1).max(1)
     wrong = says != e.y
     wrong[images] = False
     index = wrong.nonzero().flatten()
@@ -168,7 +169,7 @@ def _floor(directions: Tensor) -> Tensor:
 
 def _regions(e: Emergence, t: int, k: int, images: Tensor) -> Tensor:
     """Projected regional features of some images, `[n, R, dim]`."""
-    return e.h[t, k][images]
+    return e.regions(t, k, images)
 
 
 def _frame(
@@ -204,13 +205,13 @@ def _importance(e: Emergence, t: int, k: int, images: Tensor) -> dict[str, Any]:
 
 
 def _sample_frame(e: Emergence, t: int, images: Tensor, turn: Tensor) -> dict[str, Any]:
-    scale, q = quantised(e.g[t, images] @ turn)
+    scale, q = quantised(e.samples(t, images) @ turn)
     return {"scale": scale, "data": packed([p for x in q.unbind(1) for p in planes(x, 2)])}
 
 
 def _described(e: Emergence, images: Tensor) -> list[list[Any]]:
     """Name, category, what the network says, whether held out, how sure it is, and its entropy."""
-    p, says = e.z[-1, images].softmax(1).max(1)
+    p, says = e.logits(-1, images).softmax(1).max(1)
     unsure = e.entropy()[images]
     rows = zip(
         images.tolist(), e.y[images].tolist(), says.tolist(), e.held_out[images].tolist(),
@@ -225,7 +226,7 @@ def _described(e: Emergence, images: Tensor) -> list[list[Any]]:
 def _confusion(e: Emergence) -> list[list[int]]:
     """Every true category and answer of the finished network, with their images: `[y, says, n]`."""
     C = len(e.categories)
-    cells = torch.bincount(e.y * C + e.z[-1].argmax(1), minlength=C * C)
+    cells = torch.bincount(e.y * C + e.predicted(), minlength=C * C)
     return [[i // C, i % C, int(cells[i])] for i in cells.nonzero().flatten().tolist()]
 
 
