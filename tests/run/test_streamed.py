@@ -221,17 +221,14 @@ def test_images_that_m_is_learned_on_are_balanced() -> None:
 def test_what_a_run_writes_is_foretold_and_refused_where_it_does_not_fit(
     few: Emergence, many: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def size(path: Path) -> int:
-        files = path.rglob("*.safetensors") if path.is_dir() else [path]
-        return sum(file.stat().st_size for file in files)
-
     sizes = Sizes.of(_subject(), MANY)
     assert sizes.streamed and not Sizes.of(_subject(), FEW).streamed
     assert sizes.kept == len(many.kept_images) and sizes.shown >= len(many.emergence.sampled)
     expected = sizes.disk()
-    for part, path in (("features", "features"), ("rows of all images", "projected")):
-        heads = 800 * len([*(many.folder / path).rglob("*.safetensors")])  # of each file
-        assert expected[part] <= size(many.folder / path) <= expected[part] + heads
+    for part, folder in (("features", "features"), ("rows of all images", "projected")):
+        shards = [*(many.folder / folder).rglob("network*/*.safetensors")]
+        size = sum(file.stat().st_size for file in shards)
+        assert expected[part] <= size <= expected[part] + 800 * len(shards)  # heads
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"writes .* MiB, and .* has 0 MiB free; .* --keep-features"):
