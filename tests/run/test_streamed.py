@@ -231,7 +231,7 @@ def test_what_a_run_writes_is_foretold_and_refused_where_it_does_not_fit(
         assert expected[part] <= size <= expected[part] + 800 * len(shards)  # heads
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"writes .* MiB, and .* has 0 MiB free; .* --keep-features"):
+    with pytest.raises(OSError, match=r"writes .* MiB, and .* has 0 MiB free; .*--keep-features"):
         run(_subject(), tmp_path, FEW)
     assert not (tmp_path / "features").exists()
 
