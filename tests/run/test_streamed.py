@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext import report
-from emergence_ext.data import ArraySamples
+from emergence_ext.data import ArraySamples, take
 from emergence_ext.report.exporting import regions as exported_regions
 from emergence_ext.run import (
     Config,
@@ -29,6 +29,7 @@ from emergence_ext.run import (
 from emergence_ext.run.plan import Sizes
 from emergence_ext.run.settle import evenly, sample_images, split_images
 from emergence_ext.store import StoreError
+from emergence_ext.studies.apply import apply
 from emergence_ext.studies.controls import controls
 
 C, N = 3, 96
@@ -192,6 +193,17 @@ def test_rows_that_are_damaged_or_of_another_run_are_named(
 def test_controls_of_many_images_look_at_some(many: FinishedRun) -> None:
     found = controls(many, _subject())
     assert found.shuffled_outputs.names == many.emergence.sample.names
+
+
+def test_new_images_are_compared_with_those_whose_features_are_kept(many: FinishedRun) -> None:
+    subject, kept = _subject(), many.kept_images
+    found = apply(many, replace(subject, dataset=take(subject.dataset, kept[[3, 11]].tolist())))
+    assert torch.equal(found.similar[-1] // 4, kept[[3, 11]][:, None].expand(-1, 4))
+    assert (found.likeness[-1] > 0.999).all()
+    images = found.calibration.images
+    assert torch.isin(images, kept).all() and many.emergence.held_out[images].all()
+    tables = report.apply.tables(found, many)
+    assert all(row["images"] == 2 for row in tables["points"])
 
 
 def test_a_run_of_an_earlier_version_notes_no_bounds_and_is_taken(tmp_path: Path) -> None:
