@@ -1,6 +1,6 @@
 """Measure time, memory and disk of a run by its number of images, and by stage.
 
-python -m benchmarks.large --images 500 2000 8000 --keep-features 0 512 --out large.json
+python -m benchmarks.large --images 500 2000 8000 --keep-features 0 256 --out large.json
 
 Each run is a process of its own: five layers of 7 x 7 regions of a small network, images of
 14 x 14 pixels that are drawn when they are asked for. Memory is the peak of what is resident, less

@@ -86,7 +86,7 @@ class Settings:
     held_out: float = 0.4
     sample_images: int = 3000
     region_images: int = 300
-    keep_features: int = 512
+    keep_features: int = 256
     importance_evals: int = 40
     regional_evals: int = 60
     include_self: bool = True

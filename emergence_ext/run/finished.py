@@ -127,7 +127,7 @@ class FinishedRun:
             stores = [ShardStore(self.inside.projected(label)) for label in found.labels]
             if [store.digest() for store in stores] != found.projected:
                 raise StoreError(
-                    f"run: {self.inside.path / 'projected'} holds other rows than were found in "
+                    f"run: {self.inside.rows} holds other rows than were found in "
                     "this run. Bring those back, or make the run again in another directory."
                 )
             found = replace(found, stores=stores)

@@ -120,9 +120,14 @@ class RunFolder:
         """Of many images: all features of those that studies look at, in the last checkpoint."""
         return self.path / "features" / ".sample"
 
+    @property
+    def rows(self) -> Path:
+        """Of many images: g, z and h of all of them."""
+        return self.path / "projected"
+
     def projected(self, label: str) -> Path:
-        """Of many images: the shards of g, z and h of all of them, in a checkpoint."""
-        return self.path / "projected" / file_name(label)
+        """The shards of these in a checkpoint."""
+        return self.rows / file_name(label)
 
     def strength(self, temperature: float) -> Path:
         """Strength against entropy at a temperature."""

@@ -23,7 +23,6 @@ from emergence_ext.store import (
     ShardStore,
     StoreError,
     differences,
-    exists,
     load_arrays,
     made_from,
     read_document,
@@ -69,7 +68,7 @@ def verify(folder: Path | str) -> Verification:
         advice = "Compute the fits again."
         result.check("studies of fits", lambda: read_document(study, STUDY_VERSION, advice))
     for path in _results(inside.path):
-        result.check("results", lambda path=path: _read(path))  # type: ignore[misc]
+        result.check("results", lambda path=path: _read(path, inside))  # type: ignore[misc]
     if result.wrong:
         return result
     run = FinishedRun.open(inside.path)
@@ -78,7 +77,7 @@ def verify(folder: Path | str) -> Verification:
         result.notes.append("made by an earlier version: what it was made from is not noted")
         return result
     if not result.wrong:
-        for path in filter(exists, _results(inside.path)):
+        for path in _results(inside.path):
             _belongs(run, path, result)
     _sources(run, result)
     return result
@@ -135,12 +134,12 @@ def _recompute_rows(run: FinishedRun) -> None:
                 )
 
 
-def _read(path: Path) -> None:
+def _read(path: Path, inside: RunFolder) -> None:
     """Read a result, or rows that many images left, a shard at a time."""
-    if exists(path):
-        load_arrays(path)
-    else:
+    if path.parent == inside.rows:
         ShardStore(path).verify()
+    else:
+        load_arrays(path)
 
 
 def _results(folder: Path) -> Iterator[Path]:
@@ -166,6 +165,8 @@ def _is_checkpoint(path: Path) -> bool:
 
 def _belongs(run: FinishedRun, path: Path, result: Verification) -> None:
     """Compare what a study was made from with the results of the run."""
+    if path.parent == run.inside.rows:  # the results hold their digests
+        return
     there = made_from(path)
     if there is None:
         result.notes.append(f"{path} does not note what it was made from")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext import report
-from emergence_ext.data import ArraySamples
+from emergence_ext.data import ArraySamples, take
 from emergence_ext.report.exporting import regions as exported_regions
 from emergence_ext.run import (
     Config,
@@ -29,6 +29,7 @@ from emergence_ext.run import (
 from emergence_ext.run.plan import Sizes
 from emergence_ext.run.settle import evenly, sample_images, split_images
 from emergence_ext.store import StoreError
+from emergence_ext.studies.apply import apply
 from emergence_ext.studies.controls import controls
 
 C, N = 3, 96
@@ -194,6 +195,17 @@ def test_controls_of_many_images_look_at_some(many: FinishedRun) -> None:
     assert found.shuffled_outputs.names == many.emergence.sample.names
 
 
+def test_new_images_are_compared_with_those_whose_features_are_kept(many: FinishedRun) -> None:
+    subject, kept = _subject(), many.kept_images
+    found = apply(many, replace(subject, dataset=take(subject.dataset, kept[[3, 11]].tolist())))
+    assert torch.equal(found.similar[-1] // 4, kept[[3, 11]][:, None].expand(-1, 4))
+    assert (found.likeness[-1] > 0.999).all()
+    images = found.calibration.images
+    assert torch.isin(images, kept).all() and many.emergence.held_out[images].all()
+    tables = report.apply.tables(found, many)
+    assert all(row["images"] == 2 for row in tables["points"])
+
+
 def test_a_run_of_an_earlier_version_notes_no_bounds_and_is_taken(tmp_path: Path) -> None:
     made = run(_subject(), tmp_path, replace(FEW, sample_images=Settings.sample_images))
     config = Config.read(tmp_path / "config.json")
@@ -221,20 +233,17 @@ def test_images_that_m_is_learned_on_are_balanced() -> None:
 def test_what_a_run_writes_is_foretold_and_refused_where_it_does_not_fit(
     few: Emergence, many: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def size(path: Path) -> int:
-        files = path.rglob("*.safetensors") if path.is_dir() else [path]
-        return sum(file.stat().st_size for file in files)
-
     sizes = Sizes.of(_subject(), MANY)
     assert sizes.streamed and not Sizes.of(_subject(), FEW).streamed
     assert sizes.kept == len(many.kept_images) and sizes.shown >= len(many.emergence.sampled)
     expected = sizes.disk()
-    for part, path in (("features", "features"), ("rows of all images", "projected")):
-        heads = 800 * len([*(many.folder / path).rglob("*.safetensors")])  # of each file
-        assert expected[part] <= size(many.folder / path) <= expected[part] + heads
+    for part, folder in (("features", "features"), ("rows of all images", "projected")):
+        shards = [*(many.folder / folder).rglob("network*/*.safetensors")]
+        size = sum(file.stat().st_size for file in shards)
+        assert expected[part] <= size <= expected[part] + 800 * len(shards)  # heads
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"writes .* MiB, and .* has 0 MiB free; .* --keep-features"):
+    with pytest.raises(OSError, match=r"writes .* MiB, and .* has 0 MiB free; .*--keep-features"):
         run(_subject(), tmp_path, FEW)
     assert not (tmp_path / "features").exists()
 
