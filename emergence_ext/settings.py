@@ -75,6 +75,8 @@ class Settings:
             the fits are done, and h is kept in half precision, on disk.
         importance_evals, regional_evals: evaluations of loss and gradient at most, per layer and
             checkpoint.
+        pairs: other images that each image is scored against in an evaluation of these fits, drawn
+            anew in each round of them; None: all, in time and memory of their number squared.
         include_self: whether an image takes part in its own similarities.
         random_state: seed of the split and of restarts.
     """
@@ -89,6 +91,7 @@ class Settings:
     keep_features: int = 256
     importance_evals: int = 40
     regional_evals: int = 60
+    pairs: int | None = None
     include_self: bool = True
     random_state: int = 0
 
@@ -102,6 +105,7 @@ class Settings:
             ("sample_images", self.sample_images >= 4, "at least 4"),
             ("region_images", self.region_images >= 2, "at least 2"),
             ("keep_features", self.keep_features >= 0, "at least 0"),
+            ("pairs", self.pairs is None or self.pairs >= 2, "at least 2"),
             ("importance_evals", self.importance_evals >= 1, "at least 1"),
             ("regional_evals", self.regional_evals >= 1, "at least 1"),
         ):
@@ -109,7 +113,7 @@ class Settings:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
 
 
-LATER: Final = ("sample_images", "keep_features")
+LATER: Final = ("sample_images", "keep_features", "pairs")
 """Fields of `Settings` that runs of earlier versions do not note: they had the default."""
 
 

@@ -60,8 +60,12 @@ def fits(folder: Path) -> list[bytes]:
     with mock.patch("emergence_ext.method.blocks.BLOCK", 10):
         importance = RegionImportance(max_evals=12).fit(data.F, P)
         regional = RegionalProjection(frame, max_evals=12).fit(data.F, importance.w_, P, g)
-    losses = [repr(fit.stats_.losses).encode() for fit in (importance, regional)]
-    return [*map(_bits, (importance.w_, importance.v_, regional.Lambda_)), *losses]
+    found = [importance.w_, importance.v_, regional.Lambda_]
+    some = RegionImportance(max_evals=12, pairs=5).fit(data.F, P)
+    again = RegionalProjection(frame, max_evals=12, pairs=5).fit(data.F, some.w_, P, g)
+    found += [some.w_, some.v_, again.Lambda_]
+    losses = [repr(fit.stats_.losses).encode() for fit in (importance, regional, some, again)]
+    return [*map(_bits, found), *losses]
 
 
 def _bits(x: Tensor) -> bytes:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PATIENCE: Final = 5.0
+PATIENCE: Final = 15.0
 """Seconds after which a process that does not lead tells its error. One that they all meet is told
 by the first of them, and torchrun ends the others meanwhile."""
 

@@ -164,6 +164,12 @@ def run(
     region_images: Annotated[
         int, typer.Option(help="Images on which regions are learned.")
     ] = Settings.region_images,
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            help="Others that each image is scored against, drawn anew in rounds; default: all."
+        ),
+    ] = Settings.pairs,
     keep_features: Annotated[
         int,
         typer.Option(
@@ -212,7 +218,7 @@ def run(
         )  # fmt: skip
         settings = Settings(
             dim=dim, alpha=alpha, temperature=temperature, tau=tau, region_images=region_images,
-            sample_images=sample_images, keep_features=keep_features,
+            sample_images=sample_images, pairs=pairs, keep_features=keep_features,
             random_state=seed,
         )  # fmt: skip
         finished = analyse(

@@ -27,7 +27,12 @@ from emergence_ext.method.knowledge import (
 )
 from emergence_ext.method.regional import RegionalProjection, normalise_strengths
 from emergence_ext.method.sample import SampleProjection
-from emergence_ext.method.similarity import image_similarity, solve_kappa_p
+from emergence_ext.method.similarity import (
+    Similarity,
+    image_similarity,
+    similarity_for,
+    solve_kappa_p,
+)
 from emergence_ext.method.solver import FitStats, require_finite
 from emergence_ext.method.vmf import ExactKappa, MonteCarloKappa
 
@@ -46,6 +51,7 @@ __all__ = [
     "RegionImportance",
     "RegionalProjection",
     "SampleProjection",
+    "Similarity",
     "bootstrap_ratio",
     "check_tau",
     "distance_from_mean",
@@ -60,6 +66,7 @@ __all__ = [
     "proportion",
     "require_finite",
     "shared_categories",
+    "similarity_for",
     "solve_kappa_p",
     "spearman",
     "stratified_folds",

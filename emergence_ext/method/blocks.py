@@ -1,12 +1,15 @@
-"""A loss that is a mean over conditioning images, in blocks that the processes of a job share.
+"""A loss that is a mean over images, in parts of them that the processes of a job share.
 
-Blocks have a size of their own and are summed in their order, in float32: one process or eight, the
-loss and its gradients are the same to the last bit.
+All pairs of images are scored in blocks of conditioning images, each against all others; with some
+pairs alone, in groups, within each of which all pairs are scored. Blocks have a size of their own
+and groups are drawn alike everywhere, and what comes of them is summed in their order, in float32:
+one process or eight, the loss and its gradients are the same to the last bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -16,6 +19,9 @@ from emergence_ext import parallel
 
 BLOCK: Final = 512
 """Conditioning images of a block."""
+
+Evaluate = Callable[[Sequence[Tensor], Sequence[bool]], list[Tensor]]
+"""From inputs, and whether each wants a gradient, to the loss and the gradients that are wanted."""
 
 
 def mean_over_blocks(loss: Callable[..., Tensor], count: int, *inputs: Tensor) -> Tensor:
@@ -33,52 +39,124 @@ def mean_over_blocks(loss: Callable[..., Tensor], count: int, *inputs: Tensor) -
     Raises:
         PeerError: another process of the job ended.
     """
-    wanted = [torch.is_grad_enabled() and x.requires_grad for x in inputs]
-    result: Tensor = _Mean.apply(loss, count, wanted, *inputs)
-    return result
 
-
-class _Mean(torch.autograd.Function):
-    """Gradients are formed with the loss, block by block, so that no block's graph outlives it."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, loss: Callable[..., Tensor], count: int, wanted: list[bool], *inputs: Tensor
-    ) -> Tensor:
+    def evaluate(inputs: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
         blocks = [slice(k, min(k + BLOCK, count)) for k in range(0, count, BLOCK)]
         total: list[Tensor] = []
         for first in range(0, len(blocks), parallel.world()):
             together = blocks[first : first + parallel.world()]
             # Who has no block left does the last one again, which is not summed.
             own = together[min(parallel.rank(), len(together) - 1)]
-            parts = _of_block(loss, own, count, wanted, inputs)
+            share = (own.stop - own.start) / count
+            parts = _with_gradients(partial(loss, own), share, inputs, wanted)
             everyone = zip(*map(parallel.gathered, parts), strict=True)
             for _, block in zip(together, everyone, strict=False):
                 total = [x + y for x, y in zip(total, block, strict=True)] if total else [*block]
-        mean, *gradients = total
+        return total
+
+    return _mean(evaluate, inputs)
+
+
+def mean_over_groups(
+    loss: Callable[..., Tensor], groups: Sequence[Tensor], *inputs: Tensor
+) -> Tensor:
+    """Return the mean of a loss over images in groups, differentiable once in the inputs.
+
+    Within a job all processes call this together, with equal inputs.
+
+    Args:
+        loss: from the images of a group, `[n]`, and their rows of the inputs to the mean over them,
+            a scalar.
+        groups: indices; each image is in one of them.
+        inputs: whatever of the loss is to have a gradient, `[N, ...]`.
+
+    Raises:
+        PeerError: another process of the job ended.
+    """
+    count, world = sum(map(len, groups)), parallel.world()
+    each = -(-len(groups) // world)
+    shares = [groups[k * each : (k + 1) * each] for k in range(world)]
+    images = torch.cat(list(groups))
+
+    def evaluate(inputs: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
+        own = [
+            _with_gradients(
+                partial(loss, group), len(group) / count, [x[group] for x in inputs], wanted
+            )
+            for group in shares[parallel.rank()]
+        ]
+        losses = [part[0][None] for part in own]
+        results = [_joined(losses, [len(share) for share in shares], inputs[0].new_empty(0)).sum()]
+        lengths = [sum(map(len, share)) for share in shares]
+        for k, x in enumerate(x for x, want in zip(inputs, wanted, strict=True) if want):
+            gradient = torch.empty_like(x)
+            gradient[images] = _joined([part[1 + k] for part in own], lengths, x)
+            results.append(gradient)
+        return results
+
+    return _mean(evaluate, inputs)
+
+
+def is_of_all(pairs: int | None, count: int) -> bool:
+    """Whether scoring each image against `pairs` others, None for all, is scoring all pairs."""
+    return pairs is None or count < 2 * (pairs + 1)
+
+
+def deal(count: int, pairs: int, generator: torch.Generator) -> list[Tensor]:
+    """Deal images into random groups in which each meets `pairs` others, or a few more.
+
+    Any two images are as likely to meet as any other two.
+
+    Args:
+        count: number of images.
+        pairs: others in the group of an image; with as many as there are, one group of all.
+        generator: of the random numbers.
+    """
+    order = torch.randperm(count, generator=generator)
+    groups = order.tensor_split(max(1, count // (pairs + 1)))
+    return [group.sort().values for group in groups]
+
+
+def _joined(parts: Sequence[Tensor], lengths: Sequence[int], like: Tensor) -> Tensor:
+    """Put the rows of all processes, of which each has so many, one after the other."""
+    own = like.new_zeros(max(lengths), *like.shape[1:])
+    if parts:
+        own[: lengths[parallel.rank()]] = torch.cat(list(parts))
+    everyone = zip(parallel.gathered(own), lengths, strict=True)
+    return torch.cat([rows[:length] for rows, length in everyone])
+
+
+def _with_gradients(
+    loss: Callable[..., Tensor], share: float, inputs: Sequence[Tensor], wanted: Sequence[bool]
+) -> list[Tensor]:
+    """A share of a loss, and its gradient for each input that wants one."""
+    leaves = [x.detach().requires_grad_(want) for x, want in zip(inputs, wanted, strict=True)]
+    with torch.set_grad_enabled(any(wanted)):
+        part = loss(*leaves) * share
+    if not any(wanted):
+        return [part]
+    of = [x for x, want in zip(leaves, wanted, strict=True) if want]
+    return [part.detach(), *torch.autograd.grad(part, of)]
+
+
+def _mean(evaluate: Evaluate, inputs: Sequence[Tensor]) -> Tensor:
+    wanted = [torch.is_grad_enabled() and x.requires_grad for x in inputs]
+    result: Tensor = _Evaluated.apply(evaluate, wanted, *inputs)
+    return result
+
+
+class _Evaluated(torch.autograd.Function):
+    """Gradients are formed with the loss, part by part, so that no part's graph outlives it."""
+
+    @staticmethod
+    def forward(ctx: Any, evaluate: Evaluate, wanted: list[bool], *inputs: Tensor) -> Tensor:
+        loss, *gradients = evaluate(inputs, wanted)
         ctx.wanted = wanted
         ctx.save_for_backward(*gradients)
-        return mean
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gradients = iter(ctx.saved_tensors)
         of_inputs = (grads[0] * next(gradients) if wanted else None for wanted in ctx.wanted)
-        return None, None, None, *of_inputs
-
-
-def _of_block(
-    loss: Callable[..., Tensor],
-    block: slice,
-    count: int,
-    wanted: Sequence[bool],
-    inputs: Sequence[Tensor],
-) -> list[Tensor]:
-    """What a block adds to the mean, and to the gradient of each input that wants one."""
-    leaves = [x.detach().requires_grad_(want) for x, want in zip(inputs, wanted, strict=True)]
-    with torch.set_grad_enabled(any(wanted)):
-        part = loss(block, *leaves) * ((block.stop - block.start) / count)
-    if not any(wanted):
-        return [part]
-    of = [x for x, want in zip(leaves, wanted, strict=True) if want]
-    return [part.detach(), *torch.autograd.grad(part, of)]
+        return None, None, *of_inputs

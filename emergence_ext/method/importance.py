@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
 
-from emergence_ext.method.blocks import mean_over_blocks
+from emergence_ext.method.blocks import deal, is_of_all, mean_over_blocks, mean_over_groups
 from emergence_ext.method.frame import unit_rows
 from emergence_ext.method.numpy_arrays import takes_numpy
-from emergence_ext.method.solver import FitStats, minimise, require_finite
+from emergence_ext.method.similarity import Similarity, among, require_similarity
+from emergence_ext.method.solver import FitStats, minimise, minimise_in_rounds, require_finite
 from emergence_ext.ops import choose
 from emergence_ext.settings import Backend, Settings
 from emergence_ext.store import Estimator
@@ -37,13 +39,17 @@ class RegionImportance(Estimator):
         precision: of the matching, see `ops.maxsim`. "medium" takes half the time of "highest"
             where the machine has bfloat16 products, and moves w less than one evaluation more
             does (docs/method.md).
+        pairs: other images that each image is scored against in an evaluation: others in each round
+            of ten, drawn at random, within which P and Q sum to 1; all when None.
+        random_state: seed of these.
         backend: what matches regions, see `backend.choose`. Not kept by `save`: it says how a fit
             is computed, and `stats_` says how it was.
 
     Attributes:
         w_: region importance, `[N, R]`.
         v_: channel importance, `[N, K]`.
-        stats_: `FitStats`; its losses never rise.
+        stats_: `FitStats`; its losses never rise. With `pairs`, they may from one round to the
+            next, and the term `new_pairs` is the loss over pairs that no evaluation saw.
     """
 
     w_: Tensor
@@ -58,6 +64,8 @@ class RegionImportance(Estimator):
         max_evals: int = Settings.importance_evals,
         tol: float = 1e-3,
         precision: str = "medium",
+        pairs: int | None = Settings.pairs,
+        random_state: int = 0,
         backend: Backend = "auto",
     ) -> None:
         self.kappa_tilde = kappa_tilde
@@ -65,20 +73,23 @@ class RegionImportance(Estimator):
         self.max_evals = max_evals
         self.tol = tol
         self.precision = precision
+        self.pairs = pairs
+        self.random_state = random_state
         self.backend = backend
 
     @takes_numpy
     def fit(
         self,
         F: Tensor,
-        P: Tensor,
+        P: Similarity,
         step: Callable[[int, float], None] | None = None,
     ) -> Self:
         """Learn w and v of all images together.
 
         Args:
             F: regional features, `[N, R, K]`.
-            P: similarity between the images, `[N, N]`.
+            P: similarity between the images, `[N, N]`; with `pairs` it need not be there as a
+                whole, see `Similarity`.
             step: called after each evaluation with their number and the loss.
 
         Raises:
@@ -89,31 +100,50 @@ class RegionImportance(Estimator):
             self.backend, F.device, width=F.shape[-1], precision=self.precision, scaled=True
         )
         require_finite(F=F)
-        if F.ndim != 3 or P.shape != (F.shape[0], F.shape[0]):
-            raise ValueError(
-                f"F must be [N, R, K] and P [N, N]; got {tuple(F.shape)} and {tuple(P.shape)}"
-            )
+        if F.ndim != 3:
+            raise ValueError(f"F must be [N, R, K], got {tuple(F.shape)}")
         N, R, K = F.shape
+        require_similarity(P, N, self.pairs)
         Fn = unit_rows(F.detach().float())
-        bias = Fn.new_zeros(N)
-        exclude = None if self.include_self else torch.arange(N, device=F.device)
-        start = [Fn.new_ones(N, R), Fn.new_ones(N, K)]
         kappa_tilde = KAPPA_TILDE * K if self.kappa_tilde is None else self.kappa_tilde
+        generator = torch.Generator().manual_seed(self.random_state)
 
-        def loss(block: slice, a: Tensor, v: Tensor) -> Tensor:
-            excluded = None if exclude is None else exclude[block]
+        def match(block: slice, target: Tensor, f: Tensor, a: Tensor, v: Tensor) -> Tensor:
+            exclude = None if self.include_self else torch.arange(len(f), device=f.device)[block]
             return matching.ops.match_kl_scaled(
-                Fn, v, Fn[block], a, bias, P[block], excluded, precision=self.precision
+                f, v, f[block], a, f.new_zeros(len(f)), target, exclude, precision=self.precision
             )
 
-        def objective(x: Tensor, y: Tensor) -> Tensor:
-            return mean_over_blocks(loss, N, kappa_tilde * on_simplex(x), on_simplex(y))
+        def of_block(block: slice, a: Tensor, v: Tensor) -> Tensor:
+            return match(block, P[block], Fn, a, v)  # type: ignore[index]
 
+        def of_group(images: Tensor, a: Tensor, v: Tensor) -> Tensor:
+            return match(slice(None), among(P, images), Fn[images], a, v)
+
+        def objective(groups: list[Tensor] | None, x: Tensor, y: Tensor) -> Tensor:
+            a, v = kappa_tilde * on_simplex(x), on_simplex(y)
+            if groups is None:
+                return mean_over_blocks(of_block, N, a, v)
+            return mean_over_groups(of_group, groups, a, v)
+
+        def draw() -> Callable[..., Tensor]:
+            return partial(objective, deal(N, self.pairs or N, generator))
+
+        start = [Fn.new_ones(N, R), Fn.new_ones(N, K)]
         # The loss is a mean over images, each with its own w and v: N times the loss has gradients
         # of a size that does not depend on N, which is what the solver's first step is made for.
-        (x, y), stats = minimise(
-            objective, start, max_evals=self.max_evals, tol=self.tol, scale=N, step=step
-        )
+        if is_of_all(self.pairs, N):
+            whole = partial(objective, None)
+            (x, y), stats = minimise(
+                whole, start, max_evals=self.max_evals, tol=self.tol, scale=N, step=step
+            )
+        else:
+            (x, y), stats = minimise_in_rounds(
+                draw, start, max_evals=self.max_evals, scale=N, step=step
+            )
+            stats = replace(stats, stopped=f"{stats.stopped}, {self.pairs} an image")
+            with torch.no_grad():
+                stats.terms["new_pairs"] = float(draw()(x, y))
         self.w_, self.v_ = on_simplex(x), on_simplex(y)
         self.stats_ = replace(stats, backend=matching.name)
         return self

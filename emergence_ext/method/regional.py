@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple, Self
+from functools import partial
+from typing import Any, Final, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from emergence_ext.method.blocks import mean_over_blocks
+from emergence_ext.method.blocks import deal, is_of_all, mean_over_blocks, mean_over_groups
 from emergence_ext.method.frame import Frame, polar, unit_rows
 from emergence_ext.method.numpy_arrays import takes_numpy
-from emergence_ext.method.solver import FitStats, best_start, least_squares, minimise
+from emergence_ext.method.similarity import Similarity, among, require_similarity
+from emergence_ext.method.solver import (
+    FitStats,
+    best_start,
+    least_squares,
+    minimise,
+    minimise_in_rounds,
+)
 from emergence_ext.method.vmf import log_mode_density
 from emergence_ext.ops import choose
 from emergence_ext.settings import Backend, Settings
@@ -38,13 +45,13 @@ class RegionalProjection(Estimator):
         alpha: weight of the alignment.
         include_self: whether the pair i = j takes part; as in the P that is given.
         strength_prior: weight of the mean squared strength; 0 is the paper's loss.
-        batch_size: images of a random batch, with P and Q renormalised over it; all images when
-            None.
+        pairs: other images that each image is scored against in an evaluation: others in each round
+            of ten, drawn at random, within which P and Q sum to 1; all when None.
         normaliser: whether log C takes part in T, as printed in Eq. 8.
-        max_evals: evaluations of loss and gradient at most; with batches, passes over the images.
-        tol: stop when ten evaluations lower the loss by less than this share of it (whole fits
+        max_evals: evaluations of loss and gradient at most.
+        tol: stop when ten evaluations lower the loss by less than this share of it (without `pairs`
             only).
-        random_state: seed of the order of batches.
+        random_state: seed of these.
         backend: what matches regions, see `backend.choose`. Not kept by `save`: it says how a fit
             is computed, and `stats_` says how it was.
 
@@ -68,7 +75,7 @@ class RegionalProjection(Estimator):
         alpha: float = Settings.alpha,
         include_self: bool = Settings.include_self,
         strength_prior: float = 1e-2,
-        batch_size: int | None = None,
+        pairs: int | None = Settings.pairs,
         normaliser: bool = True,
         max_evals: int = Settings.regional_evals,
         tol: float = 1e-3,
@@ -79,13 +86,13 @@ class RegionalProjection(Estimator):
             raise ValueError(f"alpha must not be negative, got {alpha}")
         if strength_prior < 0:
             raise ValueError(f"strength_prior must not be negative, got {strength_prior}")
-        if batch_size is not None and batch_size < 2:
-            raise ValueError(f"batch_size must be at least 2 images, got {batch_size}")
+        if pairs is not None and pairs < 1:
+            raise ValueError(f"pairs must be at least 1, got {pairs}")
         self.frame = frame
         self.alpha = alpha
         self.include_self = include_self
         self.strength_prior = strength_prior
-        self.batch_size = batch_size
+        self.pairs = pairs
         self.normaliser = normaliser
         self.max_evals = max_evals
         self.tol = tol
@@ -97,7 +104,7 @@ class RegionalProjection(Estimator):
         self,
         F: Tensor,
         w: Tensor,
-        P: Tensor,
+        P: Similarity,
         g: Tensor,
         init: RegionalProjection | None = None,
         left_out: Tensor | None = None,
@@ -108,7 +115,8 @@ class RegionalProjection(Estimator):
         Args:
             F: regional features, `[N, R, K]`.
             w: importance of regions, `[N, R]`, from `RegionImportance` on all N images.
-            P: similarity between the images, `[N, N]`.
+            P: similarity between the images, `[N, N]`; with `pairs` it need not be there as a
+                whole, see `Similarity`.
             g: projected sample features, `[N, dim]`.
             init: projection to start from where it is better than the least-squares map of pooled
                 features to g.
@@ -130,17 +138,32 @@ class RegionalProjection(Estimator):
         if left_out is not None:
             kept[left_out] = False
         seen = images.part(kept)
+        generator = torch.Generator().manual_seed(self.random_state)
         starts = [[self._start(seen)]] + ([] if init is None else [[init.Lambda_ * size]])
-        (start,) = best_start(lambda Lambda: self._loss(Lambda, seen)[0], starts)
-        if self.batch_size is None or self.batch_size >= len(seen.F):
-            Lambda, stats = self._fit_whole(start, seen, step)
+        groups = self._deal(seen, generator)
+        start = best_start(lambda Lambda: self._loss(Lambda, seen, groups)[0], starts)
+
+        def objective(groups: list[Tensor] | None, Lambda: Tensor) -> Tensor:
+            return self._loss(Lambda, seen, groups)[0]
+
+        if groups is None:
+            (Lambda,), stats = minimise(
+                partial(objective, None), start, max_evals=self.max_evals, tol=self.tol, step=step
+            )
         else:
-            Lambda, stats = self._fit_in_batches(start, seen, self.batch_size, step)
+            (Lambda,), stats = minimise_in_rounds(
+                lambda: partial(objective, self._deal(seen, generator)),
+                start,
+                max_evals=self.max_evals,
+                step=step,
+            )
+            stats = replace(stats, stopped=f"{stats.stopped}, {self.pairs} an image")
         with torch.no_grad():
-            _, similarity, align = self._loss(Lambda, seen)
+            _, similarity, align = self._loss(Lambda, seen, self._deal(seen, generator))
             stats.terms.update(similarity=float(similarity), align=float(align))
             if left_out is not None:
-                similarity = self._loss(Lambda, images.part(~kept))[1]
+                others = images.part(~kept)
+                similarity = self._loss(Lambda, others, self._deal(others, generator))[1]
                 stats.terms["left_out_similarity"] = float(similarity)
         self.stats_ = replace(stats, backend=matching.name)
         self.Lambda_, self.scale_ = Lambda / size, 1.0
@@ -153,7 +176,9 @@ class RegionalProjection(Estimator):
             raise ValueError(f"F must end in K = {self.Lambda_.shape[1]}, got {tuple(F.shape)}")
         return F @ (self.scale_ * self.Lambda_).to(F).t()
 
-    def _loss(self, Lambda: Tensor, x: _Images) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(
+        self, Lambda: Tensor, x: _Images, groups: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """`(L, L_similarity, L_align)` of a projection `[dim, K]`."""
         h = x.F @ Lambda.t()
         similarity = similarity_loss(
@@ -164,6 +189,7 @@ class RegionalProjection(Estimator):
             include_self=self.include_self,
             normaliser=self.normaliser,
             backend=self.backend,
+            groups=groups,
         )
         align = alignment_loss(h, x.w, x.g)
         prior = self.strength_prior * h.square().sum(-1).mean()
@@ -176,61 +202,30 @@ class RegionalProjection(Estimator):
         strength = (x.F @ Lambda.t()).norm(dim=-1).mean()
         return Lambda * (START_STRENGTH / strength.clamp_min(1e-12))
 
-    def _fit_whole(
-        self, start: Tensor, x: _Images, step: Callable[[int, float], None] | None
-    ) -> tuple[Tensor, FitStats]:
-        """L-BFGS on the loss of all images."""
-        (Lambda,), stats = minimise(
-            lambda Lambda: self._loss(Lambda, x)[0],
-            [start],
-            max_evals=self.max_evals,
-            tol=self.tol,
-            step=step,
-        )
-        return Lambda, stats
+    def _deal(self, x: _Images, generator: torch.Generator) -> list[Tensor] | None:
+        """Groups within which images are scored against each other; None: all of them."""
+        if self.pairs is None or is_of_all(self.pairs, len(x.F)):
+            return None
+        return deal(len(x.F), self.pairs, generator)
 
-    def _fit_in_batches(
-        self,
-        start: Tensor,
-        x: _Images,
-        batch_size: int,
-        step: Callable[[int, float], None] | None,
-    ) -> tuple[Tensor, FitStats]:
-        """Adam over random batches, i and j both from the batch."""
-        clock = time.perf_counter()
-        generator = torch.Generator().manual_seed(self.random_state)
-        Lambda = start.clone().requires_grad_()
-        optimizer = torch.optim.Adam([Lambda], lr=0.02 * float(start.abs().mean()))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.max_evals)
-        losses: list[float] = []
-        for epoch in range(self.max_evals):
-            total = 0.0
-            order = torch.randperm(len(x.F), generator=generator)
-            batches = order[: len(order) // batch_size * batch_size].split(batch_size)
-            for batch in batches:
-                optimizer.zero_grad()
-                loss = self._loss(Lambda, x.part(batch.sort().values))[0]
-                loss.backward()
-                optimizer.step()
-                total += float(loss.detach())
-            schedule.step()
-            losses.append(total / len(batches))
-            if step is not None:
-                step(epoch + 1, losses[-1])
-        stopped = f"reached max_evals = {self.max_evals} passes in batches of {batch_size}"
-        return Lambda.detach(), FitStats(tuple(losses), time.perf_counter() - clock, stopped)
+    @classmethod
+    def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
+        # Before there were pairs, there were batches, of which little depends on what is loaded.
+        parameters = {k: x for k, x in settings["parameters"].items() if k != "batch_size"}
+        return super()._from_state(arrays, {**settings, "parameters": parameters})
 
-    def _check(self, F: Tensor, w: Tensor, P: Tensor, g: Tensor) -> None:
+    def _check(self, F: Tensor, w: Tensor, P: Similarity, g: Tensor) -> None:
         """Refuse what cannot be fitted, named."""
         if F.ndim != 3:
             raise ValueError(f"F must be [N, R, K], got {tuple(F.shape)}")
         N, R, K = F.shape
         dim = self.frame.dim
-        for name, x, shape in (("w", w, (N, R)), ("P", P, (N, N)), ("g", g, (N, dim))):
+        for name, x, shape in (("w", w, (N, R)), ("g", g, (N, dim))):
             if x.shape != shape:
                 raise ValueError(
                     f"{name} must be {list(shape)} for F {list(F.shape)}, got {list(x.shape)}"
                 )
+        require_similarity(P, N, self.pairs)
         if dim > K:
             raise ValueError(f"F has K = {K} channels, fewer than the dim = {dim} of the frame")
         bad = (~torch.isfinite(F)).flatten(1).any(1)
@@ -245,50 +240,65 @@ class _Images(NamedTuple):
 
     F: Tensor  # [N, R, K]
     w: Tensor  # [N, R]
-    P: Tensor  # [N, N]
+    P: Similarity
     g: Tensor  # [N, dim]
 
     def part(self, chosen: Tensor) -> _Images:
         """The same of some images, by mask or index; the rows of P sum to 1 again."""
-        P = self.P[chosen][:, chosen].float()
-        P = P / P.sum(1, keepdim=True).clamp_min(1e-30)
-        return _Images(self.F[chosen], self.w[chosen], P, self.g[chosen])
+        P: Similarity
+        whole = chosen.dtype == torch.bool and bool(chosen.all())  # then there is one copy less
+        if isinstance(self.P, Tensor):
+            P = among(self.P, chosen)
+        else:
+            of_all, places = self.P, torch.arange(len(self.F))[chosen]
+            P = lambda images: of_all(places[images])  # noqa: E731
+        F = self.F if whole else self.F[chosen]
+        return _Images(F, self.w[chosen], P, self.g[chosen])
 
 
 def similarity_loss(
     h: Tensor,
     w: Tensor,
-    P: Tensor,
+    P: Similarity,
     frame: Frame,
     *,
     include_self: bool = Settings.include_self,
     normaliser: bool = True,
     backend: Backend = "auto",
+    groups: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """`L_similarity = mean_i KL(P[i] || softmax_j T[i])` (Eq. 7-9), a scalar.
 
     Args:
         h: projected regional features, `[N, R, dim]`.
         w: importance of regions, `[N, R]`.
-        P: similarity between the images, `[N, N]`.
+        P: similarity between the images, see `Similarity`.
         frame: gives the concentration of a strength.
         include_self: whether the pair i = j takes part.
         normaliser: whether log C takes part in T.
         backend: what matches regions, see `backend.choose`.
+        groups: indices of images within which P and Q sum to 1; None: all of them.
     """
     strength, orientation = polar(h)
     kappa = frame.kappa(strength)
     # log C + kappa max cos = (log C + kappa) + kappa (max cos - 1), neither of which cancels
     density = log_mode_density(kappa, frame.dim) if normaliser else kappa
     bias = (w * (density - kappa)).sum(1)
-    exclude = None if include_self else torch.arange(len(h), device=h.device)
     match_kl = choose(backend, h.device, width=frame.dim).ops.match_kl
 
-    def loss(block: slice, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        excluded = None if exclude is None else exclude[block]
-        return match_kl(o, o[block], a, b, P[block], excluded)
+    def match(block: slice, target: Tensor, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        exclude = None if include_self else torch.arange(len(o), device=o.device)[block]
+        return match_kl(o, o[block], a, b, target, exclude)
 
-    return mean_over_blocks(loss, len(h), orientation, w * kappa, bias)
+    def of_block(block: slice, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return match(block, P[block], o, a, b)  # type: ignore[index]
+
+    def of_group(images: Tensor, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return match(slice(None), among(P, images), o, a, b)
+
+    if groups is None:
+        return mean_over_blocks(of_block, len(h), orientation, w * kappa, bias)
+    return mean_over_groups(of_group, groups, orientation, w * kappa, bias)
 
 
 def alignment_loss(h: Tensor, w: Tensor, g: Tensor) -> Tensor:

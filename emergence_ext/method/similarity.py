@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from emergence_ext.method.blocks import is_of_all
 from emergence_ext.method.frame import unit_rows
 from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.settings import Settings
 
 BLOCK_BYTES: Final = 4 << 20
 """Scores in float64 that are held at once."""
+
+
+Similarity = Tensor | Callable[[Tensor], Tensor]
+"""P of all images, `[N, N]`; or from indices of some, `[n]`, to P among these, `[n, n]`."""
+
+
+def among(P: Similarity, images: Tensor) -> Tensor:
+    """P among some of the images, by indices or mask, `[n, n]`; rows sum to 1."""
+    if not isinstance(P, Tensor):
+        return P(images)
+    part = P[images][:, images].float()
+    return part / part.sum(1, keepdim=True).clamp_min(1e-30)
+
+
+def require_similarity(P: Similarity, count: int, pairs: int | None) -> None:
+    """Refuse a P that is not of so many images.
+
+    Raises:
+        ValueError: another shape, or no array where all pairs are scored.
+    """
+    if isinstance(P, Tensor):
+        if P.shape != (count, count):
+            raise ValueError(f"P must be {[count, count]} for {count} images, got {list(P.shape)}")
+    elif is_of_all(pairs, count):
+        raise ValueError("P must be [N, N] where all pairs are scored, got a function")
 
 
 @takes_numpy
@@ -40,6 +66,20 @@ def image_similarity(
     for rows in _blocks(len(z)):
         P[rows] = _softmax(kappa_p * (unit[rows] @ unit.t()), rows, include_self)
     return P
+
+
+def similarity_for(
+    z: Tensor, kappa_p: float, pairs: int | None, *, include_self: bool = Settings.include_self
+) -> Similarity:
+    """Give P to a fit with `pairs`: as a whole where all are scored, else among some images.
+
+    Args:
+        z, kappa_p, include_self: as for `image_similarity`.
+        pairs: of the fit.
+    """
+    if is_of_all(pairs, len(z)):
+        return image_similarity(z, kappa_p, include_self=include_self)
+    return lambda images: image_similarity(z[images], kappa_p, include_self=include_self)
 
 
 @takes_numpy

@@ -21,8 +21,8 @@ class FitStats:
 
     Attributes:
         losses: the best objective so far after each evaluation, the first at the start, so that
-            they never rise. A fit in rounds has one of each round; a fit in batches the mean of
-            each pass, which may rise.
+            they never rise. A fit in rounds has one of each round; a fit with `pairs` begins anew
+            in each round of evaluations, with other pairs.
         seconds: wall-clock time.
         stopped: why the fit ended, in words.
         terms: named values at the end, for example the loss on left-out images.
@@ -111,6 +111,48 @@ def minimise(
             stopped = f"fell by less than {tol:g} of itself in {ROUND} evaluations"
             break
     return best, FitStats(tuple(losses), time.perf_counter() - clock, stopped)
+
+
+def minimise_in_rounds(
+    draw: Callable[[], Callable[..., Tensor]],
+    start: Sequence[Tensor],
+    *,
+    max_evals: int,
+    scale: float = 1.0,
+    step: Callable[[int, float], None] | None = None,
+) -> tuple[list[Tensor], FitStats]:
+    """Minimise the mean of random functions: each round of ten evaluations sees another one.
+
+    Within a round a function stays what it is, so that L-BFGS works as it does on a whole; Adam,
+    which bears a new one at each evaluation, needs three times as many (docs/method.md).
+
+    Args:
+        draw: gives the objective of a round.
+        start, max_evals, scale, step: as for `minimise`.
+
+    Returns:
+        The tensors at the end, detached, and the statistics. Losses are those of each round's own
+        objective, and may rise from one round to the next.
+
+    Raises:
+        ValueError: the loss is not finite at the start of a round.
+    """
+    clock = time.perf_counter()
+    points = list(start)
+    losses: list[float] = []
+    rounds = 0
+    while len(losses) < max_evals:
+        before = len(losses)
+
+        def heard(number: int, loss: float, before: int = before) -> None:
+            if step is not None:
+                step(before + number, loss)
+
+        points, stats = minimise(draw(), points, max_evals=1, tol=0, scale=scale, step=heard)
+        losses.extend(stats.losses)
+        rounds += 1
+    stopped = f"reached max_evals = {max_evals} in {rounds} rounds, each of other pairs"
+    return points, FitStats(tuple(losses), time.perf_counter() - clock, stopped)
 
 
 def best_start(

@@ -19,7 +19,7 @@ from emergence_ext.method import (
     RegionalProjection,
     RegionImportance,
     SampleProjection,
-    image_similarity,
+    similarity_for,
 )
 from emergence_ext.network import CheckpointFile, FeatureSet, load_weights
 from emergence_ext.run.emerging import Emergence
@@ -206,12 +206,19 @@ class FinishedRun:
         return importance_strength(
             last.layers[layer],
             e.w[-1, -1],
-            image_similarity(last.z, e.frame.solved_kappa_p, include_self=settings.include_self),
+            similarity_for(
+                last.z,
+                e.frame.solved_kappa_p,
+                settings.pairs,
+                include_self=settings.include_self,
+            ),
             e.samples(-1, chosen),
             e.frame,
             alphas,
             max_evals=settings.regional_evals,
             include_self=settings.include_self,
+            pairs=settings.pairs,
+            random_state=settings.random_state,
             backend=backend,
             folder=self.inside.alphas,
             made_from=self.made_from,

@@ -24,8 +24,8 @@ from emergence_ext.method import (
     RegionalProjection,
     RegionImportance,
     SampleProjection,
-    image_similarity,
     normalise_strengths,
+    similarity_for,
 )
 from emergence_ext.names import printable
 from emergence_ext.run.folder import STUDY, STUDY_VERSION, StateFolder
@@ -125,8 +125,11 @@ class FixedFrame:
         settings, chosen = self.settings, self.region_images
         features, origin = source.regions(chosen)
         g = source.orientations(samples, chosen)
-        P = image_similarity(
-            features.z, self.frame.solved_kappa_p, include_self=settings.include_self
+        P = similarity_for(
+            features.z,
+            self.frame.solved_kappa_p,
+            settings.pairs,
+            include_self=settings.include_self,
         )
         # P and g follow from these, to the last bit on one machine alone.
         origins = {
@@ -135,6 +138,8 @@ class FixedFrame:
             "images of regions": digest(chosen),
             "include_self": str(settings.include_self),
         }
+        if settings.pairs is not None:
+            origins["pairs"] = f"{settings.pairs}, drawn by {settings.random_state}"
         projected = {
             "frame": self.samples.digest(),
             "projection of samples": samples.digest(),
@@ -150,6 +155,8 @@ class FixedFrame:
                 fit = RegionImportance(
                     include_self=settings.include_self,
                     max_evals=settings.importance_evals,
+                    pairs=settings.pairs,
+                    random_state=settings.random_state,
                     backend=self.backend,
                 )
                 # From the usual start: w stops early, as much so in every checkpoint.
@@ -161,6 +168,8 @@ class FixedFrame:
                     settings.alpha,
                     settings.include_self,
                     max_evals=settings.regional_evals,
+                    pairs=settings.pairs,
+                    random_state=settings.random_state,
                     backend=self.backend,
                 )
                 init = None if neighbour is None else neighbour.regional[layer]

@@ -15,6 +15,7 @@ from emergence_ext.method import (
     Frame,
     RegionalProjection,
     SampleProjection,
+    Similarity,
     entropy,
     pearson,
     stratified_folds,
@@ -137,13 +138,15 @@ class ImportanceStrength:
 def importance_strength(
     F: Tensor,
     w: Tensor,
-    P: Tensor,
+    P: Similarity,
     g: Tensor,
     frame: Frame,
     alphas: Sequence[float] = (0.1, 1.0, 10.0),
     *,
     max_evals: int = Settings.regional_evals,
     include_self: bool = Settings.include_self,
+    pairs: int | None = Settings.pairs,
+    random_state: int = 0,
     backend: Backend = "auto",
     folder: Path | None = None,
     made_from: Mapping[str, str] | None = None,
@@ -153,12 +156,13 @@ def importance_strength(
     Args:
         F: regional features, `[N, R, K]`.
         w: importance of regions, `[N, R]`.
-        P: similarity between the images, `[N, N]`.
+        P: similarity between the images, see `Similarity`.
         g: projected sample features, `[N, dim]`.
         frame: the frame of g.
         alphas: weights to try.
         max_evals: of each fit.
         include_self: whether an image takes part in its own similarities; as in P.
+        pairs, random_state: as of `RegionalProjection`.
         backend: what matches regions, see `backend.choose`.
         folder: where finished fits are kept and looked for.
         made_from: digests of what all of the above depends on.
@@ -168,6 +172,8 @@ def importance_strength(
         "max_evals": str(max_evals),
         "include_self": str(include_self),
     }
+    if pairs is not None:
+        origins["pairs"] = f"{pairs}, drawn by {random_state}"
     raw = pearson(F.norm(dim=-1), w)
     results = []
     for alpha in alphas:
@@ -175,7 +181,13 @@ def importance_strength(
 
         def fit(alpha: float = alpha) -> RegionalProjection:
             return RegionalProjection(
-                frame, alpha, include_self, max_evals=max_evals, backend=backend
+                frame,
+                alpha,
+                include_self,
+                pairs=pairs,
+                max_evals=max_evals,
+                random_state=random_state,
+                backend=backend,
             ).fit(F, w, P, g)
 
         projection = once(path, RegionalProjection, fit, {**origins, "alpha": str(alpha)})

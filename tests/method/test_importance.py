@@ -124,6 +124,30 @@ def test_a_backend_that_cannot_be_had_is_an_error(monkeypatch: pytest.MonkeyPatc
         RegionImportance(backend="fused").fit(DATA.F, P)
 
 
+def test_some_pairs_find_what_all_find() -> None:
+    data = planted(60)
+    P = image_similarity(data.z, 8.0)
+    whole = RegionImportance(max_evals=40).fit(data.F, P)
+    some = RegionImportance(max_evals=40, pairs=19).fit(data.F, P)
+    pairs = torch.stack([whole.w_.flatten(), some.w_.flatten()])
+    assert torch.corrcoef(pairs)[0, 1] > 0.9
+    assert some.stats_.terms["new_pairs"] < 0.6 * some.stats_.losses[0]
+    assert "rounds, each of other pairs, 19 an image" in some.stats_.stopped
+    asked = []
+
+    def among(images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return image_similarity(data.z[images], 8.0)
+
+    again = RegionImportance(max_evals=40, pairs=19).fit(data.F, among)
+    assert set(asked) == {20}
+    torch.testing.assert_close(again.stats_.losses[0], some.stats_.losses[0], rtol=1e-5, atol=0)
+    other = RegionImportance(max_evals=40, pairs=19, random_state=1).fit(data.F, P)
+    assert not torch.equal(other.w_, some.w_)
+    with pytest.raises(ValueError, match=r"P must be .* where all pairs are scored"):
+        RegionImportance().fit(data.F, among)
+
+
 def test_the_inputs_and_the_random_state_are_left_alone(fitted: RegionImportance) -> None:
     F, state = DATA.F.clone(), torch.get_rng_state()
     again = RegionImportance(max_evals=40).fit(DATA.F, P)
@@ -155,7 +179,7 @@ def test_importance_comes_back_from_disk(tmp_path: Path) -> None:
     ("F", "P", "message"),
     [
         (torch.rand(4, 6), torch.rand(4, 4), r"F must be \[N, R, K\]"),
-        (torch.rand(4, 6, 3), torch.rand(4, 5), r"P \[N, N\]"),
+        (torch.rand(4, 6, 3), torch.rand(4, 5), r"P must be \[4, 4\]"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(F: Tensor, P: Tensor, message: str) -> None:

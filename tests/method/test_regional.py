@@ -272,10 +272,10 @@ def test_the_unit_of_the_features_does_not_matter(case: Case) -> None:
     assert torch.equal(1024 * scaled.Lambda_, plain.Lambda_)
 
 
-def test_batches_find_what_the_whole_finds_also_on_other_images() -> None:
+def test_some_pairs_find_what_all_find_also_on_other_images() -> None:
     both = Case(planted(120))
     learned, other = torch.arange(80), torch.arange(80, 120)
-    for arguments in ({"max_evals": 60}, {"max_evals": 30, "batch_size": 20}):
+    for arguments in ({"max_evals": 60}, {"max_evals": 60, "pairs": 20}):
         fit = both.fit(alpha=1.0, left_out=other, **arguments)
         h = fit.transform(both.data.F[other])
         points = knowledge_points(h, both.frame, both.data.y[other])
@@ -307,18 +307,17 @@ def test_images_that_are_left_out_are_not_seen_and_their_loss_is_told(case: Case
 
 
 def test_the_seed_settles_every_bit(case: Case) -> None:
-    for arguments in ({"max_evals": 10}, {"max_evals": 2, "batch_size": 12, "random_state": 4}):
+    for arguments in ({"max_evals": 10}, {"max_evals": 2, "pairs": 12, "random_state": 4}):
         first, second = case.fit(**arguments), case.fit(**arguments)
         assert torch.equal(first.Lambda_, second.Lambda_)
-    other = case.fit(max_evals=2, batch_size=12, random_state=5)
+    other = case.fit(max_evals=2, pairs=12, random_state=5)
     assert not torch.equal(first.Lambda_, other.Lambda_)
 
 
-@pytest.mark.parametrize("batch_size", [None, 16])
-def test_both_backends_find_the_same(case: Case, batch_size: int | None, library: None) -> None:
+@pytest.mark.parametrize("pairs", [None, 16])
+def test_both_backends_find_the_same(case: Case, pairs: int | None, library: None) -> None:
     fused, plain = (
-        case.fit(max_evals=10, batch_size=batch_size, backend=backend)
-        for backend in ("fused", "reference")
+        case.fit(max_evals=10, pairs=pairs, backend=backend) for backend in ("fused", "reference")
     )
     assert fused.stats_.backend == "fused" and plain.stats_.backend == "reference"
     assert fused.stats_.losses[0] == pytest.approx(plain.stats_.losses[0], rel=1e-5)
@@ -364,7 +363,7 @@ def test_strengths_of_layers_are_brought_to_that_of_the_last(case: Case) -> None
 def test_a_projection_comes_back_from_disk(case: Case, tmp_path: Path) -> None:
     fit = case.fit(
         alpha=0.5,
-        batch_size=16,
+        pairs=16,
         max_evals=2,
         random_state=3,
         left_out=torch.arange(5),
@@ -377,7 +376,7 @@ def test_a_projection_comes_back_from_disk(case: Case, tmp_path: Path) -> None:
     assert torch.equal(again.frame.directions, case.frame.directions)
     assert torch.equal(again.frame.priors, case.frame.priors)
     assert again.frame.kappa == case.frame.kappa and again.stats_ == fit.stats_
-    for name in ("alpha", "include_self", "batch_size", "max_evals", "tol", "random_state"):
+    for name in ("alpha", "include_self", "pairs", "max_evals", "tol", "random_state"):
         assert getattr(again, name) == getattr(fit, name), name
     assert torch.equal(again.transform(case.data.F), fit.transform(case.data.F))
     # How it was computed is known, and how the next fit is computed is this machine's affair.
@@ -404,7 +403,7 @@ def test_inputs_that_do_not_fit_are_named(
         RegionalProjection(case.frame).fit(**(inputs | changed))
 
 
-@pytest.mark.parametrize(("argument", "value"), [("alpha", -0.1), ("batch_size", 1)])
+@pytest.mark.parametrize(("argument", "value"), [("alpha", -0.1), ("pairs", 0)])
 def test_wrong_arguments_are_named(case: Case, argument: str, value: float) -> None:
     with pytest.raises(ValueError, match=argument):
         RegionalProjection(case.frame, **{argument: value})  # type: ignore[arg-type]
