@@ -228,6 +228,32 @@ def test_a_folder_that_may_not_be_read_is_named(
     assert reasons(root) == {"a/closed": reason}
 
 
+def test_a_link_to_itself_is_no_category(root: Path) -> None:
+    (root / "loop").symlink_to(root / "loop")
+    assert scanning.subfolders(root) == [root / "a", root / "b"]
+
+
+def test_trouble_of_the_machine_is_no_empty_folder(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = OSError(errno.EMFILE, "Too many open files")
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many"):
+        patch.setattr(scanning, "listed", fail)
+        scanning.subfolders(root)
+    (root / "config.json").write_text("{}")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many"):
+        patch.setattr(Path, "read_bytes", fail)
+        scanning.is_result(root)
+    error = OSError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(scanning, "listed", fail)
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert scanning.subfolders(root) == [] and not scanning.is_result(root)
+
+
 def test_what_is_no_file_is_not_waited_for(root: Path, tmp_path: Path) -> None:
     os.mkfifo(root / "a" / "pipe.png")
     (root / "a" / "null.png").symlink_to(os.devnull)

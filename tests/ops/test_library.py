@@ -138,3 +138,46 @@ def test_import_survives_a_library_that_does_not_fit(
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1.0 ") and says in done.stdout
     assert "RuntimeWarning: emergence_ext runs without its compiled library" in done.stderr
+
+
+def test_a_record_that_is_not_there_or_damaged_is_no_build(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _library._read_record(tmp_path / "none.json") == {} and not caplog.text
+    (tmp_path / "half.json").write_text('{"torch": ')
+    assert _library._read_record(tmp_path / "half.json") == {}
+    assert "half.json cannot be read" in caplog.text
+
+
+def test_what_is_loaded_is_believed_and_what_cannot_be_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Built:
+        @staticmethod
+        def build_info() -> dict[str, Any]:
+            return {**FACTS, "compiler": "another"}
+
+    monkeypatch.setattr(_library, "_read_record", lambda path: FACTS)
+    monkeypatch.setattr(_library, "running_torch", lambda: ("2.14.1", "cu130"))
+    monkeypatch.setattr(_library.importlib, "import_module", lambda name: Built)
+    assert _library._load() == (Built.build_info(), Built, None)
+    assert "is not the library's own" in caplog.text
+
+    def fail(name: str) -> None:
+        raise ImportError("undefined symbol")
+
+    monkeypatch.setattr(_library.importlib, "import_module", fail)
+    facts, library, reason = _library._load()
+    assert facts == FACTS and library is None
+    assert reason is not None and "undefined symbol" in reason and _library.REBUILD in reason
+
+
+def test_without_the_library_its_switches_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_library, "_library", None)
+    monkeypatch.setattr(_library, "_not_loaded", "it was never built here")
+    assert _library.why_not("cpu") == _library.why_not("cuda") == "it was never built here"
+    _library.allow_cuda_ways(0, ["narrow"])
+    with pytest.raises(RuntimeError, match="not there: it was never built here"):
+        _library.use_instruction_set("generic")
+    with pytest.raises(ValueError, match="must be 'cpu' or 'cuda', got 'gpu'"):
+        _library.why_not("gpu")

@@ -143,6 +143,37 @@ def test_every_release_of_safetensors_is_understood(tmp_path: Path, text: str) -
     assert failure.value.errno == errno.ENOSPC
 
 
+def test_a_failure_without_a_number_keeps_its_words(tmp_path: Path) -> None:
+    def of_safetensors(path: Path) -> None:
+        raise SafetensorError("header too large")
+
+    def bare(path: Path) -> None:
+        raise OSError("no number")
+
+    with pytest.raises(OSError, match=r"a cannot be written: header too large"):
+        replace_file(tmp_path / "a", of_safetensors)
+    with pytest.raises(OSError, match=r"^no number$"):
+        replace_file(tmp_path / "a", bare)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_without_locks_is_warned_of_and_others_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = errno.ENOLCK
+
+    def acquire(self: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files.FileLock, "acquire", acquire)
+    with locked(tmp_path):
+        write_file(tmp_path / "a", b"written")
+    assert f"{tmp_path} cannot be locked here" in caplog.text
+    code = errno.EACCES
+    with pytest.raises(PermissionError), locked(tmp_path):
+        raise AssertionError("not reached")
+
+
 def test_a_pipe_in_place_of_a_result_is_not_waited_for(tmp_path: Path) -> None:
     save_arrays(tmp_path / "a", {"x": torch.zeros(2)}, {}, kind="test")
     for suffix in ("safetensors", "json"):
