@@ -318,20 +318,20 @@ def test_layouts_stand_where_they_say(page: Any, run: Any) -> None:
     )
     page.locator("[data-view=layout]").select_option("height")
     reach = page.evaluate("view.scene.camera.reach")
-    at = torch.tensor(page.evaluate(f"(({{ scene }}) => {places})(view)"))
+    at = torch.tensor(page.evaluate(f"(({{ scene }}) => {every})(view)"))
     truth = e.frame.posterior(h)[torch.arange(len(y)), y]
     assert torch.allclose(at[:, 2] / (1.6 * reach) + 0.5, truth, atol=0.02)
     floor = torch.tensor(page.evaluate("view.data.floor"))
     assert torch.allclose(at[:, :2], h @ floor.t(), atol=0.02)
     page.locator("[data-view=layout]").select_option("map")
-    at = torch.tensor(page.evaluate(f"(({{ scene }}) => {places})(view)")) * 2 / reach
+    at = torch.tensor(page.evaluate(f"(({{ scene }}) => {every})(view)")) * 2 / reach
     # Within the ellipse, the upper half of the sphere above its middle.
     assert bool(((at[:, 0] / 8**0.5) ** 2 + (at[:, 1] / 2**0.5) ** 2 <= 1.01).all())
     off = h[:, 2].abs() > 0.1
     assert torch.equal(at[off, 1] > 0, h[off, 2] > 0)
     assert page.evaluate("view.scene.camera.flat")
     page.locator("[data-view=layout]").select_option("space")
-    at = torch.tensor(page.evaluate(f"(({{ scene }}) => {places})(view)"))
+    at = torch.tensor(page.evaluate(f"(({{ scene }}) => {every})(view)"))
     assert torch.allclose(at, h, atol=0.02)
 
 
