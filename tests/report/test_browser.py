@@ -313,9 +313,7 @@ def test_layouts_stand_where_they_say(page: Any, run: Any) -> None:
     index = [e.names.index(row["name"]) for row in page.evaluate("view.data.images")]
     h = e.h[-1, -1, index].flatten(0, 1)
     y = e.y[index].repeat_interleave(e.grid[0] * e.grid[1])
-    places = (
-        "Array.from({ length: view.data.points }, (_, i) => scene.positionIn(scene.blend(), i))"
-    )
+    every = "Array.from({ length: view.data.points }, (_, i) => scene.positionIn(scene.blend(), i))"
     page.locator("[data-view=layout]").select_option("height")
     reach = page.evaluate("view.scene.camera.reach")
     at = torch.tensor(page.evaluate(f"(({{ scene }}) => {every})(view)"))
