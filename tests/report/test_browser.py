@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from emergence_ext.report.notebook import Framed
 from tests.report.planted import planted, planted_page
 
 CHROMIUM = next(
@@ -482,3 +483,19 @@ def test_random_places_of_the_address_never_break_it(
         ]
         page.evaluate("(hash) => view.state.read(hash, view.scene.camera)", "#" + "&".join(parts))
         page.evaluate("view.refresh(false)")
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_the_page_in_a_frame(browser: Any, path: Path, tmp_path: Path) -> None:
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<!doctype html><title>n</title>{Framed(path)._repr_html_()}")
+    said: list[str] = []
+    page = browser.new_page(offline=True)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(notebook.as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator("#view:not([aria-busy])").wait_for()
+    frame.locator("[data-view=legend]").get_by_role("button", name="dog").click()
+    assert frame.locator("[data-view=counts]").inner_text().endswith("held-out images shown.")
+    page.close()
+    assert said == []
