@@ -6,6 +6,7 @@ It fits nothing and loads no network, but for the sheets in `look` and `mindseye
 from emergence_ext.report import emergence, exporting, film, look, mindseye
 from emergence_ext.report.exporting import export
 from emergence_ext.report.film import animate
+from emergence_ext.report.notebook import show
 from emergence_ext.report.verify import verify_run
 from emergence_ext.report.write import is_current, update, write, write_comparison
 
@@ -18,6 +19,7 @@ __all__ = [
     "is_current",
     "look",
     "mindseye",
+    "show",
     "update",
     "verify_run",
     "write",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from emergence_ext.report.notebook import Framed
 from tests.report.planted import planted, planted_page
 
 CHROMIUM = next(
@@ -313,25 +314,23 @@ def test_layouts_stand_where_they_say(page: Any, run: Any) -> None:
     index = [e.names.index(row["name"]) for row in page.evaluate("view.data.images")]
     h = e.h[-1, -1, index].flatten(0, 1)
     y = e.y[index].repeat_interleave(e.grid[0] * e.grid[1])
-    places = (
-        "Array.from({ length: view.data.points }, (_, i) => scene.positionIn(scene.blend(), i))"
-    )
+    every = "Array.from({ length: view.data.points }, (_, i) => scene.positionIn(scene.blend(), i))"
     page.locator("[data-view=layout]").select_option("height")
     reach = page.evaluate("view.scene.camera.reach")
-    at = torch.tensor(page.evaluate(f"(({{ scene }}) => {places})(view)"))
+    at = torch.tensor(page.evaluate(f"(({{ scene }}) => {every})(view)"))
     truth = e.frame.posterior(h)[torch.arange(len(y)), y]
     assert torch.allclose(at[:, 2] / (1.6 * reach) + 0.5, truth, atol=0.02)
     floor = torch.tensor(page.evaluate("view.data.floor"))
     assert torch.allclose(at[:, :2], h @ floor.t(), atol=0.02)
     page.locator("[data-view=layout]").select_option("map")
-    at = torch.tensor(page.evaluate(f"(({{ scene }}) => {places})(view)")) * 2 / reach
+    at = torch.tensor(page.evaluate(f"(({{ scene }}) => {every})(view)")) * 2 / reach
     # Within the ellipse, the upper half of the sphere above its middle.
     assert bool(((at[:, 0] / 8**0.5) ** 2 + (at[:, 1] / 2**0.5) ** 2 <= 1.01).all())
     off = h[:, 2].abs() > 0.1
     assert torch.equal(at[off, 1] > 0, h[off, 2] > 0)
     assert page.evaluate("view.scene.camera.flat")
     page.locator("[data-view=layout]").select_option("space")
-    at = torch.tensor(page.evaluate(f"(({{ scene }}) => {places})(view)"))
+    at = torch.tensor(page.evaluate(f"(({{ scene }}) => {every})(view)"))
     assert torch.allclose(at, h, atol=0.02)
 
 
@@ -484,3 +483,19 @@ def test_random_places_of_the_address_never_break_it(
         ]
         page.evaluate("(hash) => view.state.read(hash, view.scene.camera)", "#" + "&".join(parts))
         page.evaluate("view.refresh(false)")
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_the_page_in_a_frame(browser: Any, path: Path, tmp_path: Path) -> None:
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<!doctype html><title>n</title>{Framed(path)._repr_html_()}")
+    said: list[str] = []
+    page = browser.new_page(offline=True)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(notebook.as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator("#view:not([aria-busy])").wait_for()
+    frame.locator("[data-view=legend]").get_by_role("button", name="dog").click()
+    assert frame.locator("[data-view=counts]").inner_text().endswith("held-out images shown.")
+    page.close()
+    assert said == []

@@ -98,7 +98,8 @@ class View {
     const tau = data.taus[state.tau], of = state.who === "held" ? data.heldOut : data.total;
     this.find("counts").textContent = `${data.layers[state.l]}, ${data.checkpoints[state.e].label}: `
       + `${thousands(points)} of ${plural(regions, "region")} are knowledge points at tau ${Number(tau.toFixed(3))}, ${ratio}. `
-      + `${thousands(images)} of ${thousands(of)} ${state.who === "held" ? "held-out images" : "images"} shown.`;
+      + `${thousands(images)} of ${thousands(of)} ${state.who === "held" ? "held-out images" : "images"} shown.`
+      + (data.dim > 3 ? ` Drawn are the three leading of ${data.dim} coordinates.` : "");
     this.find("e-value").textContent = data.checkpoints[state.e].label;
     this.find("l-value").textContent = data.layers[state.l];
     this.find("tau-value").textContent = String(Number(tau.toFixed(3)));

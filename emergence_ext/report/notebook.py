@@ -1,0 +1,49 @@
+"""The page of a run inside a notebook: the same page, in a frame of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from emergence_ext.report.write import write
+from emergence_ext.run import FinishedRun
+
+HEIGHT = 900  # pixels
+
+
+@dataclass(frozen=True)
+class Framed:
+    """A page that a notebook shows where a cell ends with it.
+
+    Attributes:
+        path: its file.
+    """
+
+    path: Path
+
+    def _repr_html_(self) -> str:
+        # Without an origin of its own the page can neither read the notebook nor write to it.
+        page = escape(self.path.read_text(encoding="utf-8"))
+        return (
+            f'<iframe srcdoc="{page}" title="{escape(self.path.parent.name)}" '
+            'sandbox="allow-scripts allow-downloads" '
+            f'style="width: 100%; height: {HEIGHT}px; border: 0"></iframe>'
+        )
+
+
+def show(run: FinishedRun | Path | str) -> Framed:
+    """Show the page of a run in a notebook, inline and without an extension; make it if need be.
+
+    Args:
+        run: a finished run, or its directory.
+
+    Raises:
+        FileNotFoundError: no finished run there.
+        StoreError: a stored result is damaged.
+
+    Example: `emergence_ext.report.show("runs/demo")`, the last line of a cell.
+    """
+    run = run if isinstance(run, FinishedRun) else FinishedRun.open(run)
+    page = run.inside.report
+    return Framed(page if page.is_file() else write(run))
