@@ -36,15 +36,17 @@ scalar* data(const at::Tensor& gradient, bool need) {
 using LossAndGradients = std::array<at::Tensor, 5>(
     const char* op, const at::Tensor& q, const OptionalTensor& v, const at::Tensor& d,
     const at::Tensor& a, const at::Tensor& b, const at::Tensor& P, const OptionalTensor& exclude,
-    std::array<bool, 4> needs, c10::string_view precision, std::optional<int64_t> max_memory);
+    std::array<bool, 4> needs, Over over, c10::string_view precision,
+    std::optional<int64_t> max_memory);
 
 template <LossAndGradients loss_and_gradients>
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> match_kl(
     const at::Tensor& q, const at::Tensor& d, const at::Tensor& a, const at::Tensor& b,
     const at::Tensor& P, const OptionalTensor& exclude, std::array<bool, 4> needs,
-    c10::string_view precision, std::optional<int64_t> max_memory) {
-  const auto [loss, dq, dd, da, db] =
-      loss_and_gradients("match_kl", q, {}, d, a, b, P, exclude, needs, precision, max_memory);
+    c10::string_view over, c10::string_view precision, std::optional<int64_t> max_memory) {
+  const char* const op = "match_kl";
+  const auto [loss, dq, dd, da, db] = loss_and_gradients(op, q, {}, d, a, b, P, exclude, needs,
+                                                         over_of(op, over), precision, max_memory);
   return {loss, dq, dd, da, db};
 }
 
@@ -52,10 +54,12 @@ template <LossAndGradients loss_and_gradients>
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> match_kl_scaled(
     const at::Tensor& f, const at::Tensor& v, const at::Tensor& d, const at::Tensor& a,
     const at::Tensor& b, const at::Tensor& P, const OptionalTensor& exclude,
-    std::array<bool, 3> needs, c10::string_view precision, std::optional<int64_t> max_memory) {
+    std::array<bool, 3> needs, c10::string_view over, c10::string_view precision,
+    std::optional<int64_t> max_memory) {
+  const char* const op = "match_kl_scaled";
   const auto [loss, dv, dd, da, db] =
-      loss_and_gradients("match_kl_scaled", f, v, d, a, b, P, exclude,
-                         {needs[0], false, needs[1], needs[2]}, precision, max_memory);
+      loss_and_gradients(op, f, v, d, a, b, P, exclude, {needs[0], false, needs[1], needs[2]},
+                         over_of(op, over), precision, max_memory);
   return {loss, dv, da, db};
 }
 

@@ -44,12 +44,13 @@ inline void define_ops(torch::Library& m) {
   // match_kl.h
   m.def(
       "match_kl(Tensor q, Tensor d, Tensor a, Tensor b, Tensor P, Tensor? exclude, bool[4] needs, "
-      "*, str precision=\"highest\", int? max_memory=None) "
+      "*, str over=\"q\", str precision=\"highest\", int? max_memory=None) "
       "-> (Tensor loss, Tensor dq, Tensor dd, Tensor da, Tensor db)",
       tags);
   m.def(
       "match_kl_scaled(Tensor f, Tensor v, Tensor d, Tensor a, Tensor b, Tensor P, "
-      "Tensor? exclude, bool[3] needs, *, str precision=\"highest\", int? max_memory=None) "
+      "Tensor? exclude, bool[3] needs, *, str over=\"q\", str precision=\"highest\", "
+      "int? max_memory=None) "
       "-> (Tensor loss, Tensor dv, Tensor da, Tensor db)",
       tags);
   m.def("scale_gradient(Tensor grad, Tensor gradient, Tensor of) -> Tensor", tags);

@@ -32,10 +32,22 @@ def maxsim(q: Tensor, d: Tensor, a: Tensor | None) -> tuple[list[list[float]], l
 
 
 def match_kl(
-    q: Tensor, d: Tensor, a: Tensor, b: Tensor, P: Tensor, exclude: Tensor | None = None
+    q: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None = None,
+    *,
+    over: str = "q",
 ) -> float:
-    """mean_i KL(P[i] || softmax_j (T + b)[i]), column exclude[i] left out of row i."""
+    """mean_i KL(P[i] || softmax_j (T + b)[i]), column exclude[i] left out of row i.
+
+    Over "d" T is transposed: a row for each image of q.
+    """
     scores, _ = maxsim(q, d, a)
+    if over == "d":
+        scores = [[row[j] for row in scores] for j in range(len(q))]
     bias, target = b.double().tolist(), P.double().tolist()
     losses = []
     for i, row in enumerate(scores):
@@ -60,9 +72,11 @@ def match_kl_scaled(
     b: Tensor,
     P: Tensor,
     exclude: Tensor | None = None,
+    *,
+    over: str = "q",
 ) -> float:
     """`match_kl` of q[j, r] = v[j] * f[j, r]."""
-    return match_kl(f.double() * v.double().unsqueeze(1), d, a, b, P, exclude)
+    return match_kl(f.double() * v.double().unsqueeze(1), d, a, b, P, exclude, over=over)
 
 
 def assert_scores(
@@ -113,6 +127,7 @@ def rounding_of_match_kl(
     P: Tensor,
     exclude: Tensor | None = None,
     v: Tensor | None = None,
+    over: str = "q",
 ) -> dict[str, Tensor]:
     """What rounding to float32 can do to the loss and to each gradient, by their names.
 
@@ -124,17 +139,20 @@ def rounding_of_match_kl(
     (N, R, D), B = q.shape, len(d)
     eps = torch.finfo(torch.float32).eps
     values, magnitude = _products(q, d)
-    T = (a * values.amax(-1)).sum(-1) + b
-    missed = (a.abs() * magnitude.amax(-1)).sum(-1) * (D + R + 1) * eps + b.abs() * eps
+    T = (a * values.amax(-1)).sum(-1)
+    missed = (a.abs() * magnitude.amax(-1)).sum(-1) * (D + R + 1) * eps
+    if over == "d":
+        T, missed = T.t(), missed.t()
+    T, missed = T + b, missed + b.abs() * eps
     if exclude is not None:
-        out = exclude.unsqueeze(1) == torch.arange(N)
+        out = exclude.unsqueeze(1) == torch.arange(T.shape[1])
         T, P, missed = (x.masked_fill(out, y) for x, y in ((T, -torch.inf), (P, 0), (missed, 0)))
     log_Q = torch.log_softmax(T, 1)
     Q = log_Q.exp().nan_to_num()
     missed, mass = missed.amax(1, keepdim=True), P.sum(1, keepdim=True)
     terms = torch.xlogy(P, P).abs() + torch.where(P > 0, P * log_Q, 0).abs()
-    G = (Q * mass * torch.expm1(2 * missed) + (B + N * R + D) * eps * (Q * mass + P)) / B
-    grads = _gradients(q, d, a, G)
+    G = (Q * mass * torch.expm1(2 * missed) + (B + N * R + D) * eps * (Q * mass + P)) / len(T)
+    grads = _gradients(q, d, a, G if over == "q" else G.t())
     return grads | {
         "loss": (2 * missed * mass + 4 * eps * terms.sum(1, keepdim=True)).mean(),
         "b": G.sum(0),
@@ -147,7 +165,7 @@ def assert_loss(
 ) -> None:
     """Hold loss and gradients in float32 or less against those in float64 of the same numbers."""
     v = x.v if op == "match_kl_scaled" else None
-    slack = rounding_of_match_kl(x.q, x.d, x.a, x.b, x.P, x.exclude, v)
+    slack = rounding_of_match_kl(x.q, x.d, x.a, x.b, x.P, x.exclude, v, x.over)
     for name, mine in found.items():
         # A gradient is rounded once more where its input is narrower than float32.
         rounded = torch.finfo(mine.dtype).eps * (

@@ -133,13 +133,14 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
                                              const OptionalTensor& v, const at::Tensor& d,
                                              const at::Tensor& a, const at::Tensor& b,
                                              const at::Tensor& P, const OptionalTensor& exclude,
-                                             std::array<bool, 4> needs, c10::string_view precision,
+                                             std::array<bool, 4> needs, Over over,
+                                             c10::string_view precision,
                                              std::optional<int64_t> max_memory) {
-  check_match_kl(op, q, v, d, a, b, P, exclude);
+  check_match_kl(op, q, v, d, a, b, P, exclude, over);
   check_options(op, precision, max_memory);
   require_finite(op, "b", b);
   require_finite(op, "P", P);
-  check_values(op, P, exclude);
+  check_values(op, P, exclude, over);
   const auto type = compute_type(q);
   auto first = zeros_for(v ? *v : q, needs[0]), dd = zeros_for(d, needs[1]),
        da = zeros_for(a, needs[2]);
@@ -152,7 +153,7 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
     const Prepared<scalar> in(op, q, v, d, a, std::string(precision));
     loss.fill_(cpu::match_kl<scalar>(
         op, in.problem,
-        {bias.const_data_ptr<scalar>(), targets.const_data_ptr<scalar>(),
+        {over, bias.const_data_ptr<scalar>(), targets.const_data_ptr<scalar>(),
          exclude ? excluded.const_data_ptr<int64_t>() : nullptr},
         {v ? nullptr : data<scalar>(first, needs[0]), data<scalar>(dd, needs[1]),
          data<scalar>(da, needs[2]), v ? data<scalar>(first, needs[0]) : nullptr},

@@ -159,10 +159,12 @@ class ConditioningTask {
     g.compact = matches.size == 1;
   }
 
-  // Columns [k, k + width) of images [i0, i0 + n), into dd.
+  // Columns [k, k + width) of images [i0, i0 + n), added to dd: goes on from what is there, scored
+  // images in ascending order, so that it does not matter in which call one came.
   void run(int64_t i0, int64_t n, int64_t k, int64_t width, scalar* dd) {
     const int64_t S = p.S(), D = p.D();
     std::fill_n(sums.get(), n * S * stride, scalar(0));
+    copy_rows(dd + i0 * S * D + k, D, sums.get(), stride, n * S, width);
     g.width = static_cast<int>(narrow ? stride : width);
     g.n = narrow ? static_cast<int>(n) : 1;  // wide rows: one table at a time in a cache
     for (int64_t j = 0; j < p.N(); ++j) {

@@ -35,7 +35,7 @@ struct Matches {
 template <typename scalar>
 struct Gradients {
   scalar* dq;  // [N, R, D]
-  scalar* dd;  // [B, S, D], written, not added to
+  scalar* dd;  // [B, S, D]
   scalar* da;  // [N, R]
   scalar* dv;  // [N, D]
 };

@@ -29,6 +29,15 @@ class Operand {
 
   at::ScalarType type() const { return type_; }
 
+  // `count` images from `first` on.
+  Operand some(int64_t first, int64_t count) const {
+    Operand part = *this;
+    part.images = count;
+    part.data_ = static_cast<const char*>(data_) +
+                 first * stride_[0] * static_cast<int64_t>(c10::elementSize(type_));
+    return part;
+  }
+
   // Whether rows can be read without a copy, across the bounds of images as well.
   template <typename scalar>
   bool in_place() const {

@@ -127,23 +127,30 @@ def match_kl(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """Compare the matches' softmax over images with given similarities, `mean_i KL(P[i] || Q[i])`.
 
-    `Q[i] = softmax_j (T[i, j] + b[j])` with `T` of `maxsim` (Eq. 8-10). Differentiable once in q,
-    d, a and b: the gradients that are asked for are formed with the loss, a block of images i at a
-    time, and scores and matches never exist all at once. The same bits for any number of threads
-    and any `max_memory`. Padding is as in `maxsim`: zero rows of d count as regions.
+    `Q[i] = softmax_j (T[i, j] + b[j])` with `T` of `maxsim` (Eq. 8-10). With `over="d"` the images
+    of d compete instead: `mean_j KL(P[j] || Q[j])` with `Q[j] = softmax_i (T[i, j] + b[i])`, so
+    that each image of q, whose own regions and weights look for their matches in every image of d,
+    is a problem of its own. Differentiable once in q, d, a and b: the gradients that are asked for
+    are formed with the loss, a block of images i (over d: of j) at a time, and scores and matches
+    never exist all at once. The same bits for any number of threads and any `max_memory`. Padding
+    is as in `maxsim`: zero rows of d count as regions.
 
     Args:
         q: scored regions, `[N, R, D]`, any strides.
         d: conditioning regions, `[B, S, D]`, `S >= 1`, `D >= 1`.
         a: weights of the scored regions, `[N, R]`.
-        b: bias of each scored image, `[N]`.
+        b: bias of each image that the softmax runs over, `[N]`; `[B]` over d.
         P: target similarities, `[B, N]`, not negative; rows sum to 1 (without the excluded column).
-        exclude: column that leaves row i's softmax and loss, `[B]`, int64, -1 for none.
+            `[N, B]` over d: a row for each image of q.
+        exclude: column that leaves a row's softmax and loss, -1 for none, int64, `[B]`; `[N]` over
+            d.
+        over: which images the softmax runs over, those of "q" or those of "d".
         precision: as in `maxsim`.
         max_memory: bytes of working memory beside inputs, loss and gradients. When left out, a
             block of 32 MiB and the threads' scratch on the CPU; on CUDA a block of 256 MiB, or
@@ -153,8 +160,9 @@ def match_kl(
         The loss, a scalar, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: as `maxsim`; P negative or asking for a gradient, exclude outside [-1, N), a
-            `max_memory` that holds no block (the message says what does).
+        ValueError: as `maxsim`; P negative or asking for a gradient, exclude outside [-1, N) (over
+            d: [-1, B)), an unknown `over`, a `max_memory` that holds no block (the message says
+            what does).
         TypeError, RuntimeError: as `maxsim`.
 
     Example:
@@ -163,7 +171,7 @@ def match_kl(
         tensor(0.1201)
     """
     tensors = {"q": q, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
-    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
     instead = _instead_of_library("match_kl", precision, **tensors)
     if instead is not None:
         return instead.match_kl(q, d, a, b, P, exclude, **options)
@@ -182,6 +190,7 @@ def match_kl_scaled(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
@@ -193,7 +202,7 @@ def match_kl_scaled(
     Args:
         f: features of the scored regions, `[N, R, D]`.
         v: channel weights of each scored image, `[N, D]`.
-        d, a, b, P, exclude, precision, max_memory: as in `match_kl`.
+        d, a, b, P, exclude, over, precision, max_memory: as in `match_kl`.
 
     Returns:
         The loss, a scalar.
@@ -202,7 +211,7 @@ def match_kl_scaled(
         ValueError, TypeError, RuntimeError: as `match_kl`; f or d asking for a gradient.
     """
     tensors = {"f": f, "v": v, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
-    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
     instead = _instead_of_library("match_kl_scaled", precision, **tensors)
     if instead is not None:
         return instead.match_kl_scaled(f, v, d, a, b, P, exclude, **options)

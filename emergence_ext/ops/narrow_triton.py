@@ -28,6 +28,10 @@ NAMESPACE: Final = "emergence_triton"
 BLOCK_BYTES: Final = 256 << 20
 """Products and matches held at once when `max_memory` is not given."""
 
+IMAGES_OF_SUM: Final = 16
+"""Images of q whose gradients of d are summed at once where the softmax runs over d. Blocks hold
+whole groups of so many, so that sums are the same for any block."""
+
 
 def why_not(device: torch.device | str) -> str | None:
     """Say in one line why Triton cannot compute on a device; None where it can."""
@@ -91,11 +95,12 @@ def match_kl(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.match_kl`."""
-    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
     if not _takes(q):
         return reference.match_kl(q, d, a, b, P, exclude, **options)
     refuse_gradients("match_kl", P=P)
@@ -114,11 +119,12 @@ def match_kl_scaled(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.match_kl_scaled`."""
-    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
     if not _takes(f):
         return reference.match_kl_scaled(f, v, d, a, b, P, exclude, **options)
     refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
@@ -175,7 +181,9 @@ def _maxsim_backward(
     G, argmax = plain(G), argmax.contiguous()
     with problem.on_its_device():
         u = problem.new_sums() if needs[0] or needs[2] else None
-        dd = problem.conditioning(G, argmax) if needs[1] else None
+        dd = d.new_zeros(d.shape, dtype=torch.float32) if needs[1] else None
+        if dd is not None:
+            problem.add_conditioning(G, argmax, dd, len(q))
         if u is not None:
             problem.add_scored(0, G, argmax, u)
         da = problem.weight_gradient(u) if needs[2] and u is not None else None
@@ -192,13 +200,14 @@ def _match_kl(
     exclude: Tensor | None,
     needs: Sequence[bool],
     *,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     given = (q, d, a)
     q, d, a = checked("match_kl", *given, precision)
-    b, P = checked_targets("match_kl", q, d, b, P, exclude)
-    problem, targets = Problem.of(q, d, a), _Targets.of(b, P, exclude)
+    b, P = checked_targets("match_kl", q, d, b, P, exclude, over)
+    problem, targets = Problem.of(q, d, a), _Targets.of(b, P, exclude, over)
     beside = problem.copied(*given)
     with problem.on_its_device():
         loss, u, dd, db = _loss("match_kl", problem, targets, needs, beside, max_memory)
@@ -217,14 +226,15 @@ def _match_kl_scaled(
     exclude: Tensor | None,
     needs: Sequence[bool],
     *,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     given = (f, v, d, a)
     v = checked_scale("match_kl_scaled", f, v)
     f, d, a = checked("match_kl_scaled", f, d, a, precision, first="f")
-    b, P = checked_targets("match_kl_scaled", f, d, b, P, exclude)
-    problem, targets = Problem.of(f, d, a, v), _Targets.of(b, P, exclude)
+    b, P = checked_targets("match_kl_scaled", f, d, b, P, exclude, over)
+    problem, targets = Problem.of(f, d, a, v), _Targets.of(b, P, exclude, over)
     wanted = (needs[0], False, needs[1], needs[2])
     beside = problem.copied(*given)
     with problem.on_its_device():
@@ -239,15 +249,16 @@ def _scale_gradient(grad: Tensor, gradient: Tensor, of: Tensor) -> Tensor:
 
 
 class _Targets(NamedTuple):
-    """What the softmax of each row is compared with, contiguous: b `[N]`, P `[B, N]`, exclude."""
+    """What the softmax of each row is compared with, contiguous: b, P, exclude as in `match_kl`."""
 
     b: Tensor
     P: Tensor
     exclude: Tensor | None
+    over: str
 
     @classmethod
-    def of(cls, b: Tensor, P: Tensor, exclude: Tensor | None) -> _Targets:
-        return cls(plain(b), plain(P), None if exclude is None else exclude.contiguous())
+    def of(cls, b: Tensor, P: Tensor, exclude: Tensor | None, over: str) -> _Targets:
+        return cls(plain(b), plain(P), None if exclude is None else exclude.contiguous(), over)
 
 
 def _scores(
@@ -268,7 +279,8 @@ def _scores(
         dtype = compact_type(problem.S) if compact else torch.int64
         argmax = q.new_empty((B, N, R), dtype=dtype)
     with problem.on_its_device():
-        (value,) = _block("maxsim", q, B, [(R, torch.float32)], problem.copied(*given), max_memory)
+        parts, beside = [(R, torch.float32)], problem.copied(*given)
+        (value,) = _block("maxsim", q.device, B, N, parts, beside, max_memory)
         for start in range(0, B, len(value)):
             rows = slice(start, min(start + len(value), B))
             problem.match(rows, value, None if argmax is None else argmax[rows], T[rows])
@@ -288,63 +300,79 @@ def _loss(
     `beside` are the bytes that the caller took.
     """
     q, (N, R, _), B = problem.q, problem.q.shape, len(problem.d)
+    over_q = targets.over == "q"
+    count, columns = (B, N) if over_q else (N, B)
     u = problem.new_sums() if needs[0] or needs[2] else None
-    dd = q.new_empty(B, problem.S, q.shape[2]) if needs[1] else None
-    db = q.new_zeros(N) if needs[3] else None
-    losses = q.new_zeros(B, dtype=torch.float64)
+    dd = q.new_zeros(B, problem.S, q.shape[2]) if needs[1] else None
+    db = q.new_zeros(columns) if needs[3] else None
+    losses = q.new_zeros(count, dtype=torch.float64)
     parts = [(R, torch.float32), (1, torch.float32)]
     if u is not None or dd is not None:
         parts.append((R, compact_type(problem.S)))
     beside += losses.nbytes + (0 if u is None else u.nbytes)
-    value, T, *places = _block(op, q, B, parts, beside, max_memory)
-    for start in range(0, B, len(T)):
-        rows = slice(start, min(start + len(T), B))
-        G, place = T[: rows.stop - start, :, 0], places[0] if places else None
-        problem.match(rows, value, place, G)
+    group = 1 if over_q else IMAGES_OF_SUM
+    block = _block(op, q.device, count, columns, parts, beside, max_memory, group)
+    for start in range(0, count, len(block[0])):
+        rows = slice(start, min(start + len(block[0]), count))
+        # Over q images of d are complete in themselves, over d images of q.
+        part, images = (problem, rows) if over_q else (problem.of_q(rows), slice(0, B))
+        pairs = (images.stop - images.start, len(part.q))
+        value, G, *places = (x.view(-1, x.shape[2])[: pairs[0] * pairs[1]] for x in block)
+        G, place = G.view(pairs), places[0].view(*pairs, R) if places else None
+        part.match(images, value, place, G)
+        across = dict(
+            zip(("row", "column"), G.stride() if over_q else G.stride()[::-1], strict=True)
+        )
         exclude = None if targets.exclude is None else targets.exclude[rows]
-        target, options = targets.P[rows], {"N": N, "B": B, "COLUMNS": 512}
-        launch("kl", len(G), G, targets.b, target, exclude, losses[rows], **options)
+        options = {"N": columns, "B": count, "COLUMNS": 512, **across}
+        n = rows.stop - rows.start
+        launch("kl", n, G, targets.b, targets.P[rows], exclude, losses[rows], **options)
         if db is not None:
-            launch("add_bias", ceil_div(N, 128), G, db, N=N, n=len(G), COLUMNS=128)
+            options = {"N": columns, "n": n, "COLUMNS": 128, **across}
+            launch("add_bias", ceil_div(columns, 128), G, db, **options)
         if place is not None and u is not None:
-            problem.add_scored(start, G, place, u)
+            part.add_scored(images.start, G, place, u if over_q else u[rows])
         if place is not None and dd is not None:
-            problem.conditioning(G, place, dd[rows])
-    return (losses.sum() / max(B, 1)).to(q.dtype), u, dd, db
+            part.add_conditioning(G, place, dd[images], len(part.q) if over_q else IMAGES_OF_SUM)
+    return (losses.sum() / max(count, 1)).to(q.dtype), u, dd, db
 
 
 def _block(
     op: str,
-    q: Tensor,
-    B: int,
+    device: torch.device,
+    count: int,
+    others: int,
     parts: Sequence[tuple[int, torch.dtype]],
     beside: int,
     max_memory: int | None,
+    group: int = 1,
 ) -> list[Tensor]:
-    """Memory for a block of images: for each part `[images, N, columns]` of its dtype.
+    """Memory for a block of images: for each part `[images, others, columns]` of its dtype.
 
-    As many images as `max_memory` holds beside the bytes of the rest, or 256 MiB; where the device
-    has less to give, half as many, and again.
+    As many of the `count` images as `max_memory` holds beside the bytes of the rest, or 256 MiB, in
+    whole groups; where the device has less to give, half as many, and again.
     """
     if max_memory is not None and max_memory <= 0:
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory}")
-    each = max(1, sum(len(q) * columns * dtype.itemsize for columns, dtype in parts))
+    each = max(1, sum(others * columns * dtype.itemsize for columns, dtype in parts))
     room = BLOCK_BYTES if max_memory is None else max_memory - beside
-    if room < each and max_memory is not None:
+    least = min(group, max(count, 1))
+    if room < least * each and max_memory is not None:
         raise ValueError(
-            f"{op}: max_memory = {max_memory} bytes holds no block; give at least {beside + each}"
+            f"{op}: max_memory = {max_memory} bytes holds no block; "
+            f"give at least {beside + least * each}"
         )
-    images = min(max(room // each, 1), max(B, 1))
+    images = min(max(room // each // group * group, group), max(count, 1))
     while True:
         try:
             return [
-                torch.empty(images, len(q), columns, dtype=dtype, device=q.device)
+                torch.empty(images, others, columns, dtype=dtype, device=device)
                 for columns, dtype in parts
             ]
         except torch.OutOfMemoryError:
-            if images == 1:
+            if images <= group:
                 raise
-        images //= 2
+        images = max(images // 2 // group * group, group)
 
 
 def _given(x: Tensor | None, like: Tensor) -> Tensor:

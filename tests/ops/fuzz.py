@@ -40,6 +40,7 @@ class Problem:
     op: str
     case: Case
     exclude: bool
+    over: str
     powers: tuple[int, int]
     threads: int
     options: dict[str, Any] = field(default_factory=dict)
@@ -72,8 +73,9 @@ def draw(number: int) -> Problem:
     op = rng.choice(["maxsim", "maxsim", *DIFFERENTIABLE])
     most = BITS[case.dtype] if op == "maxsim" else 1
     powers = (rng.randint(-most, most), rng.randint(-most, most))
-    exclude = rng.random() < 0.5 and sizes["N"] > 1
-    return Problem(number, op, case, exclude, powers, rng.choice([1, 2, 3, 8]), options)
+    over = rng.choice("qqd")
+    exclude = rng.random() < 0.5 and sizes["N" if over == "q" else "B"] > 1
+    return Problem(number, op, case, exclude, over, powers, rng.choice([1, 2, 3, 8]), options)
 
 
 def check(problem: Problem) -> None:
@@ -159,7 +161,7 @@ def _gradients(
 def _check_loss(problem: Problem) -> None:
     if _selects_by_pairs(problem):
         problem = replace(problem, options=problem.options | {"precision": "high"})
-    x = build_loss(problem.case, exclude=problem.exclude)
+    x = build_loss(problem.case, exclude=problem.exclude, over=problem.over)
     options = problem.options
     with _threads(problem.threads):
         try:
