@@ -49,6 +49,26 @@ inline void check_maxsim(const char* op, const at::Tensor& q, const at::Tensor& 
   }
 }
 
+// How many rows each image has, of those that there is room for.
+inline void check_lengths(const char* op, const char* name,
+                          const std::optional<at::Tensor>& lengths, const char* x_name,
+                          const at::Tensor& x) {
+  if (!lengths) return;
+  const int64_t images = x.size(0), rows = x.size(1);
+  TORCH_CHECK_TYPE((lengths->scalar_type() == at::kLong || lengths->scalar_type() == at::kInt) &&
+                       lengths->device() == x.device(),
+                   op, ": ", name, " must be int64 or int32 on ", x.device(), ", got ",
+                   lengths->scalar_type(), " on ", lengths->device());
+  TORCH_CHECK_VALUE(lengths->sizes() == at::IntArrayRef({images}), op, ": ", name, " must be [",
+                    images, "], one for each image of ", x_name, ", got ", lengths->sizes());
+  if (images == 0 || !lengths->is_cpu()) return;
+  const auto [low, high] = at::aminmax(lengths->to(at::kLong));
+  TORCH_CHECK_VALUE(low.item<int64_t>() >= 0 && high.item<int64_t>() <= rows, op, ": ", name,
+                    " must lie in [0, ", rows, "], as ", x_name, " has room for ", rows,
+                    " regions of an image; got entries from ", low.item<int64_t>(), " to ",
+                    high.item<int64_t>());
+}
+
 inline void check_match_kl(const char* op, const at::Tensor& q, const std::optional<at::Tensor>& v,
                            const at::Tensor& d, const at::Tensor& a, const at::Tensor& b,
                            const at::Tensor& P, const std::optional<at::Tensor>& exclude,
@@ -103,8 +123,14 @@ inline void check_options(const char* op, c10::string_view precision,
 }
 
 // For the CPU only: on a GPU the answer would make the host wait.
-[[noreturn]] inline void report_not_finite(const char* op, const char* name, const at::Tensor& x) {
-  const auto first = at::isfinite(x).logical_not().nonzero().select(0, 0);
+[[noreturn]] inline void report_not_finite(const char* op, const char* name, const at::Tensor& x,
+                                           const std::optional<at::Tensor>& lengths) {
+  auto wrong = at::isfinite(x).logical_not();
+  if (lengths) {  // what is padding may be anything
+    const auto there = at::arange(x.size(1), lengths->options()) < lengths->unsqueeze(1);
+    wrong = wrong.logical_and(x.dim() == 3 ? there.unsqueeze(2) : there);
+  }
+  const auto first = wrong.nonzero().select(0, 0);
   const auto at = [&](int64_t dim) { return std::to_string(first[dim].item<int64_t>()); };
   TORCH_CHECK_VALUE(false, op, ": ", name, " is not finite at sample ", at(0),
                     x.dim() > 1 ? (std::string(", ") +

@@ -47,7 +47,8 @@ class LossInputs:
     """Arguments of `match_kl` and `match_kl_scaled`, q of the one being f of the other.
 
     q `[N, R, D]`, v `[N, D]`, d `[B, S, D]`, a `[N, R]`, b `[N]`, P `[B, N]`, exclude `[B]` or
-    None; where the softmax runs over d, b `[B]`, P `[N, B]`, exclude `[N]`.
+    None; where the softmax runs over d, b `[B]`, P `[N, B]`, exclude `[N]`. Lengths `[N]` and `[B]`
+    where images have fewer regions than there is room for.
     """
 
     q: Tensor
@@ -58,12 +59,17 @@ class LossInputs:
     P: Tensor
     exclude: Tensor | None
     over: str = "q"
+    q_lengths: Tensor | None = None
+    d_lengths: Tensor | None = None
 
     def of(self, op: str) -> dict[str, Any]:
         """The arguments of `op` ("match_kl" or "match_kl_scaled") by their names."""
         first = {"q": self.q} if op == "match_kl" else {"f": self.q, "v": self.v}
         rest = {key: getattr(self, key) for key in ("d", "a", "b", "P", "exclude")}
-        return first | rest | ({} if self.over == "q" else {"over": self.over})
+        given = {"q_lengths": self.q_lengths, "d_lengths": self.d_lengths}
+        if self.over == "d":
+            given["over"] = self.over
+        return first | rest | {name: value for name, value in given.items() if value is not None}
 
 
 # Every width, every number of regions and every number of images occurs, together with small and
@@ -182,7 +188,7 @@ def run_loss(
     With `dtype` the inputs are converted first.
     """
     arguments = {
-        name: t.to(dtype) if isinstance(t, Tensor) and dtype and name != "exclude" else t
+        name: t.to(dtype) if dtype and isinstance(t, Tensor) and t.is_floating_point() else t
         for name, t in x.of(op).items()
     }
     leaves = {name: arguments[name].detach().requires_grad_() for name in DIFFERENTIABLE[op]}

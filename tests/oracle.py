@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,23 +11,33 @@ from torch import Tensor
 from tests.cases import LossInputs
 
 
-def maxsim(q: Tensor, d: Tensor, a: Tensor | None) -> tuple[list[list[float]], list]:
-    """T `[B][N]` and the matches `[B][N][R]`."""
+def maxsim(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
+) -> tuple[list[list[float]], list]:
+    """T `[B][N]` and the matches `[B][N][R]`, 0 for rows that are not there."""
     images, others = q.double().tolist(), d.double().tolist()
     weights = None if a is None else a.double().tolist()
     scores: list[list[float]] = []
     matches: list[list[list[int]]] = []
-    for other in others:
+    for i, other in enumerate(others):
+        there = other if d_lengths is None else other[: int(d_lengths[i])]
         scores.append([])
         matches.append([])
         for j, image in enumerate(images):
-            total, winners = 0.0, []
-            for r, region in enumerate(image):
-                products = [math.fsum(map(float.__mul__, region, target)) for target in other]
+            total, winners = 0.0, [0] * len(image)
+            for r in range(len(image) if q_lengths is None else int(q_lengths[j])):
+                if not there:
+                    break
+                products = [math.fsum(map(float.__mul__, image[r], target)) for target in there]
                 top = max(products)
-                winners.append(products.index(top))
+                winners[r] = products.index(top)
                 total += top if weights is None else weights[j][r] * top
-            scores[-1].append(total)
+            scores[-1].append(total if there else empty_score)
             matches[-1].append(winners)
     return scores, matches
 
@@ -40,12 +51,13 @@ def match_kl(
     exclude: Tensor | None = None,
     *,
     over: str = "q",
+    **ragged: Any,
 ) -> float:
     """mean_i KL(P[i] || softmax_j (T + b)[i]), column exclude[i] left out of row i.
 
     Over "d" T is transposed: a row for each image of q.
     """
-    scores, _ = maxsim(q, d, a)
+    scores, _ = maxsim(q, d, a, **ragged)
     if over == "d":
         scores = [[row[j] for row in scores] for j in range(len(q))]
     bias, target = b.double().tolist(), P.double().tolist()
@@ -72,11 +84,10 @@ def match_kl_scaled(
     b: Tensor,
     P: Tensor,
     exclude: Tensor | None = None,
-    *,
-    over: str = "q",
+    **options: Any,
 ) -> float:
     """`match_kl` of q[j, r] = v[j] * f[j, r]."""
-    return match_kl(f.double() * v.double().unsqueeze(1), d, a, b, P, exclude, over=over)
+    return match_kl(f.double() * v.double().unsqueeze(1), d, a, b, P, exclude, **options)
 
 
 def assert_scores(

@@ -64,10 +64,66 @@ Way way_of(const char* op, const at::Tensor& q, const OptionalTensor& v,
   return split ? Way::split : hopper ? Way::hopper : way;
 }
 
+// Full sets out of ragged ones, for kernels that know no lengths: padding of d is copies of the
+// image's first row, which never win against it, padding of q is zeros of weight 0, and an image of
+// d without regions is zeros.
+class Filled {
+ public:
+  at::Tensor q, d;
+  OptionalTensor a;
+
+  Filled(const at::Tensor& q_, const at::Tensor& d_, const OptionalTensor& a_, const Ragged& ragged)
+      : q(q_), d(d_), a(a_), empty_score_(ragged.empty_score) {
+    const auto beyond = [](const at::Tensor& lengths, const at::Tensor& x) {
+      return at::arange(x.size(1), lengths.options()) >= lengths.unsqueeze(1);
+    };
+    if (ragged.q_lengths) {
+      const auto padding = beyond(*ragged.q_lengths, q);
+      a = (a ? *a : at::ones(q.sizes().slice(0, 2), q.options())).masked_fill(padding, 0);
+      q = q.masked_fill(padding.unsqueeze(2), 0);
+    }
+    if (ragged.d_lengths) {
+      empty_ = ragged.d_lengths->eq(0);
+      d = at::where(beyond(*ragged.d_lengths, d).unsqueeze(2), d.narrow(1, 0, 1), d);
+      d.masked_fill_(empty_.view({-1, 1, 1}), 0);
+    }
+  }
+
+  // Bytes that this took.
+  int64_t bytes(const at::Tensor& q_, const at::Tensor& d_) const {
+    return (q.is_same(q_) ? 0 : q.nbytes() + a->nbytes()) + (d.is_same(d_) ? 0 : d.nbytes());
+  }
+
+  // Scores [B, N] of images without regions.
+  void set_scores(const at::Tensor& T) const {
+    if (empty_.defined()) T.masked_fill_(empty_.unsqueeze(1), empty_score_);
+  }
+
+  // What stands in for these scores in a softmax; over q all of an image's are equal.
+  at::Tensor bias(const at::Tensor& b, Over over) const {
+    if (!empty_.defined() || over == Over::q) return b;
+    const auto lowered = empty_.logical_and(empty_.all().logical_not());
+    return b + lowered.to(b.scalar_type()).mul_(empty_score_);
+  }
+
+  // Images without regions have no gradient.
+  void set_gradient(const at::Tensor& dd) const {
+    if (empty_.defined() && dd.numel() > 0) dd.masked_fill_(empty_.view({-1, 1, 1}), 0);
+  }
+
+ private:
+  at::Tensor empty_;  // [B], undefined where every image is full
+  double empty_score_;
+};
+
 // T, and argmax [B, N, R] of any index type where it is defined.
-at::Tensor matched(const char* op, const at::Tensor& q, const at::Tensor& d,
-                   const OptionalTensor& a, c10::string_view precision,
+at::Tensor matched(const char* op, const at::Tensor& q_, const at::Tensor& d_,
+                   const OptionalTensor& a_, const Ragged& ragged, c10::string_view precision,
                    std::optional<int64_t> max_memory, const at::Tensor& argmax) {
+  ragged.check(op, q_, d_);
+  const Filled in(q_, d_, a_, ragged);
+  const auto &q = in.q, &d = in.d;
+  const auto& a = in.a;
   check_options(op, precision, max_memory);
   const Way way = way_of(op, q, {}, precision);
   const Context context(q);
@@ -81,29 +137,36 @@ at::Tensor matched(const char* op, const at::Tensor& q, const at::Tensor& d,
     if (matching.narrow())
       return matching.match(all, matching.conditioning(), scores, nullptr, matches_of(argmax));
     const Parts parts{.values = true, .matches = matching.needs_matches() && !argmax.defined()};
-    Block block = make_block(op, matching, parts, 0, max_memory, q.options());
+    Block block = make_block(op, matching, parts, in.bytes(q_, d_), max_memory, q.options());
     for (int64_t first = 0; first < B; first += block.length)
       matching.match(all, {first, std::min(block.length, B - first)}, scores + first * N,
                      block.values<scalar>(),
                      argmax.defined() ? matches_of(argmax, first) : matches_of(block.argmax));
   });
+  in.set_scores(T);
   return T;
 }
 
 at::Tensor maxsim(const at::Tensor& q, const at::Tensor& d, const OptionalTensor& a,
-                  c10::string_view precision, std::optional<int64_t> max_memory) {
+                  const OptionalTensor& q_lengths, const OptionalTensor& d_lengths,
+                  double empty_score, c10::string_view precision,
+                  std::optional<int64_t> max_memory) {
   check_maxsim("maxsim", q, d, a);
-  return matched("maxsim", q, d, a, precision, max_memory, {});
+  return matched("maxsim", q, d, a, {q_lengths, d_lengths, empty_score}, precision, max_memory, {});
 }
 
 std::tuple<at::Tensor, at::Tensor> maxsim_indices(const at::Tensor& q, const at::Tensor& d,
                                                   const OptionalTensor& a,
-                                                  c10::string_view precision,
+                                                  const OptionalTensor& q_lengths,
+                                                  const OptionalTensor& d_lengths,
+                                                  double empty_score, c10::string_view precision,
                                                   std::optional<int64_t> max_memory, bool compact) {
   check_maxsim("maxsim_indices", q, d, a);
   const auto type = compact ? index_type(d, kCompactLimit) : at::kLong;
   const auto argmax = at::empty({d.size(0), q.size(0), q.size(1)}, q.options().dtype(type));
-  return {matched("maxsim_indices", q, d, a, precision, max_memory, argmax), argmax};
+  return {matched("maxsim_indices", q, d, a, {q_lengths, d_lengths, empty_score}, precision,
+                  max_memory, argmax),
+          argmax};
 }
 
 // Gradients of q (as u = dq / a), d, a and, as parts, v; null where nobody asked. All begin as
@@ -133,10 +196,16 @@ struct Gradients {
 };
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
-    const at::Tensor& G, const at::Tensor& q, const at::Tensor& d, const OptionalTensor& a,
-    const at::Tensor& argmax, std::array<bool, 3> needs) {
+    const at::Tensor& G, const at::Tensor& q_, const at::Tensor& d_, const OptionalTensor& a_,
+    const at::Tensor& argmax, std::array<bool, 3> needs, const OptionalTensor& q_lengths,
+    const OptionalTensor& d_lengths) {
   const char* const op = "maxsim_backward";
-  check_maxsim_backward(G, q, d, a, argmax);
+  check_maxsim_backward(G, q_, d_, a_, argmax);
+  const Ragged ragged{q_lengths, d_lengths};
+  ragged.check(op, q_, d_);
+  const Filled in(q_, d_, a_, ragged);
+  const auto &q = in.q, &d = in.d;
+  const auto& a = in.a;
   const Way way = q.size(2) <= kNarrow ? Way::narrow : Way::wide;
   // Whatever found the matches of wide rows proved itself with these gradients.
   const Ways ways = way == Way::narrow ? bit(way) : bit(way) | bit(Way::planes);
@@ -165,19 +234,23 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
     }
   });
   if (needs[0] && a) dq.mul_(a->to(dq.scalar_type()).unsqueeze(2));
+  in.set_gradient(dd);
   const auto type = q.scalar_type();
   return {dq.to(type), dd.to(type), da.to(type)};
 }
 
 // Loss and the gradients of (q, d, a, b), or with v of (v, d, a, b).
-std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q,
-                                             const OptionalTensor& v, const at::Tensor& d,
-                                             const at::Tensor& a, const at::Tensor& b,
+std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q_,
+                                             const OptionalTensor& v, const at::Tensor& d_,
+                                             const at::Tensor& a_, const at::Tensor& b,
                                              const at::Tensor& P, const OptionalTensor& exclude,
-                                             std::array<bool, 4> needs, Over over,
-                                             c10::string_view precision,
+                                             std::array<bool, 4> needs, const Ragged& ragged,
+                                             Over over, c10::string_view precision,
                                              std::optional<int64_t> max_memory) {
-  check_match_kl(op, q, v, d, a, b, P, exclude, over);
+  check_match_kl(op, q_, v, d_, a_, b, P, exclude, over);
+  ragged.check(op, q_, d_);
+  const Filled in(q_, d_, a_, ragged);
+  const auto &q = in.q, &d = in.d, &a = *in.a;
   check_options(op, precision, max_memory);
   const Way way = way_of(op, q, v, precision);
   const Context context(q);
@@ -188,7 +261,7 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
   auto da = zeros_for(a, needs[2]), db = zeros_for(b, needs[3]).to(type);
   const bool of_v = needs[0] && v;
   const auto losses = at::empty({rows}, q.options().dtype(at::kDouble));
-  const auto bias = b.to(type).contiguous(), targets = P.to(type).contiguous();
+  const auto bias = in.bias(b.to(type), over).contiguous(), targets = P.to(type).contiguous();
   const auto excluded = exclude ? exclude->contiguous() : at::Tensor();
   const bool gradients_of_rows = needs[0] || needs[1] || needs[2];
   by_type(q, [&](auto zero) {
@@ -200,7 +273,8 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
                                 over_q ? N : kScoredOfGroup};
     // Beside the inputs and results: copies of targets, parts of dv, and gradients before they are
     // rounded.
-    int64_t beside = of_v ? ceil_div(q.size(1), kRowsOfPart) * first_gradient.nbytes() : 0;
+    int64_t beside = in.bytes(q_, d_);
+    if (of_v) beside += ceil_div(q.size(1), kRowsOfPart) * first_gradient.nbytes();
     if (!bias.is_alias_of(b)) beside += bias.nbytes();
     if (!targets.is_alias_of(P)) beside += targets.nbytes();
     if (type != q.scalar_type()) beside += first_gradient.nbytes() + dd.nbytes() + da.nbytes();
@@ -237,6 +311,7 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
     }
   });
   if (needs[0] && !v) first_gradient.mul_(a.to(type).unsqueeze(2));
+  in.set_gradient(dd);
   const auto loss =
       rows == 0 ? at::zeros({}, losses.options()) : losses.sum() / static_cast<double>(rows);
   return {loss.to(type), first_gradient, dd, da, db};

@@ -10,17 +10,30 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from emergence_ext.ops.ragged import Ragged
 from emergence_ext.ops.transforms import wants_gradient
 
 PRECISIONS: Final = ("highest", "high", "medium")
 OVER: Final = ("q", "d")
 """The images that the softmax of `match_kl` runs over."""
+FULL: Final = Ragged()
+"""Every image has all of its regions."""
 
 
 def checked(
-    op: str, q: Tensor, d: Tensor, a: Tensor | None, precision: str, first: str = "q"
+    op: str,
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    precision: str,
+    first: str = "q",
+    *,
+    ragged: Ragged = FULL,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The inputs in the dtype of the arithmetic, or an error that names what does not fit."""
+    """The inputs in the dtype of the arithmetic, or an error that names what does not fit.
+
+    Where images have lengths, their padding is filled.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"{op}: precision must be one of {PRECISIONS}, got {precision!r}")
     if q.ndim != 3 or d.ndim != 3 or q.shape[2] != d.shape[2]:
@@ -44,6 +57,8 @@ def checked(
             )
     if not q.dtype.is_floating_point:
         raise TypeError(f"{op}: {first} must be a floating-point tensor, got {q.dtype}")
+    ragged.check(op, q, d)
+    q, d, a = ragged.filled(q, d, a)
     for name, x in ((first, q), ("d", d), ("a", a)):
         require_finite(op, name, x)
     dtype = _arithmetic(q)

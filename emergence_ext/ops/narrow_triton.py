@@ -21,6 +21,7 @@ from emergence_ext.ops import reference, transforms
 from emergence_ext.ops.autocast import in_float32
 from emergence_ext.ops.checks import checked, checked_scale, checked_targets, refuse_gradients
 from emergence_ext.ops.narrow_problem import Problem, ceil_div, launch, plain
+from emergence_ext.ops.ragged import Ragged
 from emergence_ext.ops.registration import compact_type, register
 from emergence_ext.ops.tensor_cores import NARROW
 
@@ -58,16 +59,21 @@ def maxsim(
     d: Tensor,
     a: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.maxsim`; a block of products takes `max_memory`, else 256 MiB."""
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    options["empty_score"] = empty_score
     if not _takes(q):
-        return reference.maxsim(q, d, a, **options)
+        return reference.maxsim(q, d, a, q_lengths=q_lengths, d_lengths=d_lengths, **options)
+    given = (q, d, a, q_lengths, d_lengths)
     if any(map(transforms.wants_gradient, (q, d, a))):
-        return _ops_for(q, d, a).maxsim_indices(q, d, a, **options, compact=True)[0]
-    return _ops_for(q, d, a).maxsim(q, d, a, **options)
+        return _ops_for(*given).maxsim_indices(*given, **options, compact=True)[0]
+    return _ops_for(*given).maxsim(*given, **options)
 
 
 @in_float32
@@ -76,14 +82,20 @@ def maxsim_indices(
     d: Tensor,
     a: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `emergence_ext.ops.maxsim_indices`; memory as in `maxsim`."""
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    options["empty_score"] = empty_score
     if not _takes(q):
-        return reference.maxsim_indices(q, d, a, **options)
-    return _ops_for(q, d, a).maxsim_indices(q, d, a, **options)
+        lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+        return reference.maxsim_indices(q, d, a, **lengths, **options)
+    given = (q, d, a, q_lengths, d_lengths)
+    return _ops_for(*given).maxsim_indices(*given, **options)
 
 
 @in_float32
@@ -95,18 +107,23 @@ def match_kl(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.match_kl`."""
     options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
+    options["empty_score"] = empty_score
     if not _takes(q):
-        return reference.match_kl(q, d, a, b, P, exclude, **options)
+        lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+        return reference.match_kl(q, d, a, b, P, exclude, **lengths, **options)
     refuse_gradients("match_kl", P=P)
-    inputs = (q, d, a, b, P, exclude)
+    inputs, both = (q, d, a, b, P, exclude), (q_lengths, d_lengths)
     needs = [transforms.wants_gradient(x) for x in (q, d, a, b)]
-    return _ops_for(*inputs).match_kl(*inputs, needs, **options)[0]
+    return _ops_for(*inputs, *both).match_kl(*inputs, needs, *both, **options)[0]
 
 
 @in_float32
@@ -119,18 +136,23 @@ def match_kl_scaled(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.match_kl_scaled`."""
     options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
+    options["empty_score"] = empty_score
     if not _takes(f):
-        return reference.match_kl_scaled(f, v, d, a, b, P, exclude, **options)
+        lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+        return reference.match_kl_scaled(f, v, d, a, b, P, exclude, **lengths, **options)
     refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
-    inputs = (f, v, d, a, b, P, exclude)
+    inputs, both = (f, v, d, a, b, P, exclude), (q_lengths, d_lengths)
     needs = [transforms.wants_gradient(x) for x in (v, a, b)]
-    return _ops_for(*inputs).match_kl_scaled(*inputs, needs, **options)[0]
+    return _ops_for(*inputs, *both).match_kl_scaled(*inputs, needs, *both, **options)[0]
 
 
 def _takes(q: Tensor) -> bool:
@@ -153,42 +175,61 @@ def _maxsim(
     q: Tensor,
     d: Tensor,
     a: Tensor | None,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
     *,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
-    return _scores(q, d, a, None, precision, max_memory)[0]
+    ragged = Ragged(q_lengths, d_lengths, empty_score)
+    return _scores(q, d, a, None, ragged, precision, max_memory)[0]
 
 
 def _maxsim_indices(
     q: Tensor,
     d: Tensor,
     a: Tensor | None,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
     *,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
     compact: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    T, argmax = _scores(q, d, a, compact, precision, max_memory)
+    ragged = Ragged(q_lengths, d_lengths, empty_score)
+    T, argmax = _scores(q, d, a, compact, ragged, precision, max_memory)
     assert argmax is not None
     return T, argmax
 
 
 def _maxsim_backward(
-    G: Tensor, q: Tensor, d: Tensor, a: Tensor | None, argmax: Tensor, needs: Sequence[bool]
+    G: Tensor,
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    argmax: Tensor,
+    needs: Sequence[bool],
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    problem = Problem.of(q, d, a)
+    stored, ragged = q.dtype, Ragged(q_lengths, d_lengths)
+    q, d, weights = checked("maxsim", q, d, a, "highest", ragged=ragged)
+    plainly = a is None and ragged.q_lengths is None
+    problem = Problem.of(q, d, None if plainly else weights)
     G, argmax = plain(G), argmax.contiguous()
     with problem.on_its_device():
         u = problem.new_sums() if needs[0] or needs[2] else None
         dd = d.new_zeros(d.shape, dtype=torch.float32) if needs[1] else None
         if dd is not None:
             problem.add_conditioning(G, argmax, dd, len(q))
+            dd = ragged.without_empty(dd)
         if u is not None:
             problem.add_scored(0, G, argmax, u)
         da = problem.weight_gradient(u) if needs[2] and u is not None else None
         dq = problem.weighed(u) if needs[0] and u is not None else None
-    return _given(dq, q).to(q.dtype), _given(dd, q).to(q.dtype), _given(da, q).to(q.dtype)
+    return _given(dq, q).to(stored), _given(dd, q).to(stored), _given(da, q).to(stored)
 
 
 def _match_kl(
@@ -199,20 +240,26 @@ def _match_kl(
     P: Tensor,
     exclude: Tensor | None,
     needs: Sequence[bool],
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
     *,
+    empty_score: float = -1e9,
     over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     given = (q, d, a)
-    q, d, a = checked("match_kl", *given, precision)
+    ragged = Ragged(q_lengths, d_lengths, empty_score)
+    q, d, a = checked("match_kl", *given, precision, ragged=ragged)
     b, P = checked_targets("match_kl", q, d, b, P, exclude, over)
+    b = ragged.bias(b, over)
     problem, targets = Problem.of(q, d, a), _Targets.of(b, P, exclude, over)
     beside = problem.copied(*given)
     with problem.on_its_device():
         loss, u, dd, db = _loss("match_kl", problem, targets, needs, beside, max_memory)
         da = problem.weight_gradient(u) if needs[2] and u is not None else None
         dq = problem.weighed(u) if needs[0] and u is not None else None
+        dd = None if dd is None else ragged.without_empty(dd)
     return loss, _given(dq, q), _given(dd, q), _given(da, q), _given(db, q)
 
 
@@ -225,15 +272,20 @@ def _match_kl_scaled(
     P: Tensor,
     exclude: Tensor | None,
     needs: Sequence[bool],
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
     *,
+    empty_score: float = -1e9,
     over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     given = (f, v, d, a)
     v = checked_scale("match_kl_scaled", f, v)
-    f, d, a = checked("match_kl_scaled", f, d, a, precision, first="f")
+    ragged = Ragged(q_lengths, d_lengths, empty_score)
+    f, d, a = checked("match_kl_scaled", f, d, a, precision, first="f", ragged=ragged)
     b, P = checked_targets("match_kl_scaled", f, d, b, P, exclude, over)
+    b = ragged.bias(b, over)
     problem, targets = Problem.of(f, d, a, v), _Targets.of(b, P, exclude, over)
     wanted = (needs[0], False, needs[1], needs[2])
     beside = problem.copied(*given)
@@ -266,13 +318,15 @@ def _scores(
     d: Tensor,
     a: Tensor | None,
     compact: bool | None,
+    ragged: Ragged,
     precision: str,
     max_memory: int | None,
 ) -> tuple[Tensor, Tensor | None]:
     """T of `maxsim`, a block of images at a time, and its matches unless `compact` is None."""
     given = [x for x in (q, d, a) if x is not None]
-    q, d, weights = checked("maxsim", q, d, a, precision)
-    problem = Problem.of(q, d, None if a is None else weights)
+    q, d, weights = checked("maxsim", q, d, a, precision, ragged=ragged)
+    plainly = a is None and ragged.q_lengths is None
+    problem = Problem.of(q, d, None if plainly else weights)
     (N, R, _), B = q.shape, len(d)
     T, argmax = q.new_empty(B, N), None
     if compact is not None:
@@ -284,7 +338,7 @@ def _scores(
         for start in range(0, B, len(value)):
             rows = slice(start, min(start + len(value), B))
             problem.match(rows, value, None if argmax is None else argmax[rows], T[rows])
-    return T, argmax
+    return ragged.scores(T), argmax
 
 
 def _loss(

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from emergence_ext.ops import tensor_cores
 from emergence_ext.ops.autocast import in_float32
 from emergence_ext.ops.checks import checked, checked_scale, checked_targets, refuse_gradients
+from emergence_ext.ops.ragged import Ragged
 from emergence_ext.ops.tensor_cores import Products
 
 BLOCK_BYTES: Final = 8 << 20
@@ -36,11 +37,16 @@ def maxsim(
     d: Tensor,
     a: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.maxsim`; on the CPU in float32 or float64, whatever the precision."""
-    return maxsim_indices(q, d, a, precision=precision, max_memory=max_memory)[0]
+    lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+    options = {"empty_score": empty_score, "precision": precision, "max_memory": max_memory}
+    return maxsim_indices(q, d, a, **lengths, **options)[0]
 
 
 @in_float32
@@ -49,12 +55,15 @@ def maxsim_indices(
     d: Tensor,
     a: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `maxsim`, with the matches: `(T [B, N], argmax [B, N, R])`, int64, without gradient."""
-    stored = q.dtype
-    q, d, a = checked("maxsim", q, d, a, precision)
+    stored, ragged = q.dtype, Ragged(q_lengths, d_lengths, empty_score)
+    q, d, a = checked("maxsim", q, d, a, precision, ragged=ragged)
     products = tensor_cores.products_for(q, stored, precision)
     best_in = _matcher(q, products)
     (N, R, _), B = q.shape, len(d)
@@ -65,7 +74,7 @@ def maxsim_indices(
         best, places = best_in(block)
         rows.append((a * best.view(N, R, len(block)).permute(2, 0, 1)).sum(-1))
         indices.append(places.view(N, R, len(block)).permute(2, 0, 1))
-    return torch.cat(rows), torch.cat(indices)
+    return ragged.scores(torch.cat(rows)), torch.cat(indices)
 
 
 @in_float32
@@ -77,15 +86,19 @@ def match_kl(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.match_kl`; on the CPU in float32 or float64 at any precision."""
-    stored = q.dtype
-    q, d, a = checked("match_kl", q, d, a, precision)
+    stored, ragged = q.dtype, Ragged(q_lengths, d_lengths, empty_score)
+    q, d, a = checked("match_kl", q, d, a, precision, ragged=ragged)
     products = tensor_cores.products_for(q, stored, precision)
     b, P = checked_targets("match_kl", q, d, b, P, exclude, over)
+    b = ragged.bias(b, over)
     needs = tuple(torch.is_grad_enabled() and x.requires_grad for x in (q, d, a, b))
     return _MatchKL.apply(q, d, a, b, P, exclude, over, needs, products, max_memory)[0]
 
@@ -100,6 +113,9 @@ def match_kl_scaled(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
@@ -107,8 +123,10 @@ def match_kl_scaled(
     """As `emergence_ext.ops.match_kl_scaled`; on the CPU in float32 or float64 always."""
     refuse_gradients("match_kl_scaled", f=f, d=d)
     v = checked_scale("match_kl_scaled", f, v)
-    f, d, a = checked("match_kl_scaled", f, d, a, precision, first="f")
+    ragged = Ragged(q_lengths, d_lengths, empty_score)
+    f, d, a = checked("match_kl_scaled", f, d, a, precision, first="f", ragged=ragged)
     b, P = checked_targets("match_kl_scaled", f, d, b, P, exclude, over)
+    b = ragged.bias(b, over)
     products = tensor_cores.products_for(f, f.dtype, precision)  # v f has the bits of float32
     wanted = [torch.is_grad_enabled() and x.requires_grad for x in (v, a, b)]
     needs = (wanted[0], False, *wanted[1:])

@@ -195,6 +195,25 @@ def test_minus_infinity_is_a_maximum_like_any_other(child: Run) -> None:
     assert not argmax.any()
 
 
+@either
+@both
+def test_sets_of_different_sizes_are_the_references(op: str, over: str, child: Run) -> None:
+    x = build_loss(replace(SMALL, S=9), exclude=True, over=over)
+    lengths = {"q_lengths": torch.tensor([5, 0, 1, 3]), "d_lengths": torch.tensor([9, 0, 4])}
+    x = replace(x, **lengths)
+    for j, length in enumerate(lengths["q_lengths"]):
+        x.q[j, length:] = x.a[j, length:] = torch.nan
+    for i, length in enumerate(lengths["d_lengths"]):
+        x.d[i, length:] = torch.nan
+    expected = run_loss(reference, op, x, torch.float64)
+    for name, mine in child(interpreted.losses, op, x, {})[0].items():
+        torch.testing.assert_close(mine.double(), expected[name], rtol=1e-4, atol=1e-5)
+    found = child(interpreted.call, "maxsim_indices", x.q, x.d, x.a, **lengths)
+    truth = reference.maxsim_indices(x.q, x.d, x.a, **lengths)
+    torch.testing.assert_close(found[0], truth[0])
+    assert torch.equal(found[1], truth[1])
+
+
 @both
 def test_a_row_without_any_column_adds_nothing(op: str, child: Run) -> None:
     x = build_loss(replace(SMALL, N=1))
