@@ -12,6 +12,14 @@ namespace emergence_ext {
 
 constexpr int64_t kMostRegions = 1 << 24;  // whose places float32 holds exactly
 
+// The images that the softmax of match_kl.h runs over.
+enum class Over { q, d };
+
+inline Over over_of(const char* op, c10::string_view said) {
+  TORCH_CHECK_VALUE(said == "q" || said == "d", op, ": over must be 'q' or 'd', got '", said, "'");
+  return said == "q" ? Over::q : Over::d;
+}
+
 inline void check_type_as_first(const char* op, const char* name, const at::Tensor& x,
                                 const char* first, const at::Tensor& q) {
   TORCH_CHECK_TYPE(x.scalar_type() == q.scalar_type() && x.device() == q.device(), op, ": ", name,
@@ -41,11 +49,33 @@ inline void check_maxsim(const char* op, const at::Tensor& q, const at::Tensor& 
   }
 }
 
+// How many rows each image has, of those that there is room for.
+inline void check_lengths(const char* op, const char* name,
+                          const std::optional<at::Tensor>& lengths, const char* x_name,
+                          const at::Tensor& x) {
+  if (!lengths) return;
+  const int64_t images = x.size(0), rows = x.size(1);
+  TORCH_CHECK_TYPE((lengths->scalar_type() == at::kLong || lengths->scalar_type() == at::kInt) &&
+                       lengths->device() == x.device(),
+                   op, ": ", name, " must be int64 or int32 on ", x.device(), ", got ",
+                   lengths->scalar_type(), " on ", lengths->device());
+  TORCH_CHECK_VALUE(lengths->sizes() == at::IntArrayRef({images}), op, ": ", name, " must be [",
+                    images, "], one for each image of ", x_name, ", got ", lengths->sizes());
+  if (images == 0 || !lengths->is_cpu()) return;
+  const auto [low, high] = at::aminmax(lengths->to(at::kLong));
+  TORCH_CHECK_VALUE(low.item<int64_t>() >= 0 && high.item<int64_t>() <= rows, op, ": ", name,
+                    " must lie in [0, ", rows, "], as ", x_name, " has room for ", rows,
+                    " regions of an image; got entries from ", low.item<int64_t>(), " to ",
+                    high.item<int64_t>());
+}
+
 inline void check_match_kl(const char* op, const at::Tensor& q, const std::optional<at::Tensor>& v,
                            const at::Tensor& d, const at::Tensor& a, const at::Tensor& b,
-                           const at::Tensor& P, const std::optional<at::Tensor>& exclude) {
+                           const at::Tensor& P, const std::optional<at::Tensor>& exclude,
+                           Over over) {
   check_maxsim(op, q, d, a, v ? "f" : "q");
   const int64_t N = q.size(0), B = d.size(0);
+  const int64_t rows = over == Over::q ? B : N, columns = over == Over::q ? N : B;
   const auto check_shape = [&](const char* name, const at::Tensor& x, at::IntArrayRef shape) {
     TORCH_CHECK_VALUE(x.sizes() == shape, op, ": ", name, " must be ", shape, ", got ", x.sizes());
   };
@@ -58,12 +88,12 @@ inline void check_match_kl(const char* op, const at::Tensor& q, const std::optio
     check_shape("v", *v, {N, q.size(2)});
     check_type_as_first(op, "v", *v, "f", q);
   }
-  check_shape("b", b, {N});
+  check_shape("b", b, {columns});
   check_floating("b", b);
-  check_shape("P", P, {B, N});
+  check_shape("P", P, {rows, columns});
   check_floating("P", P);
   if (!exclude) return;
-  check_shape("exclude", *exclude, {B});
+  check_shape("exclude", *exclude, {rows});
   TORCH_CHECK_TYPE(exclude->scalar_type() == at::kLong && exclude->device() == q.device(), op,
                    ": exclude must be int64 on ", q.device(), ", got ", exclude->scalar_type(),
                    " on ", exclude->device());
@@ -71,7 +101,7 @@ inline void check_match_kl(const char* op, const at::Tensor& q, const std::optio
 
 // For the CPU only, as above: targets that are similarities, columns that exist.
 inline void check_values(const char* op, const at::Tensor& P,
-                         const std::optional<at::Tensor>& exclude) {
+                         const std::optional<at::Tensor>& exclude, Over over) {
   if (P.numel() > 0) {
     const double lowest = P.min().item<double>();
     TORCH_CHECK_VALUE(lowest >= 0, op, ": P must not be negative, its lowest entry is ", lowest);
@@ -79,8 +109,9 @@ inline void check_values(const char* op, const at::Tensor& P,
   if (!exclude || exclude->numel() == 0) return;
   const auto [low, high] = at::aminmax(*exclude);
   TORCH_CHECK_VALUE(low.item<int64_t>() >= -1 && high.item<int64_t>() < P.size(1), op,
-                    ": exclude must lie in [-1, N) = [-1, ", P.size(1), "), got entries from ",
-                    low.item<int64_t>(), " to ", high.item<int64_t>());
+                    ": exclude must lie in [-1, ", over == Over::q ? 'N' : 'B', ") = [-1, ",
+                    P.size(1), "), got entries from ", low.item<int64_t>(), " to ",
+                    high.item<int64_t>());
 }
 
 inline void check_options(const char* op, c10::string_view precision,
@@ -92,8 +123,14 @@ inline void check_options(const char* op, c10::string_view precision,
 }
 
 // For the CPU only: on a GPU the answer would make the host wait.
-[[noreturn]] inline void report_not_finite(const char* op, const char* name, const at::Tensor& x) {
-  const auto first = at::isfinite(x).logical_not().nonzero().select(0, 0);
+[[noreturn]] inline void report_not_finite(const char* op, const char* name, const at::Tensor& x,
+                                           const std::optional<at::Tensor>& lengths) {
+  auto wrong = at::isfinite(x).logical_not();
+  if (lengths) {  // what is padding may be anything
+    const auto there = at::arange(x.size(1), lengths->options()) < lengths->unsqueeze(1);
+    wrong = wrong.logical_and(x.dim() == 3 ? there.unsqueeze(2) : there);
+  }
+  const auto first = wrong.nonzero().select(0, 0);
   const auto at = [&](int64_t dim) { return std::to_string(first[dim].item<int64_t>()); };
   TORCH_CHECK_VALUE(false, op, ": ", name, " is not finite at sample ", at(0),
                     x.dim() > 1 ? (std::string(", ") +

@@ -29,27 +29,31 @@ inline void define_ops(torch::Library& m) {
 
   // maxsim.h
   m.def(
-      "maxsim(Tensor q, Tensor d, Tensor? a, *, str precision=\"highest\", "
-      "int? max_memory=None) -> Tensor",
+      "maxsim(Tensor q, Tensor d, Tensor? a, Tensor? q_lengths=None, Tensor? d_lengths=None, *, "
+      "float empty_score=-1e9, str precision=\"highest\", int? max_memory=None) -> Tensor",
       tags);
   m.def(
-      "maxsim_indices(Tensor q, Tensor d, Tensor? a, *, str precision=\"highest\", "
+      "maxsim_indices(Tensor q, Tensor d, Tensor? a, Tensor? q_lengths=None, "
+      "Tensor? d_lengths=None, *, float empty_score=-1e9, str precision=\"highest\", "
       "int? max_memory=None, bool compact=False) -> (Tensor T, Tensor argmax)",
       tags);
   m.def(
-      "maxsim_backward(Tensor G, Tensor q, Tensor d, Tensor? a, Tensor argmax, bool[3] needs) "
-      "-> (Tensor dq, Tensor dd, Tensor da)",
+      "maxsim_backward(Tensor G, Tensor q, Tensor d, Tensor? a, Tensor argmax, bool[3] needs, "
+      "Tensor? q_lengths=None, Tensor? d_lengths=None) -> (Tensor dq, Tensor dd, Tensor da)",
       tags);
 
   // match_kl.h
   m.def(
       "match_kl(Tensor q, Tensor d, Tensor a, Tensor b, Tensor P, Tensor? exclude, bool[4] needs, "
-      "*, str precision=\"highest\", int? max_memory=None) "
+      "Tensor? q_lengths=None, Tensor? d_lengths=None, *, float empty_score=-1e9, "
+      "str over=\"q\", str precision=\"highest\", int? max_memory=None) "
       "-> (Tensor loss, Tensor dq, Tensor dd, Tensor da, Tensor db)",
       tags);
   m.def(
       "match_kl_scaled(Tensor f, Tensor v, Tensor d, Tensor a, Tensor b, Tensor P, "
-      "Tensor? exclude, bool[3] needs, *, str precision=\"highest\", int? max_memory=None) "
+      "Tensor? exclude, bool[3] needs, Tensor? q_lengths=None, Tensor? d_lengths=None, *, "
+      "float empty_score=-1e9, str over=\"q\", str precision=\"highest\", "
+      "int? max_memory=None) "
       "-> (Tensor loss, Tensor dv, Tensor da, Tensor db)",
       tags);
   m.def("scale_gradient(Tensor grad, Tensor gradient, Tensor of) -> Tensor", tags);

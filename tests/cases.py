@@ -47,7 +47,8 @@ class LossInputs:
     """Arguments of `match_kl` and `match_kl_scaled`, q of the one being f of the other.
 
     q `[N, R, D]`, v `[N, D]`, d `[B, S, D]`, a `[N, R]`, b `[N]`, P `[B, N]`, exclude `[B]` or
-    None.
+    None; where the softmax runs over d, b `[B]`, P `[N, B]`, exclude `[N]`. Lengths `[N]` and `[B]`
+    where images have fewer regions than there is room for.
     """
 
     q: Tensor
@@ -57,11 +58,18 @@ class LossInputs:
     b: Tensor
     P: Tensor
     exclude: Tensor | None
+    over: str = "q"
+    q_lengths: Tensor | None = None
+    d_lengths: Tensor | None = None
 
-    def of(self, op: str) -> dict[str, Tensor | None]:
+    def of(self, op: str) -> dict[str, Any]:
         """The arguments of `op` ("match_kl" or "match_kl_scaled") by their names."""
         first = {"q": self.q} if op == "match_kl" else {"f": self.q, "v": self.v}
-        return first | {key: getattr(self, key) for key in ("d", "a", "b", "P", "exclude")}
+        rest = {key: getattr(self, key) for key in ("d", "a", "b", "P", "exclude")}
+        given = {"q_lengths": self.q_lengths, "d_lengths": self.d_lengths}
+        if self.over == "d":
+            given["over"] = self.over
+        return first | rest | {name: value for name, value in given.items() if value is not None}
 
 
 # Every width, every number of regions and every number of images occurs, together with small and
@@ -142,7 +150,9 @@ def build(case: Case, device: str = "cpu") -> Inputs:
     return Inputs(q, d, a if case.weights else None)
 
 
-def build_loss(case: Case, *, exclude: bool = False, device: str = "cpu") -> LossInputs:
+def build_loss(
+    case: Case, *, exclude: bool = False, over: str = "q", device: str = "cpu"
+) -> LossInputs:
     """Make the inputs of a loss: scores whose softmax is neither flat nor all in one place.
 
     Rows of P sum to 1 and hold a zero. With `exclude` row i leaves out column i, and the last row,
@@ -150,24 +160,24 @@ def build_loss(case: Case, *, exclude: bool = False, device: str = "cpu") -> Los
     """
     x = build(case, device)
     generator = torch.Generator().manual_seed(case.seed + 1)
-    N, B = case.N, case.B
-    a = torch.ones(N, case.R, dtype=torch.float64) if x.a is None else x.a.cpu().double()
-    v = torch.rand(N, case.D, generator=generator, dtype=torch.float64) + 0.5
-    b = torch.randn(N, generator=generator, dtype=torch.float64)
-    P = torch.rand(B, N, generator=generator, dtype=torch.float64)
-    if N > 2:
+    rows, columns = (case.B, case.N) if over == "q" else (case.N, case.B)
+    a = torch.ones(case.N, case.R, dtype=torch.float64) if x.a is None else x.a.cpu().double()
+    v = torch.rand(case.N, case.D, generator=generator, dtype=torch.float64) + 0.5
+    b = torch.randn(columns, generator=generator, dtype=torch.float64)
+    P = torch.rand(rows, columns, generator=generator, dtype=torch.float64)
+    if columns > 2:
         P[:, 1] = 0
-    columns = None
+    out = None
     if exclude:
-        columns = torch.arange(B) % max(N, 1)
-        columns[1:][-1:] = -1
-        P[columns[:, None] == torch.arange(N)] = 0
+        out = torch.arange(rows) % max(columns, 1)
+        out[1:][-1:] = -1
+        P[out[:, None] == torch.arange(columns)] = 0
     P /= P.sum(1, keepdim=True).clamp(min=1e-9)
     a, v, b, P = (
         _lay_out(t.to(case.dtype).to(device), case.strides)
         for t in (a / max(case.R * case.D, 1) ** 0.5, v, b, P)
     )
-    return LossInputs(x.q, v, x.d, a, b, P, None if columns is None else columns.to(device))
+    return LossInputs(x.q, v, x.d, a, b, P, None if out is None else out.to(device), over)
 
 
 def run_loss(
@@ -178,7 +188,7 @@ def run_loss(
     With `dtype` the inputs are converted first.
     """
     arguments = {
-        name: t if t is None or dtype is None or name == "exclude" else t.to(dtype)
+        name: t.to(dtype) if dtype and isinstance(t, Tensor) and t.is_floating_point() else t
         for name, t in x.of(op).items()
     }
     leaves = {name: arguments[name].detach().requires_grad_() for name in DIFFERENTIABLE[op]}

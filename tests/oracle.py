@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,32 +11,55 @@ from torch import Tensor
 from tests.cases import LossInputs
 
 
-def maxsim(q: Tensor, d: Tensor, a: Tensor | None) -> tuple[list[list[float]], list]:
-    """T `[B][N]` and the matches `[B][N][R]`."""
+def maxsim(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
+) -> tuple[list[list[float]], list]:
+    """T `[B][N]` and the matches `[B][N][R]`, 0 for rows that are not there."""
     images, others = q.double().tolist(), d.double().tolist()
     weights = None if a is None else a.double().tolist()
     scores: list[list[float]] = []
     matches: list[list[list[int]]] = []
-    for other in others:
+    for i, other in enumerate(others):
+        there = other if d_lengths is None else other[: int(d_lengths[i])]
         scores.append([])
         matches.append([])
         for j, image in enumerate(images):
-            total, winners = 0.0, []
-            for r, region in enumerate(image):
-                products = [math.fsum(map(float.__mul__, region, target)) for target in other]
+            total, winners = 0.0, [0] * len(image)
+            for r in range(len(image) if q_lengths is None else int(q_lengths[j])):
+                if not there:
+                    break
+                products = [math.fsum(map(float.__mul__, image[r], target)) for target in there]
                 top = max(products)
-                winners.append(products.index(top))
+                winners[r] = products.index(top)
                 total += top if weights is None else weights[j][r] * top
-            scores[-1].append(total)
+            scores[-1].append(total if there else empty_score)
             matches[-1].append(winners)
     return scores, matches
 
 
 def match_kl(
-    q: Tensor, d: Tensor, a: Tensor, b: Tensor, P: Tensor, exclude: Tensor | None = None
+    q: Tensor,
+    d: Tensor,
+    a: Tensor,
+    b: Tensor,
+    P: Tensor,
+    exclude: Tensor | None = None,
+    *,
+    over: str = "q",
+    **ragged: Any,
 ) -> float:
-    """mean_i KL(P[i] || softmax_j (T + b)[i]), column exclude[i] left out of row i."""
-    scores, _ = maxsim(q, d, a)
+    """mean_i KL(P[i] || softmax_j (T + b)[i]), column exclude[i] left out of row i.
+
+    Over "d" T is transposed: a row for each image of q.
+    """
+    scores, _ = maxsim(q, d, a, **ragged)
+    if over == "d":
+        scores = [[row[j] for row in scores] for j in range(len(q))]
     bias, target = b.double().tolist(), P.double().tolist()
     losses = []
     for i, row in enumerate(scores):
@@ -60,9 +84,10 @@ def match_kl_scaled(
     b: Tensor,
     P: Tensor,
     exclude: Tensor | None = None,
+    **options: Any,
 ) -> float:
     """`match_kl` of q[j, r] = v[j] * f[j, r]."""
-    return match_kl(f.double() * v.double().unsqueeze(1), d, a, b, P, exclude)
+    return match_kl(f.double() * v.double().unsqueeze(1), d, a, b, P, exclude, **options)
 
 
 def assert_scores(
@@ -113,6 +138,7 @@ def rounding_of_match_kl(
     P: Tensor,
     exclude: Tensor | None = None,
     v: Tensor | None = None,
+    over: str = "q",
 ) -> dict[str, Tensor]:
     """What rounding to float32 can do to the loss and to each gradient, by their names.
 
@@ -124,17 +150,20 @@ def rounding_of_match_kl(
     (N, R, D), B = q.shape, len(d)
     eps = torch.finfo(torch.float32).eps
     values, magnitude = _products(q, d)
-    T = (a * values.amax(-1)).sum(-1) + b
-    missed = (a.abs() * magnitude.amax(-1)).sum(-1) * (D + R + 1) * eps + b.abs() * eps
+    T = (a * values.amax(-1)).sum(-1)
+    missed = (a.abs() * magnitude.amax(-1)).sum(-1) * (D + R + 1) * eps
+    if over == "d":
+        T, missed = T.t(), missed.t()
+    T, missed = T + b, missed + b.abs() * eps
     if exclude is not None:
-        out = exclude.unsqueeze(1) == torch.arange(N)
+        out = exclude.unsqueeze(1) == torch.arange(T.shape[1])
         T, P, missed = (x.masked_fill(out, y) for x, y in ((T, -torch.inf), (P, 0), (missed, 0)))
     log_Q = torch.log_softmax(T, 1)
     Q = log_Q.exp().nan_to_num()
     missed, mass = missed.amax(1, keepdim=True), P.sum(1, keepdim=True)
     terms = torch.xlogy(P, P).abs() + torch.where(P > 0, P * log_Q, 0).abs()
-    G = (Q * mass * torch.expm1(2 * missed) + (B + N * R + D) * eps * (Q * mass + P)) / B
-    grads = _gradients(q, d, a, G)
+    G = (Q * mass * torch.expm1(2 * missed) + (B + N * R + D) * eps * (Q * mass + P)) / len(T)
+    grads = _gradients(q, d, a, G if over == "q" else G.t())
     return grads | {
         "loss": (2 * missed * mass + 4 * eps * terms.sum(1, keepdim=True)).mean(),
         "b": G.sum(0),
@@ -147,7 +176,7 @@ def assert_loss(
 ) -> None:
     """Hold loss and gradients in float32 or less against those in float64 of the same numbers."""
     v = x.v if op == "match_kl_scaled" else None
-    slack = rounding_of_match_kl(x.q, x.d, x.a, x.b, x.P, x.exclude, v)
+    slack = rounding_of_match_kl(x.q, x.d, x.a, x.b, x.P, x.exclude, v, x.over)
     for name, mine in found.items():
         # A gradient is rounded once more where its input is narrower than float32.
         rounded = torch.finfo(mine.dtype).eps * (

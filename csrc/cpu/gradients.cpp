@@ -35,7 +35,6 @@ class ScoredTask {
         sums(scratch<scalar>(narrow && out.dq ? p.R() * stride : 0)) {
     g.d_stride = stride;
     g.S = p.S();
-    g.R = p.R();
     g.compact = matches.size == 1;
   }
 
@@ -46,13 +45,22 @@ class ScoredTask {
     k = k_;
     width = width_;
     const int64_t image = p.S() * stride;
-    p.d.copy(i0 * p.S(), n * p.S(), k, width, other.get(), stride);
+    for (int64_t x = 0; x < n; ++x) {
+      scalar* const to = other.get() + x * image;
+      const int64_t S = p.d.length(i0 + x);
+      if (S > 0)
+        p.d.copy(p.d.start(i0 + x), S, k, width, to, stride);
+      else  // its first row is read all the same, and weighs nothing
+        std::fill_n(to, stride, scalar(0));
+    }
     std::fill(other.get() + n * image, other.get() + groups() * kGroup * image, scalar(0));
     g.width = static_cast<int>(narrow ? stride : width);
   }
 
   // What they give to scored image j.
   void add(int64_t j) {
+    g.R = p.q.length(j);
+    if (g.R == 0) return;
     g.a = p.a + j * p.R();
     g.da = out.da ? out.da + j * p.R() : nullptr;
     if (narrow)
@@ -69,9 +77,9 @@ class ScoredTask {
   // Narrow rows are copied, filled up to whole registers. So are v and dv, of which whole registers
   // would reach into the next image, and past the last.
   void begin_narrow(int64_t j) {
-    const int64_t R = p.R(), D = p.D();
-    p.q.copy(j * R, R, 0, D, rows.get(), stride);
-    if (out.dq) copy_rows(out.dq + j * R * D, D, sums.get(), stride, R, D);
+    const int64_t D = p.D();
+    p.q.copy(p.q.start(j), g.R, 0, D, rows.get(), stride);
+    if (out.dq) copy_rows(out.dq + j * p.R() * D, D, sums.get(), stride, g.R, D);
     if (p.v) std::copy_n(p.v + j * D, D, v);
     if (out.dv) std::copy_n(out.dv + j * D, D, dv);
     g.q = rows.get();
@@ -82,29 +90,31 @@ class ScoredTask {
   }
 
   void end_narrow(int64_t j) {
-    const int64_t R = p.R(), D = p.D();
-    if (out.dq) copy_rows(sums.get(), stride, out.dq + j * R * D, D, R, D);
+    const int64_t D = p.D();
+    if (out.dq) copy_rows(sums.get(), stride, out.dq + j * p.R() * D, D, g.R, D);
     if (out.dv) std::copy_n(dv, D, out.dv + j * D);
   }
 
   void begin_wide(int64_t j) {
-    const int64_t R = p.R(), D = p.D();
-    const Rows<scalar> q = p.q.template read<scalar>(j * R, R, k, width, rows.get());
+    const int64_t D = p.D();
+    const Rows<scalar> q = p.q.template read<scalar>(p.q.start(j), g.R, k, width, rows.get());
     g.q = q.data;
     g.q_stride = q.stride;
-    g.dq = out.dq ? out.dq + j * R * D + k : nullptr;
+    g.dq = out.dq ? out.dq + j * p.R() * D + k : nullptr;
     g.dq_stride = D;
     g.v = p.v ? p.v + j * D + k : nullptr;
     g.dv = out.dv ? out.dv + j * D + k : nullptr;
   }
 
-  // A group that is not full is filled up with images that weigh nothing.
+  // A group that is not full is filled up with images that weigh nothing, as do those without
+  // regions.
   void add_group(int64_t group, int64_t j) {
     g.d = other.get() + group * kGroup * p.S() * stride;
     for (int64_t x = 0; x < kGroup; ++x) {
       const int64_t i = group * kGroup + x;
       const int64_t pair = (i0 - first + std::min(i, n - 1)) * p.N() + j;
-      g.G[x] = i < n ? G + pair : &nothing;
+      const bool matched = i < n && p.d.length(i0 + i) > 0;
+      g.G[x] = matched ? G + pair : &nothing;
       g.argmax[x] = matches.data + pair * p.R() * matches.size;
     }
     p.kernels->scored_gradient(g);
@@ -155,17 +165,20 @@ class ConditioningTask {
         rows(scratch<scalar>(p.R() * stride)) {
     g.dd_stride = stride;
     g.S = p.S();
-    g.R = p.R();
     g.compact = matches.size == 1;
   }
 
-  // Columns [k, k + width) of images [i0, i0 + n), into dd.
+  // Columns [k, k + width) of images [i0, i0 + n), added to dd: goes on from what is there, scored
+  // images in ascending order, so that it does not matter in which call one came.
   void run(int64_t i0, int64_t n, int64_t k, int64_t width, scalar* dd) {
     const int64_t S = p.S(), D = p.D();
     std::fill_n(sums.get(), n * S * stride, scalar(0));
+    copy_rows(dd + i0 * S * D + k, D, sums.get(), stride, n * S, width);
     g.width = static_cast<int>(narrow ? stride : width);
     g.n = narrow ? static_cast<int>(n) : 1;  // wide rows: one table at a time in a cache
     for (int64_t j = 0; j < p.N(); ++j) {
+      g.R = p.q.length(j);
+      if (g.R == 0) continue;
       read_scored(j, k, width);
       for (int64_t i = 0; i < n; i += g.n) add(i0, i, j);
     }
@@ -174,14 +187,13 @@ class ConditioningTask {
 
  private:
   void read_scored(int64_t j, int64_t k, int64_t width) {
-    const int64_t R = p.R();
     // Narrow rows are filled up to whole registers, which loads them many times faster.
     Rows<scalar> q{rows.get(), stride};
     if (narrow)
-      p.q.copy(j * R, R, k, width, rows.get(), stride);
+      p.q.copy(p.q.start(j), g.R, k, width, rows.get(), stride);
     else
-      q = p.q.template read<scalar>(j * R, R, k, width, rows.get());
-    g.a = p.a + j * R;
+      q = p.q.template read<scalar>(p.q.start(j), g.R, k, width, rows.get());
+    g.a = p.a + j * p.R();
     g.q = q.data;
     g.q_stride = q.stride;
   }
@@ -191,7 +203,7 @@ class ConditioningTask {
     g.dd = sums.get() + i * p.S() * stride;
     for (int x = 0; x < g.n; ++x) {
       const int64_t pair = (i0 - first + i + x) * p.N() + j;
-      g.G[x] = G + pair;
+      g.G[x] = p.d.length(i0 + i + x) > 0 ? G + pair : &nothing;
       g.argmax[x] = matches.data + pair * p.R() * matches.size;
     }
     p.kernels->conditioning_gradient(g);
@@ -204,6 +216,7 @@ class ConditioningTask {
   const bool narrow;
   const int64_t stride;
   const std::unique_ptr<scalar[]> sums, rows;
+  const scalar nothing = 0;
   ConditioningGradient<scalar> g{};
 };
 

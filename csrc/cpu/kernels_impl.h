@@ -69,25 +69,26 @@ void match_narrow(const typename V::scalar* packed, int64_t n, const typename V:
   }
 }
 
-// Wide rows: a tile times `count` candidates, then the larger of that and what was there.
-template <typename V, int count>
+// Wide rows: the first `vectors` registers of a tile times `count` candidates, then the larger of
+// that and what was there.
+template <typename V, int vectors, int count>
 void match_tile(const typename V::scalar* packed, const typename V::scalar* d, int64_t d_stride,
                 int64_t D, int64_t s, typename V::scalar* value, typename V::scalar* place) {
   using scalar = typename V::scalar;
   using reg = typename V::reg;
   constexpr int64_t tile = kTile<scalar>;
-  reg sum[kVectors][count];
-  for (int v = 0; v < kVectors; ++v)
+  reg sum[vectors][count];
+  for (int v = 0; v < vectors; ++v)
     for (int c = 0; c < count; ++c) sum[v][c] = V::fill(0);
   for (int64_t k = 0; k < D; ++k) {
-    reg q[kVectors];
-    for (int v = 0; v < kVectors; ++v) q[v] = V::load(packed + k * tile + v * V::lanes);
+    reg q[vectors];
+    for (int v = 0; v < vectors; ++v) q[v] = V::load(packed + k * tile + v * V::lanes);
     for (int c = 0; c < count; ++c) {
       const reg x = V::fill(d[c * d_stride + k]);
-      for (int v = 0; v < kVectors; ++v) sum[v][c] = V::multiply_add(q[v], x, sum[v][c]);
+      for (int v = 0; v < vectors; ++v) sum[v][c] = V::multiply_add(q[v], x, sum[v][c]);
     }
   }
-  for (int v = 0; v < kVectors; ++v) {
+  for (int v = 0; v < vectors; ++v) {
     reg best = V::load(value + v * V::lanes), where = V::load(place + v * V::lanes);
     for (int c = 0; c < count; ++c)
       V::take(sum[v][c], V::fill(static_cast<scalar>(s + c)), best, where);
@@ -96,15 +97,43 @@ void match_tile(const typename V::scalar* packed, const typename V::scalar* d, i
   }
 }
 
-template <typename V, int count>
+template <typename V, int vectors, int count>
 void match_tiles(const typename V::scalar* packed, int64_t n, const typename V::scalar* d,
                  int64_t d_stride, int64_t D, int64_t s, typename V::scalar* value,
                  typename V::scalar* place) {
   constexpr int64_t tile = kTile<typename V::scalar>;
   for (int64_t x = 0; x < n; x += tile)
-    match_tile<V, count>(packed + x * D, d + s * d_stride, d_stride, D, s, value + x, place + x);
+    match_tile<V, vectors, count>(packed + x * D, d + s * d_stride, d_stride, D, s, value + x,
+                                  place + x);
 }
 
+// The candidates that are left, fewer than `count`.
+template <typename V, int vectors, int count>
+void match_rest(int64_t left, const typename V::scalar* packed, int64_t n,
+                const typename V::scalar* d, int64_t d_stride, int64_t D, int64_t s,
+                typename V::scalar* value, typename V::scalar* place) {
+  if constexpr (count > 1) {
+    if (left == count - 1)
+      match_tiles<V, vectors, count - 1>(packed, n, d, d_stride, D, s, value, place);
+    else
+      match_rest<V, vectors, count - 1>(left, packed, n, d, d_stride, D, s, value, place);
+  }
+}
+
+// All candidates, as many at a time as there are registers for sums.
+template <typename V, int vectors>
+void match_candidates(const typename V::scalar* packed, int64_t n, const typename V::scalar* d,
+                      int64_t d_stride, int64_t S, int64_t D, typename V::scalar* value,
+                      typename V::scalar* place) {
+  constexpr int count = kCandidates * kVectors / vectors;
+  int64_t s = 0;
+  for (; s + count <= S; s += count)
+    match_tiles<V, vectors, count>(packed, n, d, d_stride, D, s, value, place);
+  match_rest<V, vectors, count>(S - s, packed, n, d, d_stride, D, s, value, place);
+}
+
+// A last tile that is at most half full (all there is of a short query) takes half as many rows by
+// twice as many candidates.
 template <typename V>
 void match_wide(const typename V::scalar* packed, int64_t n, const typename V::scalar* d,
                 int64_t d_stride, int64_t S, int64_t D, typename V::scalar* value,
@@ -114,21 +143,11 @@ void match_wide(const typename V::scalar* packed, int64_t n, const typename V::s
     value[x] = -__builtin_inff();
     place[x] = 0;
   }
-  int64_t s = 0;
-  for (; s + kCandidates <= S; s += kCandidates)
-    match_tiles<V, kCandidates>(packed, n, d, d_stride, D, s, value, place);
-  switch (S - s) {
-    case 1:
-      return match_tiles<V, 1>(packed, n, d, d_stride, D, s, value, place);
-    case 2:
-      return match_tiles<V, 2>(packed, n, d, d_stride, D, s, value, place);
-    case 3:
-      return match_tiles<V, 3>(packed, n, d, d_stride, D, s, value, place);
-    case 4:
-      return match_tiles<V, 4>(packed, n, d, d_stride, D, s, value, place);
-    case 5:
-      return match_tiles<V, 5>(packed, n, d, d_stride, D, s, value, place);
-  }
+  const int64_t rest = n % tile, whole = rest <= tile / 2 ? n - rest : n;
+  if (whole > 0) match_candidates<V, kVectors>(packed, whole, d, d_stride, S, D, value, place);
+  if (whole < n)
+    match_candidates<V, kVectors / 2>(packed + whole * D, rest, d, d_stride, S, D, value + whole,
+                                      place + whole);
 }
 
 template <typename scalar>

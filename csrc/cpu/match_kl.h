@@ -1,20 +1,22 @@
-// The loop over blocks of conditioning images. The contract is in ../match_kl.h.
+// The loop over blocks of images whose softmax is complete. The contract is in ../match_kl.h.
 #pragma once
 
 #include <optional>
 
+#include "../checks.h"
 #include "matching.h"
 
 namespace emergence_ext::cpu {
 
 template <typename scalar>
 struct Targets {
-  const scalar* b;         // [N]
-  const scalar* P;         // [B, N]
-  const int64_t* exclude;  // [B] or null
+  Over over;
+  const scalar* b;         // [columns]: N over q, B over d
+  const scalar* P;         // [rows, columns]
+  const int64_t* exclude;  // [rows] or null
 };
 
-// The loss; gradients are added to `out` and `db` [N] (null when not asked for), which must be
+// The loss; gradients are added to `out` and `db`, as b (null when not asked for), which must be
 // zero. Throws where `max_memory` holds no block.
 template <typename scalar>
 double match_kl(const char* op, const Problem<scalar>& problem, const Targets<scalar>& targets,

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <vector>
 
 #include "scratch.h"
 
@@ -29,10 +30,11 @@ double largest_of(const Operand& x) {
       [&](int64_t first, int64_t last, bits largest) {
         const auto copied = scratch<scalar>(x.rows * x.columns);
         for (int64_t image = first; image < last; ++image) {
-          const Rows<scalar> in =
-              x.read<scalar>(image * x.rows, x.rows, 0, x.columns, copied.get());
+          const int64_t rows = x.length(image);
+          if (rows == 0) continue;
+          const Rows<scalar> in = x.read<scalar>(x.start(image), rows, 0, x.columns, copied.get());
           const bool flat = in.stride == x.columns;
-          const int64_t runs = flat ? 1 : x.rows, length = flat ? x.rows * x.columns : x.columns;
+          const int64_t runs = flat ? 1 : rows, length = flat ? rows * x.columns : x.columns;
           for (int64_t run = 0; run < runs; ++run)
             for (int64_t k = 0; k < length; ++k) {
               bits magnitude;
@@ -51,33 +53,62 @@ double largest_of(const Operand& x) {
 
 // How the pairs of images are cut into tasks: results do not depend on it.
 struct Cut {
-  int64_t slab;    // rows packed at once
-  int64_t images;  // scored images of a task
-  int64_t others;  // conditioning images of a task
-  int64_t padded;  // rows of a task, room for a whole tile at the end included
-  int64_t tasks_j, tasks_i;
+  int64_t slab;               // rows packed at once
+  int64_t others;             // the most conditioning images of a task
+  int64_t padded;             // the most rows of a task, room for a whole tile at the end included
+  std::vector<int64_t> j, i;  // bounds of tasks: scored images, conditioning ones
+
+  int64_t tasks_i() const { return static_cast<int64_t>(i.size()) - 1; }
+  int64_t tasks() const { return (static_cast<int64_t>(j.size()) - 1) * tasks_i(); }
 };
 
+// Bounds of about so many tasks of as many rows each as whole images allow, and of at most `most`
+// images.
+std::vector<int64_t> bounds(const Operand& x, int64_t first, int64_t last, int64_t tasks,
+                            int64_t most) {
+  std::vector<int64_t> found{first};
+  const int64_t begin = x.start(first), rows = x.start(last) - begin;
+  for (int64_t image = first; image < last;) {
+    // Full images: all tasks of one size but the last.
+    int64_t past = image + ceil_div(last - first, tasks);
+    if (x.ragged()) {
+      const int64_t passed = x.start(image) - begin;
+      const int64_t aim = (passed * tasks / std::max<int64_t>(1, rows) + 1) * rows / tasks;
+      for (past = image + 1; past < last && x.start(past) - begin < aim;) ++past;
+    }
+    image = std::min({past, image + most, last});
+    found.push_back(image);
+  }
+  return found;
+}
+
+// Of conditioning images [first, last).
 template <typename scalar>
-Cut cut(const Problem<scalar>& p, int64_t count) {
-  const int64_t tile = p.kernels->tile, R = std::max<int64_t>(1, p.R());
+Cut cut(const Problem<scalar>& p, int64_t first, int64_t last) {
+  const int64_t tile = p.kernels->tile, count = last - first;
+  const int64_t N = std::max<int64_t>(1, p.N());
+  const int64_t R = std::max<int64_t>(1, ceil_div(p.q.start(p.N()), N));
   Cut c;
   c.slab = std::min<int64_t>(kSlabRows, kPackedBytes / (p.D() * sizeof(scalar)));
   c.slab = std::max(tile, c.slab / tile * tile);
   // Many rows to a task waste little of the last tile, many tasks of one size even out between
   // threads. A task of fewer than eight conditioning images is hardly worth its packing.
-  const int64_t N = std::max<int64_t>(1, p.N()), wanted = 8 * at::get_num_threads();
+  const int64_t wanted = 8 * at::get_num_threads();
   const int64_t split_j = ceil_div(wanted, std::max<int64_t>(1, ceil_div(count, 8)));
-  c.images = std::clamp<int64_t>(N / split_j, std::max<int64_t>(1, kFewestRows / R),
-                                 std::max<int64_t>(1, kMostRows / R));
-  c.images = ceil_div(N, ceil_div(N, c.images));
-  c.padded = c.images * R + kLargestTile;
-  c.tasks_j = ceil_div(N, c.images);
+  const int64_t images = std::clamp<int64_t>(N / split_j, std::max<int64_t>(1, kFewestRows / R),
+                                             std::max<int64_t>(1, kMostRows / R));
+  const int64_t tasks_j = ceil_div(N, images);
+  c.j = bounds(p.q, 0, p.N(), tasks_j, p.N());
+  c.padded = 0;
+  for (size_t t = 0; t + 1 < c.j.size(); ++t)
+    c.padded = std::max(c.padded, p.q.start(c.j[t + 1]) - p.q.start(c.j[t]));
+  c.padded += kLargestTile;
   const int64_t most = std::clamp<int64_t>(kScoreBytes / (2 * sizeof(scalar) * c.padded), 1, 64);
-  const int64_t split_i = ceil_div(wanted, c.tasks_j);
+  const int64_t split_i = ceil_div(wanted, tasks_j);
   c.others = std::clamp<int64_t>(ceil_div(count, split_i), std::min<int64_t>(8, most), most);
-  c.tasks_i = std::max<int64_t>(1, ceil_div(count, c.others));
-  c.others = ceil_div(std::max<int64_t>(1, count), c.tasks_i);
+  const int64_t tasks_i = std::max<int64_t>(1, ceil_div(count, c.others));
+  c.others = p.d.ragged() ? most : ceil_div(std::max<int64_t>(1, count), tasks_i);
+  c.i = bounds(p.d, first, last, tasks_i, c.others);
   return c;
 }
 
@@ -108,27 +139,44 @@ class MatchTask {
   // Scored images [j0, j1) against conditioning images [i0, i1); results start at image `first`.
   void run(int64_t j0, int64_t j1, int64_t i0, int64_t i1, int64_t first, scalar* T,
            Matches matches) {
-    const int64_t R = p.R(), N = p.N(), all = (j1 - j0) * R;
+    const int64_t begin = p.q.start(j0), all = p.q.start(j1) - begin;
     for (int64_t x = 0; x < all; x += c.slab) {
       const int64_t n = std::min(c.slab, all - x);
-      const Rows<scalar> q = p.q.template read<scalar>(j0 * R + x, n, 0, p.D(), rows.get(), p.v);
+      const Rows<scalar> q = p.q.template read<scalar>(begin + x, n, 0, p.D(), rows.get(), p.v);
       pack(q, n);
       for (int64_t i = i0; i < i1; ++i)
-        match(i, q, n, value.get() + (i - i0) * c.padded + x,
-              place.get() + (i - i0) * c.padded + x);
+        if (p.d.length(i) > 0)
+          match(i, q, n, value.get() + (i - i0) * c.padded + x,
+                place.get() + (i - i0) * c.padded + x);
     }
     for (int64_t i = i0; i < i1; ++i) {
-      const scalar* best = value.get() + (i - i0) * c.padded;
+      const int64_t pair = (i - first) * p.N() + j0, at = (i - i0) * c.padded;
+      char* const argmax = matches.data ? matches.data + pair * p.R() * matches.size : nullptr;
+      if (p.q.ragged() || p.d.length(i) == 0) {
+        finish_ragged(j0, j1, p.d.length(i) == 0, at, T + pair, argmax, matches.size);
+        continue;
+      }
       for (int64_t j = j0; j < j1; ++j)
-        T[(i - first) * N + j] = p.kernels->dot(p.a + j * R, best + (j - j0) * R, R);
-      if (matches.data)
-        p.kernels->store_places(place.get() + (i - i0) * c.padded, all,
-                                matches.data + ((i - first) * N + j0) * R * matches.size,
-                                matches.size);
+        T[pair + j - j0] =
+            p.kernels->dot(p.a + j * p.R(), value.get() + at + (j - j0) * p.R(), p.R());
+      if (argmax) p.kernels->store_places(place.get() + at, all, argmax, matches.size);
     }
   }
 
  private:
+  // Scores and matches of images of different lengths, or with an image that has no regions.
+  void finish_ragged(int64_t j0, int64_t j1, bool empty, int64_t at, scalar* T, char* argmax,
+                     int size) {
+    for (int64_t j = j0; j < j1; ++j) {
+      const int64_t row = at + p.q.start(j) - p.q.start(j0), R = empty ? 0 : p.q.length(j);
+      T[j - j0] = empty ? p.empty : p.kernels->dot(p.a + j * p.R(), value.get() + row, R);
+      if (!argmax) continue;
+      char* const of_image = argmax + (j - j0) * p.R() * size;
+      p.kernels->store_places(place.get() + row, R, of_image, size);
+      std::memset(of_image + R * size, 0, (p.R() - R) * size);
+    }
+  }
+
   void pack(const Rows<scalar>& q, int64_t n) {
     if constexpr (std::is_same_v<scalar, float>)
       if (p.pairs) return p.pairs->pack(q.data, q.stride, n, p.D(), row_pairs.get());
@@ -136,8 +184,8 @@ class MatchTask {
   }
 
   void match(int64_t i, const Rows<scalar>& q, int64_t n, scalar* best, scalar* where) {
-    const int64_t S = p.S(), D = p.D();
-    const Rows<scalar> d = p.d.template read<scalar>(i * S, S, 0, D, other.get());
+    const int64_t S = p.d.length(i), D = p.D();
+    const Rows<scalar> d = p.d.template read<scalar>(p.d.start(i), S, 0, D, other.get());
     if constexpr (std::is_same_v<scalar, float>)
       if (p.pairs) {
         p.pairs->round_rows(d.data, d.stride, S, D, other_pairs.get());
@@ -187,20 +235,19 @@ template <typename scalar>
 void match_images(const Problem<scalar>& p, int64_t first, int64_t last, scalar* T,
                   Matches matches) {
   if (first == last || p.N() == 0) return;
-  const Cut c = cut(p, last - first);
-  at::parallel_for(0, c.tasks_j * c.tasks_i, 1, [&](int64_t t0, int64_t t1) {
+  const Cut c = cut(p, first, last);
+  at::parallel_for(0, c.tasks(), 1, [&](int64_t t0, int64_t t1) {
     MatchTask<scalar> task(p, c);
     for (int64_t t = t0; t < t1; ++t) {
-      const int64_t j0 = t / c.tasks_i * c.images, i0 = first + t % c.tasks_i * c.others;
-      task.run(j0, std::min(p.N(), j0 + c.images), i0, std::min(last, i0 + c.others), first, T,
-               matches);
+      const int64_t j = t / c.tasks_i(), i = t % c.tasks_i();
+      task.run(c.j[j], c.j[j + 1], c.i[i], c.i[i + 1], first, T, matches);
     }
   });
 }
 
 template <typename scalar>
 int64_t scratch_bytes(const Problem<scalar>& p, bool gradients) {
-  const int64_t forward = match_scratch(p, cut(p, 64));
+  const int64_t forward = match_scratch(p, cut(p, 0, std::min<int64_t>(64, p.d.images)));
   const int64_t backward =
       gradients ? sizeof(scalar) * (images_at_once(p) * p.S() + 2 * p.R()) * scratch_stride(p) : 0;
   return at::get_num_threads() * std::max(forward, backward);

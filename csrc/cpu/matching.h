@@ -15,9 +15,11 @@ struct Problem {
   Operand q, d;     // or f for q
   const scalar* v;  // [N, D], null unless q[j, r] = v[j] f[j, r]
   const scalar* a;  // [N, R]
+  scalar empty;     // score of a pair whose conditioning image has no regions
   const Kernels<scalar>* kernels;
   const PairKernels* pairs;  // null where products are of `scalar`
 
+  // R and S are the most regions of an image; q and d know how many each has.
   int64_t N() const { return q.images; }
   int64_t R() const { return q.rows; }
   int64_t S() const { return d.rows; }
@@ -27,7 +29,7 @@ struct Problem {
 // argmax by the bytes of an entry: 1 for uint8, 4 for int32, 8 for int64 (which gradients don't
 // take).
 struct Matches {
-  char* data;  // [images, N, R], null where nobody asked
+  char* data;  // [images, N, R], null where nobody asked; 0 for what has no match
   int size;
 };
 
@@ -35,7 +37,7 @@ struct Matches {
 template <typename scalar>
 struct Gradients {
   scalar* dq;  // [N, R, D]
-  scalar* dd;  // [B, S, D], written, not added to
+  scalar* dd;  // [B, S, D]
   scalar* da;  // [N, R]
   scalar* dv;  // [N, D]
 };

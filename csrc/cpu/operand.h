@@ -1,11 +1,14 @@
 // A tensor [images, rows, columns] of any floating type and any strides, read a few rows at a time
-// in the type of the arithmetic: in place where it lies so, else copied into scratch.
+// in the type of the arithmetic: in place where it lies so, else copied into scratch. Images may
+// have fewer rows than there is room for; the rest is padding, which is neither counted nor read.
 #pragma once
 
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 namespace emergence_ext::cpu {
 
@@ -15,33 +18,68 @@ struct Rows {
   int64_t stride;
 };
 
+// Where each image begins among the rows that are there, and the end of the last: [images + 1].
+// Empty where every image is full.
+inline std::vector<int64_t> starts_of(const std::optional<at::Tensor>& lengths) {
+  std::vector<int64_t> starts;
+  if (!lengths) return starts;
+  const auto counts = lengths->to(at::kLong).contiguous();
+  const int64_t* const count = counts.const_data_ptr<int64_t>();
+  starts.resize(counts.numel() + 1);
+  for (int64_t image = 0; image < counts.numel(); ++image)
+    starts[image + 1] = starts[image] + count[image];
+  return starts;
+}
+
 class Operand {
  public:
-  explicit Operand(const at::Tensor& x)
+  // `starts` as above, which it does not copy.
+  explicit Operand(const at::Tensor& x, const std::vector<int64_t>& starts = {})
       : images(x.size(0)),
         rows(x.size(1)),
         columns(x.size(2)),
         data_(x.const_data_ptr()),
         type_(x.scalar_type()),
+        starts_(starts.empty() ? nullptr : starts.data()),
         stride_{x.stride(0), x.stride(1), x.stride(2)} {}
 
-  int64_t images, rows, columns;
+  int64_t images, rows, columns;  // rows: the most that an image may have
+
+  // Rows of an image, and the number of those before it.
+  int64_t length(int64_t image) const {
+    return starts_ ? starts_[image + 1] - starts_[image] : rows;
+  }
+  int64_t start(int64_t image) const {
+    return starts_ ? starts_[image] - starts_[0] : image * rows;
+  }
+  bool ragged() const { return starts_ != nullptr; }
 
   at::ScalarType type() const { return type_; }
+
+  // `count` images from `first` on.
+  Operand some(int64_t first, int64_t count) const {
+    Operand part = *this;
+    part.images = count;
+    if (starts_) part.starts_ += first;
+    part.data_ = static_cast<const char*>(data_) +
+                 first * stride_[0] * static_cast<int64_t>(c10::elementSize(type_));
+    return part;
+  }
 
   // Whether rows can be read without a copy, across the bounds of images as well.
   template <typename scalar>
   bool in_place() const {
-    return plain<scalar>() && (images == 1 || stride_[0] == rows * stride_[1]);
+    return plain<scalar>() && !starts_ && (images == 1 || stride_[0] == rows * stride_[1]);
   }
 
-  // `count` rows from the flat row `first` on, columns [k, k + width).
+  // `count` rows from the row `first` on, of those that are there, columns [k, k + width).
   template <typename scalar>
   Rows<scalar> read(int64_t first, int64_t count, int64_t k, int64_t width, scalar* scratch,
                     const scalar* v = nullptr) const {
-    const bool one_image = first / rows == (first + count - 1) / rows;
+    const int64_t image = image_of(first), row = first - start(image);
+    const bool one_image = row + count <= length(image);
     if (!v && (in_place<scalar>() || (one_image && plain<scalar>()))) {
-      const int64_t offset = first / rows * stride_[0] + first % rows * stride_[1] + k * stride_[2];
+      const int64_t offset = image * stride_[0] + row * stride_[1] + k * stride_[2];
       return {static_cast<const scalar*>(data_) + offset, stride_[1]};
     }
     copy(first, count, k, width, scratch, width, v);
@@ -54,8 +92,9 @@ class Operand {
   void copy(int64_t first, int64_t count, int64_t k, int64_t width, scalar* out, int64_t out_stride,
             const scalar* v = nullptr) const {
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type_, "read_rows", [&] {
-      for (int64_t x = first; x < first + count; ++x, out += out_stride) {
-        const int64_t image = x / rows, row = x % rows;
+      int64_t image = image_of(first), row = first - start(image);
+      for (int64_t x = 0; x < count; ++x, ++row, out += out_stride) {
+        for (; row >= length(image); ++image) row = 0;
         const scalar_t* from = static_cast<const scalar_t*>(data_) + image * stride_[0] +
                                row * stride_[1] + k * stride_[2];
         if (stride_[2] == 1)
@@ -70,6 +109,12 @@ class Operand {
   }
 
  private:
+  // Of a row that is there.
+  int64_t image_of(int64_t row) const {
+    if (!starts_) return row / rows;
+    return std::upper_bound(starts_, starts_ + images, starts_[0] + row) - starts_ - 1;
+  }
+
   template <typename scalar>
   bool plain() const {
     return type_ == c10::CppTypeToScalarType<scalar>::value && (stride_[2] == 1 || columns == 1);
@@ -77,6 +122,7 @@ class Operand {
 
   const void* data_;
   at::ScalarType type_;
+  const int64_t* starts_;
   int64_t stride_[3];
 };
 

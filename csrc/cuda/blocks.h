@@ -1,5 +1,5 @@
 // A problem made ready for the kernels of matching.h: how it will be matched, the copies that this
-// takes, and room for as many conditioning images as memory allows.
+// takes, and room for as many images of a side as memory allows.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -36,7 +36,7 @@ inline at::Tensor whole_pieces(const at::Tensor& x) {
   return reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 ? rows : rows.clone();
 }
 
-// What a block of conditioning images has room for.
+// What a block of images has room for.
 struct Parts {
   bool scores, values, matches;
 };
@@ -88,41 +88,52 @@ class Matching {
 
   const Problem<scalar>& problem() const { return problem_; }
 
-  // Bytes beside inputs and results: of everything, and of each image of a block.
+  // Bytes beside inputs and results: of everything, and of each pair of images of a block.
   int64_t fixed_bytes() const { return copied_bytes_; }
-  int64_t bytes_of_image(const Parts& parts) const {
-    const int64_t rows = problem_.N * problem_.R;
-    return (parts.scores ? problem_.N * sizeof(scalar) : 0) +
-           (parts.values ? rows * sizeof(scalar) : 0) +
-           (parts.matches ? rows * (problem_.S <= kCompactLimit ? 1 : 4) : 0);
+  int64_t bytes_of_pair(const Parts& parts) const {
+    return (parts.scores ? sizeof(scalar) : 0) + (parts.values ? problem_.R * sizeof(scalar) : 0) +
+           (parts.matches ? problem_.R * (problem_.S <= kCompactLimit ? 1 : 4) : 0);
   }
 
   bool narrow() const { return kind_ == Kind::narrow; }
   bool needs_matches() const { return scored_again_; }
 
-  Problem<scalar> block(int64_t first, int64_t count) const {
+  // All images of a side.
+  Images scored() const { return {0, problem_.N}; }
+  Images conditioning() const { return {0, problem_.B}; }
+
+  // The pairs of some images of each side.
+  Problem<scalar> block(Images scored, Images conditioning) const {
     Problem<scalar> p = problem_;
-    p.d = p.d ? p.d + first * p.S * p.D : nullptr;
-    if (p.halves.d) p.halves.d += first * p.S * p.halves.width;
-    p.B = count;
+    const int64_t row = scored.first * p.R, candidate = conditioning.first * p.S;
+    if (p.q) p.q += row * p.D;
+    if (p.v) p.v += scored.first * p.D;
+    if (p.a) p.a += row;
+    if (p.d) p.d += candidate * p.D;
+    if (p.halves.q) p.halves.q += row * p.halves.width;
+    if (p.halves.d) p.halves.d += candidate * p.halves.width;
+    p.N = scored.count, p.B = conditioning.count;
     return p;
   }
 
-  // Scores of the images of a block; `value` is not used where rows are narrow.
-  void match(int64_t first, int64_t count, scalar* T, scalar* value, Matches matches) const {
-    const Problem<scalar> p = block(first, count);
+  // Scores of the pairs of a block; `value` is not used where rows are narrow.
+  void match(Images scored, Images conditioning, scalar* T, scalar* value, Matches matches) const {
+    const Problem<scalar> p = block(scored, conditioning);
+    const int64_t row = scored.first * p.R, candidate = conditioning.first * p.S;
     if constexpr (type_of<scalar> == at::kFloat) {
       if (q_split_.defined()) {
-        const auto* const of_d = d_split_.const_data_ptr<uint8_t>() + split_bytes(first * p.S, p.D);
-        return check(match_split(p, q_split_.const_data_ptr(), of_d, T, matches, on_));
+        const auto* const of_q = q_split_.const_data_ptr<uint8_t>() + split_bytes(row, p.D);
+        const auto* const of_d = d_split_.const_data_ptr<uint8_t>() + split_bytes(candidate, p.D);
+        return check(match_split(p, of_q, of_d, T, matches, on_));
       }
     }
     if (narrow()) return check(match_narrow(p, T, matches, on_));
     if constexpr (type_of<scalar> == at::kFloat) {
       if (kind_ == Kind::planes) {
         Planes planes = planes_;
-        planes.d += first * p.S * planes.planes * planes.width;
-        planes.B = count;
+        planes.q += row * planes.planes * planes.width;
+        planes.d += candidate * planes.planes * planes.width;
+        planes.rows = p.N * p.R, planes.B = p.B;
         const bool hopper = way_ == Way::hopper && hopper_applies(planes);
         check(hopper ? match_hopper(planes, value, matches, on_)
                      : match_planes(planes, value, matches, on_));
@@ -182,7 +193,7 @@ class Matching {
   std::vector<at::Tensor> kept_;
 };
 
-// Room for a block of conditioning images.
+// Room for a block of images of one side, `length` of them, with all of the other.
 struct Block {
   int64_t length = 0;
   at::Tensor T, value, argmax;
@@ -198,34 +209,35 @@ struct Block {
 };
 
 // As many images, in whole groups, as `max_memory` or the default holds beside the bytes that the
-// caller takes itself. Where the device has less to give, half as many, and again.
+// caller takes itself: conditioning ones, or scored ones where the softmax runs over d. Where the
+// device has less to give, half as many, and again.
 template <typename scalar>
 Block make_block(const char* op, const Matching<scalar>& matching, const Parts& parts,
                  int64_t beside, std::optional<int64_t> max_memory,
-                 const at::TensorOptions& options) {
+                 const at::TensorOptions& options, Over over = Over::q) {
   const auto& p = matching.problem();
-  const int64_t each = std::max<int64_t>(1, matching.bytes_of_image(parts));
+  const int64_t all = over == Over::q ? p.B : p.N, others = over == Over::q ? p.N : p.B;
+  const int64_t group = over == Over::q ? kImagesOfGroup : kScoredOfGroup;
+  const int64_t each = std::max<int64_t>(1, others * matching.bytes_of_pair(parts));
   const int64_t fixed = matching.fixed_bytes() + beside;
   const int64_t room = max_memory.value_or(kBlockBytes + fixed) - fixed;
-  TORCH_CHECK_VALUE(!max_memory || room >= kImagesOfGroup * each, op,
-                    ": max_memory = ", *max_memory, " bytes holds no block; give at least ",
-                    fixed + kImagesOfGroup * each);
+  TORCH_CHECK_VALUE(!max_memory || room >= group * each, op, ": max_memory = ", *max_memory,
+                    " bytes holds no block; give at least ", fixed + group * each);
   Block block;
-  block.length = std::clamp<int64_t>(room / each / kImagesOfGroup * kImagesOfGroup, kImagesOfGroup,
-                                     round_up(std::max<int64_t>(p.B, 1), kImagesOfGroup));
-  for (;;
-       block.length = larger(kImagesOfGroup, block.length / 2 / kImagesOfGroup * kImagesOfGroup)) {
-    const int64_t images = std::min(block.length, p.B);
+  block.length = std::clamp<int64_t>(room / each / group * group, group,
+                                     round_up(std::max<int64_t>(all, 1), group));
+  for (;; block.length = larger(group, block.length / 2 / group * group)) {
+    const int64_t pairs = std::min(block.length, all) * others;
     const auto floats = options.dtype(type_of<scalar>);
     const auto places = options.dtype(p.S <= kCompactLimit ? at::kByte : at::kInt);
     try {
-      if (parts.scores) block.T = allocate({images, p.N}, floats);
-      if (parts.values) block.value = allocate({images, p.N, p.R}, floats);
-      if (parts.matches) block.argmax = allocate({images, p.N, p.R}, places);
+      if (parts.scores) block.T = allocate({pairs}, floats);
+      if (parts.values) block.value = allocate({pairs, p.R}, floats);
+      if (parts.matches) block.argmax = allocate({pairs, p.R}, places);
       return block;
     } catch (const c10::OutOfMemoryError&) {
       block.T = block.value = block.argmax = at::Tensor();
-      if (block.length == kImagesOfGroup) throw;
+      if (block.length == group) throw;
     }
   }
 }

@@ -19,13 +19,12 @@ cudaStream_t stream_of(const Device& on) { return static_cast<cudaStream_t>(on.s
 
 template <typename scalar>
 __global__ void __launch_bounds__(kThreads)
-    bias_kernel(const scalar* __restrict__ G, const int64_t N, const int64_t B,
-                scalar* __restrict__ db) {
+    bias_kernel(const scalar* __restrict__ G, const SoftmaxRows rows, scalar* __restrict__ db) {
   const int64_t j = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (j >= N) return;
+  if (j >= rows.columns) return;
   scalar sum = db[j];
 #pragma unroll 8
-  for (int64_t i = 0; i < B; ++i) sum += G[i * N + j];
+  for (int64_t i = 0; i < rows.count; ++i) sum += G[i * rows.row + j * rows.column];
   db[j] = sum;
 }
 
@@ -270,14 +269,15 @@ __device__ __forceinline__ void add_in_turns(scalar* sums, int* owners, int s,
 }
 
 // A block of threads for a conditioning image, every warp with sums of its own for a contiguous
-// share of the rows. Neighbouring rows often match the same candidate, so that lanes with rows next
-// to one another would wait for one another: a warp reads kTogether times kWarp rows, and a lane
-// adds those that it read in an order of its own, so that rows of neighbouring lanes are kWarp
-// apart.
+// share of `rows_at_once` rows, which then go to dd. Neighbouring rows often match the same
+// candidate, so that lanes with rows next to one another would wait for one another: a warp reads
+// kTogether times kWarp rows, and a lane adds those that it read in an order of its own, so that
+// rows of neighbouring lanes are kWarp apart.
 template <typename scalar, int D>
 __global__ void __launch_bounds__(kThreads, 8 / sizeof(scalar))
     conditioning_narrow_kernel(const Problem<scalar> p, const scalar* __restrict__ G,
-                               const Matches matches, const int at_once, scalar* __restrict__ dd) {
+                               const Matches matches, const int64_t rows_at_once, const int at_once,
+                               scalar* __restrict__ dd) {
   constexpr int kTogether = 4;
   scalar* const all_sums = reinterpret_cast<scalar*>(shared_memory());  // [kWarps, at_once, D]
   int* const all_owners = reinterpret_cast<int*>(all_sums + kWarps * at_once * D);
@@ -285,51 +285,54 @@ __global__ void __launch_bounds__(kThreads, 8 / sizeof(scalar))
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   scalar* const sums = all_sums + warp * at_once * D;
   int* const owners = all_owners + warp * at_once;
-  const int64_t share = round_up(ceil_div(rows, kWarps), kWarp);
-  const int64_t begin = warp * share, end = smaller(begin + share, rows);
-  for (int s0 = 0; s0 < p.S; s0 += at_once) {
-    const int here = static_cast<int>(smaller(at_once, p.S - s0));
-    for (int e = lane; e < here * D; e += kWarp) sums[e] = 0;
-    for (int e = lane; e < here; e += kWarp) owners[e] = kWarp;
-    __syncwarp();
-    // The image of a lane's row, and which row of it that is, without a division for each.
-    const int64_t R = larger(1, p.R);  // there may be none
-    int64_t row = begin + lane, j = row / R, r = row % R;
-    const int64_t images = kWarp / R, rest = kWarp % R;
-    for (int64_t first = begin; first < end; first += kWarp * kTogether) {
-      int s[kTogether];
-      scalar x[D][kTogether] = {};
+  for (int64_t row0 = 0; row0 < rows; row0 += rows_at_once) {
+    const int64_t past = smaller(row0 + rows_at_once, rows);
+    const int64_t share = round_up(ceil_div(past - row0, kWarps), kWarp);
+    const int64_t begin = row0 + warp * share, end = smaller(begin + share, past);
+    for (int s0 = 0; s0 < p.S; s0 += at_once) {
+      const int here = static_cast<int>(smaller(at_once, p.S - s0));
+      for (int e = lane; e < here * D; e += kWarp) sums[e] = 0;
+      for (int e = lane; e < here; e += kWarp) owners[e] = kWarp;
+      __syncwarp();
+      // The image of a lane's row, and which row of it that is, without a division for each.
+      const int64_t R = larger(1, p.R);  // there may be none
+      int64_t row = begin + lane, j = row / R, r = row % R;
+      const int64_t images = kWarp / R, rest = kWarp % R;
+      for (int64_t first = begin; first < end; first += kWarp * kTogether) {
+        int s[kTogether];
+        scalar x[D][kTogether] = {};
 #pragma unroll
-      for (int t = 0; t < kTogether; ++t) {
-        s[t] = row < end ? read_match(matches, i * rows + row) - s0 : -1;
-        if (s[t] >= here) s[t] = -1;
-        if (s[t] >= 0) {
-          scalar weight = G[i * p.N + j];
-          if (p.a) weight *= p.a[row];
+        for (int t = 0; t < kTogether; ++t) {
+          s[t] = row < end ? read_match(matches, i * rows + row) - s0 : -1;
+          if (s[t] >= here) s[t] = -1;
+          if (s[t] >= 0) {
+            scalar weight = G[i * p.N + j];
+            if (p.a) weight *= p.a[row];
 #pragma unroll
-          for (int k = 0; k < D; ++k) x[k][t] = weight * p.q[row * D + k];
+            for (int k = 0; k < D; ++k) x[k][t] = weight * p.q[row * D + k];
+          }
+          row += kWarp, j += images, r += rest;
+          if (r >= R) r -= R, ++j;
         }
-        row += kWarp, j += images, r += rest;
-        if (r >= R) r -= R, ++j;
+        rotate(s, lane);
+#pragma unroll
+        for (int k = 0; k < D; ++k) rotate(x[k], lane);
+#pragma unroll
+        for (int t = 0; t < kTogether; ++t) {
+          scalar of_row[D];
+#pragma unroll
+          for (int k = 0; k < D; ++k) of_row[k] = x[k][t];
+          add_in_turns<scalar, D>(sums, owners, s[t], of_row);
+        }
       }
-      rotate(s, lane);
-#pragma unroll
-      for (int k = 0; k < D; ++k) rotate(x[k], lane);
-#pragma unroll
-      for (int t = 0; t < kTogether; ++t) {
-        scalar of_row[D];
-#pragma unroll
-        for (int k = 0; k < D; ++k) of_row[k] = x[k][t];
-        add_in_turns<scalar, D>(sums, owners, s[t], of_row);
+      __syncthreads();
+      for (int e = threadIdx.x; e < here * D; e += kThreads) {
+        scalar sum = 0;
+        for (int w = 0; w < kWarps; ++w) sum += all_sums[w * at_once * D + e];
+        dd[(i * p.S + s0) * D + e] += sum;
       }
+      __syncthreads();
     }
-    __syncthreads();
-    for (int e = threadIdx.x; e < here * D; e += kThreads) {
-      scalar sum = 0;
-      for (int w = 0; w < kWarps; ++w) sum += all_sums[w * at_once * D + e];
-      dd[(i * p.S + s0) * D + e] = sum;
-    }
-    __syncthreads();
   }
 }
 
@@ -346,7 +349,8 @@ __device__ __forceinline__ int64_t channel_of(int lane, int c) {
 template <typename scalar, typename stored>
 __global__ void __launch_bounds__(kSetsOfSums* kWarp, 1)
     conditioning_wide_kernel(const Problem<scalar> p, const Rows<stored> of,
-                             const scalar* __restrict__ G, const Matches matches, const int at_once,
+                             const scalar* __restrict__ G, const Matches matches,
+                             const int64_t rows_at_once, const int at_once,
                              scalar* __restrict__ dd) {
   constexpr int kAhead = 64 / sizeof(Packed<stored>) * 2;  // rows of q on their way
   constexpr int kTogether = 4;  // rows whose sums are read before any is written
@@ -361,81 +365,84 @@ __global__ void __launch_bounds__(kSetsOfSums* kWarp, 1)
   const auto apart =
       static_cast<int>(smaller(k0 + channel_of<stored>(lane, 1), of.width - 1) - column);
   Pair<scalar>* const mine = all_sums + warp * (at_once + 1) * kWarp + lane;
-  const int64_t share = round_up(ceil_div(rows, kSetsOfSums), kWarp);
-  const int64_t begin = warp * share, end = smaller(begin + share, rows);
-  for (int s0 = 0; s0 < p.S; s0 += at_once) {
-    const int here = static_cast<int>(smaller(at_once, p.S - s0));
-    for (int s = 0; s <= at_once; ++s) mine[s * kWarp] = {};
-    // Where a lane's row goes, as an offset from `mine`, and with what weight.
-    const auto aim = [&](int64_t row, int& to, scalar& weight) {
-      to = at_once * kWarp, weight = 0;
-      if (row >= end) return;
-      const int place = read_match(matches, i * rows + row) - s0;
-      if (place >= 0 && place < here) to = place * kWarp;
-      weight = G[i * p.N + row / p.R];
-      if (p.a) weight *= p.a[row];
-    };
-    // Row x of those from `base` on, of which there are `left`.
-    const auto fetch = [&](const stored* base, int width, int x, int left) -> Packed<stored> {
-      if (x >= left) return {};
-      const stored* const from = base + int64_t{x} * width;
-      if constexpr (sizeof(stored) == 2)
-        return *reinterpret_cast<const uint32_t*>(from);
-      else
-        return {from[0], from[apart]};
-    };
-    // A row of q is asked for as soon as the one that is kAhead before it has been added.
-    Packed<stored> q[kAhead];
-    int to, next_to;
-    scalar weight, next_weight;
-    aim(begin + lane, to, weight);
-    const stored* base = of.q + begin * of.width + column;
-    int left = static_cast<int>(smaller(end - begin, 2 * kWarp));
-    int width = unforeseen(static_cast<int>(of.width));
+  for (int64_t row0 = 0; row0 < rows; row0 += rows_at_once) {
+    const int64_t past = smaller(row0 + rows_at_once, rows);
+    const int64_t share = round_up(ceil_div(past - row0, kSetsOfSums), kWarp);
+    const int64_t begin = row0 + warp * share, end = smaller(begin + share, past);
+    for (int s0 = 0; s0 < p.S; s0 += at_once) {
+      const int here = static_cast<int>(smaller(at_once, p.S - s0));
+      for (int s = 0; s <= at_once; ++s) mine[s * kWarp] = {};
+      // Where a lane's row goes, as an offset from `mine`, and with what weight.
+      const auto aim = [&](int64_t row, int& to, scalar& weight) {
+        to = at_once * kWarp, weight = 0;
+        if (row >= end) return;
+        const int place = read_match(matches, i * rows + row) - s0;
+        if (place >= 0 && place < here) to = place * kWarp;
+        weight = G[i * p.N + row / p.R];
+        if (p.a) weight *= p.a[row];
+      };
+      // Row x of those from `base` on, of which there are `left`.
+      const auto fetch = [&](const stored* base, int width, int x, int left) -> Packed<stored> {
+        if (x >= left) return {};
+        const stored* const from = base + int64_t{x} * width;
+        if constexpr (sizeof(stored) == 2)
+          return *reinterpret_cast<const uint32_t*>(from);
+        else
+          return {from[0], from[apart]};
+      };
+      // A row of q is asked for as soon as the one that is kAhead before it has been added.
+      Packed<stored> q[kAhead];
+      int to, next_to;
+      scalar weight, next_weight;
+      aim(begin + lane, to, weight);
+      const stored* base = of.q + begin * of.width + column;
+      int left = static_cast<int>(smaller(end - begin, 2 * kWarp));
+      int width = unforeseen(static_cast<int>(of.width));
 #pragma unroll
-    for (int x = 0; x < kAhead; ++x) q[x] = fetch(base, width, x, left);
-    for (int64_t first = begin; first < end; first += kWarp) {
-      left = static_cast<int>(smaller(end - first, 2 * kWarp));
-      width = unforeseen(width);
-      aim(first + kWarp + lane, next_to, next_weight);
+      for (int x = 0; x < kAhead; ++x) q[x] = fetch(base, width, x, left);
+      for (int64_t first = begin; first < end; first += kWarp) {
+        left = static_cast<int>(smaller(end - first, 2 * kWarp));
+        width = unforeseen(width);
+        aim(first + kWarp + lane, next_to, next_weight);
 #pragma unroll
-      for (int x = 0; x < kWarp; x += kTogether) {
-        // Sums are read together, so that a row need not wait until the one before it is written;
-        // where they meet at one candidate, the later one goes on from the earlier one's sum.
-        int place[kTogether];
-        Pair<scalar> sum[kTogether];
+        for (int x = 0; x < kWarp; x += kTogether) {
+          // Sums are read together, so that a row need not wait until the one before it is written;
+          // where they meet at one candidate, the later one goes on from the earlier one's sum.
+          int place[kTogether];
+          Pair<scalar> sum[kTogether];
 #pragma unroll
-        for (int y = 0; y < kTogether; ++y) {
-          place[y] = __shfl_sync(kFullWarp, to, x + y);
-          sum[y] = mine[place[y]];
+          for (int y = 0; y < kTogether; ++y) {
+            place[y] = __shfl_sync(kFullWarp, to, x + y);
+            sum[y] = mine[place[y]];
+          }
+#pragma unroll
+          for (int y = 0; y < kTogether; ++y) {
+            const scalar factor = __shfl_sync(kFullWarp, weight, x + y);
+            const auto of_q = unpack<stored>(q[(x + y) % kAhead]);
+#pragma unroll
+            for (int z = 0; z < y; ++z)
+              if (place[z] == place[y]) sum[y] = sum[z];
+            sum[y].x[0] = fma(factor, of_q.x[0], sum[y].x[0]);
+            sum[y].x[1] = fma(factor, of_q.x[1], sum[y].x[1]);
+            q[(x + y) % kAhead] = fetch(base, width, x + y + kAhead, left);
+          }
+#pragma unroll
+          for (int y = 0; y < kTogether; ++y) mine[place[y]] = sum[y];
         }
-#pragma unroll
-        for (int y = 0; y < kTogether; ++y) {
-          const scalar factor = __shfl_sync(kFullWarp, weight, x + y);
-          const auto of_q = unpack<stored>(q[(x + y) % kAhead]);
-#pragma unroll
-          for (int z = 0; z < y; ++z)
-            if (place[z] == place[y]) sum[y] = sum[z];
-          sum[y].x[0] = fma(factor, of_q.x[0], sum[y].x[0]);
-          sum[y].x[1] = fma(factor, of_q.x[1], sum[y].x[1]);
-          q[(x + y) % kAhead] = fetch(base, width, x + y + kAhead, left);
-        }
-#pragma unroll
-        for (int y = 0; y < kTogether; ++y) mine[place[y]] = sum[y];
+        to = next_to, weight = next_weight;
+        base += kWarp * of.width;
       }
-      to = next_to, weight = next_weight;
-      base += kWarp * of.width;
+      __syncthreads();
+      for (int e = threadIdx.x; e < here * kSlice; e += kSetsOfSums * kWarp) {
+        const int s = e / kSlice, of_lane = e % kSlice / 2, c = e % 2;
+        scalar sum = 0;
+        for (int w = 0; w < kSetsOfSums; ++w)
+          sum += all_sums[(w * (at_once + 1) + s) * kWarp + of_lane].x[c];
+        const int64_t channel = k0 + channel_of<stored>(of_lane, c);
+        if (channel < p.D) dd[(i * p.S + s0 + s) * p.D + channel] += sum;
+      }
+      __syncthreads();
     }
-    __syncthreads();
-    for (int e = threadIdx.x; e < here * kSlice; e += kSetsOfSums * kWarp) {
-      const int s = e / kSlice, of_lane = e % kSlice / 2, c = e % 2;
-      scalar sum = 0;
-      for (int w = 0; w < kSetsOfSums; ++w)
-        sum += all_sums[(w * (at_once + 1) + s) * kWarp + of_lane].x[c];
-      const int64_t channel = k0 + channel_of<stored>(of_lane, c);
-      if (channel < p.D) dd[(i * p.S + s0 + s) * p.D + channel] = sum;
-    }
-    __syncthreads();
   }
 }
 
@@ -459,10 +466,10 @@ int scored_wide(const Problem<scalar>& p, const scalar* G, Matches matches, scal
 }  // namespace
 
 template <typename scalar>
-int add_bias_gradient(const scalar* G, int64_t N, int64_t B, scalar* db, const Device& on) {
-  if (N == 0) return cudaSuccess;
-  return launch(bias_kernel<scalar>, dim3(static_cast<unsigned>(ceil_div(N, kThreads))), kThreads,
-                0, stream_of(on), G, N, B, db);
+int add_bias_gradient(const scalar* G, const SoftmaxRows& rows, scalar* db, const Device& on) {
+  if (rows.columns == 0) return cudaSuccess;
+  const dim3 grid(static_cast<unsigned>(ceil_div(rows.columns, kThreads)));
+  return launch(bias_kernel<scalar>, grid, kThreads, 0, stream_of(on), G, rows, db);
 }
 
 template <typename scalar>
@@ -497,16 +504,18 @@ int add_scale_gradient(const Problem<scalar>& p, const scalar* G, Matches matche
 }
 
 template <typename scalar>
-int conditioning_gradient(const Problem<scalar>& p, const scalar* G, Matches matches, scalar* dd,
-                          const Device& on) {
-  if (p.B == 0) return cudaSuccess;
+int add_conditioning(const Problem<scalar>& p, const scalar* G, Matches matches,
+                     int64_t scored_at_once, scalar* dd, const Device& on) {
+  if (p.B == 0 || p.N * p.R == 0) return cudaSuccess;
+  const int64_t rows_at_once = scored_at_once * p.R;
   const auto images = static_cast<unsigned>(p.B);
   if (p.D <= kNarrow) {
     const int64_t each = kWarps * (p.D * sizeof(scalar) + sizeof(int));
     const int at_once = static_cast<int>(smaller(p.S, on.shared / each));
     return by_width(p.D, [&](auto width) {
       return launch(conditioning_narrow_kernel<scalar, width.value>, dim3(images), kThreads,
-                    static_cast<size_t>(at_once * each), stream_of(on), p, G, matches, at_once, dd);
+                    static_cast<size_t>(at_once * each), stream_of(on), p, G, matches, rows_at_once,
+                    at_once, dd);
     });
   }
   constexpr int64_t each = kSetsOfSums * kSlice * sizeof(scalar);
@@ -515,12 +524,12 @@ int conditioning_gradient(const Problem<scalar>& p, const scalar* G, Matches mat
   return by_stored(p, [&](const auto& of) {
     return launch(conditioning_wide_kernel<scalar, stored_of<decltype(of)>>, grid,
                   kSetsOfSums * kWarp, static_cast<size_t>((at_once + 1) * each), stream_of(on), p,
-                  of, G, matches, at_once, dd);
+                  of, G, matches, rows_at_once, at_once, dd);
   });
 }
 
 #define EMERGENCE_INSTANTIATE(scalar)                                                              \
-  template int add_bias_gradient(const scalar*, int64_t, int64_t, scalar*, const Device&);         \
+  template int add_bias_gradient(const scalar*, const SoftmaxRows&, scalar*, const Device&);       \
   template int add_weight_gradient(const Problem<scalar>&, const scalar*, const scalar*, scalar*,  \
                                    const Device&);                                                 \
   template int add_scored_narrow(const Problem<scalar>&, const scalar*, Matches, scalar*, scalar*, \
@@ -529,8 +538,8 @@ int conditioning_gradient(const Problem<scalar>& p, const scalar* G, Matches mat
                                const Device&);                                                     \
   template int add_scale_gradient(const Problem<scalar>&, const scalar*, Matches, scalar*,         \
                                   const Device&);                                                  \
-  template int conditioning_gradient(const Problem<scalar>&, const scalar*, Matches, scalar*,      \
-                                     const Device&);
+  template int add_conditioning(const Problem<scalar>&, const scalar*, Matches, int64_t, scalar*,  \
+                                const Device&);
 EMERGENCE_INSTANTIATE(float)
 EMERGENCE_INSTANTIATE(double)
 #undef EMERGENCE_INSTANTIATE

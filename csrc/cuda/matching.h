@@ -1,8 +1,9 @@
 // Matching and its gradients on a GPU, kernel by kernel. Nothing here knows torch, allocates or
 // waits; everything is enqueued on `stream`, and a cudaError_t comes back as an int.
 //
-// A block of conditioning images is a problem of its own: `d` points at its first image and B is
-// its length. Every sum has one owner and one order, whatever the block.
+// A block of images, conditioning or scored ones, is a problem of its own: `d` (or q, v and a)
+// points at its first image and B (or N) is its length. Every sum has one owner and one order,
+// whatever the block.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,14 @@ constexpr int kRowsOfPart = 32;  // rows whose share of dv is summed by one warp
 // Images of u that go to dv at once. Blocks of images hold whole groups of so many, so that dv is
 // the same for any block.
 constexpr int kImagesOfGroup = 8;
+// Scored images whose dd is summed at once where they come in blocks, which hold whole groups of so
+// many, so that dd is the same for any block.
+constexpr int kScoredOfGroup = 16;
+
+// Images [first, first + count).
+struct Images {
+  int64_t first, count;
+};
 
 // Rows of 16 bits an entry as they came: [N R, width] and [B S, width], aligned by 16 bytes, width
 // a multiple of kPiece and filled up with zeros. Null where they came otherwise.
@@ -100,24 +109,30 @@ int score_matches(const Problem<scalar>& p, Matches matches, scalar* value, cons
 template <typename scalar>
 int weigh(const Problem<scalar>& p, const scalar* value, scalar* T, const Device& on);
 
-// The loss. T [B, N] becomes G = dloss/dT; `losses` [B] gets each row's KL.
+// The rows of the softmax in T [B, N]: those of T, or where it runs over the images of d its
+// columns. Entries of a row lie `column` apart, rows `row`.
+struct SoftmaxRows {
+  int64_t count, columns, row, column;
+};
+
+// The loss. T becomes G = dloss/dT; `losses` [count] gets each row's KL.
 template <typename scalar>
 struct Targets {
-  const scalar* b;         // [N]
-  const scalar* P;         // [B, N]
-  const int64_t* exclude;  // [B] or null
-  double scale;            // of G: 1 over the number of all conditioning images
+  const scalar* b;         // [columns]
+  const scalar* P;         // [count, columns]
+  const int64_t* exclude;  // [count] or null
+  double scale;            // of G: 1 over the number of all rows
 };
 
 template <typename scalar>
-int kl_rows(const Targets<scalar>& targets, int64_t N, int64_t B, scalar* T, double* losses,
+int kl_rows(const Targets<scalar>& targets, const SoftmaxRows& rows, scalar* T, double* losses,
             const Device& on);
 
 // Gradients, from G [B, N] and the matches; all but dd are added to.
 
-// db[j] += sum_i G[i, j].
+// db[column] += the sum of G's softmax rows.
 template <typename scalar>
-int add_bias_gradient(const scalar* G, int64_t N, int64_t B, scalar* db, const Device& on);
+int add_bias_gradient(const scalar* G, const SoftmaxRows& rows, scalar* db, const Device& on);
 
 // u [N, R, D] += sum_i G[i, j] d[i, match] and da [N, R] += <q, the same>; either may be null. D up
 // to kNarrow.
@@ -141,9 +156,9 @@ template <typename scalar>
 int add_weight_gradient(const Problem<scalar>& p, const scalar* G, const scalar* value, scalar* da,
                         const Device& on);
 
-// dd [B, S, D] = sum over the rows that match of G a q.
+// dd [B, S, D] += sum over the rows that match of G a q, the rows of so many scored images at once.
 template <typename scalar>
-int conditioning_gradient(const Problem<scalar>& p, const scalar* G, Matches matches, scalar* dd,
-                          const Device& on);
+int add_conditioning(const Problem<scalar>& p, const scalar* G, Matches matches,
+                     int64_t scored_at_once, scalar* dd, const Device& on);
 
 }  // namespace emergence_ext::cuda

@@ -112,21 +112,21 @@ __device__ double fold(double x, double* shared) {
 // A block of threads for a row of the softmax, in double.
 template <typename scalar>
 __global__ void __launch_bounds__(kThreads, 2)
-    kl_kernel(const Targets<scalar> targets, const int64_t N, scalar* __restrict__ T,
+    kl_kernel(const Targets<scalar> targets, const SoftmaxRows rows, scalar* __restrict__ T,
               double* __restrict__ losses) {
   double* const shared = reinterpret_cast<double*>(shared_memory());
-  const int64_t i = blockIdx.x;
-  scalar* const row = T + i * N;
+  const int64_t i = blockIdx.x, N = rows.columns, apart = rows.column;
+  scalar* const row = T + i * rows.row;
   const scalar* const P = targets.P + i * N;
   const int64_t excluded = targets.exclude ? targets.exclude[i] : -1;
   double top = kLowest<double>;
   for (int64_t j = threadIdx.x; j < N; j += kThreads)
-    if (j != excluded) top = max_nan(top, static_cast<double>(row[j]) + targets.b[j]);
+    if (j != excluded) top = max_nan(top, static_cast<double>(row[j * apart]) + targets.b[j]);
   top = fold<Largest>(top, shared);
   double sum = 0, mass = 0, loss = 0;
   for (int64_t j = threadIdx.x; j < N; j += kThreads) {
     if (j == excluded) continue;
-    const double x = static_cast<double>(row[j]) + targets.b[j] - top, p = P[j];
+    const double x = static_cast<double>(row[j * apart]) + targets.b[j] - top, p = P[j];
     sum += exp(x);
     mass += p;
     if (p != 0) loss += p * (log(p) - x);
@@ -135,9 +135,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   mass = fold<Sum>(mass, shared);
   loss = fold<Sum>(loss, shared);
   for (int64_t j = threadIdx.x; j < N; j += kThreads) {
-    const double x = static_cast<double>(row[j]) + targets.b[j] - top;
+    const double x = static_cast<double>(row[j * apart]) + targets.b[j] - top;
     const double G = (exp(x) / sum * mass - P[j]) * targets.scale;
-    row[j] = j == excluded ? 0 : static_cast<scalar>(G);
+    row[j * apart] = j == excluded ? 0 : static_cast<scalar>(G);
   }
   // A row whose columns are all excluded adds nothing.
   const bool empty = N == (excluded >= 0 && excluded < N ? 1 : 0);
@@ -196,11 +196,11 @@ int weigh(const Problem<scalar>& p, const scalar* value, scalar* T, const Device
 }
 
 template <typename scalar>
-int kl_rows(const Targets<scalar>& targets, int64_t N, int64_t B, scalar* T, double* losses,
+int kl_rows(const Targets<scalar>& targets, const SoftmaxRows& rows, scalar* T, double* losses,
             const Device& on) {
-  if (B == 0) return cudaSuccess;
-  return launch(kl_kernel<scalar>, dim3(static_cast<unsigned>(B)), kThreads,
-                kThreads * sizeof(double), stream_of(on), targets, N, T, losses);
+  if (rows.count == 0) return cudaSuccess;
+  return launch(kl_kernel<scalar>, dim3(static_cast<unsigned>(rows.count)), kThreads,
+                kThreads * sizeof(double), stream_of(on), targets, rows, T, losses);
 }
 
 int pack_q(const Problem<float>& p, int64_t width, int planes, uint16_t* packed, const Device& on) {
@@ -219,7 +219,7 @@ int pack_d(const Problem<float>& p, int64_t width, int planes, uint16_t* packed,
 #define EMERGENCE_INSTANTIATE(scalar)                                                  \
   template int score_matches(const Problem<scalar>&, Matches, scalar*, const Device&); \
   template int weigh(const Problem<scalar>&, const scalar*, scalar*, const Device&);   \
-  template int kl_rows(const Targets<scalar>&, int64_t, int64_t, scalar*, double*, const Device&);
+  template int kl_rows(const Targets<scalar>&, const SoftmaxRows&, scalar*, double*, const Device&);
 EMERGENCE_INSTANTIATE(float)
 EMERGENCE_INSTANTIATE(double)
 #undef EMERGENCE_INSTANTIATE

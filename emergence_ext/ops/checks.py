@@ -10,15 +10,30 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from emergence_ext.ops.ragged import Ragged
 from emergence_ext.ops.transforms import wants_gradient
 
 PRECISIONS: Final = ("highest", "high", "medium")
+OVER: Final = ("q", "d")
+"""The images that the softmax of `match_kl` runs over."""
+FULL: Final = Ragged()
+"""Every image has all of its regions."""
 
 
 def checked(
-    op: str, q: Tensor, d: Tensor, a: Tensor | None, precision: str, first: str = "q"
+    op: str,
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    precision: str,
+    first: str = "q",
+    *,
+    ragged: Ragged = FULL,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The inputs in the dtype of the arithmetic, or an error that names what does not fit."""
+    """The inputs in the dtype of the arithmetic, or an error that names what does not fit.
+
+    Where images have lengths, their padding is filled.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"{op}: precision must be one of {PRECISIONS}, got {precision!r}")
     if q.ndim != 3 or d.ndim != 3 or q.shape[2] != d.shape[2]:
@@ -42,6 +57,8 @@ def checked(
             )
     if not q.dtype.is_floating_point:
         raise TypeError(f"{op}: {first} must be a floating-point tensor, got {q.dtype}")
+    ragged.check(op, q, d)
+    q, d, a = ragged.filled(q, d, a)
     for name, x in ((first, q), ("d", d), ("a", a)):
         require_finite(op, name, x)
     dtype = _arithmetic(q)
@@ -64,11 +81,15 @@ def checked_scale(op: str, f: Tensor, v: Tensor) -> Tensor:
 
 
 def checked_targets(
-    op: str, q: Tensor, d: Tensor, b: Tensor, P: Tensor, exclude: Tensor | None
+    op: str, q: Tensor, d: Tensor, b: Tensor, P: Tensor, exclude: Tensor | None, over: str
 ) -> tuple[Tensor, Tensor]:
     """Give b and P in the dtype of q, which is `checked`, or an error that names what is wrong."""
-    N, B = q.shape[0], d.shape[0]
-    for name, x, shape in (("b", b, (N,)), ("P", P, (B, N))):
+    if over not in OVER:
+        raise ValueError(f"{op}: over must be 'q' or 'd', got {over!r}")
+    (row, rows), (column, columns) = ("B", d.shape[0]), ("N", q.shape[0])
+    if over == "d":
+        (row, rows), (column, columns) = (column, columns), (row, rows)
+    for name, x, shape in (("b", b, (columns,)), ("P", P, (rows, columns))):
         if x.shape != shape:
             raise ValueError(f"{op}: {name} must be {list(shape)}, got {list(x.shape)}")
         if x.device != q.device or not x.is_floating_point():
@@ -79,17 +100,18 @@ def checked_targets(
     refuse_gradients(op, P=P)
     if P.numel() > 0 and P.device.type == "cpu" and float(P.min()) < 0:
         raise ValueError(f"{op}: P must not be negative, its lowest entry is {float(P.min())}")
-    if exclude is not None and exclude.shape != (B,):
-        raise ValueError(f"{op}: exclude must be [B] = [{B}], got {list(exclude.shape)}")
+    if exclude is not None and exclude.shape != (rows,):
+        raise ValueError(f"{op}: exclude must be [{row}] = [{rows}], got {list(exclude.shape)}")
     if exclude is not None and (exclude.dtype != torch.int64 or exclude.device != q.device):
         raise TypeError(
             f"{op}: exclude must be int64 on {q.device}, got {exclude.dtype} on {exclude.device}"
         )
-    if exclude is not None and B > 0 and exclude.device.type == "cpu":
+    if exclude is not None and rows > 0 and exclude.device.type == "cpu":
         low, high = int(exclude.min()), int(exclude.max())
-        if low < -1 or high >= N:
+        if low < -1 or high >= columns:
             raise ValueError(
-                f"{op}: exclude must lie in [-1, N) = [-1, {N}), got entries from {low} to {high}"
+                f"{op}: exclude must lie in [-1, {column}) = [-1, {columns}), "
+                f"got entries from {low} to {high}"
             )
     return b.to(q.dtype), P.to(q.dtype)
 

@@ -17,7 +17,7 @@ that needs it finds out; where nothing has, they are the reference, and one warn
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from emergence_ext.ops.autocast import in_float32
 from emergence_ext.ops.checks import refuse_gradients
 from emergence_ext.ops.registration import register
 
+_OPTIONAL: Final = ("exclude", "q_lengths", "d_lengths")
 _warned = False
 _compiled = torch.ops.emergence_ext  # tests put the emulated CUDA ops in its place
 
@@ -38,6 +39,9 @@ def maxsim(
     d: Tensor,
     a: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
@@ -46,15 +50,20 @@ def maxsim(
     `T[i, j] = sum_r a[j, r] * max_s <q[j, r], d[i, s]>`. Differentiable once in q, d and a; a tie
     goes to the lowest s. The same bits for any number of threads.
 
-    Every row of d is a candidate; there are no lengths and no mask. Zeros that pad an image to the
-    number of regions of others therefore win wherever all of its true products are negative, and
-    -inf is refused on the CPU and gives inf or NaN on CUDA. Pad d with copies of one of its own
-    rows, and q with rows of weight 0 in `a`: neither changes a score.
+    Sets of different sizes come with their lengths: rows beyond those may hold anything, NaN too,
+    and results are those of the sets without them. On the CPU they are not read, and the bits are
+    the same; on a GPU they are filled up with rows that change nothing and cost as much as others.
+    Without lengths every row of d is a candidate: zeros that pad an image win wherever all of its
+    true products are negative.
 
     Args:
         q: scored regions, `[N, R, D]`, any strides.
         d: conditioning regions, `[B, S, D]`, `S >= 1`, `D >= 1`.
         a: weights of the scored regions, `[N, R]`; ones when left out.
+        q_lengths: how many of its R rows each image of q has, `[N]`, int64 or int32, 0 to R; all
+            when left out. An image of no rows scores 0.
+        d_lengths: the same of d, `[B]`, 0 to S.
+        empty_score: T of every pair whose image of d has no rows; no gradient goes there.
         precision: "highest", "high" or "medium", as torch names them: float32 arithmetic, or the
             match selected by bfloat16 products and scored in float32, so that a region misses its
             maximum by at most `2^-14 sum_k |q_k d_k|` ("high", three products for one) or
@@ -70,8 +79,8 @@ def maxsim(
         `T`, `[B, N]`, float32 (float64 for float64 inputs). Empty for `N == 0` or `B == 0`.
 
     Raises:
-        ValueError: shapes that do not fit, `S == 0`, `D == 0`, an unknown precision, a non-finite
-            value on the CPU (named with its sample and region).
+        ValueError: shapes that do not fit, `S == 0`, `D == 0`, an unknown precision; on the CPU a
+            length out of bounds and a value that is not finite (named with its sample and region).
         TypeError: dtypes or devices that differ, a dtype that is not floating point.
         RuntimeError: a device that is neither the CPU nor CUDA; a second derivative.
 
@@ -81,14 +90,17 @@ def maxsim(
         >>> maxsim(q, d)
         tensor([[5.]])
     """
-    instead = _instead_of_library("maxsim", precision, q=q, d=d, a=a)
+    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    options["empty_score"] = empty_score
+    lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+    instead = _instead_of_library("maxsim", precision, q=q, d=d, a=a, **lengths)
     if instead is not None:
-        return instead.maxsim(q, d, a, precision=precision, max_memory=max_memory)
+        return instead.maxsim(q, d, a, **lengths, **options)
+    given = (q, d, a, q_lengths, d_lengths)
     # The matches cost N B R bytes, and only a gradient wants them.
     if any(_needs(q, d, a)):
-        matched = _library_for(q, d, a).maxsim_indices
-        return matched(q, d, a, precision=precision, max_memory=max_memory, compact=True)[0]
-    return _library_for(q, d, a).maxsim(q, d, a, precision=precision, max_memory=max_memory)
+        return _library_for(*given).maxsim_indices(*given, **options, compact=True)[0]
+    return _library_for(*given).maxsim(*given, **options)
 
 
 @in_float32
@@ -97,25 +109,32 @@ def maxsim_indices(
     d: Tensor,
     a: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `maxsim`, padding included, with the matches.
+    """As `maxsim`, with the matches.
 
     Args:
-        q, d, a, precision, max_memory: as in `maxsim`.
+        q, d, a, q_lengths, d_lengths, empty_score, precision, max_memory: as in `maxsim`.
 
     Returns:
-        `T`, `[B, N]`, and the matching s of every region, `[B, N, R]`, int64, not differentiable.
+        `T`, `[B, N]`, and the matching s of every region, `[B, N, R]`, int64, not differentiable; 0
+        for rows beyond their lengths and in images without rows.
 
     Raises:
         ValueError, TypeError, RuntimeError: as `maxsim`.
     """
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
-    instead = _instead_of_library("maxsim", precision, q=q, d=d, a=a)
+    options["empty_score"] = empty_score
+    lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+    instead = _instead_of_library("maxsim", precision, q=q, d=d, a=a, **lengths)
     if instead is not None:
-        return instead.maxsim_indices(q, d, a, **options)
-    return _library_for(q, d, a).maxsim_indices(q, d, a, **options)
+        return instead.maxsim_indices(q, d, a, **lengths, **options)
+    given = (q, d, a, q_lengths, d_lengths)
+    return _library_for(*given).maxsim_indices(*given, **options)
 
 
 @in_float32
@@ -127,23 +146,34 @@ def match_kl(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """Compare the matches' softmax over images with given similarities, `mean_i KL(P[i] || Q[i])`.
 
-    `Q[i] = softmax_j (T[i, j] + b[j])` with `T` of `maxsim` (Eq. 8-10). Differentiable once in q,
-    d, a and b: the gradients that are asked for are formed with the loss, a block of images i at a
-    time, and scores and matches never exist all at once. The same bits for any number of threads
-    and any `max_memory`. Padding is as in `maxsim`: zero rows of d count as regions.
+    `Q[i] = softmax_j (T[i, j] + b[j])` with `T` of `maxsim` (Eq. 8-10). With `over="d"` the images
+    of d compete instead: `mean_j KL(P[j] || Q[j])` with `Q[j] = softmax_i (T[i, j] + b[i])`, so
+    that each image of q, whose own regions and weights look for their matches in every image of d,
+    is a problem of its own. Differentiable once in q, d, a and b: the gradients that are asked for
+    are formed with the loss, a block of images i (over d: of j) at a time, and scores and matches
+    never exist all at once. The same bits for any number of threads and any `max_memory`. Lengths
+    are those of `maxsim`.
 
     Args:
         q: scored regions, `[N, R, D]`, any strides.
         d: conditioning regions, `[B, S, D]`, `S >= 1`, `D >= 1`.
         a: weights of the scored regions, `[N, R]`.
-        b: bias of each scored image, `[N]`.
+        b: bias of each image that the softmax runs over, `[N]`; `[B]` over d.
         P: target similarities, `[B, N]`, not negative; rows sum to 1 (without the excluded column).
-        exclude: column that leaves row i's softmax and loss, `[B]`, int64, -1 for none.
+            `[N, B]` over d: a row for each image of q.
+        exclude: column that leaves a row's softmax and loss, -1 for none, int64, `[B]`; `[N]` over
+            d.
+        q_lengths, d_lengths, empty_score: as in `maxsim`.
+        over: which images the softmax runs over, those of "q" or those of "d".
         precision: as in `maxsim`.
         max_memory: bytes of working memory beside inputs, loss and gradients. When left out, a
             block of 32 MiB and the threads' scratch on the CPU; on CUDA a block of 256 MiB, or
@@ -153,8 +183,9 @@ def match_kl(
         The loss, a scalar, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: as `maxsim`; P negative or asking for a gradient, exclude outside [-1, N), a
-            `max_memory` that holds no block (the message says what does).
+        ValueError: as `maxsim`; P negative or asking for a gradient, exclude outside [-1, N) (over
+            d: [-1, B)), an unknown `over`, a `max_memory` that holds no block (the message says
+            what does).
         TypeError, RuntimeError: as `maxsim`.
 
     Example:
@@ -163,13 +194,16 @@ def match_kl(
         tensor(0.1201)
     """
     tensors = {"q": q, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
-    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
-    instead = _instead_of_library("match_kl", precision, **tensors)
+    lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+    options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
+    options["empty_score"] = empty_score
+    instead = _instead_of_library("match_kl", precision, **tensors, **lengths)
     if instead is not None:
-        return instead.match_kl(q, d, a, b, P, exclude, **options)
+        return instead.match_kl(**tensors, **lengths, **options)
     refuse_gradients("match_kl", P=P)
-    op = _library_for(*tensors.values()).match_kl
-    return op(*tensors.values(), _needs(q, d, a, b), **options)[0]
+    inputs = (*tensors.values(), _needs(q, d, a, b), *lengths.values())
+    op = _library_for(*tensors.values(), *lengths.values()).match_kl
+    return op(*inputs, **options)[0]
 
 
 @in_float32
@@ -182,18 +216,22 @@ def match_kl_scaled(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """`match_kl` with `q[j, r] = v[j] * f[j, r]` (Eq. 11, 12): gradients for v, a and b.
 
-    The products `v[j] * f[j, r]` are formed where they are used and nowhere stored. Padding is as
-    in `maxsim`: zero rows of d count as regions.
+    The products `v[j] * f[j, r]` are formed where they are used and nowhere stored.
 
     Args:
         f: features of the scored regions, `[N, R, D]`.
         v: channel weights of each scored image, `[N, D]`.
-        d, a, b, P, exclude, precision, max_memory: as in `match_kl`.
+        d, a, b, P, exclude, d_lengths, empty_score, over, precision, max_memory: as in `match_kl`.
+        q_lengths: the same of f.
 
     Returns:
         The loss, a scalar.
@@ -202,22 +240,33 @@ def match_kl_scaled(
         ValueError, TypeError, RuntimeError: as `match_kl`; f or d asking for a gradient.
     """
     tensors = {"f": f, "v": v, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
-    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
-    instead = _instead_of_library("match_kl_scaled", precision, **tensors)
+    lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+    options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
+    options["empty_score"] = empty_score
+    instead = _instead_of_library("match_kl_scaled", precision, **tensors, **lengths)
     if instead is not None:
-        return instead.match_kl_scaled(f, v, d, a, b, P, exclude, **options)
+        return instead.match_kl_scaled(**tensors, **lengths, **options)
     refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
-    op = _library_for(*tensors.values()).match_kl_scaled
-    return op(*tensors.values(), _needs(v, a, b), **options)[0]
+    inputs = (*tensors.values(), _needs(v, a, b), *lengths.values())
+    op = _library_for(*tensors.values(), *lengths.values()).match_kl_scaled
+    return op(*inputs, **options)[0]
 
 
 def _instead_of_library(op: str, precision: str, **tensors: Tensor | None) -> Any:
     """The module that computes this where the library does not; None where it does."""
     global _warned
     for name, x in tensors.items():
-        optional = name == "exclude" or (name == "a" and op == "maxsim")
+        optional = name in _OPTIONAL or (name == "a" and op == "maxsim")
         if not isinstance(x, Tensor) and not (optional and x is None):
             raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
+    rows = next(iter(tensors.values()))
+    for name in ("q_lengths", "d_lengths"):  # which torch would take for where to compute
+        lengths = tensors[name]
+        if rows is not None and lengths is not None and lengths.device != rows.device:
+            raise TypeError(
+                f"{op}: {name} must be int64 or int32 on {rows.device}, "
+                f"got {lengths.dtype} on {lengths.device}"
+            )
     given = [x for x in tensors.values() if x is not None and x.device.type != "cpu"]
     if given and given[0].device.type != "cuda":
         raise RuntimeError(

@@ -123,33 +123,37 @@ def weigh(value_ptr, a_ptr, T_ptr, pairs, N, R, PAIRS: tl.constexpr, REGIONS: tl
 
 
 @triton.jit
-def _logits(T_ptr, b_ptr, P_ptr, row, j, N, excluded):
+def _logits(T_ptr, b_ptr, P_ptr, column, j, N, excluded):
     """Give T + b and P of a piece of a row in float64, and which columns are in it."""
     kept = (j < N) & (j != excluded)
-    x = tl.load(T_ptr + row + j, mask=kept, other=float("-inf")).to(tl.float64)
-    x += tl.load(b_ptr + j, mask=kept, other=0.0).to(tl.float64)
-    return x, tl.load(P_ptr + row + j, mask=kept, other=0.0).to(tl.float64), kept
+    x = tl.load(T_ptr + tl.cast(j, tl.int64) * column, mask=kept, other=float("-inf"))
+    x = x.to(tl.float64) + tl.load(b_ptr + j, mask=kept, other=0.0).to(tl.float64)
+    return x, tl.load(P_ptr + j, mask=kept, other=0.0).to(tl.float64), kept
 
 
 @_kernel
-def kl(T_ptr, b_ptr, P_ptr, exclude_ptr, loss_ptr, N, B, COLUMNS: tl.constexpr):
-    """Write KL(P[i] || softmax_j (T + b)[i]) of each row, and dloss/dT over its T."""
+def kl(T_ptr, b_ptr, P_ptr, exclude_ptr, loss_ptr, row, column, N, B, COLUMNS: tl.constexpr):
+    """Write KL(P[i] || softmax_j (T + b)[i]) of each row, and dloss/dT over its T.
+
+    Rows of T lie `row` apart and its columns `column`, P is of B rows and N columns.
+    """
     i = tl.program_id(0)
-    row = i.to(tl.int64) * N
+    T_ptr += i.to(tl.int64) * row
+    P_ptr += i.to(tl.int64) * N
     excluded = tl.full([], -1, tl.int64)
     if exclude_ptr is not None:
         excluded = tl.load(exclude_ptr + i)
-    column = tl.arange(0, COLUMNS)
+    at = tl.arange(0, COLUMNS)
     tops = tl.full([COLUMNS], float("-inf"), tl.float64)
     for j0 in range(0, N, COLUMNS):
-        x, p, kept = _logits(T_ptr, b_ptr, P_ptr, row, j0 + column, N, excluded)
+        x, p, kept = _logits(T_ptr, b_ptr, P_ptr, column, j0 + at, N, excluded)
         tops = tl.maximum(tops, x)
     top = tl.max(tops, axis=0)
     sums = tl.zeros([COLUMNS], tl.float64)
     masses = tl.zeros([COLUMNS], tl.float64)
     losses = tl.zeros([COLUMNS], tl.float64)
     for j0 in range(0, N, COLUMNS):
-        x, p, kept = _logits(T_ptr, b_ptr, P_ptr, row, j0 + column, N, excluded)
+        x, p, kept = _logits(T_ptr, b_ptr, P_ptr, column, j0 + at, N, excluded)
         sums += tl.where(kept, tl.exp(x - top), 0.0)
         masses += p
         losses += tl.where(p != 0, p * (tl.log(tl.where(p != 0, p, 1.0)) - (x - top)), 0.0)
@@ -159,18 +163,19 @@ def kl(T_ptr, b_ptr, P_ptr, exclude_ptr, loss_ptr, N, B, COLUMNS: tl.constexpr):
     loss = tl.sum(losses, axis=0) + mass * tl.log(tl.where(empty, 1.0, total))
     tl.store(loss_ptr + i, tl.where(empty, 0.0, loss))
     for j0 in range(0, N, COLUMNS):
-        x, p, kept = _logits(T_ptr, b_ptr, P_ptr, row, j0 + column, N, excluded)
+        x, p, kept = _logits(T_ptr, b_ptr, P_ptr, column, j0 + at, N, excluded)
         G = tl.where(kept, (tl.exp(x - top) / total * mass - p) / B, 0.0)
-        tl.store(T_ptr + row + j0 + column, G.to(tl.float32), mask=j0 + column < N)
+        to = T_ptr + tl.cast(j0 + at, tl.int64) * column
+        tl.store(to, G.to(tl.float32), mask=j0 + at < N)
 
 
 @_kernel
-def add_bias(G_ptr, db_ptr, N, n, COLUMNS: tl.constexpr):
-    """Add `sum_i G` to db."""
+def add_bias(G_ptr, db_ptr, row, column, N, n, COLUMNS: tl.constexpr):
+    """Add the sum of the n rows of G to db; strides as in `kl`."""
     j = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     db = tl.load(db_ptr + j, mask=j < N, other=0.0)
     for i in range(n):
-        db += tl.load(G_ptr + tl.cast(i, tl.int64) * N + j, mask=j < N, other=0.0)
+        db += tl.load(G_ptr + tl.cast(i, tl.int64) * row + j * column, mask=j < N, other=0.0)
     tl.store(db_ptr + j, db, mask=j < N)
 
 
@@ -206,39 +211,45 @@ def conditioning(
     R,
     N,
     S,
+    at_once,
     D: tl.constexpr,
     CANDIDATES: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Write `dd[i, s]`, the sum of `G[i, j] a[j, r] q[j, r]` over the rows whose match is s.
+    """Add to `dd[i, s]` the sum of `G[i, j] a[j, r] q[j, r]` over the rows whose match is s.
 
-    A program for CANDIDATES of an image meets all rows, ROWS at a time, each with sums of its own.
+    A program for CANDIDATES of an image meets all rows, ROWS at a time, each with sums of its own,
+    which go to dd after every `at_once` rows.
     """
     tiles = tl.cdiv(S, CANDIDATES)
     i = (tl.program_id(0) // tiles).to(tl.int64)
     s = tl.program_id(0) % tiles * CANDIDATES + tl.arange(0, CANDIDATES)
-    sums = ()
-    for _ in tl.static_range(D):
-        sums = sums + (tl.zeros([CANDIDATES, ROWS], tl.float32),)
     lane = tl.arange(0, ROWS)
-    j, r = lane // R, lane % R
-    for first in range(0, tl.cast(rows, tl.int64), ROWS):
-        at = first + lane
-        there = at < rows
-        place = tl.load(place_ptr + i * rows + at, mask=there, other=0).to(tl.int32)
-        hit = s[:, None] == tl.where(there, place, -1)[None, :]
-        weight = tl.load(G_ptr + i * N + j, mask=there, other=0.0)
-        if a_ptr is not None:
-            weight *= tl.load(a_ptr + at, mask=there, other=0.0)
-        q = _load_rows(q_ptr, at, there, D)
-        added = ()
+    all_rows = tl.cast(rows, tl.int64)
+    for begin in range(0, all_rows, at_once):
+        sums = ()
+        for _ in tl.static_range(D):
+            sums = sums + (tl.zeros([CANDIDATES, ROWS], tl.float32),)
+        j, r = (begin + lane) // R, (begin + lane) % R
+        end = tl.minimum(begin + at_once, all_rows)
+        for first in range(begin, end, ROWS):
+            at = first + lane
+            there = at < end
+            place = tl.load(place_ptr + i * rows + at, mask=there, other=0).to(tl.int32)
+            hit = s[:, None] == tl.where(there, place, -1)[None, :]
+            weight = tl.load(G_ptr + i * N + j, mask=there, other=0.0)
+            if a_ptr is not None:
+                weight *= tl.load(a_ptr + at, mask=there, other=0.0)
+            q = _load_rows(q_ptr, at, there, D)
+            added = ()
+            for k in tl.static_range(D):
+                added = added + (tl.where(hit, sums[k] + (weight * q[k])[None, :], sums[k]),)
+            sums = added
+            r += ROWS
+            j += r // R
+            r = r % R
+        before = _load_rows(dd_ptr, i * S + s, s < S, D)
+        totals = ()
         for k in tl.static_range(D):
-            added = added + (tl.where(hit, sums[k] + (weight * q[k])[None, :], sums[k]),)
-        sums = added
-        r += ROWS
-        j += r // R
-        r = r % R
-    totals = ()
-    for k in tl.static_range(D):
-        totals = totals + (tl.sum(sums[k], axis=1),)
-    _store_rows(dd_ptr, i * S + s, s < S, totals, D)
+            totals = totals + (before[k] + tl.sum(sums[k], axis=1),)
+        _store_rows(dd_ptr, i * S + s, s < S, totals, D)

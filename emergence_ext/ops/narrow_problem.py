@@ -75,17 +75,21 @@ class Problem(NamedTuple):
         programs = ceil_div(u.shape[0] * u.shape[1], _THREADS)
         launch("add_scored", programs, d, G, place, u, **self.sizes, **options)
 
-    def conditioning(self, G: Tensor, place: Tensor, dd: Tensor | None = None) -> Tensor:
-        """Write the gradient of d for as many images as G has."""
+    def of_q(self, images: slice) -> Problem:
+        """The same of some images of q."""
+        a, v = (None if x is None else x[images] for x in (self.a, self.v))
+        return self._replace(q=self.q[images], a=a, v=v)
+
+    def add_conditioning(self, G: Tensor, place: Tensor, dd: Tensor, images: int) -> None:
+        """Add to the gradient of d, so many images of q at a time."""
         n, N = G.shape
-        D, S = self.q.shape[2], self.S
-        dd = self.d.new_empty(n, S, D) if dd is None else dd
+        (_, R, D), S = self.q.shape, self.S
         candidates = 1 << (S - 1).bit_length()
         candidates = min(max(candidates, 4), 128 if D <= 4 else 64)
-        options = {"N": N, "S": S, "CANDIDATES": candidates, "ROWS": 32}
+        options = {"N": N, "S": S, "at_once": max(1, images * R)}
+        options |= {"CANDIDATES": candidates, "ROWS": 32}
         programs = n * ceil_div(S, candidates)
         launch("conditioning", programs, self.q, self.a, G, place, dd, **self.sizes, **options)
-        return dd
 
     def weight_gradient(self, u: Tensor) -> Tensor:
         """`da = <q, u>`, a channel at a time: no library's product, no second q."""

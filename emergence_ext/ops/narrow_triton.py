@@ -21,12 +21,17 @@ from emergence_ext.ops import reference, transforms
 from emergence_ext.ops.autocast import in_float32
 from emergence_ext.ops.checks import checked, checked_scale, checked_targets, refuse_gradients
 from emergence_ext.ops.narrow_problem import Problem, ceil_div, launch, plain
+from emergence_ext.ops.ragged import Ragged
 from emergence_ext.ops.registration import compact_type, register
 from emergence_ext.ops.tensor_cores import NARROW
 
 NAMESPACE: Final = "emergence_triton"
 BLOCK_BYTES: Final = 256 << 20
 """Products and matches held at once when `max_memory` is not given."""
+
+IMAGES_OF_SUM: Final = 16
+"""Images of q whose gradients of d are summed at once where the softmax runs over d. Blocks hold
+whole groups of so many, so that sums are the same for any block."""
 
 
 def why_not(device: torch.device | str) -> str | None:
@@ -54,16 +59,21 @@ def maxsim(
     d: Tensor,
     a: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.maxsim`; a block of products takes `max_memory`, else 256 MiB."""
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    options["empty_score"] = empty_score
     if not _takes(q):
-        return reference.maxsim(q, d, a, **options)
+        return reference.maxsim(q, d, a, q_lengths=q_lengths, d_lengths=d_lengths, **options)
+    given = (q, d, a, q_lengths, d_lengths)
     if any(map(transforms.wants_gradient, (q, d, a))):
-        return _ops_for(q, d, a).maxsim_indices(q, d, a, **options, compact=True)[0]
-    return _ops_for(q, d, a).maxsim(q, d, a, **options)
+        return _ops_for(*given).maxsim_indices(*given, **options, compact=True)[0]
+    return _ops_for(*given).maxsim(*given, **options)
 
 
 @in_float32
@@ -72,14 +82,20 @@ def maxsim_indices(
     d: Tensor,
     a: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `emergence_ext.ops.maxsim_indices`; memory as in `maxsim`."""
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    options["empty_score"] = empty_score
     if not _takes(q):
-        return reference.maxsim_indices(q, d, a, **options)
-    return _ops_for(q, d, a).maxsim_indices(q, d, a, **options)
+        lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+        return reference.maxsim_indices(q, d, a, **lengths, **options)
+    given = (q, d, a, q_lengths, d_lengths)
+    return _ops_for(*given).maxsim_indices(*given, **options)
 
 
 @in_float32
@@ -91,17 +107,23 @@ def match_kl(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.match_kl`."""
-    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
+    options["empty_score"] = empty_score
     if not _takes(q):
-        return reference.match_kl(q, d, a, b, P, exclude, **options)
+        lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+        return reference.match_kl(q, d, a, b, P, exclude, **lengths, **options)
     refuse_gradients("match_kl", P=P)
-    inputs = (q, d, a, b, P, exclude)
+    inputs, both = (q, d, a, b, P, exclude), (q_lengths, d_lengths)
     needs = [transforms.wants_gradient(x) for x in (q, d, a, b)]
-    return _ops_for(*inputs).match_kl(*inputs, needs, **options)[0]
+    return _ops_for(*inputs, *both).match_kl(*inputs, needs, *both, **options)[0]
 
 
 @in_float32
@@ -114,17 +136,23 @@ def match_kl_scaled(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.match_kl_scaled`."""
-    options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
+    options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
+    options["empty_score"] = empty_score
     if not _takes(f):
-        return reference.match_kl_scaled(f, v, d, a, b, P, exclude, **options)
+        lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+        return reference.match_kl_scaled(f, v, d, a, b, P, exclude, **lengths, **options)
     refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
-    inputs = (f, v, d, a, b, P, exclude)
+    inputs, both = (f, v, d, a, b, P, exclude), (q_lengths, d_lengths)
     needs = [transforms.wants_gradient(x) for x in (v, a, b)]
-    return _ops_for(*inputs).match_kl_scaled(*inputs, needs, **options)[0]
+    return _ops_for(*inputs, *both).match_kl_scaled(*inputs, needs, *both, **options)[0]
 
 
 def _takes(q: Tensor) -> bool:
@@ -147,40 +175,61 @@ def _maxsim(
     q: Tensor,
     d: Tensor,
     a: Tensor | None,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
     *,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
-    return _scores(q, d, a, None, precision, max_memory)[0]
+    ragged = Ragged(q_lengths, d_lengths, empty_score)
+    return _scores(q, d, a, None, ragged, precision, max_memory)[0]
 
 
 def _maxsim_indices(
     q: Tensor,
     d: Tensor,
     a: Tensor | None,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
     *,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
     compact: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    T, argmax = _scores(q, d, a, compact, precision, max_memory)
+    ragged = Ragged(q_lengths, d_lengths, empty_score)
+    T, argmax = _scores(q, d, a, compact, ragged, precision, max_memory)
     assert argmax is not None
     return T, argmax
 
 
 def _maxsim_backward(
-    G: Tensor, q: Tensor, d: Tensor, a: Tensor | None, argmax: Tensor, needs: Sequence[bool]
+    G: Tensor,
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    argmax: Tensor,
+    needs: Sequence[bool],
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    problem = Problem.of(q, d, a)
+    stored, ragged = q.dtype, Ragged(q_lengths, d_lengths)
+    q, d, weights = checked("maxsim", q, d, a, "highest", ragged=ragged)
+    plainly = a is None and ragged.q_lengths is None
+    problem = Problem.of(q, d, None if plainly else weights)
     G, argmax = plain(G), argmax.contiguous()
     with problem.on_its_device():
         u = problem.new_sums() if needs[0] or needs[2] else None
-        dd = problem.conditioning(G, argmax) if needs[1] else None
+        dd = d.new_zeros(d.shape, dtype=torch.float32) if needs[1] else None
+        if dd is not None:
+            problem.add_conditioning(G, argmax, dd, len(q))
+            dd = ragged.without_empty(dd)
         if u is not None:
             problem.add_scored(0, G, argmax, u)
         da = problem.weight_gradient(u) if needs[2] and u is not None else None
         dq = problem.weighed(u) if needs[0] and u is not None else None
-    return _given(dq, q).to(q.dtype), _given(dd, q).to(q.dtype), _given(da, q).to(q.dtype)
+    return _given(dq, q).to(stored), _given(dd, q).to(stored), _given(da, q).to(stored)
 
 
 def _match_kl(
@@ -191,19 +240,26 @@ def _match_kl(
     P: Tensor,
     exclude: Tensor | None,
     needs: Sequence[bool],
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
     *,
+    empty_score: float = -1e9,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     given = (q, d, a)
-    q, d, a = checked("match_kl", *given, precision)
-    b, P = checked_targets("match_kl", q, d, b, P, exclude)
-    problem, targets = Problem.of(q, d, a), _Targets.of(b, P, exclude)
+    ragged = Ragged(q_lengths, d_lengths, empty_score)
+    q, d, a = checked("match_kl", *given, precision, ragged=ragged)
+    b, P = checked_targets("match_kl", q, d, b, P, exclude, over)
+    b = ragged.bias(b, over)
+    problem, targets = Problem.of(q, d, a), _Targets.of(b, P, exclude, over)
     beside = problem.copied(*given)
     with problem.on_its_device():
         loss, u, dd, db = _loss("match_kl", problem, targets, needs, beside, max_memory)
         da = problem.weight_gradient(u) if needs[2] and u is not None else None
         dq = problem.weighed(u) if needs[0] and u is not None else None
+        dd = None if dd is None else ragged.without_empty(dd)
     return loss, _given(dq, q), _given(dd, q), _given(da, q), _given(db, q)
 
 
@@ -216,15 +272,21 @@ def _match_kl_scaled(
     P: Tensor,
     exclude: Tensor | None,
     needs: Sequence[bool],
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
     *,
+    empty_score: float = -1e9,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     given = (f, v, d, a)
     v = checked_scale("match_kl_scaled", f, v)
-    f, d, a = checked("match_kl_scaled", f, d, a, precision, first="f")
-    b, P = checked_targets("match_kl_scaled", f, d, b, P, exclude)
-    problem, targets = Problem.of(f, d, a, v), _Targets.of(b, P, exclude)
+    ragged = Ragged(q_lengths, d_lengths, empty_score)
+    f, d, a = checked("match_kl_scaled", f, d, a, precision, first="f", ragged=ragged)
+    b, P = checked_targets("match_kl_scaled", f, d, b, P, exclude, over)
+    b = ragged.bias(b, over)
+    problem, targets = Problem.of(f, d, a, v), _Targets.of(b, P, exclude, over)
     wanted = (needs[0], False, needs[1], needs[2])
     beside = problem.copied(*given)
     with problem.on_its_device():
@@ -239,15 +301,16 @@ def _scale_gradient(grad: Tensor, gradient: Tensor, of: Tensor) -> Tensor:
 
 
 class _Targets(NamedTuple):
-    """What the softmax of each row is compared with, contiguous: b `[N]`, P `[B, N]`, exclude."""
+    """What the softmax of each row is compared with, contiguous: b, P, exclude as in `match_kl`."""
 
     b: Tensor
     P: Tensor
     exclude: Tensor | None
+    over: str
 
     @classmethod
-    def of(cls, b: Tensor, P: Tensor, exclude: Tensor | None) -> _Targets:
-        return cls(plain(b), plain(P), None if exclude is None else exclude.contiguous())
+    def of(cls, b: Tensor, P: Tensor, exclude: Tensor | None, over: str) -> _Targets:
+        return cls(plain(b), plain(P), None if exclude is None else exclude.contiguous(), over)
 
 
 def _scores(
@@ -255,24 +318,27 @@ def _scores(
     d: Tensor,
     a: Tensor | None,
     compact: bool | None,
+    ragged: Ragged,
     precision: str,
     max_memory: int | None,
 ) -> tuple[Tensor, Tensor | None]:
     """T of `maxsim`, a block of images at a time, and its matches unless `compact` is None."""
     given = [x for x in (q, d, a) if x is not None]
-    q, d, weights = checked("maxsim", q, d, a, precision)
-    problem = Problem.of(q, d, None if a is None else weights)
+    q, d, weights = checked("maxsim", q, d, a, precision, ragged=ragged)
+    plainly = a is None and ragged.q_lengths is None
+    problem = Problem.of(q, d, None if plainly else weights)
     (N, R, _), B = q.shape, len(d)
     T, argmax = q.new_empty(B, N), None
     if compact is not None:
         dtype = compact_type(problem.S) if compact else torch.int64
         argmax = q.new_empty((B, N, R), dtype=dtype)
     with problem.on_its_device():
-        (value,) = _block("maxsim", q, B, [(R, torch.float32)], problem.copied(*given), max_memory)
+        parts, beside = [(R, torch.float32)], problem.copied(*given)
+        (value,) = _block("maxsim", q.device, B, N, parts, beside, max_memory)
         for start in range(0, B, len(value)):
             rows = slice(start, min(start + len(value), B))
             problem.match(rows, value, None if argmax is None else argmax[rows], T[rows])
-    return T, argmax
+    return ragged.scores(T), argmax
 
 
 def _loss(
@@ -288,63 +354,79 @@ def _loss(
     `beside` are the bytes that the caller took.
     """
     q, (N, R, _), B = problem.q, problem.q.shape, len(problem.d)
+    over_q = targets.over == "q"
+    count, columns = (B, N) if over_q else (N, B)
     u = problem.new_sums() if needs[0] or needs[2] else None
-    dd = q.new_empty(B, problem.S, q.shape[2]) if needs[1] else None
-    db = q.new_zeros(N) if needs[3] else None
-    losses = q.new_zeros(B, dtype=torch.float64)
+    dd = q.new_zeros(B, problem.S, q.shape[2]) if needs[1] else None
+    db = q.new_zeros(columns) if needs[3] else None
+    losses = q.new_zeros(count, dtype=torch.float64)
     parts = [(R, torch.float32), (1, torch.float32)]
     if u is not None or dd is not None:
         parts.append((R, compact_type(problem.S)))
     beside += losses.nbytes + (0 if u is None else u.nbytes)
-    value, T, *places = _block(op, q, B, parts, beside, max_memory)
-    for start in range(0, B, len(T)):
-        rows = slice(start, min(start + len(T), B))
-        G, place = T[: rows.stop - start, :, 0], places[0] if places else None
-        problem.match(rows, value, place, G)
+    group = 1 if over_q else IMAGES_OF_SUM
+    block = _block(op, q.device, count, columns, parts, beside, max_memory, group)
+    for start in range(0, count, len(block[0])):
+        rows = slice(start, min(start + len(block[0]), count))
+        # Over q images of d are complete in themselves, over d images of q.
+        part, images = (problem, rows) if over_q else (problem.of_q(rows), slice(0, B))
+        pairs = (images.stop - images.start, len(part.q))
+        value, G, *places = (x.view(-1, x.shape[2])[: pairs[0] * pairs[1]] for x in block)
+        G, place = G.view(pairs), places[0].view(*pairs, R) if places else None
+        part.match(images, value, place, G)
+        across = dict(
+            zip(("row", "column"), G.stride() if over_q else G.stride()[::-1], strict=True)
+        )
         exclude = None if targets.exclude is None else targets.exclude[rows]
-        target, options = targets.P[rows], {"N": N, "B": B, "COLUMNS": 512}
-        launch("kl", len(G), G, targets.b, target, exclude, losses[rows], **options)
+        options = {"N": columns, "B": count, "COLUMNS": 512, **across}
+        n = rows.stop - rows.start
+        launch("kl", n, G, targets.b, targets.P[rows], exclude, losses[rows], **options)
         if db is not None:
-            launch("add_bias", ceil_div(N, 128), G, db, N=N, n=len(G), COLUMNS=128)
+            options = {"N": columns, "n": n, "COLUMNS": 128, **across}
+            launch("add_bias", ceil_div(columns, 128), G, db, **options)
         if place is not None and u is not None:
-            problem.add_scored(start, G, place, u)
+            part.add_scored(images.start, G, place, u if over_q else u[rows])
         if place is not None and dd is not None:
-            problem.conditioning(G, place, dd[rows])
-    return (losses.sum() / max(B, 1)).to(q.dtype), u, dd, db
+            part.add_conditioning(G, place, dd[images], len(part.q) if over_q else IMAGES_OF_SUM)
+    return (losses.sum() / max(count, 1)).to(q.dtype), u, dd, db
 
 
 def _block(
     op: str,
-    q: Tensor,
-    B: int,
+    device: torch.device,
+    count: int,
+    others: int,
     parts: Sequence[tuple[int, torch.dtype]],
     beside: int,
     max_memory: int | None,
+    group: int = 1,
 ) -> list[Tensor]:
-    """Memory for a block of images: for each part `[images, N, columns]` of its dtype.
+    """Memory for a block of images: for each part `[images, others, columns]` of its dtype.
 
-    As many images as `max_memory` holds beside the bytes of the rest, or 256 MiB; where the device
-    has less to give, half as many, and again.
+    As many of the `count` images as `max_memory` holds beside the bytes of the rest, or 256 MiB, in
+    whole groups; where the device has less to give, half as many, and again.
     """
     if max_memory is not None and max_memory <= 0:
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory}")
-    each = max(1, sum(len(q) * columns * dtype.itemsize for columns, dtype in parts))
+    each = max(1, sum(others * columns * dtype.itemsize for columns, dtype in parts))
     room = BLOCK_BYTES if max_memory is None else max_memory - beside
-    if room < each and max_memory is not None:
+    least = min(group, max(count, 1))
+    if room < least * each and max_memory is not None:
         raise ValueError(
-            f"{op}: max_memory = {max_memory} bytes holds no block; give at least {beside + each}"
+            f"{op}: max_memory = {max_memory} bytes holds no block; "
+            f"give at least {beside + least * each}"
         )
-    images = min(max(room // each, 1), max(B, 1))
+    images = min(max(room // each // group * group, group), max(count, 1))
     while True:
         try:
             return [
-                torch.empty(images, len(q), columns, dtype=dtype, device=q.device)
+                torch.empty(images, others, columns, dtype=dtype, device=device)
                 for columns, dtype in parts
             ]
         except torch.OutOfMemoryError:
-            if images == 1:
+            if images <= group:
                 raise
-        images //= 2
+        images = max(images // 2 // group * group, group)
 
 
 def _given(x: Tensor | None, like: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,6 +64,14 @@ class Problem:
         return " ".join([sizes, *kinds] + ([f"offset {self.offset}"] if self.offset else []))
 
 
+class Targets(NamedTuple):
+    """What a loss compares with, as in `match_kl`."""
+
+    b: Tensor
+    P: Tensor
+    exclude: Tensor
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Arguments of all ops, on the CPU in float64 as the device holds them."""
@@ -72,9 +80,7 @@ class Inputs:
     v: Tensor
     d: Tensor
     a: Tensor
-    b: Tensor
-    P: Tensor
-    exclude: Tensor
+    targets_over: dict[str, Targets]  # "q" and "d"
     G: Tensor  # dL/dT, for the gradients of maxsim
 
 
@@ -154,14 +160,18 @@ def inputs_of(problem: Problem) -> Inputs:
         q[-1, p.R // 2, 0] = d[0, p.S // 2, -1] = torch.nan
     # Scores of some units, in numbers that stay exact: a share of 2^-k of whole ones.
     scale = 2.0 ** -min(14, math.ceil(math.log2(p.R * most * most * math.sqrt(p.D))))
-    P = torch.softmax(2 * torch.randn(p.B, p.N, generator=generator, dtype=torch.float64), 1)
-    exclude = torch.arange(p.B) % p.N
-    exclude[-1] = -1
-    P[exclude[:, None] == torch.arange(p.N)] = 0
-    P = (P / P.sum(1, keepdim=True)).to(torch.float32).double()
+
+    def targets(rows: int, columns: int) -> Targets:
+        P = torch.softmax(2 * torch.randn(rows, columns, generator=generator).double(), 1)
+        exclude = torch.arange(rows) % columns
+        exclude[-1] = -1
+        P[exclude[:, None] == torch.arange(columns)] = 0
+        P = (P / P.sum(1, keepdim=True)).to(torch.float32).double()
+        return Targets(whole(-4, 4, columns) / 8, P, exclude)
+
     return Inputs(
-        q, whole(1, 2, p.N, p.D), d, scale * whole(0, 3, p.N, p.R), whole(-4, 4, p.N) / 8, P,
-        exclude, whole(-2, 2, p.B, p.N),
+        q, whole(1, 2, p.N, p.D), d, scale * whole(0, 3, p.N, p.R),
+        {"q": targets(p.B, p.N), "d": targets(p.N, p.B)}, whole(-2, 2, p.B, p.N),
     )  # fmt: skip
 
 
@@ -213,7 +223,8 @@ def check(problem: Problem, ops: Any, device: torch.device | str) -> None:
     if problem.losses and problem.values not in ("normal", "nan"):
         _check_gradients(problem, x, ops, (q, d, a))
         for op in ("match_kl", "match_kl_scaled"):
-            _check_loss(problem, op, x, ops, zones)
+            for over in ("q", "d"):
+                _check_loss(problem, op, over, x, ops, zones)
     zones.check()
 
 
@@ -231,11 +242,10 @@ def results(problem: Problem, ops: Any, inputs: dict[str, Tensor]) -> list[Tenso
 def on_device(problem: Problem, device: torch.device | str) -> dict[str, Tensor]:
     """The inputs of `results`, by name."""
     x = inputs_of(problem)
-    return {
-        name: tensor if name == "exclude" else tensor.to(problem.dtype)
-        for name in ("q", "d", "a", "b", "P", "exclude")
-        for tensor in (getattr(x, name).to(device),)
-    }
+    b, P, exclude = x.targets_over["q"]
+    given = {"q": x.q, "d": x.d, "a": x.a, "b": b, "P": P}
+    moved = {name: tensor.to(device, problem.dtype) for name, tensor in given.items()}
+    return moved | {"exclude": exclude.to(device)}
 
 
 def _check_scores(problem: Problem, x: Inputs, T: Tensor, argmax: Tensor) -> None:
@@ -276,15 +286,18 @@ def _check_gradients(problem: Problem, x: Inputs, ops: Any, given: tuple[Tensor,
         _equal(f"the gradient of maxsim in {name}", mine.cpu(), other.to(problem.dtype))
 
 
-def _check_loss(problem: Problem, op: str, x: Inputs, ops: Any, zones: Zones) -> None:
+def _check_loss(problem: Problem, op: str, over: str, x: Inputs, ops: Any, zones: Zones) -> None:
     scaled = op == "match_kl_scaled"
     exact = {"f" if scaled else "q": x.q} | ({"v": x.v} if scaled else {})
-    exact |= {name: getattr(x, name) for name in ("d", "a", "b", "P")}
+    exact |= {"d": x.d, "a": x.a}
+    b, P, exclude = x.targets_over[over]
+    exact |= {"b": b, "P": P}
     given = {name: zones.put(each, problem.dtype) for name, each in exact.items()}
     exact["P"] = given["P"].cpu().double()  # which is not whole
     wanted = ["v", "a", "b"] if scaled else ["q", "d", "a", "b"]
-    found = _loss(getattr(ops, op), given, wanted, x.exclude, precision=problem.precision)
-    truth = _loss(getattr(reference, op), exact, wanted, x.exclude)
+    options = {"over": over, "precision": problem.precision}
+    found = _loss(getattr(ops, op), given, wanted, exclude, **options)
+    truth = _loss(getattr(reference, op), exact, wanted, exclude, over=over)
     for name, mine in found.items():
         missed, size = (mine.cpu().double() - truth[name]).norm(), truth[name].norm()
         if name == "loss":
@@ -293,7 +306,9 @@ def _check_loss(problem: Problem, op: str, x: Inputs, ops: Any, zones: Zones) ->
             info = torch.finfo(mine.dtype)
             allowed = (NEAR + info.eps) * size + info.tiny * info.eps * math.sqrt(mine.numel())
         if not bool(missed <= allowed):
-            raise Wrong(f"{op}: {_named(name)}, of size {size:.2g}, misses by {missed:.2g}")
+            raise Wrong(
+                f"{op} over {over}: {_named(name)}, of size {size:.2g}, misses by {missed:.2g}"
+            )
 
 
 def _loss(

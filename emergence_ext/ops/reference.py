@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from emergence_ext.ops import tensor_cores
 from emergence_ext.ops.autocast import in_float32
 from emergence_ext.ops.checks import checked, checked_scale, checked_targets, refuse_gradients
+from emergence_ext.ops.ragged import Ragged
 from emergence_ext.ops.tensor_cores import Products
 
 BLOCK_BYTES: Final = 8 << 20
@@ -36,11 +37,16 @@ def maxsim(
     d: Tensor,
     a: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.maxsim`; on the CPU in float32 or float64, whatever the precision."""
-    return maxsim_indices(q, d, a, precision=precision, max_memory=max_memory)[0]
+    lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+    options = {"empty_score": empty_score, "precision": precision, "max_memory": max_memory}
+    return maxsim_indices(q, d, a, **lengths, **options)[0]
 
 
 @in_float32
@@ -49,23 +55,26 @@ def maxsim_indices(
     d: Tensor,
     a: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `maxsim`, with the matches: `(T [B, N], argmax [B, N, R])`, int64, without gradient."""
-    stored = q.dtype
-    q, d, a = checked("maxsim", q, d, a, precision)
+    stored, ragged = q.dtype, Ragged(q_lengths, d_lengths, empty_score)
+    q, d, a = checked("maxsim", q, d, a, precision, ragged=ragged)
     products = tensor_cores.products_for(q, stored, precision)
-    best_in, length = _matcher(q, products), _block_length(q, d, products, max_memory)
+    best_in = _matcher(q, products)
     (N, R, _), B = q.shape, len(d)
     rows, indices = [], []
-    for block in d.split(length):
+    length = _pairs_at_once(q, d, products, max_memory) // max(1, N)
+    for images in _slices(B, length) or [slice(0, 0)]:  # nothing has a gradient as well
+        block = d[images]
         best, places = best_in(block)
         rows.append((a * best.view(N, R, len(block)).permute(2, 0, 1)).sum(-1))
         indices.append(places.view(N, R, len(block)).permute(2, 0, 1))
-    if not rows:
-        return q.new_zeros(B, N), torch.zeros(B, N, R, dtype=torch.int64, device=q.device)
-    return torch.cat(rows), torch.cat(indices)
+    return ragged.scores(torch.cat(rows)), torch.cat(indices)
 
 
 @in_float32
@@ -77,16 +86,21 @@ def match_kl(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.match_kl`; on the CPU in float32 or float64 at any precision."""
-    stored = q.dtype
-    q, d, a = checked("match_kl", q, d, a, precision)
+    stored, ragged = q.dtype, Ragged(q_lengths, d_lengths, empty_score)
+    q, d, a = checked("match_kl", q, d, a, precision, ragged=ragged)
     products = tensor_cores.products_for(q, stored, precision)
-    b, P = checked_targets("match_kl", q, d, b, P, exclude)
+    b, P = checked_targets("match_kl", q, d, b, P, exclude, over)
+    b = ragged.bias(b, over)
     needs = tuple(torch.is_grad_enabled() and x.requires_grad for x in (q, d, a, b))
-    return _MatchKL.apply(q, d, a, b, P, exclude, needs, products, max_memory)[0]
+    return _MatchKL.apply(q, d, a, b, P, exclude, over, needs, products, max_memory)[0]
 
 
 @in_float32
@@ -99,26 +113,33 @@ def match_kl_scaled(
     P: Tensor,
     exclude: Tensor | None = None,
     *,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    empty_score: float = -1e9,
+    over: str = "q",
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.match_kl_scaled`; on the CPU in float32 or float64 always."""
     refuse_gradients("match_kl_scaled", f=f, d=d)
     v = checked_scale("match_kl_scaled", f, v)
-    f, d, a = checked("match_kl_scaled", f, d, a, precision, first="f")
-    b, P = checked_targets("match_kl_scaled", f, d, b, P, exclude)
+    ragged = Ragged(q_lengths, d_lengths, empty_score)
+    f, d, a = checked("match_kl_scaled", f, d, a, precision, first="f", ragged=ragged)
+    b, P = checked_targets("match_kl_scaled", f, d, b, P, exclude, over)
+    b = ragged.bias(b, over)
     products = tensor_cores.products_for(f, f.dtype, precision)  # v f has the bits of float32
     wanted = [torch.is_grad_enabled() and x.requires_grad for x in (v, a, b)]
     needs = (wanted[0], False, *wanted[1:])
-    return _MatchKLScaled.apply(f, v, d, a, b, P, exclude, needs, products, max_memory)[0]
+    return _MatchKLScaled.apply(f, v, d, a, b, P, exclude, over, needs, products, max_memory)[0]
 
 
 class _MatchKL(torch.autograd.Function):
     """The loss, and its gradients for (q, d, a, b) as `needs` says."""
 
     @staticmethod
-    def forward(q, d, a, b, P, exclude, needs, products, max_memory):  # type: ignore[no-untyped-def]
-        loss, grads = _loss_and_gradients(q, d, a, b, P, exclude, needs, products, max_memory)
+    def forward(q, d, a, b, P, exclude, over, needs, products, max_memory):  # type: ignore[no-untyped-def]
+        given = (q, d, a, b, P, exclude)
+        loss, grads = _loss_and_gradients(*given, over, needs, products, max_memory)
         return loss, *grads
 
     @staticmethod
@@ -130,16 +151,16 @@ class _MatchKL(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any):  # type: ignore[no-untyped-def]
-        return *(None if g is None else grad * g for g in ctx.saved_tensors), *(None,) * 5
+        return *(None if g is None else grad * g for g in ctx.saved_tensors), *(None,) * 6
 
 
 class _MatchKLScaled(_MatchKL):
     """The same of v f: gradients for (v, a, b), f and d having none."""
 
     @staticmethod
-    def forward(f, v, d, a, b, P, exclude, needs, products, max_memory):  # type: ignore[no-untyped-def,override]
-        q = v[:, None, :] * f
-        loss, grads = _loss_and_gradients(q, d, a, b, P, exclude, needs, products, max_memory)
+    def forward(f, v, d, a, b, P, exclude, over, needs, products, max_memory):  # type: ignore[no-untyped-def,override]
+        given = (v[:, None, :] * f, d, a, b, P, exclude)
+        loss, grads = _loss_and_gradients(*given, over, needs, products, max_memory)
         dq, dd, da, db = grads
         dv = None if dq is None else torch.einsum("nrd,nrd->nd", f, dq)
         return loss, None, dv, dd, da, db
@@ -152,6 +173,7 @@ def _loss_and_gradients(
     b: Tensor,
     P: Tensor,
     exclude: Tensor | None,
+    over: str,
     needs: tuple[bool, ...],
     products: Products | None,
     max_memory: int | None,
@@ -161,32 +183,47 @@ def _loss_and_gradients(
     dq, dd, da, db = (
         x.new_zeros(x.shape) if need else None for x, need in zip((q, d, a, b), needs, strict=True)
     )
-    loss, best_in = q.new_zeros(()), _matcher(q, products)
-    length = _block_length(q, d, products, max_memory)
-    for start in range(0, B, length):
-        rows = slice(start, min(start + length, B))
-        best, places = best_in(d[rows])
-        m = best.view(N, R, rows.stop - rows.start)  # [N, R, n]
-        T = torch.einsum("nr,nrk->kn", a, m) + b
-        target = P[rows]
-        if exclude is not None:
-            T, target = _without(T, target, exclude[rows])
-        log_q = torch.log_softmax(T, dim=1)
-        cross = torch.where(target > 0, target * log_q, 0)  # 0 * -inf of an excluded column is 0
-        loss += (torch.xlogy(target, target) - cross).sum() / B
-        if not any(needs):
-            continue
-        G = (log_q.exp() * target.sum(1, keepdim=True) - target) / B  # dloss/dT, [n, N]
-        if exclude is not None:
-            G = torch.where(T.isneginf(), 0, G)  # a row without any column left has no gradient
-        if db is not None:
-            db += G.sum(0)
-        if da is not None:
-            da += torch.einsum("kn,nrk->nr", G, m)
-        if dq is not None or dd is not None:
-            coef = (G.t()[:, None, :] * a[:, :, None]).reshape(N * R, m.shape[2], 1)  # [N R, n, 1]
-            _add_gradients(q, d[rows], coef, places, dq, None if dd is None else dd[rows])
+    loss = q.new_zeros(())
+    pairs = _pairs_at_once(q, d, products, max_memory)
+    # Over q a block of images of d is complete in itself, over d one of images of q.
+    for scored in [slice(0, N)] if over == "q" else _slices(N, pairs // max(1, B)):
+        best_in = _matcher(q[scored], products)
+        n = scored.stop - scored.start
+        pieces = _slices(B, pairs // max(1, n))
+        for images in pieces if over == "q" else [slice(0, B)]:
+            rows = images if over == "q" else scored
+            best, places = _best_of(best_in, d, [images] if over == "q" else pieces)
+            m = best.view(n, R, images.stop - images.start)
+            T = torch.einsum("nr,nrk->kn" if over == "q" else "nr,nrk->nk", a[scored], m) + b
+            excluded = None if exclude is None else exclude[rows]
+            row_loss, G = _row_losses(T, P[rows], excluded, len(P))
+            loss += row_loss
+            if db is not None:
+                db += G.sum(0)
+            G = G.t() if over == "q" else G  # dloss/dT of pairs [n, images]
+            if da is not None:
+                da[scored] += torch.einsum("nk,nrk->nr", G, m)
+            if dq is None and dd is None:
+                continue
+            coef = (G[:, None, :] * a[scored][:, :, None]).flatten(0, 1)[..., None]
+            of_q = None if dq is None else dq[scored]
+            for piece in [images] if over == "q" else pieces:
+                at = slice(piece.start - images.start, piece.stop - images.start)
+                of_d = None if dd is None else dd[piece]
+                _add_gradients(q[scored], d[piece], coef[:, at], places[:, at], of_q, of_d)
     return loss, (dq, dd, da, db)
+
+
+def _row_losses(T: Tensor, P: Tensor, exclude: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    """The rows' share of the mean of `KL(P || softmax(T))` over `count` rows, and dloss/dT."""
+    if exclude is not None:
+        T, P = _without(T, P, exclude)
+    log_q = torch.log_softmax(T, dim=1)
+    cross = torch.where(P > 0, P * log_q, 0)  # 0 * -inf of an excluded column is 0
+    G = (log_q.exp() * P.sum(1, keepdim=True) - P) / count
+    if exclude is not None:
+        G = torch.where(T.isneginf(), 0, G)  # a row without any column left has no gradient
+    return (torch.xlogy(P, P) - cross).sum() / count, G
 
 
 def _add_gradients(
@@ -231,6 +268,14 @@ def _matcher(q: Tensor, products: Products | None) -> Callable[[Tensor], tuple[T
     return best_in
 
 
+def _best_of(
+    best_in: Callable[[Tensor], tuple[Tensor, Tensor]], d: Tensor, pieces: list[slice]
+) -> tuple[Tensor, Tensor]:
+    """What `_matcher` gives for images that do not fit into memory at once."""
+    found = [best_in(d[piece]) for piece in pieces or [slice(0, 0)]]
+    return torch.cat([best for best, _ in found], 1), torch.cat([at for _, at in found], 1)
+
+
 def _scores(q: Tensor, d: Tensor) -> Tensor:
     """`<q[j, r], d[i, s]>` as `[N R, B, S]`."""
     N, R, D = q.shape
@@ -243,12 +288,19 @@ def _without(T: Tensor, P: Tensor, exclude: Tensor) -> tuple[Tensor, Tensor]:
     return T.masked_fill(column, -torch.inf), P.masked_fill(column, 0)
 
 
-def _block_length(q: Tensor, d: Tensor, products: Products | None, max_memory: int | None) -> int:
+def _pairs_at_once(q: Tensor, d: Tensor, products: Products | None, max_memory: int | None) -> int:
+    """How many pairs of images a block may hold; at least one."""
     if max_memory is not None and max_memory <= 0:
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory}")
-    rows, S = q.shape[0] * q.shape[1], d.shape[1]
+    R, S = q.shape[1], d.shape[1]
     if products is not None:
         S = max(S, tensor_cores.SLICE)  # what scoring the matches again takes
     # Scores, their maxima, and the coefficient matrix of the backward pass: three of this size.
-    each = 3 * max(1, rows * S * q.element_size())
+    each = 3 * max(1, R * S * q.element_size())
     return max(1, (max_memory or 3 * BLOCK_BYTES) // each)
+
+
+def _slices(count: int, length: int) -> list[slice]:
+    """Cut `count` images into blocks of `length`, at least of one."""
+    length = max(1, length)
+    return [slice(start, min(start + length, count)) for start in range(0, count, length)]

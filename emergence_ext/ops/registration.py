@@ -44,7 +44,14 @@ def _compute_type(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _fake_scores(q: Tensor, d: Tensor, a: Tensor | None, **options: Any) -> Tensor:
+def _fake_scores(
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
     torch._check(
         q.dim() == 3 and d.dim() == 3, lambda: "maxsim: q and d must be [N, R, D], [B, S, D]"
     )
@@ -53,7 +60,14 @@ def _fake_scores(q: Tensor, d: Tensor, a: Tensor | None, **options: Any) -> Tens
 
 
 def _fake_matches(
-    q: Tensor, d: Tensor, a: Tensor | None, *, compact: bool = False, **options: Any
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
+    *,
+    compact: bool = False,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
     T = _fake_scores(q, d, a)
     shape = (d.shape[0], q.shape[0], q.shape[1])
@@ -61,7 +75,14 @@ def _fake_matches(
 
 
 def _fake_gradients(
-    G: Tensor, q: Tensor, d: Tensor, a: Tensor | None, argmax: Tensor, needs: list[bool]
+    G: Tensor,
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    argmax: Tensor,
+    needs: list[bool],
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     shapes = (q.shape, d.shape, q.shape[:2])
     return tuple(
@@ -86,6 +107,8 @@ def _fake_match_kl(
     P: Tensor,
     exclude: Tensor | None,
     needs: list[bool],
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, ...]:
     return _fake_loss([q, d, a, b.to(q.dtype)], needs)
@@ -100,6 +123,8 @@ def _fake_match_kl_scaled(
     P: Tensor,
     exclude: Tensor | None,
     needs: list[bool],
+    q_lengths: Tensor | None = None,
+    d_lengths: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, ...]:
     return _fake_loss([v, a, b.to(v.dtype)], needs)
@@ -107,40 +132,51 @@ def _fake_match_kl_scaled(
 
 def _save_inputs(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
     ctx.save_for_backward(*inputs)
+    ctx.number = len(inputs)
     ctx.options = keyword_only_inputs
 
 
 def _save_matches(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
-    ctx.save_for_backward(*inputs, output[1])
+    ctx.save_for_backward(output[1], *inputs)
+    ctx.number = len(inputs)
     ctx.mark_non_differentiable(output[1])
 
 
 def _gradients_of_scores(ops: Any, ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:
     """The matches were not kept: find them again."""
-    q, d, a = ctx.saved_tensors
-    matched = ops.maxsim_indices
-    _, argmax = matched(q, d, a, **ctx.options, compact=True)
-    return _gradients(ops, ctx, G, q, d, a, argmax)
+    saved = ctx.saved_tensors
+    _, argmax = ops.maxsim_indices(*saved, **ctx.options, compact=True)
+    return _gradients(ops, ctx, G, argmax, *saved)
 
 
 def _gradients_of_matched(ops: Any, ctx: Any, G: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    q, d, a, argmax = ctx.saved_tensors
-    return _gradients(ops, ctx, G, q, d, a, argmax)
+    return _gradients(ops, ctx, G, *ctx.saved_tensors)
 
 
 def _gradients(
-    ops: Any, ctx: Any, G: Tensor, q: Tensor, d: Tensor, a: Tensor | None, argmax: Tensor
+    ops: Any,
+    ctx: Any,
+    G: Tensor,
+    argmax: Tensor,
+    q: Tensor,
+    d: Tensor,
+    a: Tensor | None,
+    *lengths: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     needs = [bool(need) for need in ctx.needs_input_grad[:3]]
-    grads = ops.maxsim_backward(G, q, d, a, argmax, needs)
-    return tuple(grad if need else None for grad, need in zip(grads, needs, strict=True))
+    grads = ops.maxsim_backward(G, q, d, a, argmax, needs, *lengths)
+    found = tuple(grad if need else None for grad, need in zip(grads, needs, strict=True))
+    return found + (None,) * (ctx.number - 3)
 
 
-def _keeper(*places: int) -> Callable[..., None]:
-    """Keep the gradients that were formed with the loss, of the inputs at `places`."""
+def _keeper(needs: int, *places: int) -> Callable[..., None]:
+    """Keep the gradients that were formed with the loss, of the inputs at `places`.
+
+    Which of them were, the input at `needs` says.
+    """
 
     def save(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
-        ctx.places, ctx.number, ctx.formed = places, len(inputs), inputs[-1]
+        ctx.places, ctx.number, ctx.formed = places, len(inputs), inputs[needs]
         ctx.save_for_backward(*(inputs[place] for place in places), *output[1:])
         ctx.mark_non_differentiable(*output[1:])
 
@@ -204,8 +240,8 @@ class Derivative(NamedTuple):
 DERIVATIVES: Final = {
     "maxsim": Derivative(_gradients_of_scores, _save_inputs),
     "maxsim_indices": Derivative(_gradients_of_matched, _save_matches),
-    "match_kl": Derivative(_gradients_of_loss, _keeper(0, 1, 2, 3)),
-    "match_kl_scaled": Derivative(_gradients_of_loss, _keeper(1, 3, 4)),
+    "match_kl": Derivative(_gradients_of_loss, _keeper(6, 0, 1, 2, 3)),
+    "match_kl_scaled": Derivative(_gradients_of_loss, _keeper(7, 1, 3, 4)),
     "maxsim_backward": Derivative(
         _no_second_derivative("maxsim", ", or use emergence_ext.reference.maxsim"), None
     ),

@@ -40,8 +40,10 @@ class Problem:
     op: str
     case: Case
     exclude: bool
+    over: str
     powers: tuple[int, int]
     threads: int
+    ragged: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -72,8 +74,11 @@ def draw(number: int) -> Problem:
     op = rng.choice(["maxsim", "maxsim", *DIFFERENTIABLE])
     most = BITS[case.dtype] if op == "maxsim" else 1
     powers = (rng.randint(-most, most), rng.randint(-most, most))
-    exclude = rng.random() < 0.5 and sizes["N"] > 1
-    return Problem(number, op, case, exclude, powers, rng.choice([1, 2, 3, 8]), options)
+    over = rng.choice("qqd")
+    ragged = rng.random() < 0.3 and STRIDES.index(case.strides) < 3
+    exclude = rng.random() < 0.5 and sizes["N" if over == "q" else "B"] > 1
+    threads = rng.choice([1, 2, 3, 8])
+    return Problem(number, op, case, exclude, over, powers, threads, ragged, options)
 
 
 def check(problem: Problem) -> None:
@@ -82,7 +87,9 @@ def check(problem: Problem) -> None:
     Raises:
         AssertionError: what misses, and where.
     """
-    if problem.op == "maxsim":
+    if problem.ragged and problem.op == "maxsim":
+        _check_ragged(problem)
+    elif problem.op == "maxsim":
         _check_scores(problem)
     else:
         _check_loss(problem)
@@ -123,6 +130,43 @@ def _check_scores(problem: Problem) -> None:
     assert torch.equal(again[0], T) and torch.equal(again[1], argmax), "threads change bits"
 
 
+def _check_ragged(problem: Problem) -> None:
+    """Each pair is that of its sets alone, bit for bit, and padding has no gradient."""
+    x, case = build(problem.case), problem.case
+    _scale(x.q, problem.powers[0])
+    _scale(x.d, problem.powers[1])
+    rng = random.Random(problem.number)
+    q_lengths = [rng.randint(0, case.R) for _ in range(case.N)]
+    d_lengths = [rng.randint(0, case.S) for _ in range(case.B)]
+    for j, length in enumerate(q_lengths):
+        x.q[j, length:] = torch.nan
+        if x.a is not None:
+            x.a[j, length:] = torch.nan
+    for i, length in enumerate(d_lengths):
+        x.d[i, length:] = torch.nan
+    lengths = {name: torch.tensor(each, dtype=rng.choice([torch.int32, torch.int64])) for name, each
+               in (("q_lengths", q_lengths), ("d_lengths", d_lengths))}  # fmt: skip
+    options = problem.options | lengths
+    leaves = [t.detach().requires_grad_() for t in (x.q, x.d, x.a) if t is not None]
+    with _threads(problem.threads):
+        T, argmax = ops.maxsim_indices(x.q, x.d, x.a, **options)
+        grads = torch.autograd.grad(ops.maxsim(*leaves, **options).sum(), leaves)
+    for leaf, grad in zip(leaves, grads, strict=True):
+        assert not grad[leaf.isnan()].any() and not grad.isnan().any(), "a gradient of padding"
+    # Whether sums may overflow or vanish, and so what computes, is decided for all sets together.
+    alike = abs(sum(problem.powers)) < 60 and not _selects_by_pairs(problem)
+    for i, S in enumerate(d_lengths):
+        for j, R in enumerate(q_lengths):
+            if S == 0 or R == 0:
+                assert T[i, j] == (-1e9 if S == 0 else 0), "the score of nothing"
+                continue
+            a = None if x.a is None else x.a[j : j + 1, :R]
+            alone = ops.maxsim_indices(x.q[j : j + 1, :R], x.d[i : i + 1, :S], a, **problem.options)
+            if alike:
+                assert torch.equal(T[i, j], alone[0][0, 0]), "a pair differs from its sets alone"
+                assert torch.equal(argmax[i, j, :R], alone[1][0, 0]), "a match differs"
+
+
 def _check_gradients_of_scores(
     problem: Problem, q: Tensor, d: Tensor, a: Tensor | None, T: Tensor, argmax: Tensor
 ) -> None:
@@ -159,7 +203,7 @@ def _gradients(
 def _check_loss(problem: Problem) -> None:
     if _selects_by_pairs(problem):
         problem = replace(problem, options=problem.options | {"precision": "high"})
-    x = build_loss(problem.case, exclude=problem.exclude)
+    x = build_loss(problem.case, exclude=problem.exclude, over=problem.over)
     options = problem.options
     with _threads(problem.threads):
         try:

@@ -32,6 +32,7 @@ SHAPES = [
 # More rows, pairs, columns and images than one program takes of each.
 SEVERAL = Case(N=530, R=2, B=5, S=5, D=2)
 both = pytest.mark.parametrize("op", list(DIFFERENTIABLE))
+either = pytest.mark.parametrize("over", ["q", "d"])
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +82,13 @@ def test_a_tie_goes_to_the_lowest_place_and_any_values_to_the_oracles(
     assert torch.equal(argmax, ops.maxsim_indices(x.q, x.d, x.a)[1])
 
 
+@either
 @pytest.mark.parametrize(("op", "exclude"), [("match_kl", True), ("match_kl_scaled", False)])
 @pytest.mark.parametrize("case", [c for c in SHAPES if c.S < 196], ids=str)
 def test_loss_and_gradients_miss_by_no_more_than_rounding(
-    case: Case, op: str, exclude: bool, child: Run
+    case: Case, op: str, exclude: bool, over: str, child: Run
 ) -> None:
-    assert_loss(op, build_loss(case, exclude=exclude), child)
+    assert_loss(op, build_loss(case, exclude=exclude, over=over), child)
 
 
 @both
@@ -100,6 +102,7 @@ def test_16_bit_inputs_are_cast_up(dtype: torch.dtype, op: str, child: Run) -> N
 
 def test_several_programs_share_the_work(child: Run) -> None:
     assert_loss("match_kl", build_loss(SEVERAL, exclude=True), child)
+    assert_loss("match_kl", build_loss(replace(SEVERAL, N=5, B=530), over="d"), child)
 
 
 def test_all_rows_may_match_one_candidate(child: Run) -> None:
@@ -118,6 +121,20 @@ def test_bits_depend_neither_on_the_block_nor_on_the_run(op: str, child: Run) ->
     for other in others:
         assert all(torch.equal(other[name], first[name]) for name in first)
     with pytest.raises(ValueError, match=f"{op}: max_memory = 9 .* give at least {beside + one}"):
+        child(interpreted.losses, op, x, {"max_memory": 9})
+
+
+@both
+def test_over_d_bits_do_not_depend_on_the_block(op: str, child: Run) -> None:
+    x = build_loss(Case(N=37, R=5, B=3, S=7, D=3), exclude=True, over="d")
+    group = 16 * 3 * (5 * 5 + 4)  # bytes of as many images of q as are summed at once
+    beside = 8 * 37 + 4 * 37 * 5 * 3  # losses and u
+    several = [{}, *({"max_memory": beside + groups * group} for groups in (1, 2))]
+    first, *others = child(interpreted.losses, op, x, *several)
+    for other in others:
+        assert all(torch.equal(other[name], first[name]) for name in first)
+    least = beside + group
+    with pytest.raises(ValueError, match=f"{op}: max_memory = 9 .* give at least {least}"):
         child(interpreted.losses, op, x, {"max_memory": 9})
 
 
@@ -178,6 +195,25 @@ def test_minus_infinity_is_a_maximum_like_any_other(child: Run) -> None:
     assert not argmax.any()
 
 
+@either
+@both
+def test_sets_of_different_sizes_are_the_references(op: str, over: str, child: Run) -> None:
+    x = build_loss(replace(SMALL, S=9), exclude=True, over=over)
+    lengths = {"q_lengths": torch.tensor([5, 0, 1, 3]), "d_lengths": torch.tensor([9, 0, 4])}
+    x = replace(x, **lengths)
+    for j, length in enumerate(lengths["q_lengths"]):
+        x.q[j, length:] = x.a[j, length:] = torch.nan
+    for i, length in enumerate(lengths["d_lengths"]):
+        x.d[i, length:] = torch.nan
+    expected = run_loss(reference, op, x, torch.float64)
+    for name, mine in child(interpreted.losses, op, x, {})[0].items():
+        torch.testing.assert_close(mine.double(), expected[name], rtol=1e-4, atol=1e-5)
+    found = child(interpreted.call, "maxsim_indices", x.q, x.d, x.a, **lengths)
+    truth = reference.maxsim_indices(x.q, x.d, x.a, **lengths)
+    torch.testing.assert_close(found[0], truth[0])
+    assert torch.equal(found[1], truth[1])
+
+
 @both
 def test_a_row_without_any_column_adds_nothing(op: str, child: Run) -> None:
     x = build_loss(replace(SMALL, N=1))
@@ -186,9 +222,12 @@ def test_a_row_without_any_column_adds_nothing(op: str, child: Run) -> None:
 
 
 @both
+@either
 @pytest.mark.parametrize(("N", "B", "R"), [(0, 2, 5), (3, 0, 5), (0, 0, 5), (3, 2, 0)])
-def test_empty_inputs_are_the_references(N: int, B: int, R: int, op: str, child: Run) -> None:
-    x = build_loss(replace(SMALL, N=N, B=B, R=R))
+def test_empty_inputs_are_the_references(
+    N: int, B: int, R: int, op: str, over: str, child: Run
+) -> None:
+    x = build_loss(replace(SMALL, N=N, B=B, R=R), over=over)
     expected = run_loss(reference, op, x)
     for name, mine in child(interpreted.losses, op, x, {})[0].items():
         torch.testing.assert_close(mine, expected[name])

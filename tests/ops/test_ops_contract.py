@@ -90,6 +90,16 @@ def test_opcheck_of_losses(needs: set[str] | None, case: Case, op: str) -> None:
     torch.library.opcheck(getattr(ops._compiled, op), tuple(arguments))
 
 
+@both
+def test_opcheck_of_losses_over_d(op: str) -> None:
+    given = build_loss(replace(SMALL, dtype=torch.float64), exclude=True, over="d").of(op)
+    over = given.pop("over")
+    for name in DIFFERENTIABLE[op]:
+        given[name].requires_grad_()
+    needs = [True for _ in DIFFERENTIABLE[op]]
+    torch.library.opcheck(getattr(ops._compiled, op), (*given.values(), needs), {"over": over})
+
+
 def test_opcheck_of_scale_gradient() -> None:
     arguments = (torch.tensor(2.0), torch.ones(3, 4), torch.ones(3, 4, dtype=torch.bfloat16))
     torch.library.opcheck(ops._compiled.scale_gradient, arguments)

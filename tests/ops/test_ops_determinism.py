@@ -24,6 +24,7 @@ CASES = [
     Case(N=5, R=9, B=19, S=300, D=5),
 ]
 both = pytest.mark.parametrize("op", list(DIFFERENTIABLE))
+either = pytest.mark.parametrize("over", ["q", "d"])
 
 
 def least_memory(op: str, x: LossInputs, **options: Any) -> int:
@@ -54,20 +55,23 @@ def test_scores_are_the_same_for_any_number_of_threads(case: Case) -> None:
 
 
 @both
+@either
 @pytest.mark.parametrize(
     ("case", "precision"),
     [*((case, "highest") for case in CASES), (CASES[2], "medium"), (CASES[4], "medium")],
     ids=str,
 )
-def test_loss_is_the_same_for_any_threads_and_block(case: Case, precision: str, op: str) -> None:
-    x = build_loss(case, exclude=True)
+def test_loss_is_the_same_for_any_threads_and_block(
+    case: Case, precision: str, op: str, over: str
+) -> None:
+    x = build_loss(case, exclude=True, over=over)
     matches = case.R * (1 if case.S <= 256 else 4)
     results = []
     for number in (1, 2, 8):
         torch.set_num_threads(number)
         least = least_memory(op, x, precision=precision)
-        # A block of 8 images, of 16, of all.
-        for max_memory in (least, least + 8 * case.N * (matches + 4), None, None):
+        # A block of the fewest images, of 8 more, of all.
+        for max_memory in (least, least + 8 * x.P.shape[1] * (matches + 4), None, None):
             results.append(run_loss(ops, op, x, precision=precision, max_memory=max_memory))
     for other in results[1:]:
         for name, mine in other.items():
@@ -75,9 +79,12 @@ def test_loss_is_the_same_for_any_threads_and_block(case: Case, precision: str, 
 
 
 @both
+@either
 @pytest.mark.parametrize("D", [3, 24, 200])
-def test_the_least_memory_that_is_named_is_enough_and_no_byte_less(D: int, op: str) -> None:
-    x = build_loss(Case(N=13, R=9, B=27, S=11, D=D))
+def test_the_least_memory_that_is_named_is_enough_and_no_byte_less(
+    D: int, op: str, over: str
+) -> None:
+    x = build_loss(Case(N=13, R=9, B=27, S=11, D=D), over=over)
     for number in (1, 3):
         torch.set_num_threads(number)
         least = least_memory(op, x)

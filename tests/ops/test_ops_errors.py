@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -173,12 +174,37 @@ def test_wrong_channel_weights_are_named(
 @both
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"precision": "low"}, "got 'low'"), ({"max_memory": -1}, "must be a positive .* got -1")],
-    ids=["precision", "memory"],
+    [
+        ({"over": "r"}, "must be 'q' or 'd', got 'r'"),
+        ({"precision": "low"}, "got 'low'"),
+        ({"max_memory": -1}, "must be a positive .* got -1"),
+    ],
+    ids=["over", "precision", "memory"],
 )
 def test_wrong_options_of_losses_are_named(options: dict[str, Any], says: str, op: str) -> None:
     with pytest.raises(ValueError, match=f"^{op}: {next(iter(options))} .*{says}"):
         getattr(ops, op)(**build_loss(SMALL).of(op), **options)
+
+
+@everywhere
+@both
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"over": "r"}, "over must be 'q' or 'd', got 'r'"),
+        ({"b": torch.zeros(3)}, r"b must be \[2\], got \[3\]"),
+        ({"P": torch.ones(2, 3)}, r"P must be \[3, 2\], got \[2, 3\]"),
+        ({"exclude": torch.zeros(2, dtype=torch.int64)}, r"exclude must be .*\[3\], got \[2\]"),
+        ({"exclude": torch.full((3,), 2)}, r"exclude must lie in \[-1, B\) = \[-1, 2\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_over_d_wrong_targets_are_named(
+    change: dict[str, Any], says: str, op: str, module: Any
+) -> None:
+    x = build_loss(replace(SMALL, N=3, B=2), exclude=True, over="d").of(op)
+    with pytest.raises(ValueError, match=f"^{op}: {says}"):
+        getattr(module, op)(**x | change)
 
 
 @everywhere

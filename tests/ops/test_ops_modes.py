@@ -261,6 +261,23 @@ def test_an_exported_program_is_saved_loaded_and_the_same(op: str) -> None:
     assert torch.equal(torch.export.load(file).module()(*inputs), Module()(*inputs))
 
 
+@pytest.mark.parametrize("op", list(DIFFERENTIABLE))
+def test_a_loss_over_d_goes_where_one_over_q_goes(op: str) -> None:
+    case = Case(N=3, R=5, B=2, S=7, D=4)
+    given: Arguments = build_loss(case, exclude=True, over="d").of(op)
+    function, inputs = score(op, given, {}), values(op, given)
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    expected = torch.autograd.grad(function(*leaves), leaves)
+    by_func = torch.func.grad(function, tuple(range(len(inputs))))(*inputs)
+    assert all(map(torch.equal, by_func, expected))
+    torch.compiler.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    assert all(map(torch.equal, torch.autograd.grad(compiled(*leaves), leaves), expected))
+    first, *rest = inputs
+    mapped = torch.vmap(lambda x: function(x, *rest))(torch.stack([first, 2 * first]))
+    assert torch.equal(mapped[0], function(*inputs))
+
+
 @pytest.fixture
 def autocast_of_cuda() -> Iterator[None]:
     """As `torch.autocast("cuda")` where there is a device."""

@@ -15,6 +15,7 @@ from tests.cases import CASES, DIFFERENTIABLE, DTYPES, Case, build, build_loss
 SMALL = Case(N=4, R=5, B=3, S=7, D=4, dtype=torch.float64)
 TIES = [case for case in CASES if case.values == "ties"]
 both = pytest.mark.parametrize("op", list(DIFFERENTIABLE))
+either = pytest.mark.parametrize("over", ["q", "d"])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -35,19 +36,23 @@ def test_a_tie_goes_to_the_lowest_index(case: Case, dtype: torch.dtype) -> None:
 
 
 @both
+@either
 @pytest.mark.parametrize("exclude", [False, True], ids=["all", "exclude"])
 @pytest.mark.parametrize("strides", ["contiguous", "transposed", "sliced"])
-def test_loss_is_the_oracles(strides: str, exclude: bool, op: str) -> None:
-    x = build_loss(replace(SMALL, strides=strides), exclude=exclude).of(op)
+def test_loss_is_the_oracles(strides: str, exclude: bool, op: str, over: str) -> None:
+    x = build_loss(replace(SMALL, strides=strides), exclude=exclude, over=over).of(op)
     found = getattr(reference, op)(**x)
     assert found.item() == pytest.approx(getattr(oracle, op)(**x), rel=1e-12)
 
 
 @both
+@either
 @pytest.mark.parametrize("exclude", [False, True], ids=["all", "exclude"])
 @pytest.mark.parametrize("case", [SMALL, replace(SMALL, strides="transposed", D=40)], ids=str)
-def test_gradients_are_finite_differences_of_the_oracle(case: Case, exclude: bool, op: str) -> None:
-    x = build_loss(case, exclude=exclude).of(op)
+def test_gradients_are_finite_differences_of_the_oracle(
+    case: Case, exclude: bool, op: str, over: str
+) -> None:
+    x = build_loss(case, exclude=exclude, over=over).of(op)
     inputs = {name: x.pop(name).requires_grad_() for name in DIFFERENTIABLE[op]}
     truth: Callable[..., float] = getattr(oracle, op)
     grads = torch.autograd.grad(getattr(reference, op)(**inputs, **x), list(inputs.values()))
@@ -81,13 +86,14 @@ def test_only_the_gradients_asked_for_are_formed(which: str) -> None:
     torch.testing.assert_close(inputs[which].grad, everything[which].grad, rtol=1e-12, atol=1e-14)
 
 
+@either
 @pytest.mark.parametrize("max_memory", [1, 5000, 1 << 30])
-def test_the_block_does_not_change_the_answer(max_memory: int) -> None:
-    x = build_loss(SMALL)
+def test_the_block_does_not_change_the_answer(max_memory: int, over: str) -> None:
+    x = build_loss(SMALL, over=over)
     plain = [t.clone().requires_grad_() for t in (x.q, x.d, x.a, x.b)]
     blocked = [t.clone().requires_grad_() for t in (x.q, x.d, x.a, x.b)]
-    loss = reference.match_kl(*plain, x.P)
-    other = reference.match_kl(*blocked, x.P, max_memory=max_memory)
+    loss = reference.match_kl(*plain, x.P, over=over)
+    other = reference.match_kl(*blocked, x.P, over=over, max_memory=max_memory)
     torch.testing.assert_close(other, loss, rtol=1e-14, atol=0)
     grads = torch.autograd.grad(loss, plain)
     for mine, expected in zip(torch.autograd.grad(other, blocked), grads, strict=True):
