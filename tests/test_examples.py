@@ -82,6 +82,6 @@ def test_the_lines_of_the_readme_run(
         code = code.replace(theirs, ours)
     monkeypatch.chdir(tmp_path)
     # Tables and figures of a whole run take their time, and have tests of their own.
-    monkeypatch.setattr("emergence_ext.notebook.analysis.write", lambda run: write_page(run.folder))
+    monkeypatch.setattr("emergence_ext.report.framed.write", lambda run: write_page(run.folder))
     exec(compile(code, "README.md", "exec"), {})
     _assert_picture(tmp_path / "samples.png")

@@ -3,7 +3,7 @@
 It computes and draws nothing by itself.
 """
 
-from emergence_ext.notebook.analysis import Analysis, Page, analyze
+from emergence_ext.notebook.analysis import Analysis, analyze
 from emergence_ext.notebook.watch import Watch
 
-__all__ = ["Analysis", "Page", "Watch", "analyze"]
+__all__ = ["Analysis", "Watch", "analyze"]

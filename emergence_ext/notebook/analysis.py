@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import importlib
 import logging
 import tempfile
@@ -16,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from emergence_ext.data import MapStyle
-from emergence_ext.report import emergence, exporting, is_current, write
+from emergence_ext.report import Framed, emergence, exporting, show, write
 from emergence_ext.run import FinishedRun, Settings, run, subject_of
 from emergence_ext.settings import Backend, Precision
 
@@ -72,38 +71,13 @@ class Analysis(FinishedRun):
         """
         return write(self)
 
-    def show(self, height: int = 800) -> Page:
+    def show(self, height: int = Framed.height) -> Framed:
         """Return the page for a notebook to display, after writing it where it is not there.
 
         Args:
             height: of the page in the notebook, pixels.
         """
-        page = self.inside.report
-        return Page(page if page.is_file() and is_current(self) else self.report(), height)
-
-
-@dataclass(frozen=True)
-class Page:
-    """A page that a notebook displays inside of itself; elsewhere it shows its address.
-
-    Attributes:
-        path: of the file.
-        height: in the notebook, pixels.
-    """
-
-    path: Path
-    height: int
-
-    def __repr__(self) -> str:
-        return self.path.resolve().as_uri()
-
-    def _repr_html_(self) -> str:
-        # As a document of its own: notebooks do not serve files beside or above them.
-        text = html.escape(self.path.read_text(encoding="utf-8"))
-        return (
-            f'<iframe srcdoc="{text}" sandbox="allow-scripts allow-downloads" '
-            f'style="width: 100%; height: {self.height}px; border: 0"></iframe>'
-        )
+        return show(self, height)
 
 
 def analyze(

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 import emergence_ext as ee
-from emergence_ext.notebook import Page
+from emergence_ext.report import Framed
 from emergence_ext.report.html.write import write_page
 from emergence_ext.run import SubjectSpec, subject_of
 from tests import tiny_networks
@@ -71,7 +71,7 @@ def test_the_page_is_written_once_and_shown_in_a_frame_of_its_own(
     analysis: ee.Analysis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without tables and figures, which take their time.
-    monkeypatch.setattr("emergence_ext.notebook.analysis.write", lambda run: write_page(run.folder))
+    monkeypatch.setattr("emergence_ext.report.framed.write", lambda run: write_page(run.folder))
     page = analysis.show(height=300)
     written = page.path.stat().st_mtime_ns
     assert analysis.show().path.stat().st_mtime_ns == written
@@ -85,7 +85,7 @@ def test_a_page_with_quotes_stays_inside_of_its_attribute(tmp_path: Path) -> Non
     path = tmp_path / "page.html"
     path.write_text('<b title="x">&amp;</b>', encoding="utf-8")
     assert (
-        'srcdoc="&lt;b title=&quot;x&quot;&gt;&amp;amp;&lt;/b&gt;"' in Page(path, 1)._repr_html_()
+        'srcdoc="&lt;b title=&quot;x&quot;&gt;&amp;amp;&lt;/b&gt;"' in Framed(path, 1)._repr_html_()
     )
 
 

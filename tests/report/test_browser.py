@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from emergence_ext.report.notebook import Framed
+from emergence_ext.report.framed import Framed
 from tests.report.planted import planted, planted_page
 
 CHROMIUM = next(

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from emergence_ext.report.write import write
+from emergence_ext.report.write import is_current, write
 from emergence_ext.run import FinishedRun
-
-HEIGHT = 900  # pixels
 
 
 @dataclass(frozen=True)
@@ -18,9 +16,14 @@ class Framed:
 
     Attributes:
         path: its file.
+        height: in the notebook, pixels.
     """
 
     path: Path
+    height: int = 900
+
+    def __repr__(self) -> str:
+        return self.path.resolve().as_uri()
 
     def _repr_html_(self) -> str:
         # Without an origin of its own the page can neither read the notebook nor write to it.
@@ -28,15 +31,16 @@ class Framed:
         return (
             f'<iframe srcdoc="{page}" title="{escape(self.path.parent.name)}" '
             'sandbox="allow-scripts allow-downloads" '
-            f'style="width: 100%; height: {HEIGHT}px; border: 0"></iframe>'
+            f'style="width: 100%; height: {self.height}px; border: 0"></iframe>'
         )
 
 
-def show(run: FinishedRun | Path | str) -> Framed:
+def show(run: FinishedRun | Path | str, height: int = Framed.height) -> Framed:
     """Show the page of a run in a notebook, inline and without an extension; make it if need be.
 
     Args:
         run: a finished run, or its directory.
+        height: in the notebook, pixels.
 
     Raises:
         FileNotFoundError: no finished run there.
@@ -46,4 +50,4 @@ def show(run: FinishedRun | Path | str) -> Framed:
     """
     run = run if isinstance(run, FinishedRun) else FinishedRun.open(run)
     page = run.inside.report
-    return Framed(page if page.is_file() else write(run))
+    return Framed(page if page.is_file() and is_current(run) else write(run), height)
