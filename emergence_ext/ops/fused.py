@@ -92,7 +92,7 @@ def maxsim(
     """
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
     options["empty_score"] = empty_score
-    lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+    lengths: dict[str, Any] = {"q_lengths": q_lengths, "d_lengths": d_lengths}
     instead = _instead_of_library("maxsim", precision, q=q, d=d, a=a, **lengths)
     if instead is not None:
         return instead.maxsim(q, d, a, **lengths, **options)
@@ -129,7 +129,7 @@ def maxsim_indices(
     """
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
     options["empty_score"] = empty_score
-    lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+    lengths: dict[str, Any] = {"q_lengths": q_lengths, "d_lengths": d_lengths}
     instead = _instead_of_library("maxsim", precision, q=q, d=d, a=a, **lengths)
     if instead is not None:
         return instead.maxsim_indices(q, d, a, **lengths, **options)
@@ -194,7 +194,7 @@ def match_kl(
         tensor(0.1201)
     """
     tensors = {"q": q, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
-    lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+    lengths: dict[str, Any] = {"q_lengths": q_lengths, "d_lengths": d_lengths}
     options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
     options["empty_score"] = empty_score
     instead = _instead_of_library("match_kl", precision, **tensors, **lengths)
@@ -240,7 +240,7 @@ def match_kl_scaled(
         ValueError, TypeError, RuntimeError: as `match_kl`; f or d asking for a gradient.
     """
     tensors = {"f": f, "v": v, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
-    lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+    lengths: dict[str, Any] = {"q_lengths": q_lengths, "d_lengths": d_lengths}
     options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
     options["empty_score"] = empty_score
     instead = _instead_of_library("match_kl_scaled", precision, **tensors, **lengths)

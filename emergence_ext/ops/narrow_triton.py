@@ -92,7 +92,7 @@ def maxsim_indices(
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
     options["empty_score"] = empty_score
     if not _takes(q):
-        lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+        lengths: dict[str, Any] = {"q_lengths": q_lengths, "d_lengths": d_lengths}
         return reference.maxsim_indices(q, d, a, **lengths, **options)
     given = (q, d, a, q_lengths, d_lengths)
     return _ops_for(*given).maxsim_indices(*given, **options)
@@ -118,7 +118,7 @@ def match_kl(
     options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
     options["empty_score"] = empty_score
     if not _takes(q):
-        lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+        lengths: dict[str, Any] = {"q_lengths": q_lengths, "d_lengths": d_lengths}
         return reference.match_kl(q, d, a, b, P, exclude, **lengths, **options)
     refuse_gradients("match_kl", P=P)
     inputs, both = (q, d, a, b, P, exclude), (q_lengths, d_lengths)
@@ -147,7 +147,7 @@ def match_kl_scaled(
     options: dict[str, Any] = {"over": over, "precision": precision, "max_memory": max_memory}
     options["empty_score"] = empty_score
     if not _takes(f):
-        lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+        lengths: dict[str, Any] = {"q_lengths": q_lengths, "d_lengths": d_lengths}
         return reference.match_kl_scaled(f, v, d, a, b, P, exclude, **lengths, **options)
     refuse_gradients("match_kl_scaled", f=f, d=d, P=P)
     inputs, both = (f, v, d, a, b, P, exclude), (q_lengths, d_lengths)

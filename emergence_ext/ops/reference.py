@@ -44,8 +44,12 @@ def maxsim(
     max_memory: int | None = None,
 ) -> Tensor:
     """As `emergence_ext.ops.maxsim`; on the CPU in float32 or float64, whatever the precision."""
-    lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
-    options = {"empty_score": empty_score, "precision": precision, "max_memory": max_memory}
+    lengths: dict[str, Any] = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+    options: dict[str, Any] = {
+        "empty_score": empty_score,
+        "precision": precision,
+        "max_memory": max_memory,
+    }
     return maxsim_indices(q, d, a, **lengths, **options)[0]
 
 

@@ -72,7 +72,7 @@ def test_a_pair_is_that_of_its_sets_alone(case: Case, weights: bool, each_backen
             alone = x.q[j : j + 1, :R], x.d[i : i + 1, :S], None if a is None else a[j : j + 1, :R]
             score, matches = ops.maxsim_indices(*alone)
             assert argmax[i, j, :R].tolist() == matches.flatten().tolist()
-            if each_backend == "emulated":
+            if each_backend == "emulated CUDA":  # whose sums end elsewhere
                 torch.testing.assert_close(T[i, j], score[0, 0])
             else:
                 assert torch.equal(T[i, j], score[0, 0])
@@ -95,7 +95,7 @@ def test_lengths_that_are_equal_give_the_bits_of_the_sets_without_padding(
     for name, mine in found.items():
         other = torch.zeros_like(mine)
         other[tuple(slice(0, n) for n in expected[name].shape)] = expected[name]
-        if each_backend == "emulated":
+        if each_backend == "emulated CUDA":  # whose sums end elsewhere
             torch.testing.assert_close(mine, other)
         else:
             assert torch.equal(mine, other), name
