@@ -5,6 +5,7 @@ fitted can be saved.
 """
 
 from emergence_ext.method.baselines import PCA, Manifold, distance_from_mean
+from emergence_ext.method.blocks import is_of_all, parts_of
 from emergence_ext.method.correlation import entropy, pearson, spearman, stratified_folds
 from emergence_ext.method.frame import Frame, polar
 from emergence_ext.method.importance import KAPPA_TILDE, RegionImportance
@@ -57,9 +58,11 @@ __all__ = [
     "distance_from_mean",
     "entropy",
     "image_similarity",
+    "is_of_all",
     "knowledge_points",
     "mean_interval",
     "normalise_strengths",
+    "parts_of",
     "pearson",
     "point_count",
     "polar",
