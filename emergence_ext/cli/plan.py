@@ -20,7 +20,7 @@ def plan(**given: Any) -> None:
 
     It takes the options of `emergence run`, and writes nothing.
 
-    Example: emergence plan --data DIR --model torchvision:resnet34 --weights DEFAULT --out runs/x
+    Example: emergence plan --data DIR --model torchvision:vgg16 --weights vgg16.pth --out runs/x
     """
     with reported():
         from emergence_ext.run import forecast, free_space
@@ -30,6 +30,9 @@ def plan(**given: Any) -> None:
         out, backend = given["out"], given["backend"]
         found = forecast(subject, out, settings, alphas=alphas, backend=backend)
         _tell(found)
+        network = found.largest.name in ("features", "features of fits", "all images projected")
+        if network and spec.precision == "float32":
+            echo("with --precision bfloat16: not measured; less where the hardware multiplies it")
         echo(f"{_size(free_space(out))} are free on the disk of {out}")
 
 
@@ -56,9 +59,8 @@ def _tell(found: Forecast) -> None:
     first = max(passes, key=passes.__getitem__)
     of = "of the images that fits need" if first == "fit" else "over all images"
     share = f"{passes[first] / found.seconds:.0%}"
-    echo(
-        f"the {first} pass ({of}) dominates with {share} of the time, most of it {found.largest.name}"
-    )
+    longest = found.largest
+    echo(f"the {first} pass ({of}) dominates with {share} of the time; longest: {longest.name}")
     for option, seconds in found.cures().items():
         echo(f"with {option}: {_time(seconds)} in all")
 

@@ -34,7 +34,7 @@ from emergence_ext.method.similarity import (
     similarity_for,
     solve_kappa_p,
 )
-from emergence_ext.method.solver import FitStats, require_finite
+from emergence_ext.method.solver import FitStats, evaluations, require_finite
 from emergence_ext.method.vmf import ExactKappa, MonteCarloKappa
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "check_tau",
     "distance_from_mean",
     "entropy",
+    "evaluations",
     "image_similarity",
     "is_of_all",
     "knowledge_points",

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import torch
 
-from emergence_ext.method import is_of_all, parts_of
+from emergence_ext.method import evaluations, is_of_all, parts_of
 from emergence_ext.network import check_fits
 from emergence_ext.run.analyse import check_alphas
 from emergence_ext.run.plan import Sizes
@@ -27,6 +27,9 @@ FOLDS: Final = 5
 
 COPIES: Final = 3
 """Of the features of a layer that a fit holds: as they are, as unit rows, and a gradient's."""
+
+WORTH: Final = 0.9
+"""Of the seconds of a run: what leaves more of them is no cure."""
 
 Pass = Literal["fit", "stream"]
 """What is learned of some images; or all of them: read, through the network, and kept."""
@@ -133,7 +136,7 @@ class Forecast:
         found["torchrun with two processes, each with a core or GPU of its own"] = (
             self.seconds - shared / 2
         )
-        return {option: seconds for option, seconds in found.items() if seconds < self.seconds}
+        return {option: took for option, took in found.items() if took < WORTH * self.seconds}
 
     def _with(self, sizes: Sizes) -> Forecast:
         return replace(self, sizes=sizes)
@@ -163,7 +166,7 @@ class Forecast:
         part = n * x.feature_bytes + COPIES * 4 * n * x.regions * max(x.layers.values())
         pairs = 4 * n * n if is_of_all(s.pairs, n) else 0
         last = list(x.layers)[-1]
-        evals = T * s.regional_evals
+        evals = evaluations(s.regional_evals)
         spread = parts_of(s.pairs, n) > 1
         return [
             Stage("kappa_p", "fit", r.kappa_p(m), held + 4 * m * m),
@@ -172,13 +175,14 @@ class Forecast:
                 held + COPIES * 4 * m * (x.width + 2 * x.categories),
             ),
             Stage(
-                "w and v", "fit", T * s.importance_evals * self._evaluation(r.importance),
+                "w and v", "fit",
+                T * evaluations(s.importance_evals) * self._evaluation(r.importance),
                 held + part + pairs, x.disk()["fits"], spread,
             ),
             Stage(
                 "Lambda", "fit",
-                evals * self._evaluation(r.regional)
-                + self.alphas * s.regional_evals * self._evaluation({last: r.regional[last]}),
+                evals * T * self._evaluation(r.regional)
+                + evals * self.alphas * self._evaluation({last: r.regional[last]}),
                 held + part + pairs, 0, spread,
             ),
         ]  # fmt: skip
