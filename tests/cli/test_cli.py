@@ -446,7 +446,8 @@ def test_a_checkpoint_is_not_compared_with_itself(
 
 def test_an_ablation_takes_no_more_images_than_the_frame_was_fitted_to() -> None:
     emergence = SimpleNamespace(held_out=torch.arange(50) < 20)
-    opened: Any = SimpleNamespace(emergence=emergence, settings=Settings(alpha=1.0))
+    settings, kept = Settings(alpha=1.0), torch.arange(50)
+    opened: Any = SimpleNamespace(emergence=emergence, settings=settings, kept_images=kept)
     choices = paper_tables._default(opened, None)
     assert (choices.images, choices.alpha) == (30, 1.0)
     assert paper_tables._default(opened, 12).images == 12
