@@ -364,9 +364,13 @@ def test_the_doctor_speaks_of_the_installation_and_of_a_network() -> None:
     assert result.exit_code == 0, result.output
     for word in ("conv2_1", "fc2", "eval mode", torch.__version__):
         assert word in result.stdout, word
+    _assert_refused(_call("doctor", "--model", "smal_vgg28"), "'small_vgg28'")
+
+
+def test_the_doctor_names_the_nearest_network_of_torchvision() -> None:
+    pytest.importorskip("torchvision")
     result = _call("doctor", "--model", "torchvision:resnet43")
     _assert_refused(result, "no 'resnet43'", "'resnet34'")
-    _assert_refused(_call("doctor", "--model", "smal_vgg28"), "'small_vgg28'")
 
 
 @pytest.mark.parametrize("command", ["demo", "run", "train", "report", "doctor"])
