@@ -34,7 +34,7 @@ from emergence_ext.cli.common import (
     reported,
 )
 from emergence_ext.cli.terminal import echo, echo_lines, leads
-from emergence_ext.settings import Backend, Settings, words
+from emergence_ext.settings import Backend, Settings, WeightsOf, words
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +170,9 @@ def run(
             help="Others that each image is scored against, drawn anew in rounds; default: all."
         ),
     ] = Settings.pairs,
+    weights_of: Annotated[
+        str, typer.Option(help=f"Whose w and v weigh a match: {words(WeightsOf)}.")
+    ] = Settings.weights_of,
     keep_features: Annotated[
         int,
         typer.Option(
@@ -219,6 +222,7 @@ def run(
         settings = Settings(
             dim=dim, alpha=alpha, temperature=temperature, tau=tau, region_images=region_images,
             sample_images=sample_images, pairs=pairs, keep_features=keep_features,
+            weights_of=weights_of,  # type: ignore[arg-type]  # refused there
             random_state=seed,
         )  # fmt: skip
         finished = analyse(

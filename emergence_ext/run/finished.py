@@ -219,6 +219,7 @@ class FinishedRun:
             include_self=settings.include_self,
             pairs=settings.pairs,
             random_state=settings.random_state,
+            weights_of=settings.weights_of,
             backend=backend,
             folder=self.inside.alphas,
             made_from=self.made_from,
