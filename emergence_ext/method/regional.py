@@ -291,16 +291,18 @@ def similarity_loss(
     """
     strength, orientation = polar(h)
     kappa = frame.kappa(strength)
-    # log C + kappa max cos = (log C + kappa) + kappa (max cos - 1), neither of which cancels
-    density = log_mode_density(kappa, frame.dim) if normaliser else kappa
-    bias = (w * (density - kappa)).sum(1)
+    if weights_of == "conditioning":
+        bias = h.new_zeros(len(h))  # log C of one image is the same for all others
+    else:
+        # log C + kappa max cos = (log C + kappa) + kappa (max cos - 1), neither of which cancels
+        density = log_mode_density(kappa, frame.dim) if normaliser else kappa
+        bias = (w * (density - kappa)).sum(1)
     match_kl = choose(backend, h.device, width=frame.dim).ops.match_kl
 
     def match(block: slice, target: Tensor, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
         exclude = None if include_self else torch.arange(len(o), device=o.device)[block]
         if weights_of == "conditioning":
-            none = b.new_zeros(len(o))  # log C of one image is the same for all others
-            return match_kl(o[block], o, a[block], none, target, exclude, over="d")
+            return match_kl(o[block], o, a[block], b, target, exclude, over="d")
         return match_kl(o, o[block], a, b, target, exclude)
 
     def of_block(block: slice, o: Tensor, a: Tensor, b: Tensor) -> Tensor:

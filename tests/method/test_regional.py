@@ -182,8 +182,11 @@ def test_nothing_but_turning_leaves_the_similarity_as_it_is(change: Tensor) -> N
     assert abs(changed - similarity_loss(h, w, P, frame)) > 1e-3
 
 
+@pytest.mark.parametrize("weights_of", ["scored", "conditioning"])
 @pytest.mark.parametrize("include_self", [True, False])
-def test_gradients_are_those_of_finite_differences(include_self: bool, backend: str) -> None:
+def test_gradients_are_those_of_finite_differences(
+    include_self: bool, weights_of: Any, backend: Any
+) -> None:
     _, w, P, g, frame = _problem()
     if not include_self:
         P = P.fill_diagonal_(0) / P.sum(1, keepdim=True)
@@ -192,7 +195,9 @@ def test_gradients_are_those_of_finite_differences(include_self: bool, backend: 
 
     def loss(Lambda: Tensor, w: Tensor) -> Tensor:
         h = F @ Lambda.t()
-        similarity = similarity_loss(h, w, P, frame, include_self=include_self, backend=backend)
+        similarity = similarity_loss(
+            h, w, P, frame, include_self=include_self, weights_of=weights_of, backend=backend
+        )
         return similarity + alignment_loss(h, w, g)
 
     assert torch.autograd.gradcheck(loss, (Lambda.requires_grad_(), w.requires_grad_()))
