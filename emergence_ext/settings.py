@@ -14,6 +14,9 @@ from typing import Any, Final, Literal, get_args
 Backend = Literal["auto", "fused", "reference"]
 """What matches regions, see `ops.choose`."""
 
+WeightsOf = Literal["scored", "conditioning"]
+"""Whose w and v weigh a match, see `method.RegionImportance`."""
+
 Precision = Literal["float32", "bfloat16"]
 """Of a network's forward pass."""
 
@@ -56,6 +59,16 @@ def words(choices: Any) -> str:
     return ", ".join(get_args(choices))
 
 
+def require_choice(name: str, value: object, choices: Any) -> None:
+    """Refuse what is none of the words of a `Literal`.
+
+    Raises:
+        ValueError: names it.
+    """
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {words(choices)}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What can be chosen about the fits; defaults are those of the method (docs/method.md).
@@ -77,6 +90,8 @@ class Settings:
             checkpoint.
         pairs: other images that each image is scored against in an evaluation of these fits, drawn
             anew in each round of them; None: all, in time and memory of their number squared.
+        weights_of: whose w and v weigh the match of two images, "scored" (Eq. 7, 11) or
+            "conditioning" (as the authors' code).
         include_self: whether an image takes part in its own similarities.
         random_state: seed of the split and of restarts.
     """
@@ -92,6 +107,7 @@ class Settings:
     importance_evals: int = 40
     regional_evals: int = 60
     pairs: int | None = None
+    weights_of: WeightsOf = "scored"
     include_self: bool = True
     random_state: int = 0
 
@@ -111,9 +127,10 @@ class Settings:
         ):
             if not holds:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+        require_choice("weights_of", self.weights_of, WeightsOf)
 
 
-LATER: Final = ("sample_images", "keep_features", "pairs")
+LATER: Final = ("sample_images", "keep_features", "pairs", "weights_of")
 """Fields of `Settings` that runs of earlier versions do not note: they had the default."""
 
 

@@ -70,7 +70,9 @@ def test_what_is_not_kept_is_made_by_all_and_kept_once(tmp_path: Path) -> None:
         assert made == 1 and found == alone
 
 
-@pytest.mark.parametrize("keep_features", [1000, 0])
+@pytest.mark.parametrize(
+    "keep_features", [0, pytest.param(1000, marks=pytest.mark.slow)], ids=["streamed", "kept"]
+)
 def test_a_run_is_the_same_whatever_the_number_of_processes(
     keep_features: int, image_folder: Path, training: Path, tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ from emergence_ext.cli.common import (
     reported,
 )
 from emergence_ext.cli.terminal import echo, echo_lines, leads
-from emergence_ext.settings import Backend, Settings, words
+from emergence_ext.settings import Backend, Settings, WeightsOf, words
 
 if TYPE_CHECKING:
     from emergence_ext.run import SubjectSpec
@@ -174,6 +174,9 @@ def run(
             help="Others that each image is scored against, drawn anew in rounds; default: all."
         ),
     ] = Settings.pairs,
+    weights_of: Annotated[
+        str, typer.Option(help=f"Whose w and v weigh a match: {words(WeightsOf)}.")
+    ] = Settings.weights_of,
     keep_features: Annotated[
         int,
         typer.Option(

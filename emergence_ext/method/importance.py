@@ -16,7 +16,7 @@ from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.method.similarity import Similarity, among, require_similarity
 from emergence_ext.method.solver import FitStats, minimise, minimise_in_rounds, require_finite
 from emergence_ext.ops import choose
-from emergence_ext.settings import Backend, Settings
+from emergence_ext.settings import Backend, Settings, WeightsOf, require_choice
 from emergence_ext.store import Estimator
 
 KAPPA_TILDE: Final = 1.5  # of each channel: v spreads the concentration over all K of them
@@ -28,6 +28,10 @@ class RegionImportance(Estimator):
     `T[i, j] = kappa_tilde sum_r w[j, r] max_s sum_k v[j, k] Fn[j, r, k] Fn[i, s, k]` with unit rows
     `Fn`, and `mean_i KL(P[i] || softmax_j T[i])` is minimised over all w and v together, each row
     of which is non-negative and sums to 1 (`w = |x| / |x|_1` of a free x).
+
+    With `weights_of="conditioning"`, as in the authors' code, it is the regions of image i that
+    look for their match in every other: `T[i, j] = kappa_tilde sum_r w[i, r] max_s sum_k v[i, k]
+    Fn[i, r, k] Fn[j, s, k]`. The w and v of an image are then a problem of their own.
 
     Args:
         kappa_tilde: concentration of the matches; 1.5 K when left out (the paper has 1000 for every
@@ -42,6 +46,7 @@ class RegionImportance(Estimator):
         pairs: other images that each image is scored against in an evaluation: others in each round
             of ten, drawn at random, within which P and Q sum to 1; all when None.
         random_state: seed of these.
+        weights_of: whose w and v weigh a match, see above.
         backend: what matches regions, see `backend.choose`. Not kept by `save`: it says how a fit
             is computed, and `stats_` says how it was.
 
@@ -66,8 +71,10 @@ class RegionImportance(Estimator):
         precision: str = "medium",
         pairs: int | None = Settings.pairs,
         random_state: int = 0,
+        weights_of: WeightsOf = Settings.weights_of,
         backend: Backend = "auto",
     ) -> None:
+        require_choice("weights_of", weights_of, WeightsOf)
         self.kappa_tilde = kappa_tilde
         self.include_self = include_self
         self.max_evals = max_evals
@@ -75,6 +82,7 @@ class RegionImportance(Estimator):
         self.precision = precision
         self.pairs = pairs
         self.random_state = random_state
+        self.weights_of = weights_of
         self.backend = backend
 
     @takes_numpy
@@ -110,8 +118,14 @@ class RegionImportance(Estimator):
 
         def match(block: slice, target: Tensor, f: Tensor, a: Tensor, v: Tensor) -> Tensor:
             exclude = None if self.include_self else torch.arange(len(f), device=f.device)[block]
+            b = f.new_zeros(len(f))
+            if self.weights_of == "conditioning":
+                return matching.ops.match_kl_scaled(
+                    f[block], v[block], f, a[block], b, target, exclude, over="d",
+                    precision=self.precision,
+                )  # fmt: skip
             return matching.ops.match_kl_scaled(
-                f, v, f[block], a, f.new_zeros(len(f)), target, exclude, precision=self.precision
+                f, v, f[block], a, b, target, exclude, precision=self.precision
             )
 
         def of_block(block: slice, a: Tensor, v: Tensor) -> Tensor:

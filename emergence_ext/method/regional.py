@@ -23,7 +23,7 @@ from emergence_ext.method.solver import (
 )
 from emergence_ext.method.vmf import log_mode_density
 from emergence_ext.ops import choose
-from emergence_ext.settings import Backend, Settings
+from emergence_ext.settings import Backend, Settings, WeightsOf, require_choice
 from emergence_ext.store import Estimator
 
 START_STRENGTH: Final = 3.0
@@ -40,6 +40,9 @@ class RegionalProjection(Estimator):
     similarities of the very images at hand, and images that were left out are explained worse
     (docs/method.md has the measurement).
 
+    With `weights_of="conditioning"`, as in the authors' code, `T[i, j] = sum_r w[i, r] kappa_ir
+    max_s cos(h[i, r], h[j, s])`: log C is that of one image and cancels.
+
     Args:
         frame: the frame of the sample features.
         alpha: weight of the alignment.
@@ -52,6 +55,7 @@ class RegionalProjection(Estimator):
         tol: stop when ten evaluations lower the loss by less than this share of it (without `pairs`
             only).
         random_state: seed of these.
+        weights_of: whose w and strengths weigh a match; as for the w that is given.
         backend: what matches regions, see `backend.choose`. Not kept by `save`: it says how a fit
             is computed, and `stats_` says how it was.
 
@@ -80,6 +84,7 @@ class RegionalProjection(Estimator):
         max_evals: int = Settings.regional_evals,
         tol: float = 1e-3,
         random_state: int = 0,
+        weights_of: WeightsOf = Settings.weights_of,
         backend: Backend = "auto",
     ) -> None:
         if alpha < 0:
@@ -88,6 +93,7 @@ class RegionalProjection(Estimator):
             raise ValueError(f"strength_prior must not be negative, got {strength_prior}")
         if pairs is not None and pairs < 1:
             raise ValueError(f"pairs must be at least 1, got {pairs}")
+        require_choice("weights_of", weights_of, WeightsOf)
         self.frame = frame
         self.alpha = alpha
         self.include_self = include_self
@@ -97,6 +103,7 @@ class RegionalProjection(Estimator):
         self.max_evals = max_evals
         self.tol = tol
         self.random_state = random_state
+        self.weights_of = weights_of
         self.backend = backend
 
     @takes_numpy
@@ -188,6 +195,7 @@ class RegionalProjection(Estimator):
             self.frame,
             include_self=self.include_self,
             normaliser=self.normaliser,
+            weights_of=self.weights_of,
             backend=self.backend,
             groups=groups,
         )
@@ -264,6 +272,7 @@ def similarity_loss(
     *,
     include_self: bool = Settings.include_self,
     normaliser: bool = True,
+    weights_of: WeightsOf = Settings.weights_of,
     backend: Backend = "auto",
     groups: Sequence[Tensor] | None = None,
 ) -> Tensor:
@@ -276,18 +285,24 @@ def similarity_loss(
         frame: gives the concentration of a strength.
         include_self: whether the pair i = j takes part.
         normaliser: whether log C takes part in T.
+        weights_of: whose w and strengths weigh a match, see `RegionalProjection`.
         backend: what matches regions, see `backend.choose`.
         groups: indices of images within which P and Q sum to 1; None: all of them.
     """
     strength, orientation = polar(h)
     kappa = frame.kappa(strength)
-    # log C + kappa max cos = (log C + kappa) + kappa (max cos - 1), neither of which cancels
-    density = log_mode_density(kappa, frame.dim) if normaliser else kappa
-    bias = (w * (density - kappa)).sum(1)
+    if weights_of == "conditioning":
+        bias = h.new_zeros(len(h))  # log C of one image is the same for all others
+    else:
+        # log C + kappa max cos = (log C + kappa) + kappa (max cos - 1), neither of which cancels
+        density = log_mode_density(kappa, frame.dim) if normaliser else kappa
+        bias = (w * (density - kappa)).sum(1)
     match_kl = choose(backend, h.device, width=frame.dim).ops.match_kl
 
     def match(block: slice, target: Tensor, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
         exclude = None if include_self else torch.arange(len(o), device=o.device)[block]
+        if weights_of == "conditioning":
+            return match_kl(o[block], o, a[block], b, target, exclude, over="d")
         return match_kl(o, o[block], a, b, target, exclude)
 
     def of_block(block: slice, o: Tensor, a: Tensor, b: Tensor) -> Tensor:

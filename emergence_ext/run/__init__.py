@@ -5,7 +5,7 @@ It ends at what is saved: tables, figures and pages are the report's.
 
 from emergence_ext.run.address import open_at, split_address
 from emergence_ext.run.analyse import run
-from emergence_ext.run.emerging import Checkpoint, Emergence, emergence, stacked
+from emergence_ext.run.emerging import Checkpoint, emergence, stacked
 from emergence_ext.run.finished import FinishedRun, Learned, require_same_network
 from emergence_ext.run.fixed_frame import FixedFrame, claim_folder
 from emergence_ext.run.folder import Config, FitsFolder, RunFolder, StateFolder, file_name
@@ -13,6 +13,7 @@ from emergence_ext.run.forecast import Forecast, Stage, forecast
 from emergence_ext.run.given import subject_of
 from emergence_ext.run.identity import file_digest, identity
 from emergence_ext.run.plan import free_space
+from emergence_ext.run.results import Emergence
 from emergence_ext.run.sources import InMemory
 from emergence_ext.run.strength import ImportanceStrength, StrengthEntropy
 from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from emergence_ext.run.emerging import Emergence
 from emergence_ext.run.finished import FinishedRun
+from emergence_ext.run.results import Emergence
 
 
 def open_at(address: str) -> tuple[FinishedRun, int]:

@@ -20,7 +20,7 @@ from emergence_ext._version import __version__
 from emergence_ext.method import SampleProjection
 from emergence_ext.network import CheckpointFile, FeatureSet, check_fits
 from emergence_ext.ops import build_info, in_words
-from emergence_ext.run.emerging import Checkpoint, Emergence, emergence
+from emergence_ext.run.emerging import Checkpoint, emergence
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.folder import STUDY, Config, RunFolder
 from emergence_ext.run.identity import (
@@ -33,6 +33,7 @@ from emergence_ext.run.identity import (
     weights_of,
 )
 from emergence_ext.run.plan import Sizes
+from emergence_ext.run.results import Emergence
 from emergence_ext.run.settle import sample_images, settled
 from emergence_ext.run.sources import Source, Streamed, in_state
 from emergence_ext.run.strength import (

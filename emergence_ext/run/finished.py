@@ -22,7 +22,6 @@ from emergence_ext.method import (
     similarity_for,
 )
 from emergence_ext.network import CheckpointFile, FeatureSet, load_weights
-from emergence_ext.run.emerging import Emergence
 from emergence_ext.run.folder import Config, RunFolder
 from emergence_ext.run.identity import (
     comparable,
@@ -31,6 +30,7 @@ from emergence_ext.run.identity import (
     weights_name,
     weights_of,
 )
+from emergence_ext.run.results import Emergence
 from emergence_ext.run.rows import h_of
 from emergence_ext.run.settle import kept_images
 from emergence_ext.run.strength import (
@@ -219,6 +219,7 @@ class FinishedRun:
             include_self=settings.include_self,
             pairs=settings.pairs,
             random_state=settings.random_state,
+            weights_of=settings.weights_of,
             backend=backend,
             folder=self.inside.alphas,
             made_from=self.made_from,

@@ -140,6 +140,8 @@ class FixedFrame:
         }
         if settings.pairs is not None:
             origins["pairs"] = f"{settings.pairs}, drawn by {settings.random_state}"
+        if settings.weights_of != "scored":
+            origins["weights_of"] = settings.weights_of
         projected = {
             "frame": self.samples.digest(),
             "projection of samples": samples.digest(),
@@ -156,6 +158,7 @@ class FixedFrame:
                     include_self=settings.include_self,
                     max_evals=settings.importance_evals,
                     pairs=settings.pairs,
+                    weights_of=settings.weights_of,
                     random_state=settings.random_state,
                     backend=self.backend,
                 )
@@ -169,6 +172,7 @@ class FixedFrame:
                     settings.include_self,
                     max_evals=settings.regional_evals,
                     pairs=settings.pairs,
+                    weights_of=settings.weights_of,
                     random_state=settings.random_state,
                     backend=self.backend,
                 )

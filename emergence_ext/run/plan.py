@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from emergence_ext.run.emerging import SAMPLED
+from emergence_ext.run.results import SAMPLED
 from emergence_ext.run.settle import kept_images, sample_images, split_images
 from emergence_ext.run.subject import Subject
 from emergence_ext.run.thumbnails import thumbnail_size

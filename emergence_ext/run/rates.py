@@ -244,13 +244,17 @@ def _of_regions(
     """Seconds of an evaluation of w and v, and of Lambda, by the number of images."""
     R, K = F.shape[1:]
     frame = samples.frame_
+    given: Any = {
+        "include_self": settings.include_self, "weights_of": settings.weights_of,
+        "backend": backend,
+    }  # fmt: skip
 
     def importance(n: int, step: Any) -> None:
-        fit = RegionImportance(backend=backend, include_self=settings.include_self)
+        fit = RegionImportance(**given)
         fit.fit(_as_many(F, n), image_similarity(_drawn(n), 1.0), step=step)
 
     def regional(n: int, step: Any) -> None:
-        fit = RegionalProjection(frame, settings.alpha, settings.include_self, backend=backend)
+        fit = RegionalProjection(frame, settings.alpha, **given)
         P, w = image_similarity(_drawn(n), 1.0), torch.full((n, R), 1 / R)
         fit.fit(_as_many(F, n), w, P, _drawn(n, settings.dim), step=step)
 

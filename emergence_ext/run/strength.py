@@ -20,7 +20,7 @@ from emergence_ext.method import (
     pearson,
     stratified_folds,
 )
-from emergence_ext.settings import Backend, Settings
+from emergence_ext.settings import Backend, Settings, WeightsOf
 from emergence_ext.store import Saved, once
 
 TEMPERATURES: Final = (1.0, 2.0, 4.0)
@@ -147,6 +147,7 @@ def importance_strength(
     include_self: bool = Settings.include_self,
     pairs: int | None = Settings.pairs,
     random_state: int = 0,
+    weights_of: WeightsOf = Settings.weights_of,
     backend: Backend = "auto",
     folder: Path | None = None,
     made_from: Mapping[str, str] | None = None,
@@ -162,7 +163,7 @@ def importance_strength(
         alphas: weights to try.
         max_evals: of each fit.
         include_self: whether an image takes part in its own similarities; as in P.
-        pairs, random_state: as of `RegionalProjection`.
+        pairs, random_state, weights_of: as of `RegionalProjection`.
         backend: what matches regions, see `backend.choose`.
         folder: where finished fits are kept and looked for.
         made_from: digests of what all of the above depends on.
@@ -174,6 +175,8 @@ def importance_strength(
     }
     if pairs is not None:
         origins["pairs"] = f"{pairs}, drawn by {random_state}"
+    if weights_of != "scored":
+        origins["weights_of"] = weights_of
     raw = pearson(F.norm(dim=-1), w)
     results = []
     for alpha in alphas:
@@ -187,6 +190,7 @@ def importance_strength(
                 pairs=pairs,
                 max_evals=max_evals,
                 random_state=random_state,
+                weights_of=weights_of,
                 backend=backend,
             ).fit(F, w, P, g)
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 
 from emergence_ext.network import FeatureSet, find_state, load_checkpoints
-from emergence_ext.run.emerging import Checkpoint, Emergence, emergence
+from emergence_ext.run.emerging import Checkpoint, emergence
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.folder import STUDY, STUDY_VERSION, Config, RunFolder
 from emergence_ext.run.identity import file_digest, weights_name
+from emergence_ext.run.results import Emergence
 from emergence_ext.run.subject import SubjectSpec
 from emergence_ext.store import (
     ShardStore,

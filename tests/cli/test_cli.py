@@ -384,9 +384,13 @@ def test_the_doctor_speaks_of_the_installation_and_of_a_network() -> None:
     assert result.exit_code == 0, result.output
     for word in ("conv2_1", "fc2", "eval mode", torch.__version__):
         assert word in result.stdout, word
+    _assert_refused(_call("doctor", "--model", "smal_vgg28"), "'small_vgg28'")
+
+
+def test_the_doctor_names_the_nearest_network_of_torchvision() -> None:
+    pytest.importorskip("torchvision")
     result = _call("doctor", "--model", "torchvision:resnet43")
     _assert_refused(result, "no 'resnet43'", "'resnet34'")
-    _assert_refused(_call("doctor", "--model", "smal_vgg28"), "'small_vgg28'")
 
 
 @pytest.mark.parametrize("command", ["demo", "run", "plan", "train", "report", "doctor"])
@@ -466,7 +470,8 @@ def test_a_checkpoint_is_not_compared_with_itself(
 
 def test_an_ablation_takes_no_more_images_than_the_frame_was_fitted_to() -> None:
     emergence = SimpleNamespace(held_out=torch.arange(50) < 20)
-    opened: Any = SimpleNamespace(emergence=emergence, settings=Settings(alpha=1.0))
+    settings, kept = Settings(alpha=1.0), torch.arange(50)
+    opened: Any = SimpleNamespace(emergence=emergence, settings=settings, kept_images=kept)
     choices = paper_tables._default(opened, None)
     assert (choices.images, choices.alpha) == (30, 1.0)
     assert paper_tables._default(opened, 12).images == 12

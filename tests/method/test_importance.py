@@ -43,6 +43,44 @@ def test_the_loss_never_rises_and_is_that_of_the_equations(
     assert fit.stats_.losses[-1] == pytest.approx(_loss(fit, few.F, target), rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize("include_self", [True, False])
+def test_weights_of_the_conditioning_image_are_a_problem_of_each_image(include_self: bool) -> None:
+    few = planted(8, 2)
+    target = image_similarity(few.z, 5.0, include_self=include_self)
+    fit = RegionImportance(
+        10.0, include_self, max_evals=25, weights_of="conditioning", precision="highest"
+    ).fit(few.F, target)
+    assert all(b <= a for a, b in pairwise(fit.stats_.losses))
+
+    def divergences(w: Tensor, v: Tensor) -> Tensor:
+        """`KL(P[i] || softmax_j T[i])` of each image, by loops in float64."""
+        Fn = torch.nn.functional.normalize(few.F.double(), dim=-1)
+        N = len(Fn)
+        T = torch.zeros(N, N, dtype=torch.float64)
+        for i in range(N):
+            for j in range(N):
+                products = (v[i].double() * Fn[i]) @ Fn[j].t()
+                T[i, j] = 10 * (w[i].double() * products.max(1).values).sum()
+        if not include_self:
+            T.fill_diagonal_(-torch.inf)
+        Q = torch.softmax(T, dim=1)
+        return torch.where(target > 0, target * (target / Q).log(), 0.0).sum(1)
+
+    assert fit.stats_.losses[-1] == pytest.approx(
+        float(divergences(fit.w_, fit.v_).mean()), rel=1e-3, abs=1e-5
+    )
+    # Another w of one image changes its own divergence and no other.
+    w = fit.w_.clone()
+    w[3] = w[3].flip(0)
+    changed = divergences(w, fit.v_) != divergences(fit.w_, fit.v_)
+    assert changed.nonzero().flatten().tolist() in ([3], [])
+
+
+def test_one_of_two_may_weigh() -> None:
+    with pytest.raises(ValueError, match="weights_of must be one of scored, conditioning"):
+        RegionImportance(weights_of="both")  # type: ignore[arg-type]
+
+
 def test_the_fit_starts_from_equal_importance() -> None:
     few = planted(8, 2)
     target = image_similarity(few.z, 5.0)

@@ -79,17 +79,20 @@ def _problem(
     return 2 * random(N, R, dim), on_simplex(random(N, R)), P, random(N, dim), frame
 
 
-def _by_loops(h: Tensor, w: Tensor, P: Tensor, frame: Frame, include_self: bool) -> float:
-    """Eq. 7-9 as they are printed, one region at a time."""
+def _by_loops(
+    h: Tensor, w: Tensor, P: Tensor, frame: Frame, include_self: bool, weights_of: str = "scored"
+) -> float:
+    """Eq. 7-9 as they are printed, or with the roles of both images exchanged, region by region."""
     N, R, dim = h.shape
     kappa = frame.kappa(h.norm(dim=-1))
     total = 0.0
     for i in range(N):
         others = [j for j in range(N) if include_self or j != i]
         T = torch.zeros(len(others), dtype=torch.float64)
-        for place, j in enumerate(others):
+        for place, other in enumerate(others):
+            j, k = (other, i) if weights_of == "scored" else (i, other)
             for r in range(R):
-                best = max(float(torch.cosine_similarity(h[j, r], h[i, s], 0)) for s in range(R))
+                best = max(float(torch.cosine_similarity(h[j, r], h[k, s], 0)) for s in range(R))
                 log_C = float(log_normalizer(kappa[j, r], dim))
                 T[place] += w[j, r] * (log_C + kappa[j, r] * best)
         log_q = torch.log_softmax(T, dim=0)
@@ -98,16 +101,20 @@ def _by_loops(h: Tensor, w: Tensor, P: Tensor, frame: Frame, include_self: bool)
     return total
 
 
+@pytest.mark.parametrize("weights_of", ["scored", "conditioning"])
 @pytest.mark.parametrize("include_self", [True, False])
 @pytest.mark.parametrize("dim", [2, 3, 5])
 def test_the_similarity_loss_is_that_of_the_equations(
-    dim: int, include_self: bool, backend: str
+    dim: int, include_self: bool, weights_of: Any, backend: Any
 ) -> None:
     h, w, P, _, frame = _problem(dim=dim)
     if not include_self:
         P = P.fill_diagonal_(0) / P.sum(1, keepdim=True)
-    got = similarity_loss(h, w, P, frame, include_self=include_self, backend=backend)
-    assert float(got) == pytest.approx(_by_loops(h, w, P, frame, include_self), rel=1e-10)
+    got = similarity_loss(
+        h, w, P, frame, include_self=include_self, weights_of=weights_of, backend=backend
+    )
+    expected = _by_loops(h, w, P, frame, include_self, weights_of)
+    assert float(got) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("include_self", [True, False])
@@ -175,8 +182,11 @@ def test_nothing_but_turning_leaves_the_similarity_as_it_is(change: Tensor) -> N
     assert abs(changed - similarity_loss(h, w, P, frame)) > 1e-3
 
 
+@pytest.mark.parametrize("weights_of", ["scored", "conditioning"])
 @pytest.mark.parametrize("include_self", [True, False])
-def test_gradients_are_those_of_finite_differences(include_self: bool, backend: str) -> None:
+def test_gradients_are_those_of_finite_differences(
+    include_self: bool, weights_of: Any, backend: Any
+) -> None:
     _, w, P, g, frame = _problem()
     if not include_self:
         P = P.fill_diagonal_(0) / P.sum(1, keepdim=True)
@@ -185,7 +195,9 @@ def test_gradients_are_those_of_finite_differences(include_self: bool, backend: 
 
     def loss(Lambda: Tensor, w: Tensor) -> Tensor:
         h = F @ Lambda.t()
-        similarity = similarity_loss(h, w, P, frame, include_self=include_self, backend=backend)
+        similarity = similarity_loss(
+            h, w, P, frame, include_self=include_self, weights_of=weights_of, backend=backend
+        )
         return similarity + alignment_loss(h, w, g)
 
     assert torch.autograd.gradcheck(loss, (Lambda.requires_grad_(), w.requires_grad_()))

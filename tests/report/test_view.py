@@ -112,11 +112,11 @@ def test_names_cannot_leave_the_data() -> None:
 
 
 def test_findings_say_what_the_numbers_say() -> None:
-    run = planted(images=120)
+    run = planted(images=90)
     e = run.emergence
     texts = findings(run)
-    assert "The network gets 67 % (58 to 74) of the 120 images right." in texts
-    assert any(text.startswith("It misreads 40, most often ") for text in texts)
+    assert "The network gets 67 % (56 to 76) of the 90 images right." in texts
+    assert any(text.startswith("It misreads 30, most often ") for text in texts)
     last = e.held_out_counts[-1][-1].ratio
     assert last is not None
     said = f"{100 * last.value:.0f} % ({100 * last.low:.0f} to {100 * last.high:.0f})"

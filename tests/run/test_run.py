@@ -31,8 +31,8 @@ from emergence_ext.report.html.write import write_page
 from emergence_ext.run import analyse as run
 from emergence_ext.run import strength as strength_module
 from emergence_ext.run.analyse import Settings, Subject
-from emergence_ext.run.emerging import Emergence
 from emergence_ext.run.finished import FinishedRun
+from emergence_ext.run.results import Emergence
 from emergence_ext.store import StoreError, content_digest, made_from
 from tests import tiny_networks
 from tests.old_runs import age

@@ -20,8 +20,8 @@ from emergence_ext.run import (
     StrengthEntropy,
     Subject,
     analyse,
-    emerging,
     recompute,
+    results,
     run,
     strength,
     verify,
@@ -72,8 +72,8 @@ def hurry() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strength, "TEMPERATURES", (1.0,))
         patch.setattr(analyse, "strength_entropy", _quick)
-        patch.setattr(emerging, "SAMPLED", 20)
-        patch.setattr(emerging, "BLOCK", 7)
+        patch.setattr(results, "SAMPLED", 20)
+        patch.setattr(results, "BLOCK", 7)
         yield
 
 

@@ -26,8 +26,8 @@ from emergence_ext.network.above import Above, above, grad_cam, region_cells
 from emergence_ext.network.hooks import regions
 from emergence_ext.report import shapley as report
 from emergence_ext.report.files import NO_IMAGES, write_table
-from emergence_ext.run.emerging import Emergence
 from emergence_ext.run.finished import FinishedRun
+from emergence_ext.run.results import Emergence
 from emergence_ext.run.subject import Subject
 from emergence_ext.run.thumbnails import Thumbnails
 from emergence_ext.studies.shapley import (
