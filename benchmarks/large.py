@@ -30,6 +30,7 @@ from emergence_ext import method, report
 from emergence_ext.data import Samples
 from emergence_ext.method import sample
 from emergence_ext.run import (
+    Forecast,
     InMemory,
     Settings,
     Subject,
@@ -167,7 +168,9 @@ def resident(what: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def one(images: int, keep_features: int, evaluations: int, with_report: bool) -> dict[str, Any]:
+def one(
+    images: int, keep_features: int, evaluations: int, with_report: bool, with_plan: bool
+) -> dict[str, Any]:
     """Do a run, and say what it took.
 
     Args:
@@ -175,6 +178,8 @@ def one(images: int, keep_features: int, evaluations: int, with_report: bool) ->
         keep_features: as of `Settings`.
         evaluations: of every fit, at most, and with few regions; 0: as a run does it.
         with_report: whether to draw the report, too.
+        with_plan: whether to forecast it before, by the processor's time; the memory that this
+            leaves behind counts with the run's.
     """
     subject = Subject(network(), {f"s{k + 1}": f"stages.{k}" for k in range(5)}, Drawn(images))
     watched = [
@@ -202,8 +207,10 @@ def one(images: int, keep_features: int, evaluations: int, with_report: bool) ->
             settings = replace(settings, region_images=60, **few)
             held.enter_context(mock.patch.object(sample, "EVALS_PER_ROUND", evaluations))
             held.enter_context(mock.patch.object(strength, "TEMPERATURES", (1.0,)))
-        planned = forecast(subject, folder, settings, clock=time.process_time)
-        stages.restart()
+        planned = None
+        if with_plan:
+            planned = forecast(subject, folder, settings, clock=time.process_time)
+            stages.restart()
         clock, processor = time.perf_counter(), time.process_time()
         finished = run(subject, Path(folder), settings)
         seconds = time.perf_counter() - clock
@@ -215,17 +222,25 @@ def one(images: int, keep_features: int, evaluations: int, with_report: bool) ->
         stages._look("between")
         parts = sorted(path for path in Path(folder).iterdir() if path.name != ".lock")
         disk = {path.name: _size(path) for path in parts}
-    in_stages = {PLANNED.get(x.name, x.name): x.seconds for x in planned.stages}
     return {
         "images": images, "keep_features": keep_features, "seconds": seconds,
-        "processor": processor, "planned": planned.seconds,
-        "of stages": {name: [stages.processor.get(name, 0), x] for name, x in in_stages.items()},
-        "planned disk": planned.disk, "planned memory": planned.memory - stages.start,
+        "processor": processor, "planned": {} if planned is None else _beside(planned, stages),
         "peak": stages.peak, "stages": stages.seconds, "memory": stages.memory, "disk": disk,
         "streamed": bool(finished.emergence.projected),
         "points of an image": count.total.value / count.images,
         "reliable": None if count.ratio is None else count.ratio.value,
     }  # fmt: skip
+
+
+def _beside(planned: Forecast, stages: Stages) -> dict[str, Any]:
+    """What was forecast, with the processor's seconds that stages took behind those forecast."""
+    names = {x: PLANNED.get(x.name, x.name) for x in planned.stages}
+    return {
+        "seconds": planned.seconds,
+        "disk": planned.disk,
+        "memory": planned.memory - stages.start,
+        "stages": {n: [x.seconds, stages.processor.get(n, 0)] for x, n in names.items()},
+    }
 
 
 def _thumbnails(stages: Stages) -> Callable[..., Thumbnails]:
@@ -244,11 +259,12 @@ def _size(path: Path) -> int:
 
 
 def in_process(
-    images: int, keep_features: int, evaluations: int, with_report: bool
+    images: int, keep_features: int, evaluations: int, with_report: bool, with_plan: bool
 ) -> dict[str, Any]:
     """Do a run in a process of its own, see `one`."""
     command = [sys.executable, "-m", "benchmarks.large", "--one", str(images), str(keep_features)]
     command += ["--evaluations", str(evaluations), *(["--report"] if with_report else [])]
+    command += ["--plan"] if with_plan else []
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise RuntimeError(f"{images} images: {answer.stderr[-2000:]}")
@@ -295,16 +311,18 @@ def main() -> None:
     parser.add_argument("--keep-features", type=int, nargs="+", default=[0])
     parser.add_argument("--evaluations", type=int, default=0, help="of short fits; 0: as usual")
     parser.add_argument("--report", action="store_true", help="also tables, figures and page")
+    parser.add_argument("--plan", action="store_true", help="forecast it before, see `one`")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    asked = options.evaluations, options.report, options.plan
     if options.one:
-        print(json.dumps(one(*options.one, options.evaluations, options.report)))
+        print(json.dumps(one(*options.one, *asked)))
         return
     rows = []
     for keep_features in options.keep_features:
         for images in options.images:
-            rows.append(in_process(images, keep_features, options.evaluations, options.report))
+            rows.append(in_process(images, keep_features, *asked))
             print(json.dumps(rows[-1]), flush=True)
             if options.out:
                 options.out.write_text(json.dumps(rows, indent=1))
