@@ -36,6 +36,7 @@ from emergence_ext.run import (
     Thumbnails,
     analyse,
     emerging,
+    forecast,
     run,
     sources,
     strength,
@@ -44,6 +45,14 @@ from emergence_ext.run import (
 CATEGORIES: Final = 10
 SIDE: Final = 14
 WIDTHS: Final = (16, 32, 32, 64, 64)
+
+
+PLANNED: Final = {
+    "reading of images": "digest of the images",
+    "all images projected": "stream",
+    "strength against entropy": "strength and entropy",
+}
+"""What stages of a forecast are called here, where it is something else."""
 
 
 class Drawn(Samples):
@@ -109,6 +118,7 @@ class Stages:
     def __init__(self) -> None:
         self.start, self.peak, self.inside = resident("VmRSS"), 0, False
         self.seconds: dict[str, float] = {}
+        self.processor: dict[str, float] = {}
         self.memory: dict[str, int] = {}
 
     @contextmanager
@@ -117,7 +127,7 @@ class Stages:
         if self.inside:
             yield
             return
-        self.inside, clock = True, time.perf_counter()
+        self.inside, clock, processor = True, time.perf_counter(), time.process_time()
         self._look("between")
         try:
             yield
@@ -125,6 +135,14 @@ class Stages:
             self.inside = False
             self._look(name)
             self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - clock
+            spent = time.process_time() - processor
+            self.processor[name] = self.processor.get(name, 0) + spent
+
+    def restart(self) -> None:
+        """Forget what was measured so far."""
+        self.peak = 0
+        self.seconds, self.processor, self.memory = {}, {}, {}
+        RESET.write_text("5")
 
     def watch(self, owner: object, name: str, stage: str) -> Any:
         """Measure every call of a function or method."""
@@ -184,9 +202,12 @@ def one(images: int, keep_features: int, evaluations: int, with_report: bool) ->
             settings = replace(settings, region_images=60, **few)
             held.enter_context(mock.patch.object(sample, "EVALS_PER_ROUND", evaluations))
             held.enter_context(mock.patch.object(strength, "TEMPERATURES", (1.0,)))
-        clock = time.perf_counter()
+        planned = forecast(subject, folder, settings, clock=time.process_time)
+        stages.restart()
+        clock, processor = time.perf_counter(), time.process_time()
         finished = run(subject, Path(folder), settings)
         seconds = time.perf_counter() - clock
+        processor = time.process_time() - processor
         count = finished.emergence.held_out_counts[-1][-1]
         if with_report:
             with stages.stage("report"):
@@ -194,8 +215,12 @@ def one(images: int, keep_features: int, evaluations: int, with_report: bool) ->
         stages._look("between")
         parts = sorted(path for path in Path(folder).iterdir() if path.name != ".lock")
         disk = {path.name: _size(path) for path in parts}
+    in_stages = {PLANNED.get(x.name, x.name): x.seconds for x in planned.stages}
     return {
         "images": images, "keep_features": keep_features, "seconds": seconds,
+        "processor": processor, "planned": planned.seconds,
+        "of stages": {name: [stages.processor.get(name, 0), x] for name, x in in_stages.items()},
+        "planned disk": planned.disk, "planned memory": planned.memory - stages.start,
         "peak": stages.peak, "stages": stages.seconds, "memory": stages.memory, "disk": disk,
         "streamed": bool(finished.emergence.projected),
         "points of an image": count.total.value / count.images,

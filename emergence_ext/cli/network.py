@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,6 +36,9 @@ from emergence_ext.cli.common import (
 )
 from emergence_ext.cli.terminal import echo, echo_lines, leads
 from emergence_ext.settings import Backend, Settings, WeightsOf, words
+
+if TYPE_CHECKING:
+    from emergence_ext.run import SubjectSpec
 
 logger = logging.getLogger(__name__)
 
@@ -208,28 +212,17 @@ def run(
 
     Example: emergence run --data DIR --model torchvision:vgg16 --weights vgg16.pth --out runs/vgg16
     """
+    given = locals()
     with reported():
         from emergence_ext import report
-        from emergence_ext.run import SubjectSpec
         from emergence_ext.run import run as analyse
 
-        spec = SubjectSpec(
-            data=str(data), model=model, weights=as_text(weights), checkpoints=checkpoints,
-            layers=layers, size=size, preprocess=preprocess, class_map=as_text(class_map),
-            per_class=per_class, precision=precision, output=output, split=split,
-            last_linear=last_linear,             random_state=seed,
-        )  # fmt: skip
-        settings = Settings(
-            dim=dim, alpha=alpha, temperature=temperature, tau=tau, region_images=region_images,
-            sample_images=sample_images, pairs=pairs, keep_features=keep_features,
-            weights_of=weights_of,  # type: ignore[arg-type]  # refused there
-            random_state=seed,
-        )  # fmt: skip
+        spec, settings, others = analysis(given)
         finished = analyse(
             spec.load(device_name(device)),
             out,
             settings,
-            alphas=numbers(alphas, float, "alphas") if alphas else (),
+            alphas=others,
             backend=backend,  # type: ignore[arg-type]  # refused there
             command=command_line(),
         )
@@ -313,6 +306,18 @@ def doctor(
             echo_lines(
                 network.format_report(network.inspect_model(loaded.module, example, loaded.layers))
             )
+
+
+def analysis(given: Mapping[str, Any]) -> tuple[SubjectSpec, Settings, list[float]]:
+    """What is looked at, the settings of its fits, and further alphas, of the options of `run`."""
+    from emergence_ext.run import SubjectSpec
+
+    paths = {name: as_text(given[name]) for name in ("data", "weights", "class_map")}
+    values = {**given, **paths, "random_state": given["seed"]}
+    spec = SubjectSpec(**{x.name: values[x.name] for x in fields(SubjectSpec)})
+    settings = Settings(**{x.name: values[x.name] for x in fields(Settings) if x.name in values})
+    alphas = given["alphas"]
+    return spec, settings, numbers(alphas, float, "alphas") if alphas else []
 
 
 def _kept_epochs(epochs: int) -> list[int]:

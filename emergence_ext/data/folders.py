@@ -31,6 +31,7 @@ class ImageFolder(ImageFiles):
             decoded.
         random_state: seed of that choice.
         max_memory: bytes of pixels to keep at most.
+        listed: see `ImageFiles`.
 
     Raises:
         ValueError: no such folder or split, no categories in it, or none of a category readable.
@@ -47,6 +48,7 @@ class ImageFolder(ImageFiles):
         per_class: int | None = None,
         random_state: int = 0,
         max_memory: int = MAX_MEMORY,
+        listed: bool = False,
     ) -> None:
         holder, folders = categories_of(Path(root), split)
         found = find_images([folder for _, folder in folders], holder)
@@ -65,6 +67,7 @@ class ImageFolder(ImageFiles):
             per_class=per_class,
             random_state=random_state,
             max_memory=max_memory,
+            listed=listed,
         )
 
 

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from emergence_ext.data.decode import AHEAD, CropRule, Source, check, decode, decode_ahead
+from emergence_ext.data.decode import (
+    AHEAD,
+    Checked,
+    CropRule,
+    Source,
+    check,
+    decode,
+    decode_ahead,
+)
 from emergence_ext.data.pixels import unit
 from emergence_ext.data.skipped import in_words
 from emergence_ext.store import digest
@@ -142,6 +150,8 @@ class ImageFiles(Samples):
             decoded.
         random_state: seed of that choice.
         max_memory: bytes of pixels to keep at most.
+        listed: whether images are listed alone: none but the first is decoded before it is asked
+            for, and others that cannot be read stay. For a forecast: a run wants to know that.
 
     Raises:
         ValueError: a category without a readable image.
@@ -158,6 +168,7 @@ class ImageFiles(Samples):
         per_class: int | None = None,
         random_state: int = 0,
         max_memory: int = MAX_MEMORY,
+        listed: bool = False,
         skipped: Sequence[tuple[str, str]] = (),
     ) -> None:
         if size < 1:
@@ -167,7 +178,13 @@ class ImageFiles(Samples):
         if per_class is not None:
             chosen = choose([source.label for source in sources], per_class, random_state)
             sources = [sources[place] for place in chosen]
-        checked = check(sources, size, crop, max_memory)
+        # Whether pixels are kept, once they are decoded.
+        self.kept = len(sources) * 3 * size * size <= max_memory
+        if listed:
+            usable = (k for k, x in enumerate(sources) if check([x], size, crop, max_memory).good)
+            checked = Checked([*sources[next(usable, len(sources)) :]], [], None, [])
+        else:
+            checked = check(sources, size, crop, max_memory)
         good = checked.good
         bad = [*checked.bad, *skipped]
         for name, reason in bad:
@@ -200,8 +217,10 @@ class ImageFiles(Samples):
         return _to_unit(decode(self._sources[index], self.size, self.crop))
 
     def _digests(self, indices: Iterable[int]) -> Iterator[str]:
-        if self._pixels is None:
+        if self._pixels is None and self._file_digests:
             return (self._file_digests[index] for index in indices)
+        if self._pixels is None:
+            return super()._digests(indices)
         return (digest(self._pixels[index]) for index in indices)
 
 

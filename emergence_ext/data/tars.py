@@ -62,6 +62,7 @@ class TarFiles(ImageFiles):
             decoded.
         random_state: seed of that choice.
         max_memory: bytes of pixels to keep at most.
+        listed: see `ImageFiles`.
 
     Raises:
         ValueError: no tar file, one that is compressed, damaged or cut off (with the place), labels
@@ -80,6 +81,7 @@ class TarFiles(ImageFiles):
         per_class: int | None = None,
         random_state: int = 0,
         max_memory: int = MAX_MEMORY,
+        listed: bool = False,
     ) -> None:
         paths = tar_paths(data) if isinstance(data, Path | str) else [Path(path) for path in data]
         if not paths:
@@ -109,6 +111,7 @@ class TarFiles(ImageFiles):
             per_class=per_class,
             random_state=random_state,
             max_memory=max_memory,
+            listed=listed,
         )
 
 

@@ -5,6 +5,7 @@ fitted can be saved.
 """
 
 from emergence_ext.method.baselines import PCA, Manifold, distance_from_mean
+from emergence_ext.method.blocks import is_of_all, parts_of
 from emergence_ext.method.correlation import entropy, pearson, spearman, stratified_folds
 from emergence_ext.method.frame import Frame, polar
 from emergence_ext.method.importance import KAPPA_TILDE, RegionImportance
@@ -33,7 +34,7 @@ from emergence_ext.method.similarity import (
     similarity_for,
     solve_kappa_p,
 )
-from emergence_ext.method.solver import FitStats, require_finite
+from emergence_ext.method.solver import FitStats, evaluations, require_finite
 from emergence_ext.method.vmf import ExactKappa, MonteCarloKappa
 
 __all__ = [
@@ -56,10 +57,13 @@ __all__ = [
     "check_tau",
     "distance_from_mean",
     "entropy",
+    "evaluations",
     "image_similarity",
+    "is_of_all",
     "knowledge_points",
     "mean_interval",
     "normalise_strengths",
+    "parts_of",
     "pearson",
     "point_count",
     "polar",

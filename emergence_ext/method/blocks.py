@@ -102,6 +102,11 @@ def is_of_all(pairs: int | None, count: int) -> bool:
     return pairs is None or count < 2 * (pairs + 1)
 
 
+def parts_of(pairs: int | None, count: int) -> int:
+    """In how many parts the loss over `count` images is computed, which processes can share."""
+    return -(-count // BLOCK) if is_of_all(pairs, count) else max(1, count // ((pairs or 0) + 1))
+
+
 def deal(count: int, pairs: int, generator: torch.Generator) -> list[Tensor]:
     """Deal images into random groups in which each meets `pairs` others, or a few more.
 

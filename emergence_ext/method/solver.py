@@ -113,6 +113,11 @@ def minimise(
     return best, FitStats(tuple(losses), time.perf_counter() - clock, stopped)
 
 
+def evaluations(max_evals: int) -> int:
+    """How many evaluations come of a limit that is not undercut: whole steps of the solver."""
+    return ROUND * -(-max_evals // ROUND)
+
+
 def minimise_in_rounds(
     draw: Callable[[], Callable[..., Tensor]],
     start: Sequence[Tensor],

@@ -9,8 +9,10 @@ from emergence_ext.run.emerging import Checkpoint, emergence, stacked
 from emergence_ext.run.finished import FinishedRun, Learned, require_same_network
 from emergence_ext.run.fixed_frame import FixedFrame, claim_folder
 from emergence_ext.run.folder import Config, FitsFolder, RunFolder, StateFolder, file_name
+from emergence_ext.run.forecast import Forecast, Stage, forecast
 from emergence_ext.run.given import subject_of
 from emergence_ext.run.identity import file_digest, identity
+from emergence_ext.run.plan import free_space
 from emergence_ext.run.results import Emergence
 from emergence_ext.run.sources import InMemory
 from emergence_ext.run.strength import ImportanceStrength, StrengthEntropy
@@ -27,11 +29,13 @@ __all__ = [
     "FinishedRun",
     "FitsFolder",
     "FixedFrame",
+    "Forecast",
     "ImportanceStrength",
     "InMemory",
     "Learned",
     "RunFolder",
     "Settings",
+    "Stage",
     "StateFolder",
     "StrengthEntropy",
     "Subject",
@@ -42,6 +46,8 @@ __all__ = [
     "emergence",
     "file_digest",
     "file_name",
+    "forecast",
+    "free_space",
     "identity",
     "open_at",
     "recompute",

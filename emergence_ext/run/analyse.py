@@ -96,7 +96,7 @@ def run(
     logger.info("regions are matched by %s", in_words(backend))
     dataset = subject.dataset
     settings = settled(settings or Settings(), torch.tensor(dataset.labels), dataset.categories)
-    _check_alphas(alphas)
+    check_alphas(alphas)
     with parallel.job(), locked(folder.path):
         return _analyse(subject, folder, settings, alphas, backend, command)
 
@@ -154,7 +154,12 @@ def _analyse(
     return finished
 
 
-def _check_alphas(alphas: Sequence[float]) -> None:
+def check_alphas(alphas: Sequence[float]) -> None:
+    """Refuse weights of the alignment that are none.
+
+    Raises:
+        ValueError: names one.
+    """
     wrong = [alpha for alpha in alphas if not 0 <= alpha < math.inf]
     if wrong:
         raise ValueError(f"alphas: expected numbers of at least 0, got {wrong[0]}")

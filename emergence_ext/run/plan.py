@@ -90,14 +90,14 @@ class Sizes:
         """Refuse a run that does not fit on its disk, less what is there of it.
 
         Args:
-            folder: of the run.
+            folder: of the run; need not be there.
 
         Raises:
             OSError: it does not fit; says what would.
         """
         needed = sum(self.disk().values())
         there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        free = shutil.disk_usage(folder).free
+        free = free_space(folder)
         if needed - there <= free:
             return
         cure = (
@@ -142,3 +142,9 @@ class Sizes:
             shown=min(N, len(kept) + SAMPLED) if many else N,
             pixels=thumbnail_size(subject.dataset[0][0]),
         )
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder, which need not be there."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(there).free

@@ -245,8 +245,13 @@ class SubjectSpec:
                 )
         return cls(**values)
 
-    def images(self, size: int) -> Samples:
-        """Load the images alone, `size` pixels on a side."""
+    def images(self, size: int, *, listed: bool = False) -> Samples:
+        """Load the images alone, `size` pixels on a side.
+
+        Args:
+            size: pixels of a side.
+            listed: whether to list them alone, see `data.ImageFiles`.
+        """
         if self.data == DIGITS:
             if self.split is not None:
                 raise ValueError("split: the digits have none to choose; leave --split out")
@@ -256,7 +261,11 @@ class SubjectSpec:
             if self.split is not None:
                 raise ValueError("split: tar files have none to choose; leave --split out")
             return data.TarFiles(
-                tars, size=size, per_class=self.per_class, random_state=self.random_state
+                tars,
+                size=size,
+                per_class=self.per_class,
+                random_state=self.random_state,
+                listed=listed,
             )
         root = Path(self.data)
         split = self.split
@@ -272,6 +281,7 @@ class SubjectSpec:
             size=size,
             per_class=self.per_class,
             random_state=self.random_state,
+            listed=listed,
         )
 
     def _labels(self) -> Path | None:

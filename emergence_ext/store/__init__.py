@@ -8,7 +8,7 @@ from emergence_ext.store.digest import digest
 from emergence_ext.store.documents import StoreError, read_document, write_document
 from emergence_ext.store.estimators import Estimator, NotFittedError
 from emergence_ext.store.files import locked, replace_file, write_file
-from emergence_ext.store.filling import Part, fill_rows, rows_per_shard
+from emergence_ext.store.filling import SHARD_BYTES, Part, fill_rows, rows_per_shard
 from emergence_ext.store.manifests import (
     content_digest,
     differences,
@@ -21,6 +21,7 @@ from emergence_ext.store.objects import Saved, kept, once
 from emergence_ext.store.shards import ShardStore
 
 __all__ = [
+    "SHARD_BYTES",
     "Estimator",
     "NotFittedError",
     "Part",

@@ -357,6 +357,26 @@ def test_a_report_is_opened_in_the_browser(tmp_path: Path, monkeypatch: pytest.M
     assert result.stdout.strip() == opened[0]
 
 
+def test_a_plan_takes_what_a_run_takes_and_writes_nothing(
+    image_folder: Path,
+    weights: Path,
+    tmp_path: Path,
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "runs" / "it"
+    network = ["--model", "tests.tiny_networks:three", "--weights", weights]
+    asked = ["plan", "--data", image_folder, "--out", out, *network, *LIMITS, "--pairs", "4"]
+    result = _call(*asked)
+    assert result.exit_code == 0, result.output
+    assert not out.parent.exists()
+    for words in ("w and v", "in all", "features of all are kept", "pass", "are free on the disk"):
+        assert words in result.stdout, words
+    monkeypatch.setattr("emergence_ext.run.plan.free_space", lambda folder: 100)
+    _assert_refused(_call(*asked), "OSError", "--out: this run writes", "--per-class", status=1)
+    _assert_refused(_call(*asked, "--dim", "50"), "--dim")
+
+
 def test_the_doctor_speaks_of_the_installation_and_of_a_network() -> None:
     brief = _call("doctor", "--brief")
     assert brief.exit_code == 0 and "cpu" in brief.stdout
@@ -373,7 +393,7 @@ def test_the_doctor_names_the_nearest_network_of_torchvision() -> None:
     _assert_refused(result, "no 'resnet43'", "'resnet34'")
 
 
-@pytest.mark.parametrize("command", ["demo", "run", "train", "report", "doctor"])
+@pytest.mark.parametrize("command", ["demo", "run", "plan", "train", "report", "doctor"])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     result = _call(command, "--help")
     assert result.exit_code == 0
