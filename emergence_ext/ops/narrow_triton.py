@@ -371,7 +371,7 @@ def _loss(
         # Over q images of d are complete in themselves, over d images of q.
         part, images = (problem, rows) if over_q else (problem.of_q(rows), slice(0, B))
         pairs = (images.stop - images.start, len(part.q))
-        value, G, *places = (x.view(-1, x.shape[2])[: pairs[0] * pairs[1]] for x in block)
+        value, G, *places = (x.flatten(0, 1)[: pairs[0] * pairs[1]] for x in block)
         G, place = G.view(pairs), places[0].view(*pairs, R) if places else None
         part.match(images, value, place, G)
         across = dict(

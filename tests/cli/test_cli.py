@@ -147,7 +147,7 @@ def test_folders_that_do_not_match_the_outputs_need_a_class_map(
     image_folder: Path, weights: Path, tmp_path: Path, quick: None
 ) -> None:
     result = _run(image_folder, tmp_path / "run", model="five_outputs")
-    _assert_refused(result, "3 categories but 5 outputs", "maps every category")
+    _assert_refused(result, "3 categories but 5 outputs", "which output each category is (--class")
     mapping = tmp_path / "map.json"
     mapping.write_text(json.dumps({"red": 4, "green": 0, "bleu": 2}))
     asked: list[str | Path] = ["--class-map", mapping]

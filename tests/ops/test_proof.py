@@ -267,9 +267,9 @@ def half_of_gradient(found: Tensor, *_: Tensor) -> Tensor:
         ("maxsim_indices", out_of_bounds, "whole", "was written to"),
         ("maxsim_indices", read_outside, "whole", "of the scores"),
         ("maxsim", half_of_gradient, "whole", "the gradient of maxsim in q"),
-        ("match_kl", changed_loss, "ties", "match_kl: the loss, of size"),
-        ("match_kl", half_of_gradient, "whole", "match_kl: the gradient in q, of size"),
-        ("match_kl_scaled", half_of_gradient, "first", "match_kl_scaled: the gradient in v"),
+        ("match_kl", changed_loss, "ties", "match_kl over q: the loss, of size"),
+        ("match_kl", half_of_gradient, "whole", "match_kl over q: the gradient in q, of size"),
+        ("match_kl_scaled", half_of_gradient, "first", "match_kl_scaled over q: the gradient in v"),
     ],
 )
 def test_a_wrong_result_is_seen(

@@ -109,7 +109,7 @@ def test_scoring_again_stays_within_the_block(precision: str) -> None:
     assert torch.equal(blocked[1], argmax)
     products = tensor_cores.products_for(x.q, x.q.dtype, precision)
     each = 3 * 4 * 50 * tensor_cores.SLICE * x.q.element_size()
-    assert reference._block_length(x.q, x.d, products, 2 * each) == 2
+    assert reference._pairs_at_once(x.q, x.d, products, 2 * each) // 4 == 2
 
 
 @pytest.mark.parametrize(("N", "B", "R"), [(0, 2, 5), (3, 0, 5), (3, 2, 0)])

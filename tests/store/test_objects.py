@@ -320,13 +320,13 @@ STORED: list[tuple[Saved, str, str, str]] = [
         _fitted(RegionImportance(), w_=ONE, v_=ONE),
         "w v",
         "parameters stats",
-        "kappa_tilde include_self max_evals tol precision",
+        "kappa_tilde include_self max_evals tol precision pairs random_state weights_of",
     ),
     (
         _fitted(RegionalProjection(FRAME), Lambda_=ONE, scale_=1.75),
         "Lambda priors directions",
         "parameters frame scale stats",
-        "alpha include_self strength_prior batch_size normaliser max_evals tol random_state",
+        "alpha include_self strength_prior pairs normaliser max_evals tol random_state weights_of",
     ),
     (
         _fitted(DRPR(), mean_=ONE, size_=0.5, weights_=[ONE] * 3, priors_=ONE, centres_=ONE),
