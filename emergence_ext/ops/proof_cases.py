@@ -24,6 +24,9 @@ ZONE: Final = 1024
 SELECTION: Final = {"highest": 0.0, "high": 2.0**-15, "medium": 2.0**-6}
 """By how much of `sum_k |q_k d_k|` a match may miss the best one, as `maxsim` says."""
 
+NOTHING: Final = 1e-9
+"""Size of a gradient in float64 that consists of rounding."""
+
 NEAR: Final = 2e-4
 """Share of its size by which a loss or gradient in float32 may miss: what is wrong misses by more,
 and rounding by a hundredth of that."""
@@ -304,8 +307,10 @@ def _check_loss(problem: Problem, op: str, over: str, x: Inputs, ops: Any, zones
             allowed = NEAR * (1 + size)  # of terms of some units
         else:
             info = torch.finfo(mine.dtype)
-            # Where a softmax is left with one image, what remains is the rounding of its terms.
-            allowed = (NEAR + info.eps) * size + info.eps * math.sqrt(mine.numel())
+            allowed = (NEAR + info.eps) * size + info.tiny * info.eps * math.sqrt(mine.numel())
+            if size < NOTHING:
+                # A softmax that is left with one image: its terms, of any size, cancel.
+                allowed = NEAR * math.sqrt(mine.numel())
         if not bool(missed <= allowed):
             raise Wrong(
                 f"{op} over {over}: {_named(name)}, of size {size:.2g}, misses by {missed:.2g}"
