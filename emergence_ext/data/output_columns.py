@@ -73,7 +73,11 @@ def class_map(
 
 
 def by_name(
-    categories: Sequence[str], names: Sequence[Collection[str]], whose: str
+    categories: Sequence[str],
+    names: Sequence[Collection[str]],
+    whose: str,
+    *,
+    strict: bool = True,
 ) -> dict[str, int] | None:
     """Find the output of each category by its name; which was found is logged.
 
@@ -83,12 +87,13 @@ def by_name(
         categories: names, `[C]`.
         names: for each output all of its names.
         whose: where the names come from, for the log and errors.
+        strict: whether it is an error that some categories are among the names and others are not.
 
     Returns:
-        Category -> column; None where no category is among the names.
+        Category -> column; None where no category is among the names, or not all are.
 
     Raises:
-        ValueError: some categories are among the names and others are not, or two are one output.
+        ValueError: some categories are among the names and others are not.
     """
     columns: dict[str, set[int]] = {}
     for column, alike in enumerate(names):
@@ -103,6 +108,8 @@ def by_name(
     if not found:
         return None
     strange = [category for category in categories if category not in found]
+    if strange and not strict:
+        return None
     if strange:
         known = [name for alike in names for name in alike]
         raise ValueError(

@@ -324,7 +324,9 @@ def assembled(
         layers = {name: loaded.layers.get(name, name) for name in layers}
     if class_map is None:
         names = network.imagenet_names(width)
-        class_map = data.by_name(dataset.categories, names, "ImageNet's names")
+        # As many categories as outputs may as well be another thousand than ImageNet's.
+        strict = len(dataset.categories) != width
+        class_map = data.by_name(dataset.categories, names, "ImageNet's names", strict=strict)
     columns = data.class_map(class_map, dataset.categories, width)
     return Subject(loaded.module, layers, dataset, preprocess=prepare, outputs=columns, **others)
 

@@ -16,6 +16,7 @@ from emergence_ext.data import (
     ArraySamples,
     ImageFolder,
     as_samples,
+    by_name,
     class_map,
     coco2014,
     cub200,
@@ -397,6 +398,16 @@ def test_class_map_may_be_a_table_or_the_names_of_the_outputs(tmp_path: Path) ->
     assert class_map(table, ["dog", "cat"], 1000) == [207, 281]
     names.write_text("Mountain-Lion\nhouse cat\ndog\n", encoding="utf-8-sig")
     assert class_map(names, ["dog", "mountain_lion"], 3) == [2, 0]
+
+
+def test_names_of_which_some_are_known_are_an_error_or_none_at_all() -> None:
+    names = [["tabby", "n02123045"], ["desk"], ["crane"], ["crane"]]
+    assert by_name(["Desk", "n02123045"], names, "theirs") == {"Desk": 1, "n02123045": 0}
+    assert by_name(["chair", "lamp"], names, "theirs") is None
+    assert by_name(["desk", "lamp"], names, "theirs", strict=False) is None
+    for other in ("lamp", "crane"):
+        with pytest.raises(ValueError, match=f"1 of 2 .* named like theirs, but '{other}'"):
+            by_name(["desk", other], names, "theirs")
 
 
 @pytest.mark.parametrize(
