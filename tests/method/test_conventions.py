@@ -117,10 +117,12 @@ def test_fit_transform_is_both(samples: ee.SampleProjection) -> None:
     assert torch.equal(g, samples.transform(FEATURES.f))
 
 
-def test_features_in_place_of_logits_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
-    features, logits = torch.rand(40, 9), torch.randn(40, 4)
-    ee.SampleProjection(max_rounds=1).fit(features, logits)
+def test_features_in_place_of_logits_are_noticed(
+    samples: ee.SampleProjection, caplog: pytest.LogCaptureFixture
+) -> None:
+    wide = FEATURES.f.repeat(1, 3).relu()  # as behind a ReLU, and wider than the logits
+    samples.refit(FEATURES.f, FEATURES.z)
     assert "wrong way round" not in caplog.text
     with suppress(ValueError):  # such a fit may collapse; what matters is that it was told why
-        ee.SampleProjection(max_rounds=1).fit(logits, features)
+        ee.SampleProjection(max_rounds=1).fit(FEATURES.z, wide)
     assert "It is fit(f, z)" in caplog.text
