@@ -22,7 +22,7 @@ from tqdm import tqdm
 from emergence_ext.lookinside.targets import Target, check_batch, nothing_of, target_columns
 from emergence_ext.lookup import optional
 from emergence_ext.method import spearman
-from emergence_ext.network import AsModules, Watch, above, classify, preserved, randomise
+from emergence_ext.network import AsModules, RectifierMode, above, classify, preserved, randomise
 from emergence_ext.network import grad_cam as pooled_grad_cam
 
 
@@ -214,7 +214,7 @@ def hidden_relus(module: nn.Module, inputs: Tensor) -> list[str]:
         module: the network; it comes back as it was.
         inputs: `[n, channels, H', W']`, as the network takes them; the first one is run.
     """
-    watch = Watch(module)
+    watch = RectifierMode(module)
     watch.run(inputs[:1])
     hidden = [
         f"{function} in {owner or 'the network itself'}" + (f" ({n} times)" if n > 1 else "")
@@ -245,7 +245,7 @@ class _Visible(nn.Module):
 def _with_rule(
     method: Any, module: nn.Module, inputs: Tensor, target: Target, batch_size: int
 ) -> Tensor:
-    watch = Watch(module)
+    watch = RectifierMode(module)
     watch.run(inputs[:1])
     if not watch.rectified:
         raise ValueError(

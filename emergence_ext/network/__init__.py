@@ -55,7 +55,7 @@ from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.network.pretrained import load_pretrained
 from emergence_ext.network.published import DEFAULT, imagenet_names, weights_file
 from emergence_ext.network.receptive import receptive_field, region_boxes
-from emergence_ext.network.rectifiers import AsModules, Watch
+from emergence_ext.network.rectifiers import AsModules, RectifierMode
 from emergence_ext.network.trace import Call, check_open, observed, trace
 from emergence_ext.network.weights import check_fits, load_weights, output_rows, randomise
 from emergence_ext.settings import Precision
@@ -74,8 +74,8 @@ __all__ = [
     "Origin",
     "Precision",
     "Record",
+    "RectifierMode",
     "StreamOptions",
-    "Watch",
     "above",
     "as_map",
     "check_finite",

@@ -16,7 +16,7 @@ from emergence_ext._version import __version__
 from emergence_ext.network.hooks import find_head, live_statistics
 from emergence_ext.network.layers import suggested_of, survey
 from emergence_ext.network.receptive import ReceptiveField, receptive_field
-from emergence_ext.network.rectifiers import RELU_MODULES, Watch
+from emergence_ext.network.rectifiers import RELU_MODULES, RectifierMode
 from emergence_ext.ops import Standing, build_info, standings, why_not_fused
 
 
@@ -92,7 +92,7 @@ def inspect_model(
     Raises:
         ValueError: no layer that could be analysed.
     """
-    watch = Watch(module)
+    watch = RectifierMode(module)
     watch.run(example)
     try:
         head, gives_output = find_head(module, example)

@@ -33,7 +33,7 @@ _BOUNDED: Final[Mapping[str, tuple[str, ...]]] = {
 _LARGER: Final = frozenset({"max", "maximum"})
 
 
-class Watch(TorchFunctionMode):
+class RectifierMode(TorchFunctionMode):
     """Counts module calls, and tells ReLUs that are modules from those that are not.
 
     Attributes:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from emergence_ext.data import MapStyle
-from emergence_ext.network import Origin, load_checkpoints, save_checkpoint, taken
+from emergence_ext.network import Origin, save_checkpoint, taken
 from emergence_ext.notebook.analysis import Analysis, analyze
 
 
@@ -96,7 +96,7 @@ class Watch:
         module, epoch = self._last
         if epoch not in self._kept:
             self._keep()
-        files = [state.path for state in load_checkpoints(self._folder / "*.safetensors")]
+        files = sorted(self._folder.glob("*.safetensors"))
         return analyze(module, self.images, checkpoints=files, out=self.out, **others)
 
     def _keep(self) -> None:

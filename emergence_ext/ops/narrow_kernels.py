@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 _kernel = triton.jit(
-    do_not_specialize=("n", "pairs"),
+    do_not_specialize=("n", "pairs", "begin", "end"),
     do_not_specialize_on_alignment=(
         *("d_ptr", "place_ptr", "T_ptr", "P_ptr", "exclude_ptr", "loss_ptr", "dd_ptr"),
     ),
@@ -209,47 +209,45 @@ def conditioning(
     dd_ptr,
     rows,
     R,
+    begin,
+    end,
     N,
     S,
-    at_once,
     D: tl.constexpr,
     CANDIDATES: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Add to `dd[i, s]` the sum of `G[i, j] a[j, r] q[j, r]` over the rows whose match is s.
 
-    A program for CANDIDATES of an image meets all rows, ROWS at a time, each with sums of its own,
-    which go to dd after every `at_once` rows.
+    A program for CANDIDATES of an image meets the rows from `begin`, the first of an image of q, to
+    `end`, ROWS at a time, each with sums of its own.
     """
     tiles = tl.cdiv(S, CANDIDATES)
     i = (tl.program_id(0) // tiles).to(tl.int64)
     s = tl.program_id(0) % tiles * CANDIDATES + tl.arange(0, CANDIDATES)
+    sums = ()
+    for _ in tl.static_range(D):
+        sums = sums + (tl.zeros([CANDIDATES, ROWS], tl.float32),)
     lane = tl.arange(0, ROWS)
-    all_rows = tl.cast(rows, tl.int64)
-    for begin in range(0, all_rows, at_once):
-        sums = ()
-        for _ in tl.static_range(D):
-            sums = sums + (tl.zeros([CANDIDATES, ROWS], tl.float32),)
-        j, r = (begin + lane) // R, (begin + lane) % R
-        end = tl.minimum(begin + at_once, all_rows)
-        for first in range(begin, end, ROWS):
-            at = first + lane
-            there = at < end
-            place = tl.load(place_ptr + i * rows + at, mask=there, other=0).to(tl.int32)
-            hit = s[:, None] == tl.where(there, place, -1)[None, :]
-            weight = tl.load(G_ptr + i * N + j, mask=there, other=0.0)
-            if a_ptr is not None:
-                weight *= tl.load(a_ptr + at, mask=there, other=0.0)
-            q = _load_rows(q_ptr, at, there, D)
-            added = ()
-            for k in tl.static_range(D):
-                added = added + (tl.where(hit, sums[k] + (weight * q[k])[None, :], sums[k]),)
-            sums = added
-            r += ROWS
-            j += r // R
-            r = r % R
-        before = _load_rows(dd_ptr, i * S + s, s < S, D)
-        totals = ()
+    j, r = begin // R + lane // R, lane % R
+    for first in range(tl.cast(begin, tl.int64), end, ROWS):
+        at = first + lane
+        there = at < end
+        place = tl.load(place_ptr + i * rows + at, mask=there, other=0).to(tl.int32)
+        hit = s[:, None] == tl.where(there, place, -1)[None, :]
+        weight = tl.load(G_ptr + i * N + j, mask=there, other=0.0)
+        if a_ptr is not None:
+            weight *= tl.load(a_ptr + at, mask=there, other=0.0)
+        q = _load_rows(q_ptr, at, there, D)
+        added = ()
         for k in tl.static_range(D):
-            totals = totals + (before[k] + tl.sum(sums[k], axis=1),)
-        _store_rows(dd_ptr, i * S + s, s < S, totals, D)
+            added = added + (tl.where(hit, sums[k] + (weight * q[k])[None, :], sums[k]),)
+        sums = added
+        r += ROWS
+        j += r // R
+        r = r % R
+    before = _load_rows(dd_ptr, i * S + s, s < S, D)
+    totals = ()
+    for k in tl.static_range(D):
+        totals = totals + (before[k] + tl.sum(sums[k], axis=1),)
+    _store_rows(dd_ptr, i * S + s, s < S, totals, D)

@@ -24,8 +24,9 @@ ZONE: Final = 1024
 SELECTION: Final = {"highest": 0.0, "high": 2.0**-15, "medium": 2.0**-6}
 """By how much of `sum_k |q_k d_k|` a match may miss the best one, as `maxsim` says."""
 
-NOTHING: Final = 1e-9
-"""Size of a gradient in float64 that consists of rounding."""
+CANCELLED: Final = 1e-9
+"""Size in float64 of a gradient whose terms cancel: over d those in the scores of an image of q sum
+to 0, and so does all that hangs on them where its matches hold the same numbers."""
 
 NEAR: Final = 2e-4
 """Share of its size by which a loss or gradient in float32 may miss: what is wrong misses by more,
@@ -308,8 +309,8 @@ def _check_loss(problem: Problem, op: str, over: str, x: Inputs, ops: Any, zones
         else:
             info = torch.finfo(mine.dtype)
             allowed = (NEAR + info.eps) * size + info.tiny * info.eps * math.sqrt(mine.numel())
-            if size < NOTHING:
-                # A softmax that is left with one image: its terms, of any size, cancel.
+            if size < CANCELLED:
+                # Of a kernel in float32 the rounding of the terms is left, whose sizes are units.
                 allowed = NEAR * math.sqrt(mine.numel())
         if not bool(missed <= allowed):
             raise Wrong(

@@ -45,7 +45,7 @@ def test_every_kept_state_and_the_last_is_analysed(
     image_folder: Path, training: Path, tmp_path: Path
 ) -> None:
     trained = "tests.tiny_networks:three", training / "epoch_0012.safetensors"
-    watch = ee.Watch(image_folder, tmp_path / "run", every=2)
+    watch = ee.Watch(image_folder, tmp_path / "run [1]", every=2)  # which is no pattern
     module = _train(watch, 3, ee.load_model(trained[0], weights=trained[1]).module)
     analysis = watch.analyze(size=16, preprocess="none", layers=["conv2_1"], settings=QUICK)
     assert analysis.emergence.epochs == [0, 2, 3]

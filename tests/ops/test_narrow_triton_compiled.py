@@ -105,7 +105,7 @@ def assert_compiles(launch: Launch, target: int) -> None:
     scaled = " scaled" if launch.arguments.get("v_ptr") is not None else ""
     print(f"sm_{target} D {launch.arguments.get('D', '-')} {launch.kernel}{scaled}: {used}")
     assert used["LOCAL"] == 0
-    assert used["STACK"] <= FEW, "registers were spilled"
+    assert used["STACK"] <= (0 if target in (86, 89, 90) else FEW), "registers were spilled"
 
 
 def resources(cubin: bytes) -> dict[str, int]:
