@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,13 +36,37 @@ def cases(pytestconfig: pytest.Config) -> int:
     return pytestconfig.getoption("--cases") or 1
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _share_cases_among_backends(items)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="no CUDA device")
     for item in items:
         if item.get_closest_marker("gpu") is not None:
             item.add_marker(skip)
+
+
+# A test of so many cases runs each on one backend, and on all where slow tests run.
+MANY = 6
+
+
+def _share_cases_among_backends(items: list[pytest.Item]) -> None:
+    """Mark as slow what a test of many cases does on all backends but one, drawn for each case."""
+    cases = defaultdict(lambda: defaultdict(list))
+    for item in items:
+        params = getattr(item, "callspec", None) and item.callspec.params
+        backend = params and (params.get("each_backend") or params.get("level"))
+        if backend:
+            function, _, case = item.nodeid.partition("[")
+            cases[function][case.replace(backend, "")].append(item)
+    for of_function in cases.values():
+        if len(of_function) >= MANY:
+            for case, on_backends in of_function.items():
+                drawn = zlib.crc32(case.encode()) % len(on_backends)
+                for index, item in enumerate(on_backends):
+                    if index != drawn:
+                        item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
