@@ -38,7 +38,7 @@ def cases(pytestconfig: pytest.Config) -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    _share_cases_among_backends(items)
+    _leave_the_rest_to_slow_runs(items)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="no CUDA device")
@@ -51,22 +51,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 MANY = 6
 
 
-def _share_cases_among_backends(items: list[pytest.Item]) -> None:
-    """Mark as slow what a test of many cases does on all backends but one, drawn for each case."""
-    cases = defaultdict(lambda: defaultdict(list))
+def _leave_the_rest_to_slow_runs(items: list[pytest.Item]) -> None:
+    """Of a test of many cases, mark as slow all but a sample that never changes.
+
+    Backends share the cases of a test: each case runs on one of them. Where a case is heavy, the
+    marker `one_in(n)` keeps one case of n.
+    """
+    tests = defaultdict(lambda: defaultdict(list))
     for item in items:
-        params = getattr(item, "callspec", None) and item.callspec.params
-        backend = params and (params.get("each_backend") or params.get("level"))
-        if backend:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            params = item.callspec.params
+            backend = params.get("each_backend") or params.get("level") or ""
             function, _, case = item.nodeid.partition("[")
-            cases[function][case.replace(backend, "")].append(item)
-    for of_function in cases.values():
-        if len(of_function) >= MANY:
-            for case, on_backends in of_function.items():
-                drawn = zlib.crc32(case.encode()) % len(on_backends)
-                for index, item in enumerate(on_backends):
-                    if index != drawn:
-                        item.add_marker(pytest.mark.slow)
+            tests[function][case.replace(backend, "")].append(item)
+    for cases in tests.values():
+        by_chance = sorted(cases, key=lambda case: zlib.crc32(case.encode()))
+        marker = cases[by_chance[0]][0].get_closest_marker("one_in")
+        kept = by_chance[: -(-len(by_chance) // marker.args[0])] if marker else by_chance
+        for case, on_backends in cases.items():
+            drawn = zlib.crc32(case.encode()) % len(on_backends)
+            for index, item in enumerate(on_backends):
+                if case not in kept or (len(cases) >= MANY and index != drawn):
+                    item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

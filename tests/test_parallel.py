@@ -37,6 +37,7 @@ def test_alone_nothing_waits() -> None:
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_fits_have_the_same_bits_whatever_the_number_of_processes(tmp_path: Path) -> None:
     (alone,) = _values(together(1, members.fits, tmp_path))
     for world in (2, 4):

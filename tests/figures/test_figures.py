@@ -155,6 +155,7 @@ def texts(figure: Figure) -> list[str]:
 NAMES = sorted(draw_all(inputs()))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_is_drawn_and_leaves_no_trace_outside_itself(name: str) -> None:
     before = dict(matplotlib.rcParams)

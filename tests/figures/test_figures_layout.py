@@ -190,6 +190,7 @@ PAGES += [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("name", "shape"), PAGES)
 def test_every_text_is_on_the_page_and_clear_of_the_others(name: str, shape: str) -> None:
     figure = drawings(scene(*SHAPES[shape]))[name]()
@@ -229,6 +230,7 @@ def marks(axes: Axes) -> np.ndarray:
     return found[np.isfinite(found).all(axis=1)]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", IN_SPACE)
 def test_no_mark_is_cut_off_by_the_edge_of_its_panel(name: str, shape: str) -> None:

@@ -115,7 +115,7 @@ def test_perturbing_pixels_moves_a_region_exactly_inside_its_box():
     [
         ("features.3", 112, 112, 5, 1),
         ("features.8", 112, 56, 14, 2),
-        ("features.29", 224, 14, 196, 16),
+        pytest.param("features.29", 224, 14, 196, 16, marks=pytest.mark.slow),
     ],
 )
 def test_vgg16_has_its_published_fields(layer, side, grid, size, stride):

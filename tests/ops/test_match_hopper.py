@@ -163,6 +163,7 @@ def check(hopper: Hopper, q: Rows, d: Rows, **options: int) -> None:
     assert (at(exact) + at(error) >= (exact - error).max(2)).all()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("S", [1, 7, 49, 56, 57, 104, 128, 196, 200, 201, 257, 401])
 @pytest.mark.parametrize("rows", [1, 63, 64, 128, 129, 300])
 def test_all_sizes_of_tiles(hopper: Hopper, rows: int, S: int) -> None:
@@ -181,6 +182,7 @@ def test_all_widths(hopper: Hopper, width: int, planes: int, float16: bool) -> N
         check(hopper, q, Rows.of(draw(B, S, planes, width, seed=1), float16))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("schedule", range(8))
 @pytest.mark.parametrize(("planes", "width"), [(1, 320), (2, 192)])
 def test_any_order_gives_the_same_bits(
@@ -198,6 +200,7 @@ def test_any_order_gives_the_same_bits(
 LEAST = {1: 99, 2: 194}
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("much", [True, False])
 @pytest.mark.parametrize("S", [49, 100, 128, 196, 257])
 def test_a_block_meets_many_images(hopper: Hopper, S: int, much: bool) -> None:

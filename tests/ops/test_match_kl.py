@@ -112,7 +112,7 @@ def test_gradients_pass_gradcheck(case: Case, op: str, over: str) -> None:
         return getattr(ops, op)(**x | dict(zip(names, values, strict=True)))
 
     leaves = [x[name].requires_grad_() for name in names]
-    assert torch.autograd.gradcheck(loss, leaves, fast_mode=case.S > 100)
+    assert torch.autograd.gradcheck(loss, leaves, fast_mode=case is not SMALL)
 
 
 @pytest.mark.parametrize("precision", ["highest", "medium"])

@@ -82,6 +82,7 @@ def test_a_tie_goes_to_the_lowest_place_and_any_values_to_the_oracles(
     assert torch.equal(argmax, ops.maxsim_indices(x.q, x.d, x.a)[1])
 
 
+@pytest.mark.one_in(3)
 @either
 @pytest.mark.parametrize(("op", "exclude"), [("match_kl", True), ("match_kl_scaled", False)])
 @pytest.mark.parametrize("case", [c for c in SHAPES if c.S < 196], ids=str)
@@ -100,6 +101,7 @@ def test_16_bit_inputs_are_cast_up(dtype: torch.dtype, op: str, child: Run) -> N
     assert all(grad.dtype == dtype for grad in found.values())
 
 
+@pytest.mark.slow
 def test_several_programs_share_the_work(child: Run) -> None:
     assert_loss("match_kl", build_loss(SEVERAL, exclude=True), child)
     assert_loss("match_kl", build_loss(replace(SEVERAL, N=5, B=530), over="d"), child)
@@ -124,6 +126,7 @@ def test_bits_depend_neither_on_the_block_nor_on_the_run(op: str, child: Run) ->
         child(interpreted.losses, op, x, {"max_memory": 9})
 
 
+@pytest.mark.one_in(2)
 @both
 def test_over_d_bits_do_not_depend_on_the_block(op: str, child: Run) -> None:
     x = build_loss(Case(N=37, R=5, B=3, S=7, D=3), exclude=True, over="d")

@@ -88,6 +88,7 @@ def test_results_do_not_depend_on_shared_memory(
         assert_same(found, everything(case, precision))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("way", ["portable", "split", "hopper"])
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("D", [3, 40])
@@ -181,6 +182,7 @@ def test_an_unknown_way_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         ops.maxsim(x.q, x.d)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("way", ["portable", "hopper"])
 @pytest.mark.parametrize("precision", ["high", "medium"])
 @pytest.mark.parametrize("inputs", [usual, near_ties, worst, worst_of_rests])

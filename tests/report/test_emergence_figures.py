@@ -71,7 +71,7 @@ def drawings(results: Emergence, monkeypatch: pytest.MonkeyPatch, images: bool =
     ("size", "names"),
     [
         ({"times": 2}, ALWAYS | EPOCHS | LAYERS),
-        ({"times": 1}, ALWAYS | LAYERS),
+        pytest.param({"times": 1}, ALWAYS | LAYERS, marks=pytest.mark.slow),
         ({"times": 2, "layers": 1}, ALWAYS | EPOCHS),
         (
             {"times": 1, "dim": 4},

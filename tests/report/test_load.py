@@ -105,6 +105,7 @@ def test_checkpoints_and_layers_are_at_even_distances() -> None:
     assert shown.note("checkpoints", "layers") == "Shown: 12 of 50 checkpoints, 12 of 30 layers."
 
 
+@pytest.mark.slow
 def test_every_figure_of_many_is_bounded_and_says_what_it_shows(
     results: Emergence, tmp_path: Path
 ) -> None:

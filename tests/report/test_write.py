@@ -25,6 +25,7 @@ from emergence_ext.store import StoreError, write_file
 from emergence_ext.studies.compare import compare_runs
 from emergence_ext.studies.shapley import shapley
 from tests.old_runs import set_config
+from tests.sketched import sketches
 
 FIGURES = {figure.name for section in SECTIONS for figure in section.figures}
 TABLES = {table.name for section in SECTIONS for table in section.tables} | {"images"}
@@ -58,12 +59,8 @@ def names(folder: Path, ending: str) -> set[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def coarse() -> Iterator[None]:
-    """Draw with few pixels: it is their number that takes the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        save = Figure.savefig
-        patch.setattr(Figure, "savefig", lambda *args, **kw: save(*args, **kw | {"dpi": 20}))
-        yield
+def sketched() -> Iterator[None]:
+    yield from sketches()
 
 
 @pytest.fixture

@@ -123,7 +123,9 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 FEW = Settings(region_images=16, sample_images=40, importance_evals=3, regional_evals=3)
 
 
-@pytest.mark.parametrize("keep_features", [0, 256])
+@pytest.mark.parametrize(
+    "keep_features", [0, pytest.param(256, marks=pytest.mark.slow)], ids=["streamed", "kept"]
+)
 def test_a_real_run_is_near_its_forecast_which_looks_at_few_images_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_features: int
 ) -> None:

@@ -196,6 +196,7 @@ def test_a_figure_of_what_does_not_fit_is_refused(changed: dict[str, Any], messa
         _draw(**changed)
 
 
+@pytest.mark.slow
 def test_the_command_makes_both_tables(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,8 +18,9 @@ KILLS: tuple[Trouble, ...] = ("kill", "interrupt", "terminate")
 FAULTS: tuple[Trouble, ...] = ("no space", "input/output error")
 
 
-USUAL = {("train", "terminate"), ("run", "interrupt"), ("stream", "kill"), ("run", "no space"),
-         ("stream", "input/output error"), ("run", "another")}  # fmt: skip
+USUAL = {
+    ("train", "terminate"), ("stream", "kill"), ("stream", "no space"), ("stream", "another"),
+}  # fmt: skip
 """Of every job and trouble those of the default run: making a job ready takes as long as a test."""
 
 
