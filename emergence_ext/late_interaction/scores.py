@@ -13,6 +13,7 @@ from emergence_ext.late_interaction.sets import (
     Reader,
     Scale,
     Sets,
+    in_their_words,
     of_one_type,
 )
 
@@ -74,7 +75,9 @@ def maxsim(
     q = Reader("queries", "query_scale", "query_mask", normalize, query_scale)
     d = Reader("documents", "document_scale", "document_mask", normalize, document_scale)
     of_q, of_d = q.read(queries, query_mask), d.read(documents, document_mask)
-    return _finished(_all_pairs(of_q, of_d, empty_score, precision), of_q, length_normalize)
+    with in_their_words():
+        scores = _all_pairs(of_q, of_d, empty_score, precision)
+    return _finished(scores, of_q, length_normalize)
 
 
 def pairwise(
@@ -108,7 +111,8 @@ def pairwise(
         raise ValueError(
             f"queries and documents must be as many, got {len(of_q.counts)} and {len(of_d.counts)}"
         )
-    scores = _own(of_q, of_d, 1, empty_score, precision)
+    with in_their_words():
+        scores = _own(of_q, of_d, 1, empty_score, precision)
     return _finished(scores, of_q, length_normalize)[:, 0]
 
 
@@ -193,7 +197,9 @@ def colbert_kd_scores(
             f"documents_embeddings must be [{len(of_q.counts)}, ways, tokens, width], some for "
             f"each query, got {list(ops.as_tensor(documents_embeddings).shape)}"
         )
-    return _finished(_own(of_q, of_d, ways, -1e9, "highest"), of_q, length_normalize)
+    with in_their_words():
+        scores = _own(of_q, of_d, ways, -1e9, "highest")
+    return _finished(scores, of_q, length_normalize)
 
 
 def _flat(documents: Embeddings, mask: Mask | None) -> tuple[Embeddings, Mask | None, int | None]:

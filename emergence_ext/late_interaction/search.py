@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from emergence_ext import ops
-from emergence_ext.late_interaction.sets import Embeddings, Mask, Packed, Padded, Reader, Scale
+from emergence_ext.late_interaction.sets import (
+    Embeddings,
+    Mask,
+    Packed,
+    Padded,
+    Reader,
+    Scale,
+    in_their_words,
+)
 
 
 @torch.no_grad()
@@ -95,17 +103,18 @@ def topk(
     if len(of_d.starts) == 1 or len(cu_q) == 1:  # of a list of none nobody knows the width
         found = torch.zeros(len(cu_q) - 1, 0, device=rows.device)
         return found.to(torch.promote_types(dtype, torch.float32)), found.long()
-    scores, places = ops.maxsim_packed(
-        rows.to(dtype),
-        cu_q,
-        of_d.tokens,
-        of_d.starts,
-        topk=k,
-        prepare=prepare,
-        empty_score=empty_score,
-        precision=precision,
-        max_memory=max_memory,
-    )
+    with in_their_words():
+        scores, places = ops.maxsim_packed(
+            rows.to(dtype),
+            cu_q,
+            of_d.tokens,
+            of_d.starts,
+            topk=k,
+            prepare=prepare,
+            empty_score=empty_score,
+            precision=precision,
+            max_memory=max_memory,
+        )
     if length_normalize:
         scores = scores / of_q.counts.clamp(min=1).to(scores)[:, None]
     return scores, places

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -218,6 +220,20 @@ class Reader(NamedTuple):
                 "emergence_ext.ops.maxsim"
             )
         return real
+
+
+@contextmanager
+def in_their_words() -> Iterator[None]:
+    """What the ops say of q and d, said of queries and documents."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        said = re.sub(r"^maxsim\w*: ", "", str(error))
+        for letter, name in (("q", "queries"), ("d", "documents")):
+            said = said.replace(f"{letter} is not finite", f"{name} are not finite")
+        said = said.replace("at sample", "at set").replace("region", "token")
+        said = said.replace("at row", "at token").replace("topk must", "k must")
+        raise type(error)(said.replace("cu_d", "document_offsets")) from error
 
 
 def of_one_type(queries: Sets, documents: Sets) -> tuple[Sets, Sets]:

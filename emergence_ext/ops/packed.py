@@ -103,7 +103,8 @@ class Matcher(NamedTuple):
             for j, places in zip(queries.tolist(), order.split(counts.tolist()), strict=True)
         ]
         if not found:
-            return self.scores(q, d).new_zeros(0)
+            wide = torch.float64 if q.rows.dtype == torch.float64 else torch.float32
+            return q.rows.new_zeros(0, dtype=wide)
         return torch.cat(found)[order.argsort().to(q.rows.device)]
 
     def best(
