@@ -176,8 +176,8 @@ void match(const scalar* packed, int64_t n, const scalar* d, int64_t d_stride, i
   }
 }
 
-// Magnitudes are in the order of their bits without the sign, infinity and NaN above all others; the
-// maximum of integers is one that every compiler vectorises.
+// Magnitudes are in the order of their bits without the sign, infinity and NaN above all others;
+// the maximum of integers is one that every compiler vectorises.
 template <typename scalar, typename bits>
 scalar largest(const scalar* rows, int64_t stride, int64_t n, int64_t D) {
   constexpr bits unsigned_bits = static_cast<bits>(~(bits{1} << (8 * sizeof(bits) - 1)));

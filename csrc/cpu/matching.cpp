@@ -19,7 +19,7 @@ constexpr int64_t kScoreBytes = 512 << 10;   // of maxima and places at once
 constexpr int64_t kSlabRows = 1024;          // packed at once: narrow ones stay in an L1 cache
 constexpr int64_t kMostRows = 2048, kFewestRows = 256;  // of a task; its last tile is part empty
 constexpr int64_t kPairWidth = 64;  // where selecting by bfloat16 pairs begins to pay, 1.3 times
-constexpr int64_t kPairWork = 1 << 20;  // multiply-adds that are worth a thread
+constexpr int64_t kPairWork = 1 << 20;   // multiply-adds that are worth a thread
 constexpr double kLeastProduct = 1e-24;  // far above 2^-126, so that few products are that small
 
 // NaN stays.
@@ -150,8 +150,7 @@ class MatchTask {
       pack(begin + x, n);
       for (int64_t i = i0; i < i1; ++i)
         if (p.d.length(i) > 0)
-          match(i, n, value.get() + (i - i0) * c.padded + x,
-                place.get() + (i - i0) * c.padded + x);
+          match(i, n, value.get() + (i - i0) * c.padded + x, place.get() + (i - i0) * c.padded + x);
       looks = false;
     }
     for (int64_t i = i0; i < i1; ++i) {
@@ -162,8 +161,7 @@ class MatchTask {
         continue;
       }
       for (int64_t j = j0; j < j1; ++j)
-        T[pair + j - j0] =
-            p.kernels->dot(p.weights(j), value.get() + at + (j - j0) * p.R(), p.R());
+        T[pair + j - j0] = p.kernels->dot(p.weights(j), value.get() + at + (j - j0) * p.R(), p.R());
       if (argmax) p.kernels->store_places(place.get() + at, all, argmax, matches.size);
     }
   }
@@ -228,7 +226,7 @@ class MatchTask {
   std::unique_ptr<scalar[]> rows, packed, other;
   std::unique_ptr<uint32_t[]> row_pairs, other_pairs;
   std::unique_ptr<scalar[]> value, place;
-  Rows<scalar> q{};          // what is packed
+  Rows<scalar> q{};           // what is packed
   int64_t packed_image = -1;  // of the last pair
   bool looks = false;
 };
@@ -277,8 +275,8 @@ void choose_kernels(Problem<scalar>& p, const std::string& precision, double lar
 }
 
 template <typename scalar>
-void match_images(const Problem<scalar>& p, int64_t first, int64_t last, scalar* T,
-                  Matches matches, double* largest) {
+void match_images(const Problem<scalar>& p, int64_t first, int64_t last, scalar* T, Matches matches,
+                  double* largest) {
   Largest<scalar> seen(largest);
   if (first == last || p.N() == 0) return;
   const Cut c = cut(p, first, last);
@@ -316,12 +314,10 @@ int64_t scratch_bytes(const Problem<scalar>& p, bool gradients) {
   return at::get_num_threads() * std::max(forward, backward);
 }
 
-#define EMERGENCE_INSTANTIATE(scalar)                                                     \
-  template void choose_kernels(Problem<scalar>&, const std::string&, double, double);     \
-  template void match_images(const Problem<scalar>&, int64_t, int64_t, scalar*, Matches,  \
-                             double*);                                                    \
-  template void match_pairs(const Problem<scalar>&, const int64_t*, int64_t, scalar*,     \
-                            double*);                                                     \
+#define EMERGENCE_INSTANTIATE(scalar)                                                              \
+  template void choose_kernels(Problem<scalar>&, const std::string&, double, double);              \
+  template void match_images(const Problem<scalar>&, int64_t, int64_t, scalar*, Matches, double*); \
+  template void match_pairs(const Problem<scalar>&, const int64_t*, int64_t, scalar*, double*);    \
   template int64_t scratch_bytes(const Problem<scalar>&, bool);
 EMERGENCE_INSTANTIATE(float)
 EMERGENCE_INSTANTIATE(double)
