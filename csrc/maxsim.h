@@ -8,6 +8,11 @@
 //   argmax [B, N, R]  the matching s of every region; int64, or compact uint8 for S <= 256, else
 //   int32
 //
+// Packed (maxsim_packed, CPU): q [rows, D] and d [rows, D] hold all images one after the other, and
+// offsets [images + 1] where each begins; nothing lies between them, and the bits are those of each
+// image alone. T of all pairs, or of those that are listed. No gradient.
+// Into (maxsim_indices_into, CPU): argmax is the caller's memory, of uint8 for S <= 256, int32 or
+// int64. No gradient.
 // Types: float32 and float64 are computed as they are; bfloat16 and float16 become float32 before
 // the first product, and T is then float32.
 // Ties: the lowest s. Maxima start at minus infinity. A NaN among the products of a region is its

@@ -14,6 +14,7 @@ from emergence_ext._version import __version__
 if TYPE_CHECKING:
     from emergence_ext import data as data
     from emergence_ext import figures as figures
+    from emergence_ext import late_interaction as late_interaction
     from emergence_ext import lookinside as lookinside
     from emergence_ext import method as method
     from emergence_ext import mindseye as mindseye
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 _ROOMS = (
     "data",
     "figures",
+    "late_interaction",
     "lookinside",
     "method",
     "mindseye",

@@ -18,7 +18,7 @@ PACKAGE = Path(emergence_ext.__file__).parent
 ROOT = PACKAGE.parent
 FLOORS = (
     ("ops", "store", "figures"),
-    ("data", "method"),
+    ("data", "method", "late_interaction"),
     ("network",),
     ("training", "render", "run"),
     ("mindseye", "lookinside"),

@@ -61,7 +61,7 @@ class ScoredTask {
   void add(int64_t j) {
     g.R = p.q.length(j);
     if (g.R == 0) return;
-    g.a = p.a + j * p.R();
+    g.a = p.weights(j);
     g.da = out.da ? out.da + j * p.R() : nullptr;
     if (narrow)
       begin_narrow(j);
@@ -193,7 +193,7 @@ class ConditioningTask {
       p.q.copy(p.q.start(j), g.R, k, width, rows.get(), stride);
     else
       q = p.q.template read<scalar>(p.q.start(j), g.R, k, width, rows.get());
-    g.a = p.a + j * p.R();
+    g.a = p.weights(j);
     g.q = q.data;
     g.q_stride = q.stride;
   }

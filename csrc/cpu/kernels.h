@@ -64,6 +64,9 @@ struct Kernels {
   void (*match)(const scalar* packed, int64_t n, const scalar* d, int64_t d_stride, int64_t S,
                 int64_t D, scalar* value, scalar* place);
 
+  // The largest magnitude among n rows of width D: infinite or NaN where an entry is.
+  scalar (*largest)(const scalar* rows, int64_t stride, int64_t n, int64_t D);
+
   // Places as uint8, int32 or int64, by size.
   void (*store_places)(const scalar* place, int64_t n, void* argmax, int size);
 

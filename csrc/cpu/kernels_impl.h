@@ -176,6 +176,28 @@ void match(const scalar* packed, int64_t n, const scalar* d, int64_t d_stride, i
   }
 }
 
+// Magnitudes are in the order of their bits without the sign, infinity and NaN above all others;
+// the maximum of integers is one that every compiler vectorises.
+template <typename scalar, typename bits>
+scalar largest(const scalar* rows, int64_t stride, int64_t n, int64_t D) {
+  constexpr bits unsigned_bits = static_cast<bits>(~(bits{1} << (8 * sizeof(bits) - 1)));
+  if (stride == D) {
+    D *= n;
+    n = 1;
+  }
+  bits most = 0;
+  for (int64_t x = 0; x < n; ++x, rows += stride)
+    for (int64_t k = 0; k < D; ++k) {
+      bits magnitude;
+      std::memcpy(&magnitude, rows + k, sizeof(scalar));
+      magnitude &= unsigned_bits;
+      most = magnitude > most ? magnitude : most;
+    }
+  scalar found;
+  std::memcpy(&found, &most, sizeof(scalar));
+  return found;
+}
+
 template <typename scalar, typename index>
 void copy_places(const scalar* place, int64_t n, void* argmax) {
   index* out = static_cast<index*>(argmax);
@@ -332,12 +354,24 @@ void by_width(const gradient& g) {
 }
 
 template <typename scalar>
+struct Bits {
+  using type = int32_t;
+};
+template <>
+struct Bits<double> {
+  using type = int64_t;
+};
+template <typename scalar>
+using bits_of = typename Bits<scalar>::type;
+
+template <typename scalar>
 constexpr Kernels<scalar> make_kernels() {
   return {Wide<scalar>::lanes,
           static_cast<int>(kTile<scalar>),
           kParts * Wide<scalar>::lanes,
           pack<scalar>,
           match<scalar>,
+          largest<scalar, bits_of<scalar>>,
           store_places<scalar>,
           dot<scalar>,
           by_width<ScoredRows, scalar, ScoredGradient<scalar>>,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <mutex>
 #include <type_traits>
 #include <vector>
 
@@ -18,37 +19,31 @@ constexpr int64_t kScoreBytes = 512 << 10;   // of maxima and places at once
 constexpr int64_t kSlabRows = 1024;          // packed at once: narrow ones stay in an L1 cache
 constexpr int64_t kMostRows = 2048, kFewestRows = 256;  // of a task; its last tile is part empty
 constexpr int64_t kPairWidth = 64;  // where selecting by bfloat16 pairs begins to pay, 1.3 times
+constexpr int64_t kPairWork = 1 << 20;   // multiply-adds that are worth a thread
 constexpr double kLeastProduct = 1e-24;  // far above 2^-126, so that few products are that small
 
-// Magnitudes of floating-point numbers are in the order of their bits without the sign, infinity
-// and NaN above all others; the maximum of integers is one that every compiler vectorises.
-template <typename scalar, typename bits>
-double largest_of(const Operand& x) {
+// NaN stays.
+template <typename scalar>
+scalar larger(scalar x, scalar y) {
+  return x != x || x > y ? x : y;
+}
+
+template <typename scalar>
+double largest_of(const Operand& x, const Kernels<scalar>& kernels) {
   if (x.images == 0 || x.rows == 0) return 0;
-  const bits largest_bits = at::parallel_reduce(
-      0, x.images, ceil_div(1 << 16, x.rows * x.columns), bits(0),
-      [&](int64_t first, int64_t last, bits largest) {
+  return at::parallel_reduce(
+      0, x.images, ceil_div(1 << 16, x.rows * x.columns), scalar(0),
+      [&](int64_t first, int64_t last, scalar largest) {
         const auto copied = scratch<scalar>(x.rows * x.columns);
         for (int64_t image = first; image < last; ++image) {
           const int64_t rows = x.length(image);
           if (rows == 0) continue;
           const Rows<scalar> in = x.read<scalar>(x.start(image), rows, 0, x.columns, copied.get());
-          const bool flat = in.stride == x.columns;
-          const int64_t runs = flat ? 1 : rows, length = flat ? rows * x.columns : x.columns;
-          for (int64_t run = 0; run < runs; ++run)
-            for (int64_t k = 0; k < length; ++k) {
-              bits magnitude;
-              std::memcpy(&magnitude, in.data + run * in.stride + k, sizeof(scalar));
-              magnitude &= std::numeric_limits<bits>::max();
-              largest = magnitude > largest ? magnitude : largest;
-            }
+          largest = larger(largest, kernels.largest(in.data, in.stride, rows, x.columns));
         }
         return largest;
       },
-      [](bits x, bits y) { return std::max(x, y); });
-  scalar largest;
-  std::memcpy(&largest, &largest_bits, sizeof(scalar));
-  return largest;
+      larger<scalar>);
 }
 
 // How the pairs of images are cut into tasks: results do not depend on it.
@@ -82,15 +77,22 @@ std::vector<int64_t> bounds(const Operand& x, int64_t first, int64_t last, int64
   return found;
 }
 
+// Scored rows that are packed at once: whole tiles.
+template <typename scalar>
+int64_t slab_rows(const Problem<scalar>& p) {
+  const int64_t tile = p.kernels->tile;
+  const int64_t rows = std::min<int64_t>(kSlabRows, kPackedBytes / (p.D() * sizeof(scalar)));
+  return std::max(tile, rows / tile * tile);
+}
+
 // Of conditioning images [first, last).
 template <typename scalar>
 Cut cut(const Problem<scalar>& p, int64_t first, int64_t last) {
-  const int64_t tile = p.kernels->tile, count = last - first;
+  const int64_t count = last - first;
   const int64_t N = std::max<int64_t>(1, p.N());
   const int64_t R = std::max<int64_t>(1, ceil_div(p.q.start(p.N()), N));
   Cut c;
-  c.slab = std::min<int64_t>(kSlabRows, kPackedBytes / (p.D() * sizeof(scalar)));
-  c.slab = std::max(tile, c.slab / tile * tile);
+  c.slab = slab_rows(p);
   // Many rows to a task waste little of the last tile, many tasks of one size even out between
   // threads. A task of fewer than eight conditioning images is hardly worth its packing.
   const int64_t wanted = 8 * at::get_num_threads();
@@ -125,9 +127,11 @@ int64_t match_scratch(const Problem<scalar>& p, const Cut& c) {
 template <typename scalar>
 class MatchTask {
  public:
-  MatchTask(const Problem<scalar>& problem, const Cut& cut)
+  // `look`: whether to find the largest magnitude in d.
+  MatchTask(const Problem<scalar>& problem, const Cut& cut, bool look)
       : p(problem),
         c(cut),
+        look(look),
         rows(scratch<scalar>(c.slab * p.D())),
         packed(scratch<scalar>(p.pairs ? 0 : c.slab * p.D())),
         other(scratch<scalar>(p.d.template in_place<scalar>() ? 0 : p.S() * p.D())),
@@ -140,14 +144,14 @@ class MatchTask {
   void run(int64_t j0, int64_t j1, int64_t i0, int64_t i1, int64_t first, scalar* T,
            Matches matches) {
     const int64_t begin = p.q.start(j0), all = p.q.start(j1) - begin;
+    looks = look && begin == 0;  // once is enough: where the first scored rows are
     for (int64_t x = 0; x < all; x += c.slab) {
       const int64_t n = std::min(c.slab, all - x);
-      const Rows<scalar> q = p.q.template read<scalar>(begin + x, n, 0, p.D(), rows.get(), p.v);
-      pack(q, n);
+      pack(begin + x, n);
       for (int64_t i = i0; i < i1; ++i)
         if (p.d.length(i) > 0)
-          match(i, q, n, value.get() + (i - i0) * c.padded + x,
-                place.get() + (i - i0) * c.padded + x);
+          match(i, n, value.get() + (i - i0) * c.padded + x, place.get() + (i - i0) * c.padded + x);
+      looks = false;
     }
     for (int64_t i = i0; i < i1; ++i) {
       const int64_t pair = (i - first) * p.N() + j0, at = (i - i0) * c.padded;
@@ -157,11 +161,25 @@ class MatchTask {
         continue;
       }
       for (int64_t j = j0; j < j1; ++j)
-        T[pair + j - j0] =
-            p.kernels->dot(p.a + j * p.R(), value.get() + at + (j - j0) * p.R(), p.R());
+        T[pair + j - j0] = p.kernels->dot(p.weights(j), value.get() + at + (j - j0) * p.R(), p.R());
       if (argmax) p.kernels->store_places(place.get() + at, all, argmax, matches.size);
     }
   }
+
+  // The score of one pair.
+  scalar score(int64_t j, int64_t i) {
+    looks = look;
+    const int64_t R = p.q.length(j), S = p.d.length(i);
+    for (int64_t x = 0; x < R; x += c.slab) {
+      const int64_t n = std::min(c.slab, R - x);
+      if (j != packed_image || R > c.slab) pack(p.q.start(j) + x, n);
+      if (S > 0) match(i, n, value.get() + x, place.get() + x);
+    }
+    packed_image = j;
+    return S > 0 ? p.kernels->dot(p.weights(j), value.get(), R) : p.empty;
+  }
+
+  scalar largest = 0;  // magnitude of what was looked at of d
 
  private:
   // Scores and matches of images of different lengths, or with an image that has no regions.
@@ -169,7 +187,7 @@ class MatchTask {
                      int size) {
     for (int64_t j = j0; j < j1; ++j) {
       const int64_t row = at + p.q.start(j) - p.q.start(j0), R = empty ? 0 : p.q.length(j);
-      T[j - j0] = empty ? p.empty : p.kernels->dot(p.a + j * p.R(), value.get() + row, R);
+      T[j - j0] = empty ? p.empty : p.kernels->dot(p.weights(j), value.get() + row, R);
       if (!argmax) continue;
       char* const of_image = argmax + (j - j0) * p.R() * size;
       p.kernels->store_places(place.get() + row, R, of_image, size);
@@ -177,15 +195,18 @@ class MatchTask {
     }
   }
 
-  void pack(const Rows<scalar>& q, int64_t n) {
+  // `n` scored rows from `first` on.
+  void pack(int64_t first, int64_t n) {
+    q = p.q.template read<scalar>(first, n, 0, p.D(), rows.get(), p.v);
     if constexpr (std::is_same_v<scalar, float>)
       if (p.pairs) return p.pairs->pack(q.data, q.stride, n, p.D(), row_pairs.get());
     p.kernels->pack(q.data, q.stride, n, p.D(), packed.get());
   }
 
-  void match(int64_t i, const Rows<scalar>& q, int64_t n, scalar* best, scalar* where) {
+  void match(int64_t i, int64_t n, scalar* best, scalar* where) {
     const int64_t S = p.d.length(i), D = p.D();
     const Rows<scalar> d = p.d.template read<scalar>(p.d.start(i), S, 0, D, other.get());
+    if (looks) largest = larger(largest, p.kernels->largest(d.data, d.stride, S, D));
     if constexpr (std::is_same_v<scalar, float>)
       if (p.pairs) {
         p.pairs->round_rows(d.data, d.stride, S, D, other_pairs.get());
@@ -201,15 +222,37 @@ class MatchTask {
 
   const Problem<scalar>& p;
   const Cut& c;
+  const bool look;
   std::unique_ptr<scalar[]> rows, packed, other;
   std::unique_ptr<uint32_t[]> row_pairs, other_pairs;
   std::unique_ptr<scalar[]> value, place;
+  Rows<scalar> q{};           // what is packed
+  int64_t packed_image = -1;  // of the last pair
+  bool looks = false;
+};
+
+// The magnitudes that threads saw.
+template <typename scalar>
+class Largest {
+ public:
+  explicit Largest(double* out) : out_(out) {
+    if (out_) *out_ = 0;
+  }
+  void take(scalar seen) {
+    if (!out_) return;
+    const std::lock_guard<std::mutex> alone(lock_);
+    *out_ = larger<double>(*out_, seen);
+  }
+
+ private:
+  double* out_;
+  std::mutex lock_;
 };
 
 }  // namespace
 
 double largest_magnitude(const Operand& x) {
-  return x.type() == at::kDouble ? largest_of<double, int64_t>(x) : largest_of<float, int32_t>(x);
+  return x.type() == at::kDouble ? largest_of(x, generic_float64) : largest_of(x, *level().float32);
 }
 
 template <typename scalar>
@@ -232,16 +275,34 @@ void choose_kernels(Problem<scalar>& p, const std::string& precision, double lar
 }
 
 template <typename scalar>
-void match_images(const Problem<scalar>& p, int64_t first, int64_t last, scalar* T,
-                  Matches matches) {
+void match_images(const Problem<scalar>& p, int64_t first, int64_t last, scalar* T, Matches matches,
+                  double* largest) {
+  Largest<scalar> seen(largest);
   if (first == last || p.N() == 0) return;
   const Cut c = cut(p, first, last);
   at::parallel_for(0, c.tasks(), 1, [&](int64_t t0, int64_t t1) {
-    MatchTask<scalar> task(p, c);
+    MatchTask<scalar> task(p, c, largest != nullptr);
     for (int64_t t = t0; t < t1; ++t) {
       const int64_t j = t / c.tasks_i(), i = t % c.tasks_i();
       task.run(c.j[j], c.j[j + 1], c.i[i], c.i[i + 1], first, T, matches);
     }
+    seen.take(task.largest);
+  });
+}
+
+template <typename scalar>
+void match_pairs(const Problem<scalar>& p, const int64_t* pairs, int64_t count, scalar* T,
+                 double* largest) {
+  Largest<scalar> seen(largest);
+  Cut c;
+  c.slab = slab_rows(p);
+  c.others = 1;
+  c.padded = p.R() + kLargestTile;
+  const int64_t work = std::max<int64_t>(1, p.R() * p.S() * p.D());
+  at::parallel_for(0, count, std::max<int64_t>(1, kPairWork / work), [&](int64_t x0, int64_t x1) {
+    MatchTask<scalar> task(p, c, largest != nullptr);
+    for (int64_t x = x0; x < x1; ++x) T[x] = task.score(pairs[2 * x], pairs[2 * x + 1]);
+    seen.take(task.largest);
   });
 }
 
@@ -253,9 +314,10 @@ int64_t scratch_bytes(const Problem<scalar>& p, bool gradients) {
   return at::get_num_threads() * std::max(forward, backward);
 }
 
-#define EMERGENCE_INSTANTIATE(scalar)                                                     \
-  template void choose_kernels(Problem<scalar>&, const std::string&, double, double);     \
-  template void match_images(const Problem<scalar>&, int64_t, int64_t, scalar*, Matches); \
+#define EMERGENCE_INSTANTIATE(scalar)                                                              \
+  template void choose_kernels(Problem<scalar>&, const std::string&, double, double);              \
+  template void match_images(const Problem<scalar>&, int64_t, int64_t, scalar*, Matches, double*); \
+  template void match_pairs(const Problem<scalar>&, const int64_t*, int64_t, scalar*, double*);    \
   template int64_t scratch_bytes(const Problem<scalar>&, bool);
 EMERGENCE_INSTANTIATE(float)
 EMERGENCE_INSTANTIATE(double)

@@ -14,8 +14,9 @@ template <typename scalar>
 struct Problem {
   Operand q, d;     // or f for q
   const scalar* v;  // [N, D], null unless q[j, r] = v[j] f[j, r]
-  const scalar* a;  // [N, R]
-  scalar empty;     // score of a pair whose conditioning image has no regions
+  const scalar* a;  // [N, R], or [R] for every scored image where `one_a`
+  bool one_a;
+  scalar empty;  // score of a pair whose conditioning image has no regions
   const Kernels<scalar>* kernels;
   const PairKernels* pairs;  // null where products are of `scalar`
 
@@ -24,6 +25,7 @@ struct Problem {
   int64_t R() const { return q.rows; }
   int64_t S() const { return d.rows; }
   int64_t D() const { return q.columns; }
+  const scalar* weights(int64_t j) const { return one_a ? a : a + j * R(); }
 };
 
 // argmax by the bytes of an entry: 1 for uint8, 4 for int32, 8 for int64 (which gradients don't
@@ -52,10 +54,17 @@ template <typename scalar>
 void choose_kernels(Problem<scalar>& problem, const std::string& precision, double largest_q,
                     double largest_d);
 
-// Images [first, last) of d: T [last - first, N], and the matches.
+// Images [first, last) of d: T [last - first, N], and the matches. Where `largest` is given, it
+// becomes the largest magnitude that was read of d, as `largest_magnitude` gives it: each image is
+// looked at while it is in a cache, which spares a short q half of the time.
 template <typename scalar>
 void match_images(const Problem<scalar>& problem, int64_t first, int64_t last, scalar* T,
-                  Matches matches);
+                  Matches matches, double* largest = nullptr);
+
+// Pairs (j, i), `count` of them, one after the other: T [count]. `largest` as above.
+template <typename scalar>
+void match_pairs(const Problem<scalar>& problem, const int64_t* pairs, int64_t count, scalar* T,
+                 double* largest);
 
 // The gradients that these images give, from G = dL/dT [last - first, N]. `first` must be a
 // multiple of kGroup, so that sums do not depend on how the images are dealt into blocks.

@@ -1,6 +1,7 @@
 // A tensor [images, rows, columns] of any floating type and any strides, read a few rows at a time
 // in the type of the arithmetic: in place where it lies so, else copied into scratch. Images may
 // have fewer rows than there is room for; the rest is padding, which is neither counted nor read.
+// Or one [rows, columns] of all images, one after the other, without room between them.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -43,6 +44,17 @@ class Operand {
         starts_(starts.empty() ? nullptr : starts.data()),
         stride_{x.stride(0), x.stride(1), x.stride(2)} {}
 
+  // Packed: x [rows, columns]; `starts` as above, of as many entries as there are images and one.
+  static Operand packed(const at::Tensor& x, const std::vector<int64_t>& starts) {
+    Operand all(x.unsqueeze(0), starts);
+    all.packed_ = true;
+    all.images = static_cast<int64_t>(starts.size()) - 1;
+    all.rows = 0;
+    for (int64_t image = 0; image < all.images; ++image)
+      all.rows = std::max(all.rows, all.length(image));
+    return all;
+  }
+
   int64_t images, rows, columns;  // rows: the most that an image may have
 
   // Rows of an image, and the number of those before it.
@@ -56,7 +68,7 @@ class Operand {
 
   at::ScalarType type() const { return type_; }
 
-  // `count` images from `first` on.
+  // `count` images from `first` on; not of packed ones.
   Operand some(int64_t first, int64_t count) const {
     Operand part = *this;
     part.images = count;
@@ -69,7 +81,8 @@ class Operand {
   // Whether rows can be read without a copy, across the bounds of images as well.
   template <typename scalar>
   bool in_place() const {
-    return plain<scalar>() && !starts_ && (images == 1 || stride_[0] == rows * stride_[1]);
+    return plain<scalar>() &&
+           (packed_ || (!starts_ && (images == 1 || stride_[0] == rows * stride_[1])));
   }
 
   // `count` rows from the row `first` on, of those that are there, columns [k, k + width).
@@ -79,8 +92,7 @@ class Operand {
     const int64_t image = image_of(first), row = first - start(image);
     const bool one_image = row + count <= length(image);
     if (!v && (in_place<scalar>() || (one_image && plain<scalar>()))) {
-      const int64_t offset = image * stride_[0] + row * stride_[1] + k * stride_[2];
-      return {static_cast<const scalar*>(data_) + offset, stride_[1]};
+      return {static_cast<const scalar*>(data_) + offset(image, row) + k * stride_[2], stride_[1]};
     }
     copy(first, count, k, width, scratch, width, v);
     return {scratch, width};
@@ -95,8 +107,8 @@ class Operand {
       int64_t image = image_of(first), row = first - start(image);
       for (int64_t x = 0; x < count; ++x, ++row, out += out_stride) {
         for (; row >= length(image); ++image) row = 0;
-        const scalar_t* from = static_cast<const scalar_t*>(data_) + image * stride_[0] +
-                               row * stride_[1] + k * stride_[2];
+        const scalar_t* from =
+            static_cast<const scalar_t*>(data_) + offset(image, row) + k * stride_[2];
         if (stride_[2] == 1)
           for (int64_t c = 0; c < width; ++c) out[c] = static_cast<scalar>(from[c]);
         else
@@ -109,6 +121,10 @@ class Operand {
   }
 
  private:
+  int64_t offset(int64_t image, int64_t row) const {
+    return packed_ ? (starts_[image] + row) * stride_[1] : image * stride_[0] + row * stride_[1];
+  }
+
   // Of a row that is there.
   int64_t image_of(int64_t row) const {
     if (!starts_) return row / rows;
@@ -124,6 +140,7 @@ class Operand {
   at::ScalarType type_;
   const int64_t* starts_;
   int64_t stride_[3];
+  bool packed_ = false;
 };
 
 }  // namespace emergence_ext::cpu

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from emergence_ext.method.blocks import deal, is_of_all, mean_over_blocks, mean_over_groups
 from emergence_ext.method.frame import unit_rows
+from emergence_ext.method.lengths import real_regions
 from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.method.similarity import Similarity, among, require_similarity
 from emergence_ext.method.solver import FitStats, minimise, minimise_in_rounds, require_finite
@@ -91,6 +92,7 @@ class RegionImportance(Estimator):
         F: Tensor,
         P: Similarity,
         step: Callable[[int, float], None] | None = None,
+        lengths: Tensor | None = None,
     ) -> Self:
         """Learn w and v of all images together.
 
@@ -99,6 +101,8 @@ class RegionImportance(Estimator):
             P: similarity between the images, `[N, N]`; with `pairs` it need not be there as a
                 whole, see `Similarity`.
             step: called after each evaluation with their number and the loss.
+            lengths: how many of the R regions each image has, `[N]`, 1 to R; all when left out.
+                Rows beyond may hold anything and get w = 0.
 
         Raises:
             ValueError: shapes that do not fit, features that are not finite, an unknown backend.
@@ -107,32 +111,39 @@ class RegionImportance(Estimator):
         matching = choose(
             self.backend, F.device, width=F.shape[-1], precision=self.precision, scaled=True
         )
-        require_finite(F=F)
         if F.ndim != 3:
             raise ValueError(f"F must be [N, R, K], got {tuple(F.shape)}")
         N, R, K = F.shape
+        real = None if lengths is None else real_regions(lengths, F)
+        F = F if real is None else F.masked_fill(~real[..., None], 0)
+        require_finite(F=F)
         require_similarity(P, N, self.pairs)
         Fn = unit_rows(F.detach().float())
         kappa_tilde = KAPPA_TILDE * K if self.kappa_tilde is None else self.kappa_tilde
         generator = torch.Generator().manual_seed(self.random_state)
 
-        def match(block: slice, target: Tensor, f: Tensor, a: Tensor, v: Tensor) -> Tensor:
+        def match(
+            block: slice, target: Tensor, f: Tensor, n: Tensor | None, a: Tensor, v: Tensor
+        ) -> Tensor:
+            own = None if n is None else n[block]
             exclude = None if self.include_self else torch.arange(len(f), device=f.device)[block]
             b = f.new_zeros(len(f))
             if self.weights_of == "conditioning":
                 return matching.ops.match_kl_scaled(
                     f[block], v[block], f, a[block], b, target, exclude, over="d",
-                    precision=self.precision,
+                    q_lengths=own, d_lengths=n, precision=self.precision,
                 )  # fmt: skip
             return matching.ops.match_kl_scaled(
-                f, v, f[block], a, b, target, exclude, precision=self.precision
-            )
+                f, v, f[block], a, b, target, exclude,
+                q_lengths=n, d_lengths=own, precision=self.precision,
+            )  # fmt: skip
 
         def of_block(block: slice, a: Tensor, v: Tensor) -> Tensor:
-            return match(block, P[block], Fn, a, v)  # type: ignore[index]
+            return match(block, P[block], Fn, lengths, a, v)  # type: ignore[index]
 
         def of_group(images: Tensor, a: Tensor, v: Tensor) -> Tensor:
-            return match(slice(None), among(P, images), Fn[images], a, v)
+            own = None if lengths is None else lengths[images]
+            return match(slice(None), among(P, images), Fn[images], own, a, v)
 
         def objective(groups: list[Tensor] | None, x: Tensor, y: Tensor) -> Tensor:
             a, v = kappa_tilde * on_simplex(x), on_simplex(y)
@@ -143,7 +154,8 @@ class RegionImportance(Estimator):
         def draw() -> Callable[..., Tensor]:
             return partial(objective, deal(N, self.pairs or N, generator))
 
-        start = [Fn.new_ones(N, R), Fn.new_ones(N, K)]
+        # What is no region starts at 0, where |x| has no slope, and stays there.
+        start = [Fn.new_ones(N, R) if real is None else real.to(Fn), Fn.new_ones(N, K)]
         # The loss is a mean over images, each with its own w and v: N times the loss has gradients
         # of a size that does not depend on N, which is what the solver's first step is made for.
         if is_of_all(self.pairs, N):

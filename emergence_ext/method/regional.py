@@ -12,6 +12,7 @@ from torch import Tensor
 
 from emergence_ext.method.blocks import deal, is_of_all, mean_over_blocks, mean_over_groups
 from emergence_ext.method.frame import Frame, polar, unit_rows
+from emergence_ext.method.lengths import mean_of_regions, real_regions
 from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.method.similarity import Similarity, among, require_similarity
 from emergence_ext.method.solver import (
@@ -116,6 +117,7 @@ class RegionalProjection(Estimator):
         init: RegionalProjection | None = None,
         left_out: Tensor | None = None,
         step: Callable[[int, float], None] | None = None,
+        lengths: Tensor | None = None,
     ) -> Self:
         """Learn Lambda.
 
@@ -130,6 +132,8 @@ class RegionalProjection(Estimator):
             left_out: indices of images that Lambda does not see, neither as scored nor as
                 conditioning ones; the loss among them is reported.
             step: called after each evaluation with their number and the loss.
+            lengths: how many of the R regions each image has, `[N]`, 1 to R; all when left out.
+                Rows beyond may hold anything.
 
         Raises:
             ValueError: shapes that do not fit, features that are not finite or all alike, `dim >
@@ -137,10 +141,17 @@ class RegionalProjection(Estimator):
             RuntimeError: a backend that cannot compute here.
         """
         matching = choose(self.backend, F.device, width=self.frame.dim)
-        self._check(F, w, P, g)
-        F = F.detach().float()
-        size = F.square().mean().sqrt()  # so that the first step of the solver fits any layer
-        images = _Images(F / size, w, P, g)
+        F = F.detach()
+        if lengths is not None and F.ndim == 3:
+            real = real_regions(lengths, F)
+            F = F.masked_fill(~real[..., None], 0)
+            w = torch.where(real, w, 0) if w.shape == real.shape else w
+        self._check(F, w, P, g, lengths)
+        F = F.float()
+        square = F.square()
+        square = square.mean() if lengths is None else mean_of_regions(square.mean(-1), lengths)
+        size = square.sqrt()  # so that the first step of the solver fits any layer
+        images = _Images(F / size, w, P, g, lengths)
         kept = torch.ones(len(F), dtype=torch.bool)
         if left_out is not None:
             kept[left_out] = False
@@ -198,16 +209,17 @@ class RegionalProjection(Estimator):
             weights_of=self.weights_of,
             backend=self.backend,
             groups=groups,
+            lengths=x.lengths,
         )
         align = alignment_loss(h, x.w, x.g)
-        prior = self.strength_prior * h.square().sum(-1).mean()
+        prior = self.strength_prior * mean_of_regions(h.square().sum(-1), x.lengths)
         return similarity + self.alpha * align + prior, similarity, align
 
     def _start(self, x: _Images) -> Tensor:
         """The least-squares map of pooled features to g, brought to a mean strength."""
         pooled = (x.w[..., None] * x.F).sum(1)
         Lambda = least_squares(pooled, x.g)
-        strength = (x.F @ Lambda.t()).norm(dim=-1).mean()
+        strength = mean_of_regions((x.F @ Lambda.t()).norm(dim=-1), x.lengths)
         return Lambda * (START_STRENGTH / strength.clamp_min(1e-12))
 
     def _deal(self, x: _Images, generator: torch.Generator) -> list[Tensor] | None:
@@ -222,7 +234,9 @@ class RegionalProjection(Estimator):
         parameters = {k: x for k, x in settings["parameters"].items() if k != "batch_size"}
         return super()._from_state(arrays, {**settings, "parameters": parameters})
 
-    def _check(self, F: Tensor, w: Tensor, P: Similarity, g: Tensor) -> None:
+    def _check(
+        self, F: Tensor, w: Tensor, P: Similarity, g: Tensor, lengths: Tensor | None
+    ) -> None:
         """Refuse what cannot be fitted, named."""
         if F.ndim != 3:
             raise ValueError(f"F must be [N, R, K], got {tuple(F.shape)}")
@@ -239,7 +253,8 @@ class RegionalProjection(Estimator):
         bad = (~torch.isfinite(F)).flatten(1).any(1)
         if bool(bad.any()):
             raise ValueError(f"F: image {int(bad.nonzero()[0])} is not finite; leave it out")
-        if bool((F[:1, :1] == F).all()):
+        there = F if lengths is None else F[real_regions(lengths, F)]
+        if bool((F[:1, :1] == there).all()):
             raise ValueError("F: the features of all regions are alike; is this the right layer?")
 
 
@@ -250,6 +265,7 @@ class _Images(NamedTuple):
     w: Tensor  # [N, R]
     P: Similarity
     g: Tensor  # [N, dim]
+    lengths: Tensor | None  # [N]
 
     def part(self, chosen: Tensor) -> _Images:
         """The same of some images, by mask or index; the rows of P sum to 1 again."""
@@ -261,7 +277,8 @@ class _Images(NamedTuple):
             of_all, places = self.P, torch.arange(len(self.F))[chosen]
             P = lambda images: of_all(places[images])  # noqa: E731
         F = self.F if whole else self.F[chosen]
-        return _Images(F, self.w[chosen], P, self.g[chosen])
+        lengths = None if self.lengths is None else self.lengths[chosen]
+        return _Images(F, self.w[chosen], P, self.g[chosen], lengths)
 
 
 def similarity_loss(
@@ -275,6 +292,7 @@ def similarity_loss(
     weights_of: WeightsOf = Settings.weights_of,
     backend: Backend = "auto",
     groups: Sequence[Tensor] | None = None,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     """`L_similarity = mean_i KL(P[i] || softmax_j T[i])` (Eq. 7-9), a scalar.
 
@@ -288,6 +306,7 @@ def similarity_loss(
         weights_of: whose w and strengths weigh a match, see `RegionalProjection`.
         backend: what matches regions, see `backend.choose`.
         groups: indices of images within which P and Q sum to 1; None: all of them.
+        lengths: how many of the R regions each image has, `[N]`; w is 0 beyond.
     """
     strength, orientation = polar(h)
     kappa = frame.kappa(strength)
@@ -299,17 +318,23 @@ def similarity_loss(
         bias = (w * (density - kappa)).sum(1)
     match_kl = choose(backend, h.device, width=frame.dim).ops.match_kl
 
-    def match(block: slice, target: Tensor, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    def match(
+        block: slice, target: Tensor, o: Tensor, n: Tensor | None, a: Tensor, b: Tensor
+    ) -> Tensor:
+        own = None if n is None else n[block]
         exclude = None if include_self else torch.arange(len(o), device=o.device)[block]
         if weights_of == "conditioning":
-            return match_kl(o[block], o, a[block], b, target, exclude, over="d")
-        return match_kl(o, o[block], a, b, target, exclude)
+            return match_kl(
+                o[block], o, a[block], b, target, exclude, over="d", q_lengths=own, d_lengths=n
+            )
+        return match_kl(o, o[block], a, b, target, exclude, q_lengths=n, d_lengths=own)
 
     def of_block(block: slice, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return match(block, P[block], o, a, b)  # type: ignore[index]
+        return match(block, P[block], o, lengths, a, b)  # type: ignore[index]
 
     def of_group(images: Tensor, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return match(slice(None), among(P, images), o, a, b)
+        own = None if lengths is None else lengths[images]
+        return match(slice(None), among(P, images), o, own, a, b)
 
     if groups is None:
         return mean_over_blocks(of_block, len(h), orientation, w * kappa, bias)

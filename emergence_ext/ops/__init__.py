@@ -6,13 +6,21 @@ torch alone.
 
 from emergence_ext.ops import reference
 from emergence_ext.ops.backend import BACKENDS, choose, in_words, why_not_fused
-from emergence_ext.ops.fused import match_kl, match_kl_scaled, maxsim, maxsim_indices
+from emergence_ext.ops.fused import (
+    match_kl,
+    match_kl_scaled,
+    maxsim,
+    maxsim_indices,
+    maxsim_packed,
+)
 from emergence_ext.ops.library import build_info, use_instruction_set
+from emergence_ext.ops.packed import as_tensor
 from emergence_ext.ops.ways import Standing, standings
 
 __all__ = [
     "BACKENDS",
     "Standing",
+    "as_tensor",
     "build_info",
     "choose",
     "in_words",
@@ -20,6 +28,7 @@ __all__ = [
     "match_kl_scaled",
     "maxsim",
     "maxsim_indices",
+    "maxsim_packed",
     "reference",
     "standings",
     "use_instruction_set",

@@ -16,16 +16,20 @@ that needs it finds out; where nothing has, they are the reference, and one warn
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Callable
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from emergence_ext.ops import library as _library
-from emergence_ext.ops import reference, transforms, ways
+from emergence_ext.ops import packed, reference, transforms, ways
 from emergence_ext.ops.autocast import in_float32
 from emergence_ext.ops.checks import refuse_gradients
+from emergence_ext.ops.matches import matches_of
 from emergence_ext.ops.registration import register
 
 _OPTIONAL: Final = ("exclude", "q_lengths", "d_lengths")
@@ -114,27 +118,103 @@ def maxsim_indices(
     empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
+    index_dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `maxsim`, with the matches.
 
     Args:
         q, d, a, q_lengths, d_lengths, empty_score, precision, max_memory: as in `maxsim`.
+        index_dtype: of the matches: `torch.uint8` (of up to 256 candidates), `torch.int32` or
+            `torch.int64`, which it is when left out. The matches of many images are large, and
+            what is written for the first time is not there yet: an eighth of the bytes, or memory
+            that was used before, can save most of the time.
+        out: `[B, N, R]`, contiguous, of such a dtype, which the matches are written to; not
+            together with `index_dtype`, and not where a gradient is asked for.
 
     Returns:
-        `T`, `[B, N]`, and the matching s of every region, `[B, N, R]`, int64, not differentiable; 0
-        for rows beyond their lengths and in images without rows.
+        `T`, `[B, N]`, and the matching s of every region, `[B, N, R]`, not differentiable; 0 for
+        rows beyond their lengths and in images without rows. With `out` that is the second.
 
     Raises:
-        ValueError, TypeError, RuntimeError: as `maxsim`.
+        ValueError, TypeError, RuntimeError: as `maxsim`; an `index_dtype` or `out` that cannot hold
+            the matches.
     """
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
     options["empty_score"] = empty_score
     lengths: dict[str, Any] = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+    matches = matches_of(q, d, a, index_dtype, out)
     instead = _instead_of_library("maxsim", precision, q=q, d=d, a=a, **lengths)
     if instead is not None:
-        return instead.maxsim_indices(q, d, a, **lengths, **options)
+        return matches.kept(*instead.maxsim_indices(q, d, a, **lengths, **options))
     given = (q, d, a, q_lengths, d_lengths)
-    return _library_for(*given).maxsim_indices(*given, **options)
+    into = None if matches.out is None else getattr(_compiled, "maxsim_indices_into", None)
+    if into is not None and q.device.type == "cpu":
+        return into(*given, matches.out, **options), matches.out
+    compact = matches.fits_compact(d)
+    found = _library_for(*given).maxsim_indices(*given, **options, compact=compact)
+    return matches.kept(*found)
+
+
+def maxsim_packed(
+    q: Tensor | np.ndarray,
+    cu_q: Tensor | np.ndarray,
+    d: Tensor | np.ndarray,
+    cu_d: Tensor | np.ndarray,
+    *,
+    pairs: Tensor | np.ndarray | None = None,
+    topk: int | None = None,
+    prepare: Callable[[Tensor, int], Tensor] | None = None,
+    empty_score: float = -1e9,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> Any:
+    """`maxsim` with a = 1 of sets that lie one after the other in one array, without padding.
+
+    On the CPU the rows are read where they are, and the bits are those of `maxsim` of the sets
+    alone. Where a gradient is asked for, and on a GPU, the sets are padded for as long as the call
+    lasts.
+
+    With `topk` d is scored a block of sets at a time, so that of an array on disk (`numpy.memmap`,
+    `Tensor.from_file`) that is larger than memory only a block is read at once; q may then be on a
+    GPU while d is not. The values of offsets and pairs are looked at, which
+    `torch.compile(fullgraph=True)` does not allow.
+
+    Args:
+        q: rows of all scored sets, `[rows, D]`, a tensor or NumPy array.
+        cu_q: where each set begins in q, and the number of rows: `[N + 1]`, int64 or int32, from 0
+            on, never falling.
+        d: rows of all conditioning sets, `[rows, D]`.
+        cu_d: as cu_q, `[B + 1]`.
+        pairs: score these alone, `[P, 2]`: a set of q and one of d each, int64 or int32. Those of
+            one set of q are quicker side by side.
+        topk: keep so many of d for each of q. Not with `pairs`.
+        prepare: with `topk`, what makes a block of rows of d ready, called with it and the place of
+            its first row: such as `lambda rows, first: rows.float() * scale` for int8.
+        empty_score: of every pair whose set of d has no rows.
+        precision: as in `maxsim`.
+        max_memory: with `topk`, bytes of d scored at once; 64 MiB when left out, at least one set.
+
+    Returns:
+        `T [B, N]`, once differentiable in q and d; with pairs `[P]`, also differentiable. With topk
+        the scores `[N, k]`, best first, and their sets of d `[N, k]`, int64, neither
+        differentiable; of equal scores the lower set comes first, k is at most B.
+
+    Raises:
+        ValueError: shapes, offsets or pairs that do not fit; on the CPU a value that is not finite
+            among the rows that are read.
+        TypeError: dtypes or devices that differ.
+
+    Example:
+        >>> q, d = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[3.0, 0.0], [1.0, 2.0]])
+        >>> maxsim_packed(q, torch.tensor([0, 2]), d, torch.tensor([0, 1, 2]))
+        tensor([[3.],
+                [3.]])
+    """
+    compiled = _compiled if hasattr(_compiled, "maxsim_packed") else None
+    options = {"empty_score": empty_score, "precision": precision}
+    matcher = packed.Matcher(ops=sys.modules[__name__], compiled=compiled, options=options)
+    return packed.maxsim_packed(matcher, q, cu_q, d, cu_d, pairs, topk, prepare, max_memory)
 
 
 @in_float32

@@ -11,16 +11,19 @@ width of a region's feature.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from emergence_ext.ops import tensor_cores
+from emergence_ext.ops import packed, tensor_cores
 from emergence_ext.ops.autocast import in_float32
 from emergence_ext.ops.checks import checked, checked_scale, checked_targets, refuse_gradients
+from emergence_ext.ops.matches import matches_of
 from emergence_ext.ops.ragged import Ragged
 from emergence_ext.ops.tensor_cores import Products
 
@@ -64,8 +67,11 @@ def maxsim_indices(
     empty_score: float = -1e9,
     precision: str = "highest",
     max_memory: int | None = None,
+    index_dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `maxsim`, with the matches: `(T [B, N], argmax [B, N, R])`, int64, without gradient."""
+    """As `maxsim`, with the matches: `(T [B, N], argmax [B, N, R])`, without gradient."""
+    matches = matches_of(q, d, a, index_dtype, out)
     stored, ragged = q.dtype, Ragged(q_lengths, d_lengths, empty_score)
     q, d, a = checked("maxsim", q, d, a, precision, ragged=ragged)
     products = tensor_cores.products_for(q, stored, precision)
@@ -78,7 +84,26 @@ def maxsim_indices(
         best, places = best_in(block)
         rows.append((a * best.view(N, R, len(block)).permute(2, 0, 1)).sum(-1))
         indices.append(places.view(N, R, len(block)).permute(2, 0, 1))
-    return ragged.scores(torch.cat(rows)), torch.cat(indices)
+    return matches.kept(ragged.scores(torch.cat(rows)), torch.cat(indices))
+
+
+def maxsim_packed(
+    q: Tensor | np.ndarray,
+    cu_q: Tensor | np.ndarray,
+    d: Tensor | np.ndarray,
+    cu_d: Tensor | np.ndarray,
+    *,
+    pairs: Tensor | np.ndarray | None = None,
+    topk: int | None = None,
+    prepare: Callable[[Tensor, int], Tensor] | None = None,
+    empty_score: float = -1e9,
+    precision: str = "highest",
+    max_memory: int | None = None,
+) -> Any:
+    """As `emergence_ext.ops.maxsim_packed`, the sets padded for as long as the call lasts."""
+    options = {"empty_score": empty_score, "precision": precision}
+    matcher = packed.Matcher(ops=sys.modules[__name__], compiled=None, options=options)
+    return packed.maxsim_packed(matcher, q, cu_q, d, cu_d, pairs, topk, prepare, max_memory)
 
 
 @in_float32

@@ -13,7 +13,7 @@ from emergence_ext.ops import fused as ops
 from emergence_ext.ops import library as _library
 from emergence_ext.ops.backend import choose, in_words, why_not_fused
 
-OPS = ("match_kl", "match_kl_scaled", "maxsim", "maxsim_indices")
+OPS = ("match_kl", "match_kl_scaled", "maxsim", "maxsim_indices", "maxsim_packed")
 NEVER_BUILT = f"it was never built here. To build it: {_library.REBUILD}"
 
 

@@ -1,0 +1,242 @@
+"""Sets that lie one after the other in one array, with offsets, and nothing between them.
+
+The library's kernels for the CPU read such rows where they are. What computes elsewhere, and what
+wants gradients, takes them as sets with lengths, padded for as long as the call lasts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emergence_ext.ops.transforms import wants_gradient
+
+BLOCK_BYTES: Final = 64 << 20
+"""Rows of d scored at once on the way to the best, when `max_memory` is not given."""
+
+_OP: Final = "maxsim_packed"
+_Rows = Tensor | np.ndarray
+Prepare = Callable[[Tensor, int], Tensor]
+"""What makes a block of rows ready, given it and the place of its first row."""
+
+
+class Sets(NamedTuple):
+    """Rows `[T, D]` of all sets, and where each begins: `[sets + 1]`, int64 on the CPU."""
+
+    rows: Tensor
+    starts: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """How many rows each has, `[sets]`, int64 on the CPU."""
+        return self.starts.diff()
+
+    def some(self, first: int, last: int) -> Sets:
+        """Sets `[first, last)`, whose rows alone are read."""
+        starts = self.starts[first : last + 1]
+        return Sets(self.rows[int(starts[0]) : int(starts[-1])], starts - starts[0])
+
+    def chosen(self, which: Tensor) -> Sets:
+        """Copies of the sets `which`, int64 on the CPU, in that order."""
+        lengths = self.lengths[which]
+        starts = torch.zeros(len(which) + 1, dtype=torch.int64)
+        starts[1:] = lengths.cumsum(0)
+        shift = (self.starts[which] - starts[:-1]).repeat_interleave(lengths)
+        places = (torch.arange(len(shift)) + shift).to(self.rows.device)
+        return Sets(self.rows.index_select(0, places), starts)
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """The same as `[sets, most rows, D]`, zeros beyond their lengths, and these."""
+        count, lengths, device = len(self.lengths), self.lengths, self.rows.device
+        most = max(1, int(lengths.max())) if count else 1
+        shift = (torch.arange(count) * most - self.starts[:-1]).repeat_interleave(lengths)
+        places = (torch.arange(len(self.rows)) + shift).to(device)
+        D = self.rows.shape[1]
+        flat = self.rows.new_zeros(count * most, D).index_copy(0, places, self.rows)
+        return flat.view(count, most, D), lengths.to(device)
+
+    def blocks(self, max_bytes: int) -> Iterator[tuple[int, int]]:
+        """Cut the sets into blocks of as many rows as `max_bytes` hold, of one set at least."""
+        rows = max(1, max_bytes // (self.rows.element_size() * max(1, self.rows.shape[1])))
+        first, count = 0, len(self.lengths)
+        while first < count:
+            end = int(torch.searchsorted(self.starts, self.starts[first] + rows, right=True)) - 1
+            last = min(max(end, first + 1), count)
+            yield first, last
+            first = last
+
+
+class Matcher(NamedTuple):
+    """What computes.
+
+    Attributes:
+        ops: a module with `maxsim`.
+        compiled: the library's ops, if they take packed sets.
+        options: `empty_score` and `precision`.
+    """
+
+    ops: Any
+    compiled: Any
+    options: dict[str, Any]
+
+    def scores(self, q: Sets, d: Sets) -> Tensor:
+        """Scores of all pairs, `[B, N]`."""
+        if self._reads(q, d):
+            return self.compiled.maxsim_packed(*q, *d, None, **self.options)
+        (q_rows, q_lengths), (d_rows, d_lengths) = q.padded(), d.padded()
+        lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
+        return self.ops.maxsim(q_rows, d_rows, **lengths, **self.options)
+
+    def of_pairs(self, q: Sets, d: Sets, pairs: Tensor) -> Tensor:
+        """Scores of these pairs, `[P]`; pairs are int64 on the CPU."""
+        if self._reads(q, d):
+            return self.compiled.maxsim_packed(*q, *d, pairs, **self.options)
+        order = pairs[:, 0].argsort(stable=True)
+        queries, counts = pairs[order, 0].unique_consecutive(return_counts=True)
+        found = [
+            self.scores(q.some(j, j + 1), d.chosen(pairs[places, 1]))[:, 0]
+            for j, places in zip(queries.tolist(), order.split(counts.tolist()), strict=True)
+        ]
+        if not found:
+            wide = torch.float64 if q.rows.dtype == torch.float64 else torch.float32
+            return q.rows.new_zeros(0, dtype=wide)
+        return torch.cat(found)[order.argsort().to(q.rows.device)]
+
+    def best(
+        self, q: Sets, d: Sets, k: int, prepare: Prepare | None, max_memory: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """The k best of d for each of q, and their places: both `[N, k]`; a block at a time."""
+        device = q.rows.device
+        kept = torch.zeros(len(q.lengths), 0, device=device)
+        places = torch.zeros(len(q.lengths), 0, dtype=torch.int64, device=device)
+        for first, last in d.blocks(max_memory or BLOCK_BYTES):
+            block = d.some(first, last)
+            rows = block.rows.to(device)
+            if prepare is not None:
+                rows = prepare(rows, int(d.starts[first]))
+            T = self.scores(q, Sets(rows, block.starts)).t()
+            at = torch.arange(first, last, device=device).expand(len(T), -1)
+            # Stable: of equal scores the earlier one stays.
+            order = torch.cat([kept.to(T.dtype), T], 1).sort(dim=1, descending=True, stable=True)
+            kept = order.values[:, :k]
+            places = torch.cat([places, at], 1).gather(1, order.indices[:, :k])
+        return kept, places
+
+    def _reads(self, q: Sets, d: Sets) -> bool:
+        return (
+            self.compiled is not None
+            and q.rows.device.type == d.rows.device.type == "cpu"
+            and len(q.rows) > 0
+            and len(d.rows) > 0
+            and not (wants_gradient(q.rows) or wants_gradient(d.rows))
+        )
+
+
+def maxsim_packed(
+    matcher: Matcher,
+    q: _Rows,
+    cu_q: _Rows,
+    d: _Rows,
+    cu_d: _Rows,
+    pairs: _Rows | None,
+    topk: int | None,
+    prepare: Prepare | None,
+    max_memory: int | None,
+) -> Any:
+    """As `emergence_ext.ops.maxsim_packed`, by what `matcher` says."""
+    if max_memory is not None and max_memory <= 0:
+        raise ValueError(f"{_OP}: max_memory must be a positive number of bytes, got {max_memory}")
+    of_q, of_d = _sets("q", q, cu_q), _sets("d", d, cu_d)
+    if of_q.rows.shape[1] != of_d.rows.shape[1] or of_q.rows.shape[1] == 0:
+        raise ValueError(
+            f"{_OP}: q and d must be [rows, D] with one D of at least 1, "
+            f"got {list(of_q.rows.shape)} and {list(of_d.rows.shape)}"
+        )
+    if prepare is not None and topk is None:
+        raise ValueError(f"{_OP}: prepare goes with topk")
+    alike = of_q.rows.dtype == of_d.rows.dtype or prepare is not None
+    if not alike or not of_q.rows.is_floating_point():
+        raise TypeError(
+            f"{_OP}: q and d must have one floating-point dtype, "
+            f"got {of_q.rows.dtype} and {of_d.rows.dtype}"
+        )
+    if of_d.rows.device != of_q.rows.device and (topk is None or of_d.rows.device.type != "cpu"):
+        raise TypeError(f"{_OP}: d is on {of_d.rows.device}, q is on {of_q.rows.device}")
+    if topk is None:
+        if pairs is None:
+            return matcher.scores(of_q, of_d)
+        return matcher.of_pairs(of_q, of_d, _pairs(pairs, of_q, of_d))
+    if pairs is not None:
+        raise ValueError(f"{_OP}: give pairs or topk, not both")
+    if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
+        raise ValueError(f"{_OP}: topk must be a number of sets, at least 1, got {topk!r}")
+    with torch.no_grad():
+        return matcher.best(of_q, of_d, topk, prepare, max_memory)
+
+
+def as_tensor(x: _Rows) -> Tensor:
+    """A tensor on the same memory: a file that is mapped stays where it is."""
+    if isinstance(x, Tensor):
+        return x
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(x)
+
+
+def _sets(name: str, x: _Rows, offsets: _Rows) -> Sets:
+    """The sets, or an error that names what does not fit."""
+    for which, given in ((name, x), (f"cu_{name}", offsets)):
+        if not isinstance(given, Tensor | np.ndarray):
+            raise TypeError(
+                f"{_OP}: {which} must be a tensor or NumPy array, got {type(given).__name__}"
+            )
+    rows, starts = as_tensor(x), as_tensor(offsets)
+    if rows.ndim != 2:
+        raise ValueError(f"{_OP}: {name} must be [rows, D], got {list(rows.shape)}")
+    if starts.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{_OP}: cu_{name} must be int64 or int32, got {starts.dtype}")
+    if starts.ndim != 1 or len(starts) == 0:
+        raise ValueError(
+            f"{_OP}: cu_{name} must be [sets + 1], where each set of {name} begins and the last "
+            f"ends, got {list(starts.shape)}"
+        )
+    starts = starts.to("cpu", torch.int64)
+    if int(starts[0]) != 0 or int(starts[-1]) != len(rows):
+        raise ValueError(
+            f"{_OP}: cu_{name} must go from 0 to {len(rows)}, the rows of {name}, "
+            f"got {int(starts[0])} to {int(starts[-1])}"
+        )
+    falls = (starts.diff() < 0).nonzero()
+    if len(falls):
+        raise ValueError(f"{_OP}: cu_{name} must not fall, it does after entry {int(falls[0])}")
+    return Sets(rows, starts)
+
+
+def _pairs(pairs: _Rows, q: Sets, d: Sets) -> Tensor:
+    if not isinstance(pairs, Tensor | np.ndarray):
+        pairs = torch.as_tensor(pairs)
+    found = as_tensor(pairs)
+    if found.ndim == 1 and len(found) == 0:
+        found = found.new_zeros(0, 2, dtype=torch.int64)
+    if found.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{_OP}: pairs must be int64 or int32, got {found.dtype}")
+    if found.ndim != 2 or found.shape[1] != 2:
+        raise ValueError(
+            f"{_OP}: pairs must be [P, 2], a set of q and one of d each, got {list(found.shape)}"
+        )
+    found = found.to("cpu", torch.int64)
+    for column, letter, sets in ((0, "q", q), (1, "d", d)):
+        if len(found) == 0:
+            break
+        low, high, count = int(found[:, column].min()), int(found[:, column].max()), len(sets[1])
+        if low < 0 or high >= count - 1:
+            raise ValueError(
+                f"{_OP}: pairs[:, {column}] must lie in [0, {count - 1}), the sets of {letter}, "
+                f"got entries from {low} to {high}"
+            )
+    return found
