@@ -38,6 +38,11 @@ def build_info() -> dict[str, Any]:
         `cuda_paths`, what EMERGENCE_CUDA_PATH can make the library prefer on a GPU (empty without
         a CUDA backend), `running_torch`, `running_torch_variant`, and
         `why_not`, a dictionary from backend to the reason why it cannot be used, None where it can.
+
+    Example:
+        >>> import emergence_ext as ee
+        >>> sorted(ee.build_info()["why_not"])
+        ['cpu', 'cuda']
     """
     version, variant = running_torch()
     levels = (

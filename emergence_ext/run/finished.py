@@ -87,6 +87,7 @@ class FinishedRun:
         >>> import emergence_ext as ee
         >>> run = ee.FinishedRun.open("runs/demo")
         >>> run.emergence.layers, run.emergence.labels
+        (['conv1_1', 'conv2_1'], ['epoch 0', 'epoch 2', 'epoch 12'])
     """
 
     folder: Path
