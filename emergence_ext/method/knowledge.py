@@ -30,7 +30,7 @@ class KnowledgePoints(Saved):
         y: true categories, `[N]`.
         tau: a region is a knowledge point where its confidence is above.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> points = ee.KnowledgePoints(
         ...     confidence=torch.tensor([[0.9, 0.3]]), category=torch.tensor([[1, 0]]),
@@ -121,7 +121,7 @@ def knowledge_points(
         ValueError: a label outside `[0, C)`, a tau outside its range, or another `dim` than the
             frame's.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> frame = ee.Frame(
         ...     priors=torch.tensor([0.5, 0.5]), directions=torch.eye(3)[:2], kappa=ee.ExactKappa(3)

@@ -65,7 +65,7 @@ class RegionalProjection(Estimator):
         stats_: `FitStats`; terms `similarity`, `align`, and `left_out_similarity` where images were
             left out.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> rng = torch.Generator().manual_seed(0)
         >>> f, F = torch.randn(30, 5, generator=rng), torch.rand(30, 4, 6, generator=rng)

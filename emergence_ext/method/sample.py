@@ -56,7 +56,7 @@ class SampleProjection(Estimator):
         frame_: the `Frame` made of them; everything later is drawn in it.
         stats_: `FitStats`.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> rng = torch.Generator().manual_seed(0)
         >>> f = torch.randn(60, 8, generator=rng)  # features of images, and logits

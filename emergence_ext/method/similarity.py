@@ -61,7 +61,7 @@ def image_similarity(
     Raises:
         ValueError: fewer than two images, or logits that are not finite.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> z = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
         >>> ee.image_similarity(z, kappa_p=1.0).round(decimals=2)
@@ -107,7 +107,7 @@ def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> f
         ValueError: one category, fewer images than twice the categories, or logits so alike that
             no value does it.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> noise = torch.rand(15, 3, generator=torch.Generator().manual_seed(0))
         >>> z = 2 * torch.eye(3).repeat(5, 1) + noise  # fifteen images of three categories

@@ -141,7 +141,7 @@ class ExactKappa:
     Raises:
         ValueError: `dim` below 2, or `sigma` or `base` not positive.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> kappa = ee.ExactKappa(dim=3)
         >>> [round(x, 2) for x in kappa(torch.tensor([0.0, 1.0, 10.0])).tolist()]
@@ -216,7 +216,7 @@ class MonteCarloKappa:
     Raises:
         ValueError: `dim` below 2, `sigma` not positive, or no `samples`.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> drawn, exact = ee.MonteCarloKappa(dim=3), ee.ExactKappa(dim=3)
         >>> strength = torch.tensor([0.5, 2.0, 8.0])

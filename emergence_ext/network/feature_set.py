@@ -29,7 +29,7 @@ class FeatureSet(Saved):
     Raises:
         ValueError: shapes that do not agree, or a label outside `[0, C)`.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> features = ee.FeatureSet(
         ...     layers={"conv": torch.rand(4, 9, 8)}, grid=(3, 3), f=torch.rand(4, 5),

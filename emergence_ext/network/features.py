@@ -97,7 +97,7 @@ def extract(
         StoreError: what is kept is damaged.
         ValueError: as `feature_stream`.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> net = ee.load_model("small_vgg28", num_classes=10)
         >>> images = [(torch.rand(1, 28, 28), label) for label in range(10)]  # any data set

@@ -65,7 +65,7 @@ def suggest_layers(module: nn.Module, example: Tensor, count: int = 5) -> dict[s
     Raises:
         ValueError: no module gives a map or tokens that the output depends on.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> net = ee.load_model("small_vgg28", num_classes=10)
         >>> list(ee.suggest_layers(net.module, torch.rand(1, 1, 28, 28)))

@@ -121,7 +121,7 @@ def load_model(
         FileNotFoundError: no such file of weights.
         ImportError: torchvision, timm or transformers is needed and absent.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> net = ee.load_model("small_vgg28", num_classes=10)
         >>> list(net.layers), net.preprocess

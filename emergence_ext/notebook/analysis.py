@@ -28,7 +28,7 @@ class Analysis(FinishedRun):
 
     Tables are data frames where pandas is installed, else lists of rows.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> run = ee.Analysis.open("runs/demo")
         >>> len(run.points), len(run.samples)
@@ -121,7 +121,7 @@ def analyze(
             run.
         FileNotFoundError: a file or folder that is not there.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> network = torch.nn.Sequential(
         ...     torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4),

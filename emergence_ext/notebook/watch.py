@@ -30,7 +30,7 @@ class Watch:
     Raises:
         ValueError: `every` below 1, or `out` holds checkpoints already.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> network = torch.nn.Sequential(
         ...     torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4),

@@ -84,7 +84,7 @@ def maxsim(
         TypeError: dtypes or devices that differ, a dtype that is not floating point.
         RuntimeError: a device that is neither the CPU nor CUDA; a second derivative.
 
-    Example:
+    Examples:
         >>> from emergence_ext import ops
         >>> q = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> d = torch.tensor([[[3.0, 0.0], [1.0, 2.0]]])
@@ -128,7 +128,7 @@ def maxsim_indices(
     Raises:
         ValueError, TypeError, RuntimeError: as `maxsim`.
 
-    Example:
+    Examples:
         >>> from emergence_ext import ops
         >>> q = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> d = torch.tensor([[[3.0, 0.0], [1.0, 2.0]]])
@@ -196,7 +196,7 @@ def match_kl(
             what does).
         TypeError, RuntimeError: as `maxsim`.
 
-    Example:
+    Examples:
         >>> from emergence_ext import ops
         >>> q = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
         >>> ops.match_kl(q, q, torch.ones(2, 1), torch.zeros(2), torch.full((2, 2), 0.5))
@@ -248,7 +248,7 @@ def match_kl_scaled(
     Raises:
         ValueError, TypeError, RuntimeError: as `match_kl`; f or d asking for a gradient.
 
-    Example:
+    Examples:
         >>> from emergence_ext import ops
         >>> f = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
         >>> P = torch.full((2, 2), 0.5)

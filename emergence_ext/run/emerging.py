@@ -69,7 +69,7 @@ def emergence(
             unknown backend.
         RuntimeError: a backend that cannot compute here.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> run = ee.FinishedRun.open("runs/demo")
         >>> features = ee.FeatureSet.load(run.inside.features(run.emergence.labels[-1]))

@@ -83,7 +83,7 @@ class FinishedRun:
         folder: the run directory.
         config: what `config.json` says.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
         >>> run = ee.FinishedRun.open("runs/demo")
         >>> run.emergence.layers, run.emergence.labels
