@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, TypeVar, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from emergence_ext.cli.terminal import echo, log_to_terminal
+from emergence_ext.cli.terminal import echo, leads, log_to_terminal
 
 _Function = TypeVar("_Function", bound=Callable[..., None])
 
@@ -82,7 +82,8 @@ def command(name: str | None = None, *, goes_on: bool = False) -> Callable[[_Fun
             except KeyboardInterrupt:
                 if sys.stderr.isatty():
                     typer.echo(err=True)  # the terminal wrote ^C into a line, or behind a bar
-                echo("stopped; run again to go on" if goes_on else "stopped", err=True)
+                if leads():
+                    echo("stopped; run again to go on" if goes_on else "stopped", err=True)
                 raise typer.Exit(INTERRUPTED) from None
 
         hints = get_type_hints(function, include_extras=True) | _LOGGED

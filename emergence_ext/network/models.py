@@ -139,12 +139,11 @@ def load_model(
     module = _build(build, spec, num_classes, random_state)
     if weights is not None:
         module = _with_weights(module, build, spec, num_classes, weights, image_size, random_state)
-    elif num_classes is None:
+    elif num_classes is None and source != "hf":  # which never comes without weights
         # Who says how many classes there are is about to train it.
         own = source not in ("", "torchvision", "timm") and name
         state = "as it is built" if own else "untrained"
-        if source != "hf":
-            logger.warning("%s: no weights given, the network is %s", spec, state)
+        logger.warning("%s: no weights given, the network is %s", spec, state)
     module.eval()
     if output is not None:
         select_output(module, output)
