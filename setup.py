@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -29,17 +31,33 @@ except ImportError:
         """Stands in where there is no torch: says what to do."""
 
         def run(self) -> None:
-            """Refuse to build."""
-            raise build_support.BuildError(build_support.NO_TORCH)
+            """Refuse to build, in one line."""
+            sys.exit(f"error: {build_support.NO_TORCH}")
+
+    def is_pure() -> bool:
+        """Refuse to build, before anything is copied."""
+        sys.exit(f"error: {build_support.NO_TORCH}")
 
 else:
+
+    @cache
+    def make_plan() -> build_support.Plan:
+        """Probe the compilers, once; what was asked for and cannot be built is one line."""
+        try:
+            return build_support.make_plan(os.environ, torch.version.cuda, TOOLKIT)
+        except build_support.BuildError as error:
+            sys.exit(f"error: {error}")
+
+    def is_pure() -> bool:
+        """Whether no library will be built, so that the wheel serves every machine."""
+        return not make_plan().builds("cpu")
 
     class BuildLibrary(cpp_extension.BuildExtension):  # type: ignore[no-redef]
         """Probes, then builds the backends that can be built, and records why not the others."""
 
         def run(self) -> None:
             """Build the library and write `_build.json` beside it."""
-            plan = build_support.make_plan(os.environ, torch.version.cuda, TOOLKIT)
+            plan = make_plan()
             variant = build_support.torch_variant(torch.version.cuda, torch.version.hip)
             facts = build_support.build_facts(
                 plan,
@@ -71,6 +89,16 @@ else:
             build_support.write_if_changed(package / "_build.json", text)
 
 
+class Wheel(bdist_wheel):
+    """Is of any machine and Python where no library was built."""
+
+    def run(self) -> None:
+        """Settle that before the build, after which the wheel is named."""
+        if is_pure():
+            self.root_is_pure = True
+        super().run()
+
+
 def library(plan: build_support.Plan, generated: Path) -> Extension:
     """Describe the shared object to torch's builder."""
     folders = ["csrc", "csrc/cpu"] + (["csrc/cuda"] if plan.builds("cuda") else [])
@@ -93,5 +121,5 @@ def library(plan: build_support.Plan, generated: Path) -> Extension:
 
 setup(
     ext_modules=[Extension("emergence_ext._C", sources=[])],
-    cmdclass={"build_ext": BuildLibrary},
+    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": Wheel},
 )

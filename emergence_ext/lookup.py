@@ -27,6 +27,7 @@ _PACKAGES: Final = {
     "sklearn": ("scikit-learn", "studies"),
     "timm": ("timm", "timm"),
     "torchvision": ("torchvision", "models"),
+    "transformers": ("transformers", "hf"),
 }
 """Module -> the package that brings it, and the extra that brings the package."""
 

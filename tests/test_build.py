@@ -263,3 +263,23 @@ def test_the_sdist_holds_all_that_its_tests_read(tmp_path: Path) -> None:
     unneeded = {".pre-commit-config.yaml", "emergence_ext/_build.json"}
     lacking = {name for name in needed - there - unneeded if not name.startswith(caches)}
     assert not lacking, sorted(lacking)
+
+
+def test_without_torch_one_line_says_what_to_do(tmp_path: Path) -> None:
+    root = Path(build_support.__file__).parent
+    for name in ("setup.py", "build_support.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, tmp_path / name)
+    (tmp_path / "emergence_ext").mkdir()
+    shutil.copy(root / "emergence_ext" / "_version.py", tmp_path / "emergence_ext")
+    (tmp_path / "emergence_ext" / "__init__.py").touch()
+    build = "import sys; sys.modules['torch'] = None; from setuptools import build_meta as b; "
+    done = subprocess.run(
+        [sys.executable, "-c", build + "b.build_wheel('out')"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1] == f"error: {build_support.NO_TORCH}"

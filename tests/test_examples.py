@@ -1,13 +1,17 @@
-"""The examples and the README's lines of Python run as they stand."""
+"""The examples, and the lines of Python in README and docs, run as they stand."""
 
 import re
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+import emergence_ext as ee
+from emergence_ext.network import load_model
 from emergence_ext.report.html.write import write_page
 from tests.planted import feature_set
 
@@ -65,23 +69,88 @@ def test_every_example_is_run_here_and_says_how_to_call_it() -> None:
         assert f"python examples/{path.name}" in path.read_text()
 
 
-def test_the_lines_of_the_readme_run(
-    image_folder: Path, training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+OURS = {
+    "torchvision:resnet34": "tests.tiny_networks:three",
+    "preprocess=net.preprocess": 'preprocess="none"',
+    "size=224": "size=16",
+    "conv_5": "conv2_1",
+    '"layer4"': '"conv2_1"',  # in what follows, of a network at hand
+    "random_directions(8, 512)": "random_directions(8, 8)",
+    "features.29": "conv2_1",
+    "features.27": "conv1_1",
+    "(7, 7)": "(4, 4)",
+    "sliding_window_shapes=14, strides=7": "sliding_window_shapes=6, strides=2",
+    "steps=200": "steps=2",
+}
+"""What the pages say -> the same of something that takes no time."""
+ELSEWHERE = {"docs/parallel.md"}
+"""Pages whose code is for other machines: it is compiled."""
+
+
+def _code(page: str) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page == "docs/tutorial.md"))
+        for page in PAGES
+        if _code(page)
+    ],
+)
+def test_the_lines_of_a_page_run(
+    page: str,
+    image_folder: Path,
+    training: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    code = "\n".join(
-        re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    )
-    for theirs, ours in {
-        "torchvision:resnet34": "tests.tiny_networks:three",
+    code = _code(page)
+    places = {
         "resnet34.safetensors": str(training / "epoch_0012.safetensors"),
-        "photos": str(image_folder),
-        "size=224": "size=16",
-        "conv_5": "conv2_1",
-    }.items():
-        assert theirs in code, theirs
+        '"photos"': repr(str(image_folder)),
+    }
+    for theirs, ours in {**OURS, **places}.items():
         code = code.replace(theirs, ours)
+    lines = compile(code, page, "exec")
+    if page in ELSEWHERE:
+        return
     monkeypatch.chdir(tmp_path)
     # Tables and figures of a whole run take their time, and have tests of their own.
     monkeypatch.setattr("emergence_ext.report.framed.write", lambda run: write_page(run.folder))
-    exec(compile(code, "README.md", "exec"), {})
-    _assert_picture(tmp_path / "samples.png")
+    exec(lines, _at_hand(page))
+    if "savefig" in code:
+        _assert_picture(tmp_path / "samples.png")
+
+
+def test_what_stands_for_the_words_of_the_pages_stands_for_some() -> None:
+    said = "\n".join(map(_code, PAGES))
+    assert [theirs for theirs in OURS if theirs not in said] == []
+
+
+def _at_hand(page: str) -> dict[str, Any]:
+    """What a page takes as given."""
+    if page not in ("docs/lookinside.md", "docs/mindseye.md"):
+        return {}
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    net = load_model("tests.tiny_networks:three").module
+    images = [(image, number) for number, image in enumerate(x)]
+    target = torch.tensor([0, 1])
+    return {
+        "module": net, "net": net, "images": images, "x": x, "target": target, "fill": 0.5,
+        "preprocess": torch.nn.Identity(),
+    }  # fmt: skip
+
+
+def test_the_api_has_a_page_for_each_room_and_all_pages_are_in_the_list() -> None:
+    listed = (ROOT / "mkdocs.yml").read_text()
+    for room in ee._ROOMS:
+        page = (ROOT / "docs" / "api" / f"{room}.md").read_text()
+        assert f"::: emergence_ext.{room}\n" in page
+        if room in ("lookinside", "studies"):  # whose doors offer modules
+            for module in getattr(ee, room).__all__:
+                assert f"::: emergence_ext.{room}.{module}\n" in page, module
+    for path in (ROOT / "docs").rglob("*.md"):
+        assert path.relative_to(ROOT / "docs").as_posix() in listed, path

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import RunDir, app, reported
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.commands import command
+from emergence_ext.cli.common import RunDir, reported
+from emergence_ext.cli.terminal import closing
 
 
-@app.command()
+@command()
 def animate(
     run_dir: RunDir,
     fps: Annotated[int, typer.Option(help="Frames a second.")] = 24,
@@ -28,4 +29,4 @@ def animate(
 
         run = FinishedRun.open(run_dir)
         with run.held():
-            echo(report.animate(run, fps=fps, seconds=seconds))
+            closing(report.animate(run, fps=fps, seconds=seconds))

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emergence_ext.cli.common import Device, app, device_name, reported, with_interval
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.commands import command
+from emergence_ext.cli.common import Device, device_name, reported, with_interval
+from emergence_ext.cli.terminal import closing, echo
 
 if TYPE_CHECKING:
     from emergence_ext.studies.apply import Applied
 
 
-@app.command()
+@command()
 def apply(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A run directory, or RUN_DIR@CHECKPOINT.")
@@ -50,8 +51,9 @@ def apply(
             result = study.apply(finished, subject, said, checkpoint)
             finished.keep(result, place, {"new images": subject.dataset.digest()})
         _tell(result)
-        echo(report.update(finished, place))
-        echo(finished.inside.experiment(place))
+        page = report.update(finished, place)
+        echo(f"tables and figures: {finished.inside.experiment(place)}")
+        closing(page)
 
 
 def _tell(a: Applied) -> None:

@@ -6,19 +6,19 @@ from typing import Annotated
 
 import typer
 
+from emergence_ext.cli.commands import command
 from emergence_ext.cli.common import (
     Device,
     RunDir,
     Seed,
-    app,
     device_name,
     reported,
 )
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.terminal import closing, echo
 from emergence_ext.settings import Attacked, AttackSettings, words
 
 
-@app.command()
+@command()
 def attack(
     run_dir: RunDir,
     eps: Annotated[
@@ -77,5 +77,6 @@ def attack(
                 "before or after, in any layer; lower --tau",
                 err=True,
             )
-        echo(report.update(run, study.NAME))
-        echo(run.inside.experiment(study.NAME))
+        page = report.update(run, study.NAME)
+        echo(f"tables and figures: {run.inside.experiment(study.NAME)}")
+        closing(page)

@@ -10,13 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 
 from emergence_ext import __version__, settings
+from emergence_ext.cli.commands import Quiet, Verbose, app, asked
 from emergence_ext.cli.terminal import echo, leads, log_to_terminal, processes
 from emergence_ext.lookup import UserCodeError, told, user_place
 from emergence_ext.settings import words
@@ -29,13 +29,6 @@ logger = logging.getLogger(__name__)
 PATIENCE: Final = 15.0
 """Seconds after which a process that does not lead tells its error. One that they all meet is told
 by the first of them, and torchrun ends the others meanwhile."""
-
-app = typer.Typer(
-    help="See what a network has learned: where in the image, in which layer, when in training.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 
 RunDir = Annotated[
     Path, typer.Argument(metavar="RUN_DIR", help="What `emergence run --out` wrote.")
@@ -62,7 +55,8 @@ Split = Annotated[
 ]
 _model_name = typer.Option(
     "--model",
-    help=f"{words(settings.BuiltinModel)}, torchvision:NAME, timm:NAME or module:callable.",
+    help=f"{words(settings.BuiltinModel)}, torchvision:NAME, timm:NAME, hf:NAME or "
+    "module:callable.",
 )
 ModelName = Annotated[str, _model_name]
 ModelOrRun = Annotated[str | None, _model_name]
@@ -131,10 +125,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def main(
     context: typer.Context,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Everything, tracebacks included.")
-    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -143,7 +135,7 @@ def main(
     ] = False,
 ) -> None:
     """Settle what is logged, before any command."""
-    _asked.set(context.invoked_subcommand)
+    asked.set(context.invoked_subcommand)
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     log_to_terminal(level)
     if processes() > 1 and context.invoked_subcommand != "run":
@@ -258,10 +250,7 @@ def _line(error: BaseException) -> _Line | None:
     return _Line(" ".join(text.split()), 2 if misuse else 1)
 
 
-_asked: ContextVar[str | None] = ContextVar("asked", default=None)
-"""The command that was called."""
-
-_OTHERWISE: Final = {"random_state": "seed", "outputs": "class_map"}
+_OTHERWISE: Final = {"random_state": "seed", "outputs": "class_map", "root": "data"}
 """Arguments that the command line calls something else."""
 
 
@@ -276,7 +265,7 @@ def in_options(text: str, command: str | None = None) -> str:
         text: as a function raises it.
         command: name of the command; None: the one that was called.
     """
-    options = _options(_asked.get() if command is None else command)
+    options = _options(asked.get() if command is None else command)
     head = re.match(r"[a-z_]+(?=: | must )", text)
     if head and head[0] in options:
         text = options[head[0]] + text[head.end() :]

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import app, reported, with_interval
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.commands import command
+from emergence_ext.cli.common import reported, with_interval
+from emergence_ext.cli.terminal import closing, echo
 
 _Name = Annotated[str, typer.Argument(help="A run directory, or RUN_DIR@CHECKPOINT.")]
 
 
-@app.command()
+@command()
 def compare(a: _Name, b: _Name) -> None:
     """Say what moved from A to B: two runs of the same regions, or two checkpoints of one.
 
@@ -49,4 +50,4 @@ def compare(a: _Name, b: _Name) -> None:
                     f"{row.layer}: 1 - cos {turned}, |h| {stronger}, "
                     f"reliable points of an image {reliable}, w moved {moved}"
                 )
-        echo(folder)
+        closing(folder)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from emergence_ext.cli.common import Device, RunDir, app, device_name, reported
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.commands import command
+from emergence_ext.cli.common import Device, RunDir, device_name, reported
+from emergence_ext.cli.terminal import closing, echo
 
 
-@app.command()
+@command(goes_on=True)
 def controls(
     run_dir: RunDir,
     device: Device = "auto",
@@ -25,5 +26,6 @@ def controls(
         run = FinishedRun.open(run_dir)
         with run.held():
             run.keep(study.controls(run, run.subject(device_name(device))), study.NAME)
-        echo(report.update(run, study.NAME))
-        echo(run.inside.experiment(study.NAME))
+        page = report.update(run, study.NAME)
+        echo(f"tables and figures: {run.inside.experiment(study.NAME)}")
+        closing(page)

@@ -6,19 +6,19 @@ from typing import Annotated
 
 import typer
 
+from emergence_ext.cli.commands import command
 from emergence_ext.cli.common import (
     Device,
     RunDir,
     Seed,
-    app,
     device_name,
     numbers,
     reported,
 )
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.terminal import closing, echo
 
 
-@app.command()
+@command()
 def distill(
     run_dir: RunDir,
     at: Annotated[
@@ -64,5 +64,6 @@ def distill(
                 random_state=seed,
             )
             run.keep(result, study.NAME)
-        echo(report.update(run, study.NAME))
-        echo(run.inside.experiment(study.NAME))
+        page = report.update(run, study.NAME)
+        echo(f"tables and figures: {run.inside.experiment(study.NAME)}")
+        closing(page)

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from emergence_ext import settings
-from emergence_ext.cli.common import Out, RunDir, app, reported
+from emergence_ext.cli.commands import command
+from emergence_ext.cli.common import Out, RunDir, reported
 from emergence_ext.cli.terminal import echo
 from emergence_ext.settings import words
 
 
-@app.command()
+@command()
 def export(
     run_dir: RunDir,
     out: Out,

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import RunDir, app, reported, with_interval
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.commands import command
+from emergence_ext.cli.common import RunDir, reported, with_interval
+from emergence_ext.cli.terminal import closing, echo
 
 
-@app.command()
+@command()
 def foreground(
     run_dir: RunDir,
     boxes: Annotated[
@@ -49,5 +50,6 @@ def foreground(
                 f"{run.emergence.layers[-1]}: {with_interval(last.points, '.0%')} of the points "
                 f"and {last.area:.0%} of the area of {last.images} images lie on the object"
             )
-        echo(report.update(run, study.NAME))
-        echo(run.inside.experiment(study.NAME))
+        page = report.update(run, study.NAME)
+        echo(f"tables and figures: {run.inside.experiment(study.NAME)}")
+        closing(page)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from emergence_ext.cli.commands import command
 from emergence_ext.cli.common import (
     Checkpoints,
     ClassMap,
@@ -22,7 +23,6 @@ from emergence_ext.cli.common import (
     Size,
     Split,
     Weights,
-    app,
     as_text,
     command_line,
     device_name,
@@ -30,7 +30,7 @@ from emergence_ext.cli.common import (
     numbers,
     reported,
 )
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.terminal import closing, echo
 from emergence_ext.settings import Technique, words
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ LookOut = Annotated[
 ]
 
 
-@app.command()
+@command()
 def look(
     context: typer.Context,
     run_dir: RunOrNone = None,
@@ -140,7 +140,7 @@ def look(
                 echo(f"{name}: {note}")
         for name, reason in looked.refused.items():
             echo(f"{name} is left out: {reason}", err=True)
-        echo(looked.page)
+        closing(looked.page)
 
 
 def _look(

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from emergence_ext import settings
+from emergence_ext.cli.commands import command
 from emergence_ext.cli.common import (
     Device,
     ModelOrRun,
@@ -14,12 +16,12 @@ from emergence_ext.cli.common import (
     Output,
     Seed,
     Weights,
-    app,
     device_name,
     numbers,
     reported,
 )
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.terminal import closing, echo
+from emergence_ext.settings import words
 
 # None where the user left it out, so that an option of no effect can be refused.
 Side = Annotated[
@@ -30,7 +32,7 @@ Prepared = Annotated[
     str | None,
     typer.Option(
         "--preprocess",
-        help="With --images: auto, none, imagenet, caffe, inception, clip, or module:callable; "
+        help=f"With --images: auto, {words(settings.Preprocessing)}, or module:callable; "
         "default: auto.",
     ),
 ]
@@ -42,7 +44,7 @@ TopK = Annotated[
 ]
 
 
-@app.command()
+@command()
 def mindseye(
     out: Out,
     layer: Annotated[
@@ -122,7 +124,7 @@ def mindseye(
                     notes = eye.facets_of_run(run, layers, out, points=points, **grouping, **how)
         for note in notes:
             echo(note)
-        echo(out)
+        closing(out)
 
 
 def _names(text: str, option: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from emergence_ext.cli.commands import command
 from emergence_ext.cli.common import (
     Checkpoints,
     ClassMap,
@@ -27,14 +28,13 @@ from emergence_ext.cli.common import (
     Size,
     Split,
     Weights,
-    app,
     as_text,
     command_line,
     device_name,
     numbers,
     reported,
 )
-from emergence_ext.cli.terminal import echo, echo_lines, leads
+from emergence_ext.cli.terminal import closing, echo, echo_lines, leads
 from emergence_ext.settings import Backend, Settings, WeightsOf, words
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@app.command()
+@command(goes_on=True)
 def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
     """Train a small network on 5,000 real digits and show what it learned, where and when.
 
@@ -72,10 +72,10 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
         settings = Settings(region_images=100, random_state=seed)
         page = report.write(run(spec.load(), out, settings, command=command_line()))
         echo(f"{time.perf_counter() - started:.0f} s in all")
-        echo(page)
+        closing(page)
 
 
-@app.command()
+@command(goes_on=True)
 def train(
     data: Data,
     out: Out,
@@ -140,10 +140,10 @@ def train(
         took = f"{sum(log.seconds):.0f} s"
         accuracy = f"{log.val_accuracy[-1]:.1%}"
         echo(f"accuracy on {len(val_set)} left-out images: {accuracy} in {took}")
-        echo(out)
+        closing(out)
 
 
-@app.command()
+@command(goes_on=True)
 def run(
     data: Data,
     out: Out,
@@ -227,10 +227,10 @@ def run(
             command=command_line(),
         )
         if leads():
-            echo(report.write(finished))
+            closing(report.write(finished))
 
 
-@app.command(name="report")
+@command("report")
 def redraw(run_dir: RunDir) -> None:
     """Make tables, figures and page of a finished run again, and of what was done with it.
 
@@ -241,10 +241,10 @@ def redraw(run_dir: RunDir) -> None:
     with reported():
         from emergence_ext import report
 
-        echo(report.write(run_dir))
+        closing(report.write(run_dir))
 
 
-@app.command(name="open")
+@command("open")
 def open_page(run_dir: RunDir) -> None:
     """Open the report of a finished run in the browser; print its address.
 
@@ -264,7 +264,7 @@ def open_page(run_dir: RunDir) -> None:
         webbrowser.open(page.as_uri())
 
 
-@app.command()
+@command()
 def doctor(
     model: Annotated[str | None, typer.Option("--model", help="A network to inspect.")] = None,
     weights: Weights = None,

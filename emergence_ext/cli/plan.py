@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
-from emergence_ext.cli.common import app, device_name, reported
+from emergence_ext.cli.commands import command
+from emergence_ext.cli.common import device_name, reported
 from emergence_ext.cli.network import analysis, run
 from emergence_ext.cli.terminal import echo
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from emergence_ext.run import Forecast
 
 
-@app.command()
+@command()
 @wraps(run, assigned=("__annotations__",))  # the options of `run`
 def plan(**given: Any) -> None:
     """Predict time, memory and disk of each stage of a run from what a few images take.

@@ -11,7 +11,8 @@ import typer
 
 from emergence_ext.cli.animate import animate
 from emergence_ext.cli.attack import attack
-from emergence_ext.cli.common import Device, RunDirs, Seed, app, reported
+from emergence_ext.cli.commands import command
+from emergence_ext.cli.common import Device, RunDirs, Seed, reported
 from emergence_ext.cli.controls import controls
 from emergence_ext.cli.distill import distill
 from emergence_ext.cli.shapley import shapley
@@ -21,7 +22,7 @@ from emergence_ext.cli.terminal import echo
 EXPERIMENTS = ("tables", "controls", "attack", "shapley", "distill", "animate")
 
 
-@app.command()
+@command(goes_on=True)
 def reproduce(
     run_dirs: RunDirs,
     only: Annotated[

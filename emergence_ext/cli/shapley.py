@@ -6,20 +6,20 @@ from typing import Annotated
 
 import typer
 
+from emergence_ext.cli.commands import command
 from emergence_ext.cli.common import (
     Device,
     RunDir,
     Seed,
-    app,
     device_name,
     reported,
     with_interval,
 )
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.terminal import closing, echo
 from emergence_ext.settings import ShapleySettings
 
 
-@app.command()
+@command()
 def shapley(
     run_dir: RunDir,
     layer: Annotated[
@@ -75,5 +75,6 @@ def shapley(
             for measure, r in result.spearman().items():
                 mean = with_interval(mean_interval(r[k]), ".2f")
                 echo(f"{name}, {measure}: Spearman {mean}")
-        echo(report.update(run, study.NAME))
-        echo(run.inside.experiment(study.NAME))
+        page = report.update(run, study.NAME)
+        echo(f"tables and figures: {run.inside.experiment(study.NAME)}")
+        closing(page)

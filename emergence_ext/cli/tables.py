@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
+from emergence_ext.cli.commands import command
 from emergence_ext.cli.common import (
     Device,
     RunDirs,
     Seed,
-    app,
     device_name,
     numbers,
     reported,
     with_interval,
 )
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.terminal import closing, echo
 
 Seeds = Annotated[int, typer.Option(help="Of every method: they move its folds and its start.")]
 Temperatures = Annotated[str, typer.Option(help="Of the softmax whose entropy is taken, as 1,2,4.")]
@@ -37,7 +37,7 @@ Images = Annotated[
 ]
 
 
-@app.command()
+@command(goes_on=True)
 def tables(
     run_dirs: RunDirs,
     seeds: Seeds = 5,
@@ -82,5 +82,6 @@ def tables(
                     f"{o.method}: {with_interval(student_interval(o.r), '+.3f')}, "
                     f"{o.configuration}, images {'not fitted' if o.left_out else 'fitted'}"
                 )
-        echo(report.update(first, study.NAME))
-        echo(first.inside.experiment(study.NAME))
+        page = report.update(first, study.NAME)
+        echo(f"tables and figures: {first.inside.experiment(study.NAME)}")
+        closing(page)

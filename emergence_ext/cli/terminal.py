@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 import warnings
+from pathlib import Path
 from types import TracebackType
 
 import typer
@@ -19,6 +20,12 @@ def echo(message: object, *, err: bool = False) -> None:
     if not err and not leads():
         return
     typer.echo(printable(message), err=err)
+
+
+def closing(path: Path) -> None:
+    """Print the last line of a command: where to look, or what was written."""
+    path = path.resolve()
+    echo(f"Report: {path.as_uri()}" if path.suffix == ".html" else f"Written to: {path}")
 
 
 def echo_lines(text: str, *, err: bool = False) -> None:

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import RunDir, app, echo, reported
+from emergence_ext.cli.commands import command
+from emergence_ext.cli.common import RunDir, echo, reported
 
 
-@app.command()
+@command()
 def verify(
     run_dir: RunDir,
     report: Annotated[

@@ -36,6 +36,12 @@ class ImageFolder(ImageFiles):
     Raises:
         ValueError: no such folder or split, no categories in it, or none of a category readable.
         OSError, MemoryError: the machine cannot read it now; no image is left out for that.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)
+        >>> len(images), images.categories, images[0][0].shape
+        (12, ['blue', 'green', 'red'], torch.Size([3, 16, 16]))
     """
 
     def __init__(

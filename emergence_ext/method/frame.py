@@ -24,6 +24,15 @@ class Frame(Saved):
         directions: `mu`, `[C, dim]`, unit rows.
         kappa: concentration as a function of strength.
         kappa_p: concentration of the similarity between images; None until it is solved.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> frame = ee.Frame(
+        ...     priors=torch.tensor([0.5, 0.5]), directions=torch.eye(3)[:2], kappa=ee.ExactKappa(3)
+        ... )
+        >>> h = torch.tensor([[4.0, 0.0, 0.0], [0.1, 0.1, 0.0]])  # strong and clear; weak
+        >>> [[round(p, 2) for p in row] for row in frame.posterior(h).tolist()]
+        [[1.0, 0.0], [0.5, 0.5]]
     """
 
     priors: Tensor

@@ -56,6 +56,15 @@ class RegionImportance(Estimator):
         v_: channel importance, `[N, K]`.
         stats_: `FitStats`; its losses never rise. With `pairs`, they may from one round to the
             next, and the term `new_pairs` is the loss over pairs that no evaluation saw.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> rng = torch.Generator().manual_seed(0)
+        >>> F = torch.rand(12, 4, 6, generator=rng)  # images, regions, channels
+        >>> P = ee.image_similarity(torch.randn(12, 3, generator=rng), 4.0)
+        >>> fitted = ee.RegionImportance(max_evals=5).fit(F, P)
+        >>> fitted.w_.shape, fitted.v_.shape
+        (torch.Size([12, 4]), torch.Size([12, 6]))
     """
 
     w_: Tensor

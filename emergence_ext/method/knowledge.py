@@ -29,6 +29,15 @@ class KnowledgePoints(Saved):
         runner_up: the second-best `p(y|h)`, `[N, R]`.
         y: true categories, `[N]`.
         tau: a region is a knowledge point where its confidence is above.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> points = ee.KnowledgePoints(
+        ...     confidence=torch.tensor([[0.9, 0.3]]), category=torch.tensor([[1, 0]]),
+        ...     runner_up=torch.tensor([[0.1, 0.3]]), y=torch.tensor([1]),
+        ... )
+        >>> points.point, points.reliable
+        (tensor([[ True, False]]), tensor([[ True, False]]))
     """
 
     confidence: Tensor
@@ -111,6 +120,16 @@ def knowledge_points(
     Raises:
         ValueError: a label outside `[0, C)`, a tau outside its range, or another `dim` than the
             frame's.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> frame = ee.Frame(
+        ...     priors=torch.tensor([0.5, 0.5]), directions=torch.eye(3)[:2], kappa=ee.ExactKappa(3)
+        ... )
+        >>> h = torch.tensor([[[4.0, 0, 0], [0, 4.0, 0], [0.1, 0.1, 0]]])  # three regions
+        >>> points = ee.knowledge_points(h, frame, labels=torch.tensor([0]), tau=0.6)
+        >>> points.point, points.reliable
+        (tensor([[ True,  True, False]]), tensor([[ True, False, False]]))
     """
     C = len(frame.priors)
     if h.ndim != 3 or labels.shape != h.shape[:1]:

@@ -65,6 +65,18 @@ class RegionalProjection(Estimator):
         scale_: factor on the strengths of `transform`, 1 until `normalise_strengths` sets it.
         stats_: `FitStats`; terms `similarity`, `align`, and `left_out_similarity` where images were
             left out.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> rng = torch.Generator().manual_seed(0)
+        >>> f, F = torch.randn(30, 5, generator=rng), torch.rand(30, 4, 6, generator=rng)
+        >>> z = 3 * f[:, :3]
+        >>> samples = ee.SampleProjection().fit(f, z)
+        >>> P = ee.image_similarity(z, 4.0)
+        >>> w = ee.RegionImportance(max_evals=5).fit(F, P).w_
+        >>> regions = ee.RegionalProjection(samples.frame_, max_evals=5)
+        >>> regions.fit(F, w, P, samples.transform(f)).transform(F).shape
+        torch.Size([30, 4, 3])
     """
 
     frame: Frame

@@ -55,6 +55,14 @@ class SampleProjection(Estimator):
         directions_: `mu`, `[C, dim]`, unit rows.
         frame_: the `Frame` made of them; everything later is drawn in it.
         stats_: `FitStats`.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> rng = torch.Generator().manual_seed(0)
+        >>> f = torch.randn(60, 8, generator=rng)  # features of images, and logits
+        >>> samples = ee.SampleProjection().fit(f, 3 * f[:, :4])
+        >>> samples.transform(f).shape, samples.directions_.shape
+        (torch.Size([60, 3]), torch.Size([4, 3]))
     """
 
     M_: Tensor

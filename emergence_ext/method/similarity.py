@@ -60,6 +60,14 @@ def image_similarity(
 
     Raises:
         ValueError: fewer than two images, or logits that are not finite.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> z = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+        >>> ee.image_similarity(z, kappa_p=1.0).round(decimals=2)
+        tensor([[0.4200, 0.4200, 0.1600],
+                [0.4200, 0.4200, 0.1600],
+                [0.2100, 0.2100, 0.5800]])
     """
     unit = _unit(z)
     P = unit.new_empty(len(z), len(z))
@@ -98,6 +106,14 @@ def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> f
     Raises:
         ValueError: one category, fewer images than twice the categories, or logits so alike that
             no value does it.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> noise = torch.rand(15, 3, generator=torch.Generator().manual_seed(0))
+        >>> z = 2 * torch.eye(3).repeat(5, 1) + noise  # fifteen images of three categories
+        >>> P = ee.image_similarity(z, ee.solve_kappa_p(z))
+        >>> round(float((-(P * P.log()).sum(1)).exp().mean()), 1)  # images that a row spreads over
+        5.0
     """
     unit = _unit(z.double())
     N, C = z.shape

@@ -140,6 +140,12 @@ class ExactKappa:
 
     Raises:
         ValueError: `dim` below 2, or `sigma` or `base` not positive.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> kappa = ee.ExactKappa(dim=3)
+        >>> [round(x, 2) for x in kappa(torch.tensor([0.0, 1.0, 10.0])).tolist()]
+        [0.0, 1.75, 100.49]
     """
 
     dim: int
@@ -209,6 +215,13 @@ class MonteCarloKappa:
 
     Raises:
         ValueError: `dim` below 2, `sigma` not positive, or no `samples`.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> drawn, exact = ee.MonteCarloKappa(dim=3), ee.ExactKappa(dim=3)
+        >>> strength = torch.tensor([0.5, 2.0, 8.0])
+        >>> bool(torch.allclose(drawn(strength), exact(strength), rtol=0.05))
+        True
     """
 
     dim: int

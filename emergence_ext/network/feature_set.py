@@ -28,6 +28,16 @@ class FeatureSet(Saved):
 
     Raises:
         ValueError: shapes that do not agree, or a label outside `[0, C)`.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> features = ee.FeatureSet(
+        ...     layers={"conv": torch.rand(4, 9, 8)}, grid=(3, 3), f=torch.rand(4, 5),
+        ...     z=torch.rand(4, 2), y=torch.tensor([0, 1, 0, 1]), names=list("abcd"),
+        ...     categories=["cat", "dog"],
+        ... )
+        >>> len(features), features.layers["conv"].shape
+        (4, torch.Size([4, 9, 8]))
     """
 
     layers: dict[str, Tensor]

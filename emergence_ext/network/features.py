@@ -96,6 +96,14 @@ def extract(
     Raises:
         StoreError: what is kept is damaged.
         ValueError: as `feature_stream`.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> net = ee.load_model("small_vgg28", num_classes=10)
+        >>> images = [(torch.rand(1, 28, 28), label) for label in range(10)]  # any data set
+        >>> features = ee.extract(net.module, images, net.layers)
+        >>> features.z.shape, list(features.layers)
+        (torch.Size([10, 10]), ['conv1_2', 'conv2_2', 'conv3_3', 'conv4_3', 'conv5_3'])
     """
     with feature_stream(module, dataset, layers, **options) as stream:
         if keep is None:

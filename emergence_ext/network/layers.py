@@ -64,6 +64,12 @@ def suggest_layers(module: nn.Module, example: Tensor, count: int = 5) -> dict[s
 
     Raises:
         ValueError: no module gives a map or tokens that the output depends on.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> net = ee.load_model("small_vgg28", num_classes=10)
+        >>> list(ee.suggest_layers(net.module, torch.rand(1, 1, 28, 28)))
+        ['conv1_2', 'conv2_2', 'conv3_3', 'conv4_3', 'conv5_3']
     """
     return suggested_of(module, survey(module, example), count)
 

@@ -22,6 +22,7 @@ from emergence_ext.network.builtin import (
     vgg16_pooled,
 )
 from emergence_ext.network.calling import select_output
+from emergence_ext.network.huggingface import hub_builder, hub_preprocess, output_names
 from emergence_ext.network.layers import known_layers
 from emergence_ext.network.origin import read_origin
 from emergence_ext.network.positions import require_size
@@ -55,7 +56,7 @@ _PARALLEL = (
     nn.parallel.DistributedDataParallel,
     torch.optim.swa_utils.AveragedModel,
 )
-_FORMS = f"{', '.join(BUILTIN)}, torchvision:NAME, timm:NAME or module:callable"
+_FORMS = f"{', '.join(BUILTIN)}, torchvision:NAME, timm:NAME, hf:NAME or module:callable"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class LoadedModel:
             (`suggest_layers`).
         preprocess: what its images need, for `preprocessing.preprocess`.
         description: what that name stands for, in words.
+        outputs: for each output all of its names, where the network itself says them.
     """
 
     module: nn.Module
@@ -76,6 +78,7 @@ class LoadedModel:
     layers: dict[str, str]
     preprocess: str
     description: str = ""
+    outputs: Sequence[tuple[str, ...]] = ()
 
 
 def load_model(
@@ -96,9 +99,10 @@ def load_model(
     network itself.
 
     Args:
-        spec: one of `settings.BuiltinModel`, `torchvision:NAME`, `timm:NAME`, or
-            `module:callable` of a function that is called with `num_classes` if it takes that, and
-            returns a module; or of a module, which is copied.
+        spec: one of `settings.BuiltinModel`, `torchvision:NAME`, `timm:NAME`, `hf:NAME` (a
+            repository or a folder of Hugging Face, with its own weights), or `module:callable` of
+            a function that is called with `num_classes` if it takes that, and returns a module;
+            or of a module, which is copied.
         num_classes: width of the output; None takes what the weights have, or else the network's
             own default.
         weights: `.safetensors`, or a file of torch.save, as `load_weights` takes it; "DEFAULT" for
@@ -115,7 +119,13 @@ def load_model(
         ValueError: an unknown network, one that needs arguments beside `num_classes`, weights of
             another network, or attributes of another kind than above.
         FileNotFoundError: no such file of weights.
-        ImportError: torchvision or timm is needed and absent.
+        ImportError: torchvision, timm or transformers is needed and absent.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> net = ee.load_model("small_vgg28", num_classes=10)
+        >>> list(net.layers), net.preprocess
+        (['conv1_2', 'conv2_2', 'conv3_3', 'conv4_3', 'conv5_3'], 'none')
     """
     weights = weights_file(spec, weights)
     origin = read_origin(weights)
@@ -129,7 +139,7 @@ def load_model(
     module = _build(build, spec, num_classes, random_state)
     if weights is not None:
         module = _with_weights(module, build, spec, num_classes, weights, image_size, random_state)
-    elif num_classes is None:
+    elif num_classes is None and source != "hf":  # which never comes without weights
         # Who says how many classes there are is about to train it.
         own = source not in ("", "torchvision", "timm") and name
         state = "as it is built" if own else "untrained"
@@ -143,6 +153,7 @@ def load_model(
         known_layers(module, source, name),
         _guess_preprocess(module, source, name),
         description,
+        output_names(module),
     )
 
 
@@ -165,6 +176,7 @@ def taken(module: nn.Module) -> LoadedModel:
         known_layers(module, source, kind.__name__.lower()),
         _guess_preprocess(module, source, ""),
         f"a {kind.__qualname__} of {kind.__module__}",
+        output_names(module),
     )
 
 
@@ -182,6 +194,8 @@ def _builder(
         return _torchvision_builder(name, image_size), f"torchvision's own {name}"
     if source == "timm":
         return _timm_builder(name, image_size), f"timm's own {name}"
+    if source == "hf":
+        return hub_builder(name), f"Hugging Face's {name}, with its own weights"
     return load_callable(spec, "model"), "a network of your own"
 
 
@@ -359,6 +373,8 @@ def _guess_preprocess(module: nn.Module, source: str, name: str) -> str:
         return declared
     if source == "torchvision":
         return _of_torchvision(name) if name else _of_its_class(module)
+    if source == "hf" and (processor := hub_preprocess(name)) is not None:
+        return processor
     config = getattr(module, "pretrained_cfg", None)
     if source == "timm" and isinstance(config, Mapping) and "mean" in config and "std" in config:
         return normalisation(config["mean"], config["std"])

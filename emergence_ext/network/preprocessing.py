@@ -80,6 +80,12 @@ def preprocess(name: str | Callable[[Tensor], Tensor]) -> nn.Module:
 
     Raises:
         ValueError: another name, or nothing callable there.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> grey = torch.full((1, 3, 2, 2), 0.5)
+        >>> ee.preprocess("inception")(grey).unique()
+        tensor([0.])
     """
     if isinstance(name, nn.Module):
         return name

@@ -43,6 +43,8 @@ def weights_file(model: str, weights: Path | str | None) -> Path | None:
         return _of_torchvision(name)
     if source == "timm":
         return _of_timm(name)
+    if source == "hf":  # it never comes without
+        return None
     raise ValueError(
         f"weights: DEFAULT is for torchvision:NAME and timm:NAME; give {model} a file of weights"
     )

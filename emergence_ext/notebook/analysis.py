@@ -27,6 +27,12 @@ class Analysis(FinishedRun):
     """A finished run, and what is looked at of it; `Analysis.open(RUN)` takes one up again.
 
     Tables are data frames where pandas is installed, else lists of rows.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> run = ee.Analysis.open("runs/demo")
+        >>> len(run.points), len(run.samples)
+        (12, 144)
     """
 
     @classmethod
@@ -115,11 +121,16 @@ def analyze(
             run.
         FileNotFoundError: a file or folder that is not there.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
-        >>> run = ee.analyze("torchvision:resnet34", "photos", weights="resnet34.safetensors")
-        ...     # doctest: +SKIP
-        >>> run.points  # doctest: +SKIP
+        >>> network = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4),
+        ...     torch.nn.Flatten(), torch.nn.Linear(128, 3),
+        ... )
+        >>> quick = ee.run.Settings(importance_evals=2, regional_evals=2)
+        >>> run = ee.analyze(network, "photos", "0", size=16, out="runs/mine", settings=quick)
+        >>> run.emergence.layers, len(run.samples)  # run.points, run.regions, run.show()
+        (['0'], 48)
     """
     subject = subject_of(
         model,

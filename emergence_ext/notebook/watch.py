@@ -30,13 +30,18 @@ class Watch:
     Raises:
         ValueError: `every` below 1, or `out` holds checkpoints already.
 
-    Example:
+    Examples:
         >>> import emergence_ext as ee
-        >>> watch = ee.Watch("photos", every=5)  # doctest: +SKIP
-        >>> for epoch in range(30):  # doctest: +SKIP
-        ...     train_one_epoch(network)
-        ...     watch(network, epoch + 1)
-        >>> watch.analyze().show()  # doctest: +SKIP
+        >>> network = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4),
+        ...     torch.nn.Flatten(), torch.nn.Linear(128, 3),
+        ... )
+        >>> watch = ee.Watch("photos", out="runs/watched", every=2)
+        >>> for epoch in range(5):
+        ...     watch(network, epoch)  # where an epoch of your training ends
+        >>> watch
+        Watch('runs/watched'), epochs kept: 0, 2, 4
+        >>> # then watch.analyze().show()
     """
 
     def __init__(

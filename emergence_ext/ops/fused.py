@@ -88,10 +88,11 @@ def maxsim(
         TypeError: dtypes or devices that differ, a dtype that is not floating point.
         RuntimeError: a device that is neither the CPU nor CUDA; a second derivative.
 
-    Example:
+    Examples:
+        >>> from emergence_ext import ops
         >>> q = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> d = torch.tensor([[[3.0, 0.0], [1.0, 2.0]]])
-        >>> maxsim(q, d)
+        >>> ops.maxsim(q, d)
         tensor([[5.]])
     """
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
@@ -139,6 +140,13 @@ def maxsim_indices(
     Raises:
         ValueError, TypeError, RuntimeError: as `maxsim`; an `index_dtype` or `out` that cannot hold
             the matches.
+
+    Examples:
+        >>> from emergence_ext import ops
+        >>> q = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        >>> d = torch.tensor([[[3.0, 0.0], [1.0, 2.0]]])
+        >>> ops.maxsim_indices(q, d)
+        (tensor([[5.]]), tensor([[[0, 1]]]))
     """
     options: dict[str, Any] = {"precision": precision, "max_memory": max_memory}
     options["empty_score"] = empty_score
@@ -268,9 +276,10 @@ def match_kl(
             what does).
         TypeError, RuntimeError: as `maxsim`.
 
-    Example:
+    Examples:
+        >>> from emergence_ext import ops
         >>> q = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
-        >>> match_kl(q, q, torch.ones(2, 1), torch.zeros(2), torch.full((2, 2), 0.5))
+        >>> ops.match_kl(q, q, torch.ones(2, 1), torch.zeros(2), torch.full((2, 2), 0.5))
         tensor(0.1201)
     """
     tensors = {"q": q, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
@@ -318,6 +327,13 @@ def match_kl_scaled(
 
     Raises:
         ValueError, TypeError, RuntimeError: as `match_kl`; f or d asking for a gradient.
+
+    Examples:
+        >>> from emergence_ext import ops
+        >>> f = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+        >>> P = torch.full((2, 2), 0.5)
+        >>> ops.match_kl_scaled(f, torch.ones(2, 2), f, torch.ones(2, 1), torch.zeros(2), P)
+        tensor(0.1201)
     """
     tensors = {"f": f, "v": v, "d": d, "a": a, "b": b, "P": P, "exclude": exclude}
     lengths: dict[str, Any] = {"q_lengths": q_lengths, "d_lengths": d_lengths}

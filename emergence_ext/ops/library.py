@@ -19,12 +19,20 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-REBUILD: Final = "pip install --no-build-isolation --no-deps --force-reinstall -e ."
-"""What to run in a checkout of this package, in the environment that will use it."""
-
 CUDA_PATHS: Final = ("portable", "split", "hopper")
 
-_RECORD: Final = Path(__file__).parents[1] / "_build.json"
+_PACKAGE: Final = Path(__file__).parents[1]
+_RECORD: Final = _PACKAGE / "_build.json"
+
+
+def _rebuild(checkout: Path) -> str:
+    """How to build the library: where the package runs from its checkout, or was installed."""
+    pip = "pip install --no-build-isolation --no-deps --force-reinstall"
+    return f"{pip} -e ." if (checkout / "setup.py").is_file() else f"{pip} SOURCE, its sdist"
+
+
+REBUILD: Final = _rebuild(_PACKAGE.parent)
+"""What to run, in a checkout of this package where there is one, to have the library."""
 
 
 def build_info() -> dict[str, Any]:
@@ -38,6 +46,11 @@ def build_info() -> dict[str, Any]:
         `cuda_paths`, what EMERGENCE_CUDA_PATH can make the library prefer on a GPU (empty without
         a CUDA backend), `running_torch`, `running_torch_variant`, and
         `why_not`, a dictionary from backend to the reason why it cannot be used, None where it can.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> sorted(ee.build_info()["why_not"])
+        ['cpu', 'cuda']
     """
     version, variant = running_torch()
     levels = (

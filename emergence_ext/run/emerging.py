@@ -68,6 +68,15 @@ def emergence(
             category, features that cannot be fitted, a folder with fits of another study, or an
             unknown backend.
         RuntimeError: a backend that cannot compute here.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> run = ee.FinishedRun.open("runs/demo")
+        >>> features = ee.FeatureSet.load(run.inside.features(run.emergence.labels[-1]))
+        >>> last = ee.run.Checkpoint("trained", 12, lambda: features)
+        >>> quick = ee.run.Settings(importance_evals=3, regional_evals=3)
+        >>> ee.emergence([last], quick).layers
+        ['conv1_1', 'conv2_1']
     """
     settings = settings or Settings()
     if not checkpoints:

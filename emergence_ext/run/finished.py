@@ -82,6 +82,12 @@ class FinishedRun:
     Attributes:
         folder: the run directory.
         config: what `config.json` says.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> run = ee.FinishedRun.open("runs/demo")
+        >>> run.emergence.layers, run.emergence.labels
+        (['conv1_1', 'conv2_1'], ['epoch 0', 'epoch 2', 'epoch 12'])
     """
 
     folder: Path
@@ -93,13 +99,16 @@ class FinishedRun:
 
         Raises:
             FileNotFoundError: none is there.
+            RuntimeError: one is there that is not finished.
             StoreError: what is there cannot be read.
         """
         inside = RunFolder(Path(folder))
         config = Config.read(inside.config)
         if not exists(inside.emergence) or (config.digested and not config.results):
-            raise FileNotFoundError(
-                f"run: {folder} holds no finished run; `emergence run --out {folder}` makes one"
+            again = config.command or f"emergence run --out {folder} ..."
+            raise RuntimeError(
+                f"run: {folder} is not finished: it was stopped, or goes on now. `{again}` goes on "
+                "where it was"
             )
         if not config.digested:
             logger.warning(

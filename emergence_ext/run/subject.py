@@ -128,7 +128,7 @@ class SubjectSpec:
             with, or else what the network is known to need.
         class_map: file that says which column of the output each folder is, as `data.class_map`
             takes it; None for the order of the training, where the weights say it, for
-            `labels.txt` in `data`, for ImageNet's names, or one to one.
+            `labels.txt` in `data`, for the network's own names, for ImageNet's, or one to one.
         per_class: images of a category, at most.
         precision: of the forward pass.
         output: key, field or index of the logits, for networks that give more than those; None:
@@ -210,6 +210,9 @@ class SubjectSpec:
             folder: of a run; what lies in it is named from there, so that a run can be moved.
         """
         values = asdict(self)
+        place = self.model.removeprefix("hf:")
+        if place != self.model and os.path.isdir(place):
+            values["model"] = f"hf:{os.path.abspath(place)}"
         for name in _PATHS:
             if values[name] and values[name] != DIGITS:
                 whole = os.path.abspath(values[name])
@@ -323,12 +326,16 @@ def assembled(
     elif not isinstance(layers, Mapping):
         layers = {name: loaded.layers.get(name, name) for name in layers}
     if class_map is None:
-        names = network.imagenet_names(width)
+        names = loaded.outputs or network.imagenet_names(width)
         # As many categories as outputs may as well be another thousand than ImageNet's.
         strict = len(dataset.categories) != width
-        class_map = data.by_name(dataset.categories, names, "ImageNet's names", strict=strict)
+        class_map = data.by_name(dataset.categories, names, _whose(loaded), strict=strict)
     columns = data.class_map(class_map, dataset.categories, width)
     return Subject(loaded.module, layers, dataset, preprocess=prepare, outputs=columns, **others)
+
+
+def _whose(loaded: network.LoadedModel) -> str:
+    return "the network's own names" if loaded.outputs else "ImageNet's names"
 
 
 def _inside(path: str, folder: Path) -> str:

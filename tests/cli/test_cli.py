@@ -71,7 +71,7 @@ def test_a_run_writes_a_report_and_names_it_last(
     asked = ["--checkpoints", checkpoints, "--layers", "conv2_1", "--alphas", "1", "--tau", "0.5"]
     result = _run(image_folder, out, *asked)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == str(out / "report.html")
+    assert result.stdout.splitlines()[-1] == f"Report: {(out / 'report.html').as_uri()}"
     assert (out / "report.html").is_file()
     config = json.loads((out / "config.json").read_text())
     assert config["settings"]["model"] == "tests.tiny_networks:three"
@@ -292,7 +292,7 @@ def test_training_keeps_checkpoints_that_a_run_takes(
     ]
     result = _call("train", "--data", data, "--out", out, *asked)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == str(out)
+    assert result.stdout.splitlines()[-1] == f"Written to: {out}"
     assert "left-out images" in result.stdout
     kept = sorted(path.name for path in out.glob("epoch_*.safetensors"))
     assert kept == [f"epoch_{epoch:04d}.safetensors" for epoch in (0, 1, 2, 4, 8, 10)]
@@ -340,7 +340,8 @@ def test_a_report_is_written_again(
     page = (out / "report.html").read_bytes()
     (out / "report.html").unlink()
     result = _call("report", out)
-    assert result.exit_code == 0 and result.stdout.strip() == str(out / "report.html")
+    assert result.exit_code == 0
+    assert result.stdout.strip() == f"Report: {(out / 'report.html').as_uri()}"
     assert (out / "report.html").read_bytes() == page
     _assert_refused(_call("report", tmp_path), "holds no finished run")
 
@@ -432,7 +433,8 @@ def test_a_shortened_demo_learns_digits_and_writes_its_report(
     )
     result = _call("demo", "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == str(tmp_path / "demo" / "report.html")
+    page = tmp_path / "demo" / "report.html"
+    assert result.stdout.splitlines()[-1] == f"Report: {page.as_uri()}"
     config = json.loads((tmp_path / "demo" / "config.json").read_text())
     assert [c["epoch"] for c in config["checkpoints"]] == [0, 1, 2]
     assert config["checkpoints"][-1]["accuracy"] > 0.7 > 0.3 > config["checkpoints"][0]["accuracy"]

@@ -62,6 +62,7 @@ def test_arguments_are_told_as_options_of_the_command(command: str) -> None:
 
 def test_what_the_command_line_calls_something_else() -> None:
     assert common.in_options("random_state: no", "run") == "--seed: no"
+    assert common.in_options("root: no folder x", "run") == "--data: no folder x"
     assert (
         common.in_options("ab: no. Say it by `outputs`.", "run") == "ab: no. Say it by --class-map."
     )

@@ -190,7 +190,7 @@ def test_the_command_from_a_folder(
         "--top-k", "3", "--steps", 8, "--out", tmp_path / "eye",
     )  # fmt: skip
     assert code == 0, output
-    assert output.splitlines()[-1] == str(tmp_path / "eye")
+    assert output.splitlines()[-1] == f"Written to: {tmp_path / 'eye'}"
     names = {path.name for path in (tmp_path / "eye" / "figures").iterdir()}
     assert {"embedding_conv2_1.png", "facets_conv2_1.svg", "iterations_conv2_1.png"} <= names
     assert any(

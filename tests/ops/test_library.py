@@ -181,3 +181,9 @@ def test_without_the_library_its_switches_say_so(monkeypatch: pytest.MonkeyPatch
         _library.use_instruction_set("generic")
     with pytest.raises(ValueError, match="must be 'cpu' or 'cuda', got 'gpu'"):
         _library.why_not("gpu")
+
+
+def test_an_installed_package_is_built_from_its_sdist(tmp_path: Path) -> None:
+    assert _library._rebuild(tmp_path).endswith("SOURCE, its sdist")
+    (tmp_path / "setup.py").touch()
+    assert _library._rebuild(tmp_path).endswith("-e .")

@@ -248,6 +248,6 @@ def test_the_command_names_the_film_last(
     result = CliRunner().invoke(app, ["animate", str(tmp_path), "--fps", "2", "--seconds", "1"])
     assert result.exit_code == 0, result.output
     path = tmp_path / "animate" / "emergence.gif"
-    assert result.stdout.splitlines()[-1] == str(path) and path.is_file()
+    assert result.stdout.splitlines()[-1] == f"Written to: {path}" and path.is_file()
     result = CliRunner().invoke(app, ["animate", str(tmp_path / "nothing")])
     assert result.exit_code == 2 and "holds no finished run" in result.stderr

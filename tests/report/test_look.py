@@ -58,7 +58,8 @@ def test_the_command_writes_sheets_and_one_page_and_names_it_last(
         "--keypoints", keypoints, "--layers", "conv2_1",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == str(out / "look.html")
+    page = (out / "look.html").as_uri()
+    assert result.stdout.splitlines()[-1] == f"Report: {page}"
     for technique in MINE.split(","):
         pngs = sorted((out / technique).glob("*.png"))
         assert pngs and all(path.with_suffix(".svg").is_file() for path in pngs)

@@ -56,7 +56,7 @@ def test_a_folder_without_a_finished_run_is_an_error(tmp_path: Path, finished_ru
         FinishedRun.open(tmp_path)
     half = shutil.copytree(finished_run, tmp_path / "half")
     (half / "fits" / "emergence.json").unlink()
-    with pytest.raises(FileNotFoundError, match="no finished run"):
+    with pytest.raises(RuntimeError, match="is not finished: it was stopped"):
         FinishedRun.open(half)
     damaged = shutil.copytree(finished_run, tmp_path / "damaged")
     (damaged / "config.json").write_text("{")

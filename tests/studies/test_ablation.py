@@ -213,7 +213,10 @@ def test_the_command_makes_both_tables(
             assert list(csv.DictReader(file)), name
     for name in ("methods", "ablation"):
         assert (out / "figures" / f"{name}.svg").is_file()
-    assert result.stdout.splitlines()[-2:] == [str(folder / "report.html"), str(out)]
+    assert result.stdout.splitlines()[-2:] == [
+        f"tables and figures: {out}",
+        f"Report: {(folder / 'report.html').as_uri()}",
+    ]
     assert "run, temperature 2, " in result.stdout and ", ours: -" in result.stdout
     assert_updated_from_what_is_saved(folder, "paper_tables", {"methods", "ablation"})
 

@@ -329,7 +329,7 @@ def test_the_command_writes_tables_and_says_what_compares(
     result = call(f"{folders[0]}@epoch0", f"{folders[0]}@epoch1")
     assert result.exit_code == 0, result.output
     assert "one and the same" in result.stdout and "conv2: 1 - cos" in result.stdout
-    out = Path(result.stdout.splitlines()[-1])
+    out = Path(result.stdout.splitlines()[-1].removeprefix("Written to: "))
     assert out.parent == folders[0] / "compare"
     kept = {p.stem for p in (out / "tables").iterdir()}
     assert kept == {"differences", "regions", "images", "frames"}
@@ -341,7 +341,7 @@ def test_the_command_writes_tables_and_says_what_compares(
     assert result.exit_code == 0, result.output
     assert "from one epoch 1 to two epoch 1" in result.stdout
     assert "The frames differ" in result.stdout
-    assert Path(result.stdout.splitlines()[-1]) != out
+    assert Path(result.stdout.splitlines()[-1].removeprefix("Written to: ")) != out
 
     result = call(f"{folders[0]}@7", str(folders[0]))
     assert result.exit_code == 2 and "no checkpoints '7'" in result.stderr

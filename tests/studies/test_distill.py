@@ -466,7 +466,10 @@ def test_the_command_writes_students_tables_and_figures_and_shows_them_in_the_re
     result = _call(*asked, "--layer", "conv1_1")
     assert result.exit_code == 0, result.output
     out = here / "distill"
-    assert result.stdout.splitlines()[-2:] == [str(here / "report.html"), str(out)]
+    assert result.stdout.splitlines()[-2:] == [
+        f"tables and figures: {out}",
+        f"Report: {(here / 'report.html').as_uri()}",
+    ]
     assert "Experiment: distillation" in (here / "report.html").read_text()
     assert {path.stem for path in (out / "tables").iterdir()} == {
         "networks",

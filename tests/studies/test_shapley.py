@@ -494,7 +494,10 @@ def test_the_command_writes_tables_figures_and_values(
     result = CliRunner().invoke(app, [*asked, "--samples", "32", "--error", "1e-9"])
     assert result.exit_code == 0, result.output
     folder = tmp_path / "shapley"
-    assert result.stdout.splitlines()[-2:] == [str(tmp_path / "report.html"), str(folder)]
+    assert result.stdout.splitlines()[-2:] == [
+        f"tables and figures: {folder}",
+        f"Report: {(tmp_path / 'report.html').as_uri()}",
+    ]
     assert "relu, w: Spearman 0." in result.stdout and "|F|: Spearman undefined" in result.stdout
     assert "3 of 3 standard errors are above 1e-09" in result.stderr
     for name in (

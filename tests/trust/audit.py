@@ -87,6 +87,9 @@ def _audit(sdist: Path, python: Path, compiler: bool, tests: Sequence[str]) -> b
         if not _run(build, environment):
             return False
         (wheel,) = folder.glob("*.whl")
+        if wheel.name.endswith("-py3-none-any.whl") == compiler:
+            print(f"  {wheel.name} names machines that it is not for")
+            return False
         install = (*pip, "install", "-q", wheel)
         again = (*install, "--force-reinstall", "--no-deps")  # over that with a compiler
         if not (_run(install, environment) and _run(again, environment)):
