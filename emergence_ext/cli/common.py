@@ -194,6 +194,19 @@ def device_name(name: str) -> str:
     return str(device)
 
 
+def echo_written(path: Path, page: Path | None = None) -> None:
+    """Print the address that opens a page and, last, what was written.
+
+    Args:
+        path: what was written.
+        page: the page that it is on; None: it is the page.
+    """
+    if page is not None:
+        echo(page)
+    echo((page or path).resolve().as_uri())
+    echo(path)
+
+
 def with_interval(x: Interval | None, form: str) -> str:
     """Write a number with the ends of its interval; one of a single image has none."""
     if x is None or math.isnan(x.value):
