@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import RunDir, app, reported
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.common import RunDir, app, echo_written, reported
 
 
 @app.command()
@@ -18,7 +17,8 @@ def animate(
 ) -> None:
     """Make a film of the regions, through training and through the layers.
 
-    It is written to animate/ of the run: MP4, or GIF where imageio-ffmpeg is absent.
+    It goes into animate/ of the run, and its report has a link: MP4, or GIF where imageio-ffmpeg is
+    absent.
 
     Example: emergence animate runs/demo --seconds 8
     """
@@ -28,4 +28,6 @@ def animate(
 
         run = FinishedRun.open(run_dir)
         with run.held():
-            echo(report.animate(run, fps=fps, seconds=seconds))
+            film = report.animate(run, fps=fps, seconds=seconds)
+            page = report.refresh(run)
+        echo_written(film, page)

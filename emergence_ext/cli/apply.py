@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emergence_ext.cli.common import Device, app, device_name, reported, with_interval
+from emergence_ext.cli.common import Device, app, device_name, echo_written, reported, with_interval
 from emergence_ext.cli.terminal import echo
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def apply(
             result = study.apply(finished, subject, said, checkpoint)
             finished.keep(result, place, {"new images": subject.dataset.digest()})
         _tell(result)
-        echo(report.update(finished, place))
-        echo(finished.inside.experiment(place))
+        echo_written(finished.inside.experiment(place), report.update(finished, place))
 
 
 def _tell(a: Applied) -> None:

@@ -12,6 +12,7 @@ from emergence_ext.cli.common import (
     Seed,
     app,
     device_name,
+    echo_written,
     reported,
 )
 from emergence_ext.cli.terminal import echo
@@ -77,5 +78,5 @@ def attack(
                 "before or after, in any layer; lower --tau",
                 err=True,
             )
-        echo(report.update(run, study.NAME))
-        echo(run.inside.experiment(study.NAME))
+        page = report.update(run, study.NAME)
+        echo_written(run.inside.experiment(study.NAME), page)

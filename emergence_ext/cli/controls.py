@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from emergence_ext.cli.common import Device, RunDir, app, device_name, reported
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.common import Device, RunDir, app, device_name, echo_written, reported
 
 
 @app.command()
@@ -25,5 +24,5 @@ def controls(
         run = FinishedRun.open(run_dir)
         with run.held():
             run.keep(study.controls(run, run.subject(device_name(device))), study.NAME)
-        echo(report.update(run, study.NAME))
-        echo(run.inside.experiment(study.NAME))
+        page = report.update(run, study.NAME)
+        echo_written(run.inside.experiment(study.NAME), page)

@@ -12,10 +12,10 @@ from emergence_ext.cli.common import (
     Seed,
     app,
     device_name,
+    echo_written,
     numbers,
     reported,
 )
-from emergence_ext.cli.terminal import echo
 
 
 @app.command()
@@ -64,5 +64,5 @@ def distill(
                 random_state=seed,
             )
             run.keep(result, study.NAME)
-        echo(report.update(run, study.NAME))
-        echo(run.inside.experiment(study.NAME))
+        page = report.update(run, study.NAME)
+        echo_written(run.inside.experiment(study.NAME), page)

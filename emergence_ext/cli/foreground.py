@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from emergence_ext.cli.common import RunDir, app, reported, with_interval
+from emergence_ext.cli.common import RunDir, app, echo_written, reported, with_interval
 from emergence_ext.cli.terminal import echo
 
 
@@ -49,5 +49,5 @@ def foreground(
                 f"{run.emergence.layers[-1]}: {with_interval(last.points, '.0%')} of the points "
                 f"and {last.area:.0%} of the area of {last.images} images lie on the object"
             )
-        echo(report.update(run, study.NAME))
-        echo(run.inside.experiment(study.NAME))
+        page = report.update(run, study.NAME)
+        echo_written(run.inside.experiment(study.NAME), page)

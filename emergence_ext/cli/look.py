@@ -26,6 +26,7 @@ from emergence_ext.cli.common import (
     as_text,
     command_line,
     device_name,
+    echo_written,
     existing,
     numbers,
     reported,
@@ -140,7 +141,11 @@ def look(
                 echo(f"{name}: {note}")
         for name, reason in looked.refused.items():
             echo(f"{name} is left out: {reason}", err=True)
-        echo(looked.page)
+        from emergence_ext.report import refresh
+
+        if run is not None and place.parent.resolve() == run.folder.resolve():
+            refresh(run)
+        echo_written(looked.page)
 
 
 def _look(

@@ -16,6 +16,7 @@ from emergence_ext.cli.common import (
     Weights,
     app,
     device_name,
+    echo_written,
     numbers,
     reported,
 )
@@ -83,6 +84,7 @@ def mindseye(
     with reported():
         from emergence_ext.mindseye import Schedule
         from emergence_ext.report import mindseye as eye
+        from emergence_ext.report import refresh
         from emergence_ext.run import FinishedRun
         from emergence_ext.store import locked
 
@@ -122,7 +124,10 @@ def mindseye(
                     notes = eye.facets_of_run(run, layers, out, points=points, **grouping, **how)
         for note in notes:
             echo(note)
-        echo(out)
+        if run_dir is not None and run.folder.resolve() in out.resolve().parents:
+            echo_written(out, refresh(run))
+        else:
+            echo(out)
 
 
 def _names(text: str, option: str) -> list[str]:

@@ -31,6 +31,7 @@ from emergence_ext.cli.common import (
     as_text,
     command_line,
     device_name,
+    echo_written,
     numbers,
     reported,
 )
@@ -72,7 +73,7 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
         settings = Settings(region_images=100, random_state=seed)
         page = report.write(run(spec.load(), out, settings, command=command_line()))
         echo(f"{time.perf_counter() - started:.0f} s in all")
-        echo(page)
+        echo_written(page)
 
 
 @app.command()
@@ -227,7 +228,7 @@ def run(
             command=command_line(),
         )
         if leads():
-            echo(report.write(finished))
+            echo_written(report.write(finished))
 
 
 @app.command(name="report")
@@ -241,7 +242,7 @@ def redraw(run_dir: RunDir) -> None:
     with reported():
         from emergence_ext import report
 
-        echo(report.write(run_dir))
+        echo_written(report.write(run_dir))
 
 
 @app.command(name="open")

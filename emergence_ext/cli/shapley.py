@@ -12,6 +12,7 @@ from emergence_ext.cli.common import (
     Seed,
     app,
     device_name,
+    echo_written,
     reported,
     with_interval,
 )
@@ -75,5 +76,5 @@ def shapley(
             for measure, r in result.spearman().items():
                 mean = with_interval(mean_interval(r[k]), ".2f")
                 echo(f"{name}, {measure}: Spearman {mean}")
-        echo(report.update(run, study.NAME))
-        echo(run.inside.experiment(study.NAME))
+        page = report.update(run, study.NAME)
+        echo_written(run.inside.experiment(study.NAME), page)

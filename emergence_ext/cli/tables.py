@@ -13,6 +13,7 @@ from emergence_ext.cli.common import (
     Seed,
     app,
     device_name,
+    echo_written,
     numbers,
     reported,
     with_interval,
@@ -82,5 +83,5 @@ def tables(
                     f"{o.method}: {with_interval(student_interval(o.r), '+.3f')}, "
                     f"{o.configuration}, images {'not fitted' if o.left_out else 'fitted'}"
                 )
-        echo(report.update(first, study.NAME))
-        echo(first.inside.experiment(study.NAME))
+        page = report.update(first, study.NAME)
+        echo_written(first.inside.experiment(study.NAME), page)
