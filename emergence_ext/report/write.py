@@ -90,13 +90,18 @@ def update(run: FinishedRun, name: str) -> Path:
         return _page(run) if is_current(run) else _write(run)
 
 
-def refresh(run: FinishedRun) -> Path:
-    """Make the page of a run anew, as where a film or a page beside it is new.
+def refresh(run: FinishedRun) -> Path | None:
+    """Make the page of a run anew where there is one, as where a film or a page beside it is new.
+
+    Returns:
+        The page; None where none was written yet.
 
     Raises:
         StoreError: a stored result is damaged.
         ImportError: jinja2 is not installed.
     """
+    if not run.inside.report.exists():
+        return None
     with run.held():
         return _page(run) if is_current(run) else _write(run)
 

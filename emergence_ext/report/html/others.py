@@ -67,7 +67,7 @@ def undone(inside: RunFolder, config: Config) -> list[tuple[str, str]]:
     """Return what was not done with a run, and the command that does it; RUN stands for the run."""
     done = {each.section.anchor for each in experiments(inside) if _holds(inside, each)}
     texts = [
-        (each.section.title, f"emergence {each.command} RUN{OPTIONS.get(each.command, '')}")
+        (_title(each), f"emergence {each.command} RUN{OPTIONS.get(each.command, '')}")
         for each in EXPERIMENTS
         if each.section.anchor not in done
     ]
@@ -101,6 +101,11 @@ def eye_section(place: str) -> SectionText:
             FigureText("iterations_*", "Iterations", "From the start to the end.", ""),
         ),
     )
+
+
+def _title(experiment: Experiment) -> str:
+    own = experiment.section.title.removeprefix("Experiment: ")
+    return own[:1].upper() + own[1:]
 
 
 def _holds(inside: RunFolder, experiment: Experiment) -> bool:

@@ -54,8 +54,7 @@ class View {
     const { hash } = location;
     if (hash && !hash.includes("=")) { this.refresh(); return; }
     this.state.read(hash, this.scene.camera);
-    this.scene.e = this.state.e;
-    this.scene.l = this.state.l;
+    for (const scene of this.scenes) Object.assign(scene, scene.aim); // no way there is shown
     this.refresh(false);
     if (hash) this.section.scrollIntoView();
   }
