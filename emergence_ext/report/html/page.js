@@ -17,7 +17,7 @@ for (const link of document.querySelectorAll("a[data-picture]")) {
 const words = new Intl.Collator(undefined, { numeric: true });
 
 function compare(a, b) {
-  const left = a.dataset.number, right = b.dataset.number;
+  const left = a.dataset.n, right = b.dataset.n;
   if (left !== undefined && right !== undefined) return Number(left) - Number(right);
   if (left !== undefined || right !== undefined) return left !== undefined ? -1 : 1;
   return words.compare(a.textContent, b.textContent);
