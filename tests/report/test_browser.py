@@ -435,7 +435,9 @@ def test_attacked_images_stand_beside_the_clean_ones_and_shapley_values_are_told
     title = page.locator("[data-list=moved-title]").inner_text()
     assert title.endswith("epoch 4 to attacked, eps 0.1")
     page.locator("[data-list=moved] .card").first.click()
-    assert "At its side, attacked" in page.locator("[data-view=picked]").inner_text()
+    told = page.locator("[data-view=picked]").inner_text()
+    assert "At its side, attacked, eps 0.1, it says " in told
+    assert "At its side, attacked, eps 0.1: " in told
     page.locator("[data-view=what]").select_option("samples")
     assert page.evaluate("view.second.layers().length") == 1
     page.get_by_role("button", name="Reset").click()

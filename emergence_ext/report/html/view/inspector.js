@@ -37,7 +37,14 @@ class Inspector {
       el("p", {}, this.swatch(image.y), ` ${data.categories[image.y]}; the network says `,
         el("strong", { textContent: data.categories[image.says] }), ` (${percent(image.sure)})`,
         right ? "." : el("strong", { className: "wrong", textContent: ": misread." }),
-        ` ${image.heldOut ? "Held out of all fits." : "Seen by the fits."}`));
+        ` ${image.heldOut ? "Held out of all fits." : "Seen by the fits."}`,
+        this.saidAtItsSide(image)));
+  }
+
+  saidAtItsSide(image) {
+    const { data, state } = this, side = new Beside(data, state);
+    const says = state.beside && image.index < data.shown && paired(data, state)?.has(image.index) !== false && side.says?.[image.index];
+    return Number.isInteger(says) ? ` At its side, ${side.label}, it says ${data.categories[says]}.` : null;
   }
 
   // The image with its knowledge points outlined: solid for its own category, dashed for another.
