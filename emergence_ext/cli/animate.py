@@ -8,7 +8,7 @@ import typer
 
 from emergence_ext.cli.commands import command
 from emergence_ext.cli.common import RunDir, reported
-from emergence_ext.cli.terminal import closing
+from emergence_ext.cli.terminal import closing, echo
 
 
 @command()
@@ -19,7 +19,8 @@ def animate(
 ) -> None:
     """Make a film of the regions, through training and through the layers.
 
-    It is written to animate/ of the run: MP4, or GIF where imageio-ffmpeg is absent.
+    It goes into animate/ of the run, and its report has a link: MP4, or GIF where imageio-ffmpeg is
+    absent.
 
     Example: emergence animate runs/demo --seconds 8
     """
@@ -29,4 +30,7 @@ def animate(
 
         run = FinishedRun.open(run_dir)
         with run.held():
-            closing(report.animate(run, fps=fps, seconds=seconds))
+            film = report.animate(run, fps=fps, seconds=seconds)
+            page = report.refresh(run)
+        echo(f"film: {film}")
+        closing(page or film)

@@ -17,7 +17,7 @@ _Name = Annotated[str, typer.Argument(help="A run directory, or RUN_DIR@CHECKPOI
 def compare(a: _Name, b: _Name) -> None:
     """Say what moved from A to B: two runs of the same regions, or two checkpoints of one.
 
-    Tables and figures go into compare/ of A.
+    Tables and figures go into compare/ of A, and into its report.
 
     Example: emergence compare runs/demo@epoch1 runs/demo@epoch8
     """
@@ -33,7 +33,7 @@ def compare(a: _Name, b: _Name) -> None:
         with run.held():
             made_from = {**run.made_from, "emergence of B": other.made_from["emergence"]}
             comparison.save(folder / study.NAME, made_from)
-            report.write_comparison(run, folder)
+        page = report.update(run, f"{study.NAME}/{folder.name}")
         images = int(comparison.held_out.sum())
         echo(f"from {comparison.a} to {comparison.b}, {images} held-out images, 95 % intervals")
         for line in study.comparable(comparison):
@@ -50,4 +50,5 @@ def compare(a: _Name, b: _Name) -> None:
                     f"{row.layer}: 1 - cos {turned}, |h| {stronger}, "
                     f"reliable points of an image {reliable}, w moved {moved}"
                 )
-        closing(folder)
+        echo(f"tables and figures: {folder}")
+        closing(page)

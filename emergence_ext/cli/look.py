@@ -113,6 +113,7 @@ def look(
     Example: emergence look runs/demo --only activations,occlusion --images 3,17
     """
     with reported():
+        from emergence_ext.report import refresh
         from emergence_ext.store import locked
 
         if out is None and run_dir is None:
@@ -140,6 +141,8 @@ def look(
                 echo(f"{name}: {note}")
         for name, reason in looked.refused.items():
             echo(f"{name} is left out: {reason}", err=True)
+        if run is not None and place.parent.resolve() == run.folder.resolve():
+            refresh(run)
         closing(looked.page)
 
 

@@ -85,6 +85,7 @@ def mindseye(
     with reported():
         from emergence_ext.mindseye import Schedule
         from emergence_ext.report import mindseye as eye
+        from emergence_ext.report import refresh
         from emergence_ext.run import FinishedRun
         from emergence_ext.store import locked
 
@@ -124,6 +125,8 @@ def mindseye(
                     notes = eye.facets_of_run(run, layers, out, points=points, **grouping, **how)
         for note in notes:
             echo(note)
+        if run_dir is not None and run.folder.resolve() in out.resolve().parents:
+            refresh(run)
         closing(out)
 
 

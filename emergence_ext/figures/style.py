@@ -6,6 +6,7 @@ here is legible in print. A category is told by colour *and* mark, never by colo
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
@@ -217,9 +218,18 @@ def _settings() -> dict[str, Any]:
     }
 
 
-def new_figure(width: float, height: float, *, constrained: bool = True) -> Figure:
+class ShownFigure(Figure):
+    """A figure that a notebook shows where a cell ends with it, without `%matplotlib`."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png", dpi=144)
+        return content.getvalue()
+
+
+def new_figure(width: float, height: float, *, constrained: bool = True) -> ShownFigure:
     """Return an empty figure of `width` by `height` inches that belongs to no global state."""
-    figure = Figure(figsize=(width, height), layout="constrained" if constrained else None)
+    figure = ShownFigure(figsize=(width, height), layout="constrained" if constrained else None)
     FigureCanvasAgg(figure)
     return figure
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -15,7 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from emergence_ext.data import MapStyle
-from emergence_ext.report import Framed, emergence, exporting, show, write
+from emergence_ext.report import Framed, emergence, exporting, is_current, show, write
 from emergence_ext.run import FinishedRun, Settings, run, subject_of
 from emergence_ext.settings import Backend, Precision
 
@@ -47,6 +48,13 @@ class Analysis(FinishedRun):
             f"{', '.join(e.layers)}, {len(e.labels)} checkpoint{'s' * (len(e.labels) > 1)}, in "
             f"{self.folder}"
         )
+
+    def _repr_html_(self) -> str:
+        """Show the page where it was written; writing it takes more than a look should."""
+        words = escape(repr(self))
+        if self.inside.report.is_file() and is_current(self):
+            return f"<p>{words}</p>{show(self)._repr_html_()}"
+        return f"<p>{words}; <code>.show()</code> writes its page and shows it here</p>"
 
     @cached_property
     def tables(self) -> dict[str, Any]:

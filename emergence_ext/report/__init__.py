@@ -8,7 +8,7 @@ from emergence_ext.report.exporting import export
 from emergence_ext.report.film import animate
 from emergence_ext.report.framed import Framed, show
 from emergence_ext.report.verify import verify_run
-from emergence_ext.report.write import update, write, write_comparison
+from emergence_ext.report.write import is_current, refresh, update, write
 
 __all__ = [
     "Framed",
@@ -17,11 +17,12 @@ __all__ = [
     "export",
     "exporting",
     "film",
+    "is_current",
     "look",
     "mindseye",
+    "refresh",
     "show",
     "update",
     "verify_run",
     "write",
-    "write_comparison",
 ]

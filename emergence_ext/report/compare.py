@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -13,11 +14,61 @@ from emergence_ext import figures as draw
 from emergence_ext.network import region_boxes
 from emergence_ext.report.files import NO_IMAGES, Drawings, Row, Tables, interval
 from emergence_ext.report.shown import CATEGORIES
+from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import FinishedRun, Thumbnails
-from emergence_ext.studies.compare import Comparison, Difference, differences
+from emergence_ext.studies.compare import NAME, Comparison, Difference, differences
 
 MOVED_REGIONS: Final = 24
 MOVED_IMAGES: Final = 12
+
+
+def section(name: str) -> SectionText:
+    """Return the words about one comparison, by the name of its folder."""
+    between = re.sub(r"\.[0-9a-f]{8}$", "", name).replace("_", " ")
+    return SectionText(
+        f"{NAME}/{name}",
+        f"Comparison: {between}",
+        "The same regions of the same images in two states, A and B; B in the frame of A "
+        "(emergence compare). What is told is told of images that no fit of either saw.",
+        (
+            FigureText(
+                "differences",
+                "What changed, by layer and category",
+                "Means over images with 95 % bootstrap intervals, B less A.",
+                "A row whose intervals stay away from 0 changed; where only some categories do, "
+                "the change is theirs.",
+            ),
+            FigureText(
+                "moved_regions",
+                "Regions that moved farthest",
+                "Of the last layer, one of each image.",
+                "Above each what it says in A and in B: what is no point in A and one in B was "
+                "learned between the two.",
+            ),
+            FigureText(
+                "moved_images",
+                "Images whose regions moved farthest",
+                "Of the last layer, by the mean distance.",
+                "Outlined regions became reliable knowledge points, or are none any more.",
+            ),
+        ),
+        (
+            TableText(
+                "differences",
+                "Differences",
+                "By layer and category, with 95 % bootstrap intervals over images.",
+            ),
+            TableText(
+                "regions", "Regions that moved farthest", "Of each layer, the farthest first."
+            ),
+            TableText("images", "Images by how far they moved", "In the last layer."),
+            TableText(
+                "frames",
+                "How well the frames agree",
+                "Of two runs, after the best orthogonal map; of one run they are the same.",
+            ),
+        ),
+    )
 
 
 def tables(c: Comparison, run: FinishedRun) -> Tables:

@@ -178,10 +178,16 @@ def fits(e: Emergence) -> list[Row]:
 
 
 def images(e: Emergence) -> list[Row]:
-    """What the finished network and its last layer make of every image; of many, of some."""
+    """What the finished network and its last layer make of every image; of many, of some.
+
+    The misread ones come first, the surest of them first, then the others, the least sure first.
+    """
     e = e.sample
     uncertainty, strength, predicted = e.entropy(), e.samples().norm(dim=1), e.predicted()
     points, reliable, _ = e.points_per_image()
+    wrong = predicted != e.y
+    order = torch.where(wrong, uncertainty, -uncertainty).argsort(stable=True)
+    order = order[wrong[order].int().argsort(descending=True, stable=True)]
     return [
         {
             "image": name,
@@ -194,14 +200,14 @@ def images(e: Emergence) -> list[Row]:
             "reliable": n_reliable,
         }
         for name, y, says, held_out, unsure, strong, n_points, n_reliable in zip(
-            e.names,
-            e.y.tolist(),
-            predicted.tolist(),
-            e.held_out.tolist(),
-            uncertainty.tolist(),
-            strength.tolist(),
-            points.tolist(),
-            reliable.tolist(),
+            [e.names[i] for i in order.tolist()],
+            e.y[order].tolist(),
+            predicted[order].tolist(),
+            e.held_out[order].tolist(),
+            uncertainty[order].tolist(),
+            strength[order].tolist(),
+            points[order].tolist(),
+            reliable[order].tolist(),
             strict=True,
         )
     ]

@@ -244,6 +244,7 @@ SECTIONS = (
 IMAGES_TABLE = TableText(
     "images",
     "Images",
-    "Every image that was analysed, as the last checkpoint and its last analysed layer see it; of "
-    "a run that streamed its images some thousand of them, `emergence export` writes all.",
+    "Every image that was analysed, as the last checkpoint and its last analysed layer see it: the "
+    "misread first, the surest of them first, then those that the network is the least sure of. Of "
+    "a run that streamed its images some thousand are here; emergence export writes all.",
 )

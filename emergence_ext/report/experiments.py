@@ -23,7 +23,6 @@ from emergence_ext.run import FinishedRun, RunFolder
 from emergence_ext.store import Saved, exists
 from emergence_ext.studies.apply import Applied
 from emergence_ext.studies.attack import Attack
-from emergence_ext.studies.compare import NAME as COMPARE
 from emergence_ext.studies.compare import Comparison
 from emergence_ext.studies.controls import Controls
 from emergence_ext.studies.distill import Distillation
@@ -70,20 +69,20 @@ EXPERIMENTS: Final = (
     Experiment(distill.SECTION, Distillation, distill.tables, distill.figures),
     Experiment(foreground.SECTION, Objects, foreground.tables, foreground.figures),
 )
-"""In the order of the report; behind them come the sets of new images, see `experiments`."""
+"""In the order of the report; behind them come comparisons and new images, see `experiments`."""
 
-COMPARISON: Final = Experiment(
-    SectionText(COMPARE, "Comparison", ""), Comparison, compare.tables, compare.figures
+_MANY: Final[tuple[tuple[str, Callable[[str], SectionText], type[Saved], Any, Any], ...]] = (
+    (compare.NAME, compare.section, Comparison, compare.tables, compare.figures),
+    (apply.NAME, apply.section, Applied, apply.tables, apply.figures),
 )
-"""Of two runs or checkpoints; any number of them, each in a folder of its own in `compare/`."""
+"""Those that a run may hold any number of, each in a folder of its own."""
 
 
 def experiments(inside: RunFolder) -> tuple[Experiment, ...]:
-    """Every experiment that a run may hold once, and each set of new images that it holds."""
-    names = [path.name for path in sorted(inside.experiment(apply.NAME).glob("*/"))]
-    sections = [apply.section(name) for name in names]
+    """Every experiment that a run may hold once, and each comparison and set of images it holds."""
     return EXPERIMENTS + tuple(
-        Experiment(section, Applied, apply.tables, apply.figures)
-        for section in sections
-        if exists(inside.result(section.anchor))
+        Experiment(section(path.name), kind, tables, figures)
+        for name, section, kind, tables, figures in _MANY
+        for path in sorted(inside.experiment(name).glob("*/"))
+        if exists(inside.result(f"{name}/{path.name}"))
     )

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.collections import Collection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from emergence_ext.method import Interval
 from emergence_ext.names import to_cell
@@ -26,6 +30,8 @@ Drawings = Mapping[str, Callable[[], Figure] | str]
 TABLES: Final = "tables"
 FIGURES: Final = "figures"
 NO_IMAGES: Final = "the images of the run are not there"
+LARGEST_SVG: Final = 1_000_000  # bytes
+_MANY: Final = 20  # marks, or points of a line
 
 
 def interval(name: str, x: Interval | None, none: str = "no points") -> Row:
@@ -84,18 +90,38 @@ def table_text(rows: Sequence[Row]) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as `path.png` (200 dots per inch) and `path.svg`."""
+    """Write a figure as `path.png` (200 dots per inch) and `path.svg`.
+
+    An SVG file beyond `LARGEST_SVG` holds its many marks as pixels instead.
+    """
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # all stands where it is: no need to find that out again
-    for kind in ("png", "svg"):
-        content = io.BytesIO()
-        # Without a date and with a salt of their own, SVG files of equal figures are equal.
-        with matplotlib.rc_context({"svg.hashsalt": path.name}):
-            figure.savefig(
-                content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
-            )
-        write_file(path.with_name(f"{path.name}.{kind}"), content.getvalue())
+    write_file(path.with_name(f"{path.name}.png"), _saved(figure, "png", path.name))
+    drawn = _saved(figure, "svg", path.name)
+    if len(drawn) > LARGEST_SVG:
+        for marks in figure.findobj(_many_marks):
+            marks.set_rasterized(True)
+        drawn = _saved(figure, "svg", path.name)
+    write_file(path.with_name(f"{path.name}.svg"), drawn)
+
+
+def _saved(figure: Figure, kind: str, name: str) -> bytes:
+    content = io.BytesIO()
+    # Without a date and with a salt of their own, SVG files of equal figures are equal.
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(
+            content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
+        )
+    return content.getvalue()
+
+
+def _many_marks(artist: Artist) -> bool:
+    if isinstance(artist, Line2D):
+        return np.size(artist.get_xdata()) > _MANY
+    if isinstance(artist, Collection):
+        return max(np.size(artist.get_offsets()) // 2, len(artist.get_paths())) > _MANY
+    return False
 
 
 def _cell(value: Any) -> Any:

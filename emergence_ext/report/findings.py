@@ -7,10 +7,16 @@ import torch
 from emergence_ext.method import Interval, bootstrap_ratio, proportion
 from emergence_ext.names import printable
 from emergence_ext.run import Emergence, FinishedRun
+from emergence_ext.studies.attack import Attack
 
 
-def findings(run: FinishedRun) -> list[str]:
-    """Return a sentence for each thing that the numbers of a run say; nothing that they do not."""
+def findings(run: FinishedRun, attack: Attack | None = None) -> list[str]:
+    """Return a sentence for each thing that the numbers of a run say; nothing that they do not.
+
+    Args:
+        run: a finished run.
+        attack: on its images; None: there was none.
+    """
     e = run.emergence
     texts = (
         _accuracy(e),
@@ -19,6 +25,7 @@ def findings(run: FinishedRun) -> list[str]:
         _alike(e.sample),
         _misread(e),
         _others(e.sample),
+        _attacked(attack) if attack is not None else "",
     )
     return [text for text in texts if text]
 
@@ -132,6 +139,23 @@ def _others(e: Emergence) -> str:
     return (
         f"Regions of {_category(e, y)} speak most often for another category: {_share(share)} of "
         f"its knowledge points in {printable(e.layers[-1])} say {_category(e, said)}."
+    )
+
+
+def _attacked(a: Attack) -> str:
+    """How many images an attack led astray, and in which layer their regions turned most."""
+    text = (
+        f"An attack that changes pixels by {a.eps:.3g} at most leads {len(a.astray):,} of "
+        f"{len(a.names):,} images astray that were right: {_share(a.success())}"
+    )
+    cosines = [a.cosine(k) for k in range(len(a.layers))] if len(a.astray) else []
+    told = [(x, printable(layer)) for x, layer in zip(cosines, a.layers, strict=False) if x]
+    if not told:
+        return f"{text}."
+    x, layer = min(told, key=lambda found: found[0].value)
+    return (
+        f"{text}. Their regions turn most in {layer}: the mean cosine with the clean ones is "
+        f"{x.value:.2f} ({x.low:.2f} to {x.high:.2f})."
     )
 
 

@@ -13,6 +13,7 @@ from emergence_ext.figures import category_style, distinct_names
 from emergence_ext.method import knowledge_points
 from emergence_ext.names import printable
 from emergence_ext.report.atlas import atlas
+from emergence_ext.report.beside import Experiments, shapley_data, state_data, states
 from emergence_ext.report.planes import BITS, packed, planes, quantised
 from emergence_ext.report.shown import Shown
 from emergence_ext.run import Emergence, FinishedRun
@@ -31,7 +32,7 @@ STEP: Final = 0.005  # of tau
 KAPPAS: Final = 512
 
 
-def view_data(run: FinishedRun) -> str:
+def view_data(run: FinishedRun, done: Experiments | None = None) -> str:
     """Return everything that the view shows, as JSON that may stand in a page's script element.
 
     Positions are those of `h` and `g`; where `dim > 3` they are turned, so that the first three
@@ -40,11 +41,12 @@ def view_data(run: FinishedRun) -> str:
 
     Args:
         run: a finished run.
+        done: experiments that were done with it; None: none.
     """
-    whole = run.emergence
+    whole, done = run.emergence, done or Experiments()
     e, thumbnails = whole.sample, run.thumbnails
     steps = Shown.of(e)
-    images = chosen_images(e, len(steps.checkpoints) * len(steps.layers))
+    images = chosen_images(e, (len(steps.checkpoints) + done.count(e)) * len(steps.layers))
     listed = _misread(e, images)
     turn = _turn(e.frame.directions)
     taus = thresholds(e)
@@ -85,6 +87,11 @@ def view_data(run: FinishedRun) -> str:
         "frames": frames,
         "samples": [_sample_frame(e, t, images, turn) for t in steps.checkpoints],
         "confusion": _confusion(whole),
+        "beside": [
+            _beside(steps, state_data(state, e, steps.layers, images, turn, taus))
+            for state in states(e, done)
+        ],
+        "shapley": shapley_data(done.shapley, e, steps.layers, images),
         **atlas(thumbnails and thumbnails.alone, torch.cat([images, listed]), e.grid),
     }
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
@@ -202,6 +209,13 @@ def _importance(e: Emergence, t: int, k: int, images: Tensor) -> dict[str, Any]:
     most = float(w.max())
     unit = w / most if most > 0 else w
     return {"most": most, "w": packed(planes((unit * 255).round().long(), 1))}
+
+
+def _beside(steps: Shown, state: dict[str, Any]) -> dict[str, Any]:
+    """Say by its place among those shown which checkpoint a state is to be seen beside."""
+    of = state["of"]
+    nearest = min(range(len(steps.checkpoints)), key=lambda k: abs(steps.checkpoints[k] - of))
+    return {**state, "of": nearest}
 
 
 def _sample_frame(e: Emergence, t: int, images: Tensor, turn: Tensor) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from emergence_ext.report import emergence
-from emergence_ext.report.experiments import COMPARISON, experiments
+from emergence_ext.report.beside import Experiments
+from emergence_ext.report.experiments import experiments
 from emergence_ext.report.files import write_results
 from emergence_ext.report.findings import findings
 from emergence_ext.report.headline import headline, warnings
@@ -14,7 +16,10 @@ from emergence_ext.report.html.write import write_page
 from emergence_ext.report.receipts import read_receipts
 from emergence_ext.report.view import view_data
 from emergence_ext.run import FinishedRun
-from emergence_ext.store import StoreError, exists
+from emergence_ext.store import Saved, StoreError, exists
+from emergence_ext.studies.attack import Attack
+from emergence_ext.studies.compare import Comparison
+from emergence_ext.studies.shapley import Shapley
 
 logger = logging.getLogger(__name__)
 
@@ -54,18 +59,6 @@ def _write(run: FinishedRun) -> Path:
         path = run.inside.result(experiment.section.anchor)
         if exists(path) and experiment.section.anchor not in left_out:
             experiment.write(run, path)
-    name = COMPARISON.section.anchor
-    for folder in sorted(run.inside.experiment(name).glob("*/")):
-        if not exists(folder / name):
-            continue
-        if run.owns(folder / name):
-            write_comparison(run, folder)
-        else:
-            logger.warning(
-                "%s is left out: it was made from other results than this run has now; do "
-                "`emergence compare` again",
-                folder,
-            )
     return _page(run)
 
 
@@ -97,9 +90,20 @@ def update(run: FinishedRun, name: str) -> Path:
         return _page(run) if is_current(run) else _write(run)
 
 
-def write_comparison(run: FinishedRun, folder: Path) -> None:
-    """Make tables and figures of a comparison with another run, in its folder."""
-    COMPARISON.write(run, folder / COMPARISON.section.anchor)
+def refresh(run: FinishedRun) -> Path | None:
+    """Make the page of a run anew where there is one, as where a film or a page beside it is new.
+
+    Returns:
+        The page; None where none was written yet.
+
+    Raises:
+        StoreError: a stored result is damaged.
+        ImportError: jinja2 is not installed.
+    """
+    if not run.inside.report.exists():
+        return None
+    with run.held():
+        return _page(run) if is_current(run) else _write(run)
 
 
 def is_current(run: FinishedRun) -> bool:
@@ -118,8 +122,25 @@ def foreign(run: FinishedRun) -> list[str]:
     return [name for name, path in paths.items() if exists(path) and not run.owns(path)]
 
 
+def _of_view(run: FinishedRun, left_out: list[str]) -> Experiments:
+    """What of the experiments the page's view shows."""
+
+    def found(kind: type[Saved]) -> list[Any]:
+        return [
+            kind.load(run.inside.result(each.section.anchor))
+            for each in experiments(run.inside)
+            if each.kind is kind
+            and each.section.anchor not in left_out
+            and exists(run.inside.result(each.section.anchor))
+        ]
+
+    attack, shapley = (next(iter(found(kind)), None) for kind in (Attack, Shapley))
+    return Experiments(attack, shapley, found(Comparison))
+
+
 def _page(run: FinishedRun) -> Path:
     left_out = foreign(run)
+    done = _of_view(run, left_out)
     return write_page(
         run.folder,
         headline=headline(run),
@@ -131,6 +152,6 @@ def _page(run: FinishedRun) -> Path:
             ),
         ],
         left_out=left_out,
-        view=view_data(run),
-        findings=findings(run),
+        view=view_data(run, done),
+        findings=findings(run, done.attack),
     )

@@ -99,6 +99,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def index(self) -> Path:
+        """The list of all pages, where there are several."""
+        return self.path / "index.html"
+
+    @property
     def holds_results(self) -> bool:
         """Whether a run has begun to compute here."""
         return any((self.path / part).is_dir() for part in ("features", "fits"))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emergence_ext.method import Frame, Interval, mean_interval, polar
+from emergence_ext.method import Frame, Interval, KnowledgePoints, mean_interval, polar
 from emergence_ext.run import Emergence, FinishedRun, file_name, open_at
 from emergence_ext.store import Saved
 
@@ -58,6 +58,10 @@ class Comparison(Saved):
         truth: p of the true category given h, each in its own frame, `[2, L, N, R]`.
         weighed: images whose regions have an importance in both, `[n]`.
         w: that importance, `[2, L, n, R]`.
+        positions: h of B in the frame of A, `[L, N, R, dim]`; None in results of earlier versions,
+            as are the next two.
+        category, confidence: the category that a region of B speaks for most and its p, in its own
+            frame, `[L, N, R]`.
     """
 
     a: str
@@ -76,6 +80,9 @@ class Comparison(Saved):
     truth: Tensor
     weighed: Tensor
     w: Tensor
+    positions: Tensor | None = None
+    category: Tensor | None = None
+    confidence: Tensor | None = None
 
     def reliable(self) -> Tensor:
         """Where a region is a reliable knowledge point in A and in B, `[2, L, N, R]`."""
@@ -186,7 +193,9 @@ def compare(
     place_b = {int(i): n for n, i in enumerate(torch.argsort(order)[b.region_images].tolist())}
     both = [(n, place_b[i]) for n, i in enumerate(a.region_images.tolist()) if i in place_b]
     first, second = (torch.tensor([x[k] for x in both], dtype=torch.int64) for k in (0, 1))
-    places = [(a, checkpoint_a, torch.arange(len(order))), (b, checkpoint_b, order)]
+    points_a, points_b = (
+        [e.points(t, k) for k in layers] for e, t in ((a, checkpoint_a), (b, checkpoint_b))
+    )
     return Comparison(
         *names,
         layers=a.layers,
@@ -199,10 +208,13 @@ def compare(
         distance=(moved - h_a).norm(dim=-1),
         turned=torch.where(nowhere, torch.nan, turned),
         strength=strength,
-        says=torch.stack([_says(*place) for place in places]),
+        says=torch.stack([_says(points_a), _says(points_b)[:, order]]),
         truth=torch.stack([_truth(e.frame, h, a.y) for e, h in ((a, h_a), (b, h_b))]),
         weighed=a.region_images[first],
         w=torch.stack([a.w[checkpoint_a][:, first], b.w[checkpoint_b][:, second]]),
+        positions=moved.float(),
+        category=torch.stack([p.category for p in points_b])[:, order],
+        confidence=torch.stack([p.confidence for p in points_b])[:, order],
     )
 
 
@@ -400,10 +412,9 @@ def _some(names: set[str]) -> str:
     return ", ".join(map(repr, first)) + (f" and {more} more" if more else "")
 
 
-def _says(e: Emergence, checkpoint: int, order: Tensor) -> Tensor:
+def _says(points: Sequence[KnowledgePoints]) -> Tensor:
     """What every region of all layers is a knowledge point for, or -1, `[L, N, R]`."""
-    points = [e.points(checkpoint, k) for k in range(len(e.layers))]
-    return torch.stack([torch.where(p.point, p.category, -1)[order] for p in points])
+    return torch.stack([torch.where(p.point, p.category, -1) for p in points])
 
 
 def _truth(frame: Frame, h: Tensor, y: Tensor) -> Tensor:

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 
 from emergence_ext.method import ExactKappa, Frame
+from emergence_ext.report.beside import Experiments
 from emergence_ext.report.findings import findings
 from emergence_ext.report.html.write import write_page
 from emergence_ext.report.view import view_data
 from emergence_ext.run import Emergence, Thumbnails
+from emergence_ext.studies.attack import Attack
+from emergence_ext.studies.shapley import Shapley
 
 
 def planted(
@@ -74,7 +77,46 @@ def planted(
     )
 
 
-def planted_page(folder: Path, run: Any) -> Path:
+def planted_attack(run: Any) -> Attack:
+    """An attack on the held-out images that were right, which led every other one astray.
+
+    Their regions lie on the other side of the centre.
+    """
+    e = run.emergence
+    right = (e.held_out & (e.predicted() == e.y)).nonzero().flatten()
+    astray = torch.arange(0, len(right), 2)
+    n, L, R = len(astray), len(e.layers), e.grid[0] * e.grid[1]
+    clean = e.h[-1][:, right[astray]]
+    predicted = e.y[right].expand(2, -1).clone()
+    predicted[1, astray] = (e.y[right[astray]] + 1) % len(e.categories)
+    return Attack(
+        frame=e.frame, eps=0.1, step=0.01, steps=1, tau=e.tau, random_state=0, layers=e.layers,
+        categories=e.categories, names=[e.names[i] for i in right], grid=e.grid, y=e.y[right],
+        predicted=predicted, astray=astray, h=torch.stack([clean, -clean]),
+        g=torch.stack([e.g[-1, right[astray]], -e.g[-1, right[astray]]]),
+        p=torch.zeros(2, 2, L, n, R), types=torch.zeros(L, n, R, dtype=torch.uint8),
+        images=torch.zeros(2, 0, 3, 8, 8), path=torch.zeros(2, L, 0, R, e.frame.dim),
+        typed=torch.zeros(0, 3, dtype=torch.int64), typed_path=torch.zeros(2, 0, e.frame.dim),
+        typed_p=torch.zeros(2, 2, 0),
+    )  # fmt: skip
+
+
+def planted_shapley(run: Any) -> Shapley:
+    """Shapley values in the last layer, of the images that have a w."""
+    e = run.emergence
+    index, R = e.region_images, e.grid[0] * e.grid[1]
+    n, generator = len(index), torch.Generator().manual_seed(5)
+    values = torch.randn(1, n, R, generator=generator)
+    each = torch.zeros(1, n)
+    return Shapley(
+        layers=e.layers[-1:], categories=e.categories, names=[e.names[i] for i in index.tolist()],
+        grid=e.grid, reach=0.1, y=e.y[index], index=index, values=values, error=each,
+        permutations=each, full=each, none=each, w=values, strength=values, grad_cam=values,
+        random=values,
+    )  # fmt: skip
+
+
+def planted_page(folder: Path, run: Any, done: Experiments | None = None) -> Path:
     """The page of a planted run, in a folder that is made for it."""
     folder.mkdir(parents=True)
     config = {
@@ -86,4 +128,4 @@ def planted_page(folder: Path, run: Any) -> Path:
         "checkpoints": [{"label": "epoch 4", "epoch": 4, "accuracy": 2 / 3}],
     }
     (folder / "config.json").write_text(json.dumps(config))
-    return write_page(folder, view=view_data(run), findings=findings(run))
+    return write_page(folder, view=view_data(run, done), findings=findings(run))

@@ -7,14 +7,17 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from emergence_ext.method import shared_categories
+from emergence_ext.report.beside import Experiments
 from emergence_ext.report.framed import Framed
-from tests.report.planted import planted, planted_page
+from tests.report.planted import planted, planted_attack, planted_page, planted_shapley
 
 CHROMIUM = next(
     (c for c in ("chromium", "chromium-browser", "google-chrome") if shutil.which(c)), None
@@ -355,6 +358,147 @@ def test_lists_rank_and_the_matrix_filters(page: Any, run: Any) -> None:
     assert page.evaluate("view.data.images[view.state.image].name") == "image_007.png"
     page.locator("[data-view=search]").fill("no such")
     assert "No image shown" in page.locator("[data-view=search-note]").inner_text()
+
+
+@pytest.mark.slow
+def test_regions_that_are_shared_and_that_moved_are_ranked(page: Any, run: Any) -> None:
+    e = run.emergence
+    page.locator("[data-view=who]").select_option("all")
+    h = e.regions()
+    p, _ = e.frame.posterior(h).sort(dim=-1, descending=True)
+    shared = (shared_categories(h, e.frame, e.tau) >= 0).all(-1)
+    second = torch.where(shared, p[..., 1], 0).amax(1)
+    cards = page.locator("[data-list=shared] .card")
+    near = ((p[..., 0] - p[..., 1]) - 0.1).abs() < 0.02  # which rounding may move
+    assert abs(cards.count() - int(shared.any(1).sum())) <= int(near.any(1).sum())
+    name = cards.first.get_attribute("title")
+    assert float(second[e.names.index(name)]) == pytest.approx(float(second.max()), abs=0.02)
+    assert page.locator("[data-list=moved-title]").inner_text().endswith("epoch 0 to epoch 4")
+    far = (e.h[-1, -1] - e.h[0, -1]).norm(dim=-1).amax(1)
+    named = [card.get_attribute("title") for card in page.locator("[data-list=moved] .card").all()]
+    told = [float(far[e.names.index(name)]) for name in named]
+    assert len(told) == len(far) and told[0] == pytest.approx(float(far.max()), abs=0.05)
+    assert all(a > b - 0.05 for a, b in pairwise(told))
+    page.locator("[data-view=beside]").select_option("e1")
+    assert page.locator("[data-list=moved-title]").inner_text().endswith("epoch 2 to epoch 4")
+
+
+@pytest.mark.slow
+def test_two_states_stand_side_by_side_with_one_camera(
+    page: Any, open_page: Callable[..., Any], path: Path, run: Any
+) -> None:
+    e = run.emergence
+    assert not page.locator("[data-view=stage-b]").is_visible()
+    page.locator("[data-view=beside]").select_option("e0")
+    second = page.locator("[data-view=stage-b]")
+    assert second.is_visible() and page.locator("[data-view=name-b]").inner_text() == "epoch 0"
+    found = page.evaluate("view.second.marked.counts")
+    assert (found["images"], found["regions"], found["points"], found["reliable"]) == expected(
+        run, 0, -1, e.held_out
+    )
+    drawn(page)
+    index = [e.names.index(row["name"]) for row in page.evaluate("view.data.images")]
+    every = "Array.from({ length: view.data.points }, (_, i) => scene.positionIn(scene.blend(), i))"
+    at = torch.tensor(page.evaluate(f"(({{ second: scene }}) => {every})(view)"))
+    assert torch.allclose(at, e.h[0, -1, index].flatten(0, 1), atol=0.02)
+    second.focus()
+    before = page.evaluate("view.scene.camera.yaw")
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("view.scene.camera.yaw") != before
+    assert page.evaluate("view.second.camera === view.scene.camera")
+    x, y = page.evaluate(
+        "(() => { const i = view.second.marked.kinds.findIndex((kind) => kind === 2);"
+        " return view.second.screen(view.second.blend(), i).slice(0, 2) })()"
+    )
+    picked = page.evaluate(f"view.second.pick({x}, {y})")
+    second.click(position={"x": x, "y": y})
+    assert state(page, "image", "region") == [picked["image"], picked["region"]]
+    assert "At its side, epoch 0" in page.locator("[data-view=picked]").inner_text()
+    page.wait_for_url(re.compile("beside=e0"))
+    again = open_page(path, page.evaluate("location.hash"))
+    assert state(again, "beside") == ["e0"]
+    page.get_by_role("button", name="Reset").click()
+    assert not second.is_visible()
+
+
+@pytest.mark.slow
+def test_attacked_images_stand_beside_the_clean_ones_and_shapley_values_are_told(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = planted()
+    attack, shapley = planted_attack(run), planted_shapley(run)
+    page = open_page(planted_page(tmp_path / "run", run, Experiments(attack, shapley)))
+    page.locator("[data-view=beside]").select_option("attacked, eps 0.1")
+    assert counts(page)[0] == len(attack.astray)
+    assert page.evaluate("view.second.marked.counts.images") == len(attack.astray)
+    assert "that the attack led astray" in page.locator("[data-view=counts]").inner_text()
+    title = page.locator("[data-list=moved-title]").inner_text()
+    assert title.endswith("epoch 4 to attacked, eps 0.1")
+    page.locator("[data-list=moved] .card").first.click()
+    told = page.locator("[data-view=picked]").inner_text()
+    assert "At its side, attacked, eps 0.1, it says " in told
+    assert "At its side, attacked, eps 0.1: " in told
+    page.locator("[data-view=what]").select_option("samples")
+    assert page.evaluate("view.second.layers().length") == 1
+    page.get_by_role("button", name="Reset").click()
+    places = page.evaluate("view.data.shapley.images")
+    page.evaluate(f"view.choose({places[0]}, 3)")
+    name = page.evaluate(f"view.data.images[{places[0]}].name")
+    values = shapley.values[0, shapley.names.index(name)]
+    rank = 1 + int((values > values[3]).sum())
+    text = page.locator("[data-view=picked] .numbers").inner_text()
+    assert f"number {rank} of 12" in text
+    assert f"{abs(float(values[3])):.1f}" in text
+
+
+@pytest.mark.slow
+def test_a_lasso_shows_what_it_holds_alone_and_in_the_table(page: Any) -> None:
+    stage = page.locator("[data-view=stage]")
+    box = stage.bounding_box()
+    page.get_by_role("button", name="Select by lasso").click()
+    corners = [(0.35, 0.2), (0.7, 0.2), (0.7, 0.75), (0.35, 0.75)]
+    corners = [(x * box["width"], y * box["height"]) for x, y in corners]
+    before = page.evaluate("view.scene.camera.yaw")
+    within = page.evaluate(
+        """([[left, top], , [right, bottom]]) => {
+          const { scene } = view, blend = scene.blend();
+          return Array.from(scene.marked.kinds, (kind, i) => {
+            const [x, y] = scene.screen(blend, i);
+            return kind && x > left && x < right && y > top && y < bottom ? i : -1;
+          }).filter((i) => i >= 0);
+        }""",
+        corners,
+    )
+    page.mouse.move(box["x"] + corners[0][0], box["y"] + corners[0][1])
+    page.mouse.down()
+    for x, y in corners[1:]:
+        page.mouse.move(box["x"] + x, box["y"] + y, steps=4)
+    page.mouse.up()
+    assert page.evaluate("view.scene.camera.yaw") == before
+    chosen = page.evaluate("[...view.state.chosen].flatMap((one, i) => (one ? [i] : []))")
+    assert len(within) > 10 and len(set(chosen) ^ set(within)) <= 2  # at the border
+    assert counts(page)[1] == len(chosen)
+    assert page.locator("[data-list=rows] tbody tr").count() == len(chosen)
+    slide(page, "e", 0)  # they are followed through training
+    assert counts(page)[1] == len(chosen)
+    page.get_by_role("button", name="selected regions").click()
+    assert state(page, "chosen") == [None] and counts(page)[1] > len(chosen)
+    stage.focus()
+    page.keyboard.press("s")
+    assert page.evaluate("view.selecting") is True
+    page.keyboard.press("Escape")
+    assert page.evaluate("view.selecting") is False
+
+
+@pytest.mark.slow
+def test_many_points_are_drawn_coarsely_while_they_move(page: Any) -> None:
+    assert page.evaluate("view.scene.coarseness(1e6)") == 1
+    page.locator("[data-view=stage]").focus()
+    page.keyboard.press("ArrowLeft")
+    steps = page.evaluate("[1e3, 3e4, 1e6].map((n) => view.scene.coarseness(n))")
+    assert steps[0] == 1 and 1 < steps[1] <= 31 and steps[2] == 31
+    page.wait_for_timeout(400)
+    assert page.evaluate("view.scene.coarseness(1e6)") == 1
 
 
 @pytest.mark.slow

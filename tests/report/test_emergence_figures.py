@@ -9,7 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from emergence_ext.figures.style import new_figure
 from emergence_ext.method import entropy
+from emergence_ext.report import files
 from emergence_ext.report.emergence import IN_SPACE, OF_IMAGES, figures
 from emergence_ext.report.files import NO_IMAGES, Drawings, save_figure, write_results
 from emergence_ext.run import (
@@ -128,3 +130,20 @@ def test_equal_figures_are_equal_files(tmp_path: Path) -> None:
     for kind in ("png", "svg"):
         one, other = ((tmp_path / f / f"a.{kind}").read_bytes() for f in ("first", "second"))
         assert one == other, kind
+
+
+def test_a_large_svg_holds_its_marks_as_pixels_and_a_notebook_shows_a_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = new_figure(2, 2)
+    axes = figure.add_subplot()
+    axes.scatter(*torch.rand(2, 400).numpy())
+    axes.set_title("marks")
+    save_figure(figure, tmp_path / "few")
+    few = (tmp_path / "few.svg").read_text()
+    assert "<image" not in few
+    monkeypatch.setattr(files, "LARGEST_SVG", len(few) - 1)
+    save_figure(figure, tmp_path / "many")
+    many = (tmp_path / "many.svg").read_text()
+    assert "<image" in many and len(many) < 0.7 * len(few)
+    assert figure._repr_png_().startswith(b"\x89PNG")

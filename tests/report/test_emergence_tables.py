@@ -32,6 +32,17 @@ def results() -> Emergence:
     )
 
 
+def test_the_images_that_deserve_a_look_come_first(results: Emergence) -> None:
+    rows = images(results)
+    assert {row["image"] for row in rows} == set(results.names)
+    wrong = [row["category"] != row["network says"] for row in rows]
+    unsure = [row["entropy (nats)"] for row in rows]
+    count = sum(wrong)
+    assert wrong == [True] * count + [False] * (len(rows) - count) and 0 < count < len(rows)
+    assert unsure[:count] == sorted(unsure[:count])
+    assert unsure[count:] == sorted(unsure[count:], reverse=True)
+
+
 def test_points_are_counted_apart_on_held_out_and_fitted_images(results: Emergence) -> None:
     rows = knowledge_rows(results)
     assert len(rows) == 2 * 2 * 2
@@ -85,8 +96,8 @@ def test_importance_is_that_of_the_finished_network(results: Emergence) -> None:
 def test_images_are_listed_as_the_finished_network_sees_them(results: Emergence) -> None:
     p = results.z[-1].double().softmax(1)
     points = results.points(-1, -1)
-    for i, row in enumerate(images(results)):
-        assert row["image"] == results.names[i]
+    for row in images(results):
+        i = results.names.index(row["image"])
         assert row["category"] == results.categories[int(results.y[i])]
         assert row["network says"] == results.categories[int(p[i].argmax())]
         assert (row["held out"] == "yes") == bool(results.held_out[i])

@@ -271,6 +271,36 @@ def test_experiments_have_sections_of_their_own_behind_those_of_the_run(tmp_path
     assert "Not in this run" not in page.text  # no experiment is missing that nobody asked for
 
 
+def test_what_lies_beside_the_page_is_linked_and_what_was_not_done_names_its_command(
+    tmp_path: Path,
+) -> None:
+    folder = make_run(tmp_path / "run")
+    page = page_of(folder)
+    assert not (folder / "index.html").exists()
+    asked = ("animate RUN", "look RUN", "compare RUN OTHER", "mindseye --run RUN", "attack RUN")
+    assert all(f"emergence {command}" in page.text for command in asked)
+    for file in ("animate/emergence.mp4", "look/look.html", f"look/{EVIL.replace('/', '')}/x.png"):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(b"")
+    eye = folder / "mindseye" / "a cat"
+    (eye / "figures").mkdir(parents=True)
+    (eye / "mindseye.json").write_text("{}")
+    (eye / "figures" / "facets_conv5.png").write_bytes(png())
+    (eye / "figures" / "iterations_conv5.mp4").write_bytes(b"")
+    for page in (page_of(folder), Page((folder / "index.html").read_text(encoding="utf-8"))):
+        links = {link.get("href") for link in page.all("a")}
+        assert links >= {
+            "animate/emergence.mp4",
+            "look/look.html",
+            "mindseye/a%20cat/figures/iterations_conv5.mp4",
+        }
+    page = page_of(folder)
+    assert "Facets, conv5" in page.text and {"#others", "#undone"} <= {
+        link.get("href") for link in page.all("a")
+    }
+    assert not any(f"emergence {command}" in page.text for command in asked[:2] + asked[3:4])
+
+
 def test_a_figure_of_each_layer_has_its_words_and_every_experiment_says_what_it_shows(
     tmp_path: Path,
 ) -> None:
@@ -436,7 +466,7 @@ def test_a_browser_runs_the_script_under_the_policy_without_a_complaint(
     assert len(buttons) == 2 * (len(KNOWN_TABLES) + 1)
     saved = [a for a in live.all("a") if (a.get("download") or "").endswith(".png")]
     assert len(saved) == len(KNOWN_FIGURES)
-    assert all((a["href"] or "").startswith("data:image/png") for a in saved)
+    assert all((a["href"] or "").startswith("data:image/") for a in saved)
     assert not any("hidden" in a for a in saved)
 
 

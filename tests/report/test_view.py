@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64decode
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from emergence_ext.report import view
+from emergence_ext.report.beside import Experiments
 from emergence_ext.report.findings import findings
 from emergence_ext.report.html.write import write_page
 from emergence_ext.report.planes import BITS, quantised
 from emergence_ext.report.view import chosen_images, view_data
-from tests.report.planted import planted, planted_page
+from emergence_ext.studies.compare import compare
+from tests.report.planted import planted, planted_attack, planted_page, planted_shapley
 
 
 def read(text: str) -> tuple[dict[str, Any], list[bytes]]:
@@ -102,6 +105,53 @@ def test_more_than_three_dimensions_keep_what_regions_say() -> None:
     assert bool((spread[:-1] >= spread[1:] - 1e-4).all())
 
 
+def positions(frame: dict[str, Any], n: int, dim: int = 3) -> torch.Tensor:
+    content = torch.tensor(list(zlib.decompress(b64decode(frame["data"]))))
+    low, high = content[: 2 * dim * n].view(dim, 2, n).unbind(1)
+    middle = 2 ** (BITS - 1)
+    return ((low + (high << 8) - middle) * frame["scale"] / (middle - 1)).t()
+
+
+def test_attacked_images_and_another_run_stand_beside_the_run() -> None:
+    run, other = planted(), planted(checkpoints=1)
+    e, attack = run.emergence, planted_attack(run)
+    other.emergence = replace(other.emergence, h=other.emergence.h + 0.5)
+    compared = compare(e, other.emergence, names=("mine epoch 4", "theirs epoch 0"))
+    own = compare(e, e, 0, 1, names=("epoch 0", "epoch 2"))
+    data, _ = read(view_data(run, Experiments(attack, None, [own, compared])))
+    # Of one run's own checkpoints the page has the positions already.
+    assert [each["label"] for each in data["beside"]] == ["attacked, eps 0.1", "theirs epoch 0"]
+    images = shown_images(e, data)
+    attacked, theirs = data["beside"]
+    astray = [attack.names[i] for i in attack.astray]
+    assert [e.names[images[n]] for n in attacked["images"]] == [
+        e.names[i] for i in images if e.names[i] in astray
+    ]
+    at = positions(attacked["frames"][-1], data["shown"] * 12).view(-1, 12, 3)
+    clean = e.h[-1, -1, images]
+    known = torch.zeros(len(images), dtype=torch.bool)
+    known[attacked["images"]] = True
+    assert torch.allclose(at[known], -clean[known], atol=0.02)
+    assert not at[~known].any() or float(at[~known].abs().max()) < 0.02
+    assert attacked["says"][attacked["images"][0]] != data["images"][attacked["images"][0]][1]
+    assert theirs["images"] == list(range(data["shown"])) and theirs["of"] == 2
+    at = positions(theirs["frames"][0], data["shown"] * 12).view(-1, 12, 3)
+    assert torch.allclose(at, other.emergence.h[-1, 0, images], atol=0.02)
+
+
+def test_shapley_values_are_on_the_page_where_there_are_some() -> None:
+    run = planted()
+    s = planted_shapley(run)
+    data, _ = read(view_data(run, Experiments(shapley=s)))
+    images = shown_images(run.emergence, data)
+    assert data["shapley"]["layers"][0] is None
+    found = positions(data["shapley"]["layers"][1], len(data["shapley"]["images"]) * 12, dim=1)
+    names = [run.emergence.names[images[n]] for n in data["shapley"]["images"]]
+    rows = [s.names.index(name) for name in names]
+    assert torch.allclose(found.view(-1, 12), s.values[0, rows], atol=0.01)
+    assert read(view_data(run))[0]["shapley"] is None
+
+
 def test_names_cannot_leave_the_data() -> None:
     evil = "</script><script>alert(1)</script>"
     text = view_data(planted(categories=(evil, "b\u202ec", "<!--"), names=(evil,)))
@@ -122,6 +172,10 @@ def test_findings_say_what_the_numbers_say() -> None:
     said = f"{100 * last.value:.0f} % ({100 * last.low:.0f} to {100 * last.high:.0f})"
     assert any(said in text and "conv2" in text for text in texts)
     assert any(" is the first layer that tells " in text for text in texts)
+    attack = planted_attack(run)
+    told = findings(run, attack)[-1]
+    assert f"leads {len(attack.astray)} of {len(attack.names)} images astray" in told
+    assert "-1.00 (-1.00 to -1.00)" in told
     single = findings(planted(checkpoints=1, layers=1))
     assert not any("epoch" in text for text in single)
 

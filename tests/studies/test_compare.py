@@ -20,7 +20,7 @@ from emergence_ext.data.samples import ArraySamples
 from emergence_ext.method.frame import Frame
 from emergence_ext.method.vmf import ExactKappa
 from emergence_ext.report import compare as report
-from emergence_ext.report import write_comparison
+from emergence_ext.report.experiments import experiments
 from emergence_ext.report.files import NO_IMAGES
 from emergence_ext.run import FinishedRun, Thumbnails
 from emergence_ext.run.address import find_checkpoint, split_address
@@ -308,10 +308,16 @@ def test_the_report_of_a_comparison_is_made_of_what_is_saved(
     folder = run.inside.experiment("compare") / "a_to_b"
     c = compare(analysed, analysed, 0, 1)
     c.save(folder / "compare")
-    write_comparison(run, folder)
+
+    def write(run: FinishedRun) -> None:
+        last = experiments(run.inside)[-1]
+        assert last.section.title == "Comparison: a to b"
+        last.write(run, folder / "compare")
+
+    write(run)
     again = FinishedRun.open(tmp_path)
     drawn = {"differences", "moved_regions", "moved_images"}
-    assert_same_again(folder, drawn, lambda: write_comparison(again, folder))
+    assert_same_again(folder, drawn, lambda: write(again))
     assert report.tables(Comparison.load(folder / "compare"), again) == report.tables(c, run)
 
 

@@ -2,14 +2,22 @@
 // The page is whole without this script; it adds sorting and a link to save each picture.
 for (const link of document.querySelectorAll("a[data-picture]")) {
   // The link reuses the picture on the page: a second copy would double the size of the file.
-  link.href = document.getElementById(link.dataset.picture).src;
+  const picture = document.getElementById(link.dataset.picture);
+  link.href = picture.src;
   link.hidden = false;
+  link.addEventListener("click", () => {
+    const canvas = document.createElement("canvas");
+    canvas.width = picture.naturalWidth;
+    canvas.height = picture.naturalHeight;
+    canvas.getContext("2d").drawImage(picture, 0, 0);
+    link.href = canvas.toDataURL("image/png"); // which every program reads
+  });
 }
 
 const words = new Intl.Collator(undefined, { numeric: true });
 
 function compare(a, b) {
-  const left = a.dataset.number, right = b.dataset.number;
+  const left = a.dataset.n, right = b.dataset.n;
   if (left !== undefined && right !== undefined) return Number(left) - Number(right);
   if (left !== undefined || right !== undefined) return left !== undefined ? -1 : 1;
   return words.compare(a.textContent, b.textContent);

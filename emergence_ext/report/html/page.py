@@ -11,8 +11,8 @@ from typing import Any, Final
 from emergence_ext.lookup import optional
 
 VIEW: Final = (
-    "elements", "data", "camera", "draw", "state", "marks", "layouts", "scene", "touch",
-    "inspector", "lists", "main",
+    "elements", "data", "camera", "draw", "state", "sides", "marks", "layouts", "pens", "scene",
+    "touch", "inspector", "lists", "main",
 )  # fmt: skip
 """Parts of the view's script, in the order in which they are read."""
 

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 # Characters of base64. Together with the view, tables and text the page stays below 15 MB.
 _PICTURES = 4_000_000
+_WEBP = 16_383  # pixels of a side, at most
 # What Pillow raises for files that are no PNG, truncated, corrupt or absurdly large.
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -24,13 +25,13 @@ class Picture:
     """One figure, as it is shown; its vector form lies beside the page."""
 
     name: str
-    png: str
+    src: str
     width: int
     height: int
 
 
 def read_pictures(files: Mapping[str, Path], *, room: int | None = None) -> dict[str, Picture]:
-    """Return the readable PNG files by name, with fewer colours where that makes them smaller.
+    """Return the readable PNG files by name, as the smaller of PNG and WebP of 256 colours.
 
     Args:
         files: name -> PNG file.
@@ -46,11 +47,12 @@ def read_pictures(files: Mapping[str, Path], *, room: int | None = None) -> dict
             with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
                 image.load()
                 size = image.size
-                data = min(data, _shrunk(image, limit), key=len)
+                small = _shrunk(image, limit)
         except _UNREADABLE as error:
             logger.warning("report: %s is left out, it cannot be read: %s", path, error)
             continue
-        pictures[name] = Picture(name, _uri("image/png", data), *size)
+        source = _uri("image/png", data) if len(data) <= len(small) else _uri("image/webp", small)
+        pictures[name] = Picture(name, source, *size)
     return pictures
 
 
@@ -65,11 +67,13 @@ def _limit(sizes: Sequence[int], room: int) -> int:
 
 
 def _shrunk(image: Image.Image, limit: int) -> bytes:
-    """Return the image as a PNG of at most `limit` bytes: 256 colours, then fewer pixels."""
+    """Return the image as WebP of at most `limit` bytes: 256 colours, then fewer pixels."""
     small = image.convert("RGB")
+    if max(small.size) > _WEBP:
+        small.thumbnail((_WEBP, _WEBP), Image.Resampling.LANCZOS)
     while True:
         buffer = io.BytesIO()
-        small.quantize(256).save(buffer, "PNG", optimize=True)
+        small.quantize(256).convert("RGB").save(buffer, "WEBP", lossless=True)
         if buffer.tell() <= limit or min(small.size) < 64:
             return buffer.getvalue()
         size = (small.width * 3 // 4, small.height * 3 // 4)

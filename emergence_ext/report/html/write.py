@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from emergence_ext.report.emergence_text import IMAGES_TABLE, SECTIONS
-from emergence_ext.report.experiments import EXPERIMENTS, experiments
+from emergence_ext.report.experiments import experiments
 from emergence_ext.report.files import FIGURES, TABLES
+from emergence_ext.report.html.others import eye_section, eyes, others, undone
 from emergence_ext.report.html.page import fill_template, page_part, view_script
 from emergence_ext.report.html.pictures import Picture, read_pictures
 from emergence_ext.report.html.run import describe, shown_number
@@ -20,7 +21,7 @@ from emergence_ext.report.html.tables import ROWS_SHOWN, Table, read_table
 from emergence_ext.report.receipts import receipts, sealed
 from emergence_ext.report.words import FigureText, SectionText, TableText
 from emergence_ext.run import Config, RunFolder
-from emergence_ext.store import exists, write_file
+from emergence_ext.store import write_file
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ def write_page(
     inside = RunFolder(Path(run_dir))
     texts = [e.section for e in experiments(inside) if e.section.anchor not in left_out]
     names = [text.anchor for text in texts]
-    places = {"": inside.path} | {f"{name}/": inside.experiment(name) for name in names}
+    seen = [path.relative_to(inside.path).as_posix() for path in eyes(inside)]
+    places = {"": inside.path} | {f"{name}/": inside.experiment(name) for name in names + seen}
     pictures = read_pictures(
         {
             prefix + path.stem: path
@@ -88,12 +90,14 @@ def write_page(
     }
     sections = [_section(text, pictures, tables) for text in SECTIONS]
     sections += [_further(_FURTHER, SECTIONS, "", pictures, tables)]
-    done = [_experiment(text, pictures, tables) for text in texts]
+    done = [_experiment(text, pictures, tables) for text in (*texts, *map(eye_section, seen))]
+    config = Config.read(inside.config)
+    described, beside = describe(config), others(inside)
     page = fill_template(
         "report/html/page.html",
         page_part("report/html/page.css") + page_part("report/html/view.css"),
         page_part("report/html/page.js") + (view_script() if view else ""),
-        run=describe(Config.read(inside.config)),
+        run=described,
         date=_date(inside),
         view=view,
         findings=findings,
@@ -105,18 +109,25 @@ def write_page(
             for s in sections
             if s.text is not _FURTHER and not s.figures and not s.tables
         ],
-        undone=[
-            (each.section.title, each.command)
-            for each in EXPERIMENTS
-            if not exists(inside.result(each.section.anchor))
-        ],
+        others=beside,
+        undone=undone(inside, config),
         images=tables.get(IMAGES_TABLE.name),
         images_text=IMAGES_TABLE,
         receipts=json.dumps(receipts(inside, left_out), indent=1),
         rows_shown=ROWS_SHOWN,
     )
     write_file(inside.report, sealed(page))
-    logger.info("report: %s opens offline", inside.report.resolve().as_uri())
+    if beside:
+        style = page_part("report/html/page.css")
+        index = fill_template(
+            "report/html/index.html",
+            style,
+            "",
+            run=described,
+            report=inside.report.name,
+            others=beside,
+        )
+        write_file(inside.index, index)
     return inside.report
 
 

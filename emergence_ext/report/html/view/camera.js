@@ -1,6 +1,6 @@
 // A camera that turns around the origin; the same few lines project here and in the shader.
 
-const FIELD = 2.6; // focal length over half the height
+const FIELD = 2.6; // focal length over half the shorter side
 const LIMITS = { zoom: [0.2, 40], pitch: [-Math.PI / 2, Math.PI / 2] };
 
 class Camera {
@@ -31,7 +31,7 @@ class Camera {
 
   scale(factor) { this.zoom = Math.min(LIMITS.zoom[1], Math.max(LIMITS.zoom[0], this.zoom * factor)); }
 
-  // By shares of half the view's height.
+  // By shares of half the view's shorter side.
   pan(x, y) {
     this.x += x * this.distance / FIELD;
     this.y += y * this.distance / FIELD;
@@ -47,7 +47,7 @@ class Camera {
 
   // From a place to pixels from the upper left corner, and its distance from the eye.
   lens(width, height) {
-    const [right, up, near] = this.rows, { x: panX, y: panY, distance } = this, focal = FIELD * height / 2;
+    const [right, up, near] = this.rows, { x: panX, y: panY, distance } = this, focal = FIELD * Math.min(width, height) / 2;
     return ([px, py, pz], out = [0, 0, 0]) => {
       const x = right[0] * px + right[1] * py + right[2] * pz + panX;
       const y = up[0] * px + up[1] * py + up[2] * pz + panY;

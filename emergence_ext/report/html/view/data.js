@@ -1,5 +1,7 @@
 // The run as the page holds it: planes of bytes, inflated by the browser, one frame a checkpoint and layer.
 
+const NEARLY = 0.1; // of p between two categories that a region speaks for alike (Fig. 2, 10)
+
 async function inflated(text) {
   const plain = atob(text);
   const bytes = new Uint8Array(plain.length);
@@ -19,6 +21,7 @@ class RunData {
     }));
     this.decoded = new Array(this.frames.length).fill(null);
     this.decodedSamples = new Array(this.samples.length).fill(null);
+    for (const each of this.beside) each.known = new Set(each.images);
   }
 
   place(t, l) { return t * this.layers.length + l; }
@@ -27,19 +30,25 @@ class RunData {
   // Decode one frame now and the others behind it, so that the first picture does not wait for all.
   async decodeFirst(t, l) {
     await this.decode(this.place(t, l));
-    for (let k = 0; k < this.samples.length; k++) {
-      const { scale, data } = this.samples[k];
-      this.decodedSamples[k] = { scale, ...this.positions(await inflated(data), this.shown) };
-    }
+    for (let k = 0; k < this.samples.length; k++) this.decodedSamples[k] = await this.decodedSample(this.samples[k]);
   }
 
   async decodeAll() {
     for (let k = 0; k < this.frames.length; k++) await this.decode(k);
+    for (const each of this.beside) {
+      each.decoded = [];
+      for (const frame of each.frames) each.decoded.push(await this.decodedFrame(frame));
+      each.decodedSamples = each.samples && await this.decodedSample(each.samples);
+    }
+    for (const layer of this.shapley?.layers ?? []) if (layer) layer.bytes = await inflated(layer.data);
   }
 
-  async decode(k) {
-    if (this.decoded[k]) return;
-    const { scale, most, data, w } = this.frames[k];
+  async decode(k) { this.decoded[k] ??= await this.decodedFrame(this.frames[k]); }
+
+  async decodedSample({ scale, data }) { return { scale, ...this.positions(await inflated(data), this.shown) }; }
+
+  async decodedFrame(packed) {
+    const { scale, strongest, most, data, w } = packed;
     const bytes = await inflated(data);
     const n = this.points, end = 2 * this.dim * n;
     const category = new Uint16Array(n);
@@ -47,11 +56,11 @@ class RunData {
     for (let i = 0; i < n; i++) {
       category[i] = bytes[end + n + i] + (wide ? bytes[end + 2 * n + i] << 8 : 0);
     }
-    this.decoded[k] = {
-      scale, most, category, passed: bytes.slice(end, end + n),
+    packed.data = ""; // what was decoded needs no second copy
+    return {
+      scale, strongest, most, category, passed: bytes.slice(end, end + n),
       w: w ? await inflated(w) : null, ...this.positions(bytes, n),
     };
-    this.frames[k].data = ""; // what was decoded needs no second copy
   }
 
   // The three coordinates that are drawn, side by side for the GPU, and those beyond them.
@@ -117,6 +126,49 @@ class RunData {
   importance(frame, i) {
     const first = (this.shown - this.weighed) * this.regions;
     return frame.w && i >= first ? frame.w[i - first] / 255 * frame.most : null;
+  }
+
+  // The Shapley value of a region of the finished network, in logits, and its rank in the image; null without one.
+  shapleyValue(t, l, i) {
+    const layer = t === this.checkpoints.length - 1 ? this.shapley?.layers[l] : null;
+    const row = layer ? this.shapley.images.indexOf(Math.floor(i / this.regions)) : -1;
+    if (row < 0) return null;
+    const n = layer.bytes.length / 2, value = (k) => (layer.bytes[k] + (layer.bytes[n + k] << 8) - this.middle) * layer.scale / (this.middle - 1);
+    const own = Array.from({ length: this.regions }, (_, r) => value(row * this.regions + r));
+    const it = own[i % this.regions];
+    return { value: it, rank: 1 + own.filter((x) => x > it).length };
+  }
+
+  // The second category of each region that speaks nearly as much for it, within 0.1, and its p in 255 steps; else 0.
+  shared(frame) {
+    if (frame.shared) return frame.shared;
+    const n = this.points, second = new Uint16Array(n), share = new Uint8Array(n);
+    const scores = new Float64Array(this.directions.length);
+    for (let i = 0; i < n; i++) {
+      this.score(this.coordinates(frame, i), scores);
+      const first = frame.category[i];
+      let next = -1, total = 0;
+      for (let y = 0; y < scores.length; y++) {
+        if (y !== first && (next < 0 || scores[y] > scores[next])) next = y;
+        total += Math.exp(scores[y] - scores[first]);
+      }
+      const behind = next < 0 ? 0 : Math.exp(scores[next] - scores[first]);
+      if (behind === 0 || (1 - behind) / total > NEARLY) continue;
+      second[i] = next;
+      share[i] = Math.min(255, Math.round(255 * behind / total));
+    }
+    return frame.shared = { second, share };
+  }
+
+  // How far a region lies from one frame to another.
+  distance(a, b, i) {
+    const [from, to] = [this.unit(a), this.unit(b)];
+    let square = 0;
+    for (let d = 0; d < this.dim; d++) {
+      const [x, y] = d < 3 ? [a.xyz[4 * i + d], b.xyz[4 * i + d]] : [a.beyond[d - 3][i], b.beyond[d - 3][i]];
+      square += (from * x - to * y) ** 2;
+    }
+    return Math.sqrt(square);
   }
 
   // The best match of a region in each other image, by cosine as the matching has it; the nearest first.

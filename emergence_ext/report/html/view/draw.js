@@ -61,25 +61,26 @@ class Painter {
   }
 
   // frames: up to four, with their weights; marks: what `mark` in the shader is, bytes that may change.
-  points(frames, weights, marks, camera, { size, swell, dark, width, height }) {
+  // Of many points every `step`th, at most the 31st, since a stride has 255 bytes at most.
+  points(frames, weights, marks, camera, { size, swell, dark, width, height, step }) {
     const { gl } = this;
     for (let k = 0; k < 4; k++) {
       gl.bindBuffer(gl.ARRAY_BUFFER, this.buffer(frames[k] ?? frames[0]));
       gl.enableVertexAttribArray(k);
-      gl.vertexAttribPointer(k, 4, gl.SHORT, false, 8, 0);
+      gl.vertexAttribPointer(k, 4, gl.SHORT, false, 8 * step, 0);
     }
     gl.bindBuffer(gl.ARRAY_BUFFER, this.buffer(marks, true));
     gl.enableVertexAttribArray(4);
-    gl.vertexAttribPointer(4, 4, gl.UNSIGNED_BYTE, true, 4, 0);
+    gl.vertexAttribPointer(4, 4, gl.UNSIGNED_BYTE, true, 4 * step, 0);
     gl.uniform4fv(this.at("blend"), [0, 1, 2, 3].map((k) => weights[k] ?? 0));
     const { rows } = camera; // columns first, as GLSL has it
     gl.uniformMatrix3fv(this.at("rows"), false, [0, 1, 2].flatMap((d) => rows.map((row) => row[d])));
     gl.uniform3f(this.at("eye"), camera.x, camera.y, camera.distance);
-    gl.uniform2f(this.at("focal"), FIELD * height / width, FIELD);
+    gl.uniform2f(this.at("focal"), ...[width, height].map((side) => FIELD * Math.min(width, height) / side));
     gl.uniform1f(this.at("size"), size);
     gl.uniform1f(this.at("swell"), swell);
     gl.uniform1f(this.at("dark"), dark ? 1 : 0);
-    gl.drawArrays(gl.POINTS, 0, marks.length / 4);
+    gl.drawArrays(gl.POINTS, 0, Math.ceil(marks.length / 4 / step));
   }
 
   buffer(owner, changes = false) {

@@ -13,6 +13,7 @@ function el(tag, properties = {}, ...children) {
 }
 
 const percent = (x, digits = 0) => `${(100 * x).toFixed(digits)} %`;
+const signed = (x) => `${x < 0 ? "\u2212" : "+"}${Math.abs(x).toFixed(2)}`;
 const thousands = (n) => n.toLocaleString("en-US");
 const plural = (n, one, many = `${one}s`) => `${thousands(n)} ${n === 1 ? one : many}`;
 

@@ -13,12 +13,12 @@ class Inspector {
     else if (state.region === null) parts.push(this.summary(image, frame), this.neighbours(image));
     else {
       const i = image.index * data.regions + state.region;
-      parts.push(this.verdict(image, frame, i), this.bars(frame, i, image.y), this.numbers(frame, i));
+      parts.push(this.verdict(image, frame, i), this.atItsSide(frame, i), this.bars(frame, i, image.y), this.numbers(frame, i));
       parts.push(this.way("Through checkpoints", data.checkpoints.map((c, t) => [c.label, data.frame(t, state.l), { e: t }, t === state.e]), i));
       parts.push(this.way("Through layers", data.layers.map((name, k) => [name, data.frame(state.e, k), { l: k }, k === state.l]), i));
       parts.push(this.alike(frame, i));
     }
-    this.root.replaceChildren(...parts);
+    this.root.replaceChildren(...parts.filter(Boolean));
   }
 
   swatch(y) { return el("span", { className: "swatch", style: { background: css(this.palette.category[y]) } }); }
@@ -37,7 +37,14 @@ class Inspector {
       el("p", {}, this.swatch(image.y), ` ${data.categories[image.y]}; the network says `,
         el("strong", { textContent: data.categories[image.says] }), ` (${percent(image.sure)})`,
         right ? "." : el("strong", { className: "wrong", textContent: ": misread." }),
-        ` ${image.heldOut ? "Held out of all fits." : "Seen by the fits."}`));
+        ` ${image.heldOut ? "Held out of all fits." : "Seen by the fits."}`,
+        this.saidAtItsSide(image)));
+  }
+
+  saidAtItsSide(image) {
+    const { data, state } = this, side = new Beside(data, state);
+    const says = state.beside && image.index < data.shown && paired(data, state)?.has(image.index) !== false && side.says?.[image.index];
+    return Number.isInteger(says) ? ` At its side, ${side.label}, it says ${data.categories[says]}.` : null;
   }
 
   // The image with its knowledge points outlined: solid for its own category, dashed for another.
@@ -127,11 +134,22 @@ class Inspector {
   }
 
   numbers(frame, i) {
-    const { data } = this, w = data.importance(frame, i);
+    const { data, state } = this, w = data.importance(frame, i), shapley = data.shapleyValue(state.e, state.l, i);
     return el("dl", { className: "numbers" },
       el("div", {}, el("dt", { textContent: "strength |h|" }), el("dd", { textContent: data.strength(frame, i).toFixed(2) })),
       el("div", {}, el("dt", { textContent: "importance w" }),
-        el("dd", { textContent: w === null ? "only of images that regions were learned on" : w.toFixed(2) })));
+        el("dd", { textContent: w === null ? "only of images that regions were learned on" : w.toFixed(2) })),
+      shapley && el("div", {}, el("dt", { textContent: "Shapley value" }),
+        el("dd", { textContent: `${signed(shapley.value)} logits, number ${shapley.rank} of ${data.regions}` })));
+  }
+
+  // What the same region says in the state beside it.
+  atItsSide(frame, i) {
+    const { data, state } = this, side = new Beside(data, state);
+    if (!state.beside || paired(data, state)?.has(Math.floor(i / data.regions)) === false) return null;
+    const there = side.now, says = there.category[i], p = data.taus[there.passed[i] - 1];
+    return el("p", {}, `At its side, ${side.label}: `, this.swatch(says), el("strong", { textContent: ` ${data.categories[says]}` }),
+      ` (p ${p === undefined ? "below" : "above"} ${(p ?? data.taus[0]).toFixed(2)}), |h| ${data.strength(there, i).toFixed(2)}, ${data.distance(frame, there, i).toFixed(2)} away.`);
   }
 
   // What the region says in each checkpoint, or layer: a row of buttons that go there.

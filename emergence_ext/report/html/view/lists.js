@@ -14,6 +14,8 @@ class Lists {
     this.once("misread", [this.state.hidden], () => this.misread());
     this.once("outliers", [this.state.hidden, this.state.e], () => this.outliers());
     this.others(marked);
+    this.shared(marked);
+    this.moved(marked);
     this.confusion(marked);
     if (this.part("table").open) this.table(marked);
   }
@@ -34,7 +36,7 @@ class Lists {
     const wrong = data.images.filter((x) => x.says !== x.y && !this.state.hidden.includes(x.y));
     wrong.sort((a, b) => b.sure - a.sure);
     this.strip("misread", wrong.slice(0, LONGEST).map((x) => card(this, x.index, null,
-      `${clipped(data.short[x.y], 16)} → ${clipped(data.short[x.says], 16)} ${percent(x.sure)}`, 84)), "The network misreads none of these images.");
+      `${clipped(data.short[x.y], 16)} → ${clipped(data.short[x.says], 16)}, ${percent(x.sure)}`, 84)), "The network misreads none of these images.");
   }
 
   // Images whose sample lies far from the ray of every category.
@@ -48,17 +50,55 @@ class Lists {
     this.strip("outliers", far.slice(0, LONGEST).map(([index, angle]) => card(this, index, null, `${angle.toFixed(0)}° from any`, 84)), "No image is shown.");
   }
 
-  others({ kinds }) {
-    const { data, state } = this, frame = data.frame(state.e, state.l), best = new Map();
-    for (let i = 0; i < data.points; i++) {
-      const image = Math.floor(i / data.regions);
-      if (kinds[i] === OTHER && (!best.has(image) || frame.passed[i] > frame.passed[best.get(image)])) best.set(image, i);
+  // The region of each image that is worth the most, if that is anything; the first of these.
+  bestOfEach(worth) {
+    const { data } = this, best = [];
+    for (let image = 0; image < data.shown; image++) {
+      let top = { i: -1, value: 0 };
+      for (let i = image * data.regions; i < (image + 1) * data.regions; i++) {
+        const value = worth(i);
+        if (value > top.value) top = { i, value };
+      }
+      if (top.i >= 0) best.push(top);
     }
-    const order = [...best.values()].sort((a, b) => frame.passed[b] - frame.passed[a]).slice(0, LONGEST);
-    this.strip("others", order.map((i) => {
-      const image = Math.floor(i / data.regions), says = frame.category[i];
-      return card(this, image, i % data.regions, `says ${clipped(data.short[says], 16)} ${percent(data.posterior(frame, i)[says])}`, 84);
-    }), "No region that is shown is a knowledge point for another category.");
+    return best.sort((a, b) => b.value - a.value).slice(0, LONGEST);
+  }
+
+  regionCards(name, best, words, none) {
+    const { data } = this;
+    this.strip(name, best.map(({ i, value }) => card(this, Math.floor(i / data.regions), i % data.regions, words(i, value), 84)), none);
+  }
+
+  says(frame, i) {
+    const says = frame.category[i];
+    return `${clipped(this.data.short[says], 16)} ${percent(this.data.posterior(frame, i)[says])}`;
+  }
+
+  others({ kinds }) {
+    const { data, state } = this, frame = data.frame(state.e, state.l);
+    this.regionCards("others", this.bestOfEach((i) => (kinds[i] === OTHER ? frame.passed[i] : 0)),
+      (i) => `says ${this.says(frame, i)}`, "No region that is shown is a knowledge point for another category.");
+  }
+
+  shared({ kinds }) {
+    const { data, state } = this, frame = data.frame(state.e, state.l), { second, share } = data.shared(frame);
+    this.regionCards("shared", this.bestOfEach((i) => (kinds[i] >= RIGHT ? share[i] : 0)),
+      (i, value) => `${this.says(frame, i)}, ${clipped(data.short[second[i]], 16)} ${percent(value / 255)}`,
+      "No knowledge point that is shown speaks for two categories alike.");
+  }
+
+  // From what stands beside, else from the first checkpoint, to what is shown; an attack goes the other way.
+  moved({ kinds }) {
+    const { data, state } = this, first = state.e ? "e0" : `e${data.checkpoints.length - 1}`;
+    const side = new Beside(data, { ...state, beside: state.beside || first }), here = data.frame(state.e, state.l), there = side.now;
+    const label = data.checkpoints[state.e].label, later = side.other || side.e > state.e;
+    const [from, to] = later ? [here, there] : [there, here];
+    const same = !side.other && side.e === state.e;
+    this.part("moved-title").textContent = same ? "Regions that moved most"
+      : `Regions that moved most, ${later ? `${label} to ${side.label}` : `${side.label} to ${label}`}`;
+    this.regionCards("moved", same ? [] : this.bestOfEach((i) => (kinds[i] ? data.distance(here, there, i) : 0)),
+      (i, far) => `${far.toFixed(1)}: ${clipped(data.short[from.category[i]], 12)} → ${clipped(data.short[to.category[i]], 12)}`,
+      "No region that is shown moved.");
   }
 
   // Cells of [true, said, count]: images by the network's answer, or knowledge points by theirs.

@@ -12,7 +12,8 @@ class View {
   async start() {
     const { data, state } = this;
     await data.decodeFirst(state.e, state.l);
-    this.scene = new Scene(this.find("stage"), data, state);
+    this.scene = new Scene(this.find("stage"), data, state, new Side(data, state));
+    this.second = new Scene(this.find("stage-b"), data, state, new Beside(data, state), this.scene);
     this.paint();
     this.find("ready").hidden = false;
     this.find("flat").hidden = Boolean(this.scene.painter);
@@ -43,16 +44,17 @@ class View {
       return rgb;
     });
     this.palette = Object.assign(this.palette ?? {}, made, { dark, background, ink: value("--ink"), text });
-    this.scene.palette = this.palette;
+    this.scene.palette = this.second.palette = this.palette;
   }
+
+  get scenes() { return this.state.beside ? [this.scene, this.second] : [this.scene]; }
 
   // Only what an address of the view says: those of sections have no "=".
   fromAddress() {
     const { hash } = location;
     if (hash && !hash.includes("=")) { this.refresh(); return; }
     this.state.read(hash, this.scene.camera);
-    this.scene.e = this.state.e;
-    this.scene.l = this.state.l;
+    for (const scene of this.scenes) Object.assign(scene, scene.aim); // no way there is shown
     this.refresh(false);
     if (hash) this.section.scrollIntoView();
   }
@@ -64,14 +66,20 @@ class View {
 
   choose(image, region) {
     this.set({ image, region });
-    if (image !== null) this.scene.request();
   }
 
+  // Something moved: both pictures follow, coarsely for as long as it goes on.
+  stir() { for (const scene of this.scenes) scene.stir(); }
+
   refresh(note = true) {
-    const { data, state, scene } = this, frame = data.frame(state.e, state.l);
-    scene.marked.counts = markRegions(data, state, frame, this.palette, scene.marked);
-    markSamples(data, state, this.palette, scene.markedSamples);
-    scene.request();
+    const { data, state, scene } = this;
+    this.find("stage-b").hidden = !state.beside;
+    this.find("stages").classList.toggle("pair", Boolean(state.beside));
+    for (const each of this.scenes) {
+      each.marked.counts = markRegions(data, state, each.side.now, this.palette, each.marked);
+      markSamples(data, state, each.side.says, this.palette, each.markedSamples);
+      each.request();
+    }
     this.tell();
     if (!this.lists) return;
     this.follow();
@@ -94,11 +102,14 @@ class View {
 
   tell() {
     const { data, state, scene } = this, { images, regions, points, reliable } = scene.marked.counts;
-    const ratio = points ? `${thousands(reliable)} of them for the right category (${percent(reliable / points, 1)})` : "none for the right category";
+    const right = (some, of) => (of ? `${thousands(some)} of them for the right category (${percent(some / of, 1)})` : "none for the right category");
+    const ratio = right(reliable, points), both = paired(data, state);
     const tau = data.taus[state.tau], of = state.who === "held" ? data.heldOut : data.total;
     this.find("counts").textContent = `${data.layers[state.l]}, ${data.checkpoints[state.e].label}: `
       + `${thousands(points)} of ${plural(regions, "region")} are knowledge points at tau ${Number(tau.toFixed(3))}, ${ratio}. `
       + `${thousands(images)} of ${thousands(of)} ${state.who === "held" ? "held-out images" : "images"} shown.`
+      + (state.beside ? ` At its side, ${this.second.side.label}: ${thousands(this.second.marked.counts.points)} points, ${right(this.second.marked.counts.reliable, this.second.marked.counts.points)}.` : "")
+      + (both ? ` Only images known in both: ${thousands(both.size)}${state.beside.startsWith("x") && this.second.side.says ? " that the attack led astray" : ""}.` : "")
       + (data.dim > 3 ? ` Drawn are the three leading of ${data.dim} coordinates.` : "");
     this.find("e-value").textContent = data.checkpoints[state.e].label;
     this.find("l-value").textContent = data.layers[state.l];
@@ -108,7 +119,15 @@ class View {
   // Controls as the state has them.
   follow() {
     const { state, data } = this;
-    for (const name of ["e", "l", "tau", ...Object.keys(CHOICES)]) this.find(name).value = state[name];
+    for (const name of ["e", "l", "tau", "beside", ...Object.keys(CHOICES)]) this.find(name).value = state[name];
+    this.find("name-a").hidden = !state.beside;
+    if (state.beside) {
+      this.find("name-a").textContent = this.scene.side.label;
+      this.find("name-b").textContent = this.second.side.label;
+    }
+    this.find("select").setAttribute("aria-pressed", String(Boolean(this.selecting)));
+    this.find("chosen").hidden = state.chosen === null;
+    if (state.chosen) this.find("chosen").textContent = `Only the ${plural(state.chosen.reduce((a, b) => a + b, 0), "selected region")} ×`;
     this.find("ellipsoids").checked = state.ellipsoids;
     this.find("e").setAttribute("aria-valuetext", data.checkpoints[state.e].label);
     this.find("l").setAttribute("aria-valuetext", data.layers[state.l]);
@@ -141,14 +160,23 @@ class View {
       this.set(structuredClone(state.usual));
     });
     this.find("cell").addEventListener("click", () => this.set({ cell: null }));
+    this.find("chosen").addEventListener("click", () => this.set({ chosen: null }));
+    this.find("select").addEventListener("click", () => this.select(!this.selecting));
+    this.find("beside").append(...besides(data).map(([value, textContent]) => el("option", { value, textContent })));
+    this.find("beside").disabled = this.find("beside").length < 2;
+    this.find("beside").addEventListener("change", (event) => this.besideOf(event.target.value));
     this.legend();
     this.searching();
-    listenTo(scene, {
-      onPick: (x, y) => { const found = scene.pick(x, y); this.choose(found?.image ?? null, found?.region ?? null); },
-      onHover: (x, y) => this.hover(x, y),
-      onMove: () => { scene.request(); this.note(); },
-      onKey: (key) => this.key(key),
-    });
+    for (const each of [scene, this.second]) {
+      listenTo(each, {
+        onPick: (x, y) => { const found = each.pick(x, y); this.choose(found?.image ?? null, found?.region ?? null); },
+        onHover: (x, y) => this.hover(each, x, y),
+        onMove: () => { this.stir(); this.note(); },
+        onKey: (key) => this.key(key),
+        selecting: () => this.selecting,
+        onLasso: (corners) => this.chooseWithin(each, corners),
+      });
+    }
     for (const button of document.querySelectorAll("[data-matrix]")) {
       button.addEventListener("click", () => { this.lists.matrixOf = button.dataset.matrix; this.lists.show(scene.marked); });
     }
@@ -163,6 +191,27 @@ class View {
     }
     // w is known of images that regions were learned on alone, which no fit held out.
     this.set(name === "color" && value === "w" && this.state.who === "held" ? { color: value, who: "all" } : { [name]: value });
+  }
+
+  // A state of an experiment is seen beside the checkpoint that it was made of.
+  besideOf(beside) {
+    const { data } = this, of = beside.startsWith("x") ? { e: data.beside[Number(beside.slice(1))].of } : {};
+    this.set({ beside, ...of });
+  }
+
+  select(on) {
+    this.selecting = on;
+    this.find("stages").classList.toggle("selecting", on);
+    this.follow();
+  }
+
+  // What a lasso holds is shown alone, and stands in the table.
+  chooseWithin(scene, corners) {
+    const chosen = scene.within(corners);
+    this.select(false);
+    if (!chosen.some(Boolean)) return this.stir();
+    this.lists.part("table").open = true;
+    return this.set({ chosen });
   }
 
   legend() {
@@ -193,23 +242,23 @@ class View {
     });
   }
 
-  hover(x, y) {
-    this.hovering = [x, y];
+  hover(scene, x, y) {
+    this.hovering = [scene, x, y];
     if (this.hoverWaits) return;
     this.hoverWaits = true;
     requestAnimationFrame(() => {
       this.hoverWaits = false;
-      const { data, state, scene } = this, found = scene.pick(...this.hovering), label = this.find("hover");
-      scene.hover = found;
+      const { data } = this, [scene, x, y] = this.hovering, found = scene.pick(x, y), label = scene.stage.querySelector(".hover");
+      for (const each of this.scenes) each.hover = found;
       label.hidden = !found;
       if (found) {
         const { name, y: own } = data.images[found.image], i = found.image * data.regions + found.region;
-        const says = found.region === null ? data.checkpoints[state.e].says[found.image] : data.frame(state.e, state.l).category[i];
+        const says = found.region === null ? scene.side.says[found.image] : scene.side.now.category[i];
         label.textContent = `${name}: ${data.categories[own]}; says ${data.categories[says]}`;
-        label.style.left = `${Math.min(this.hovering[0] + 12, scene.width - 160)}px`;
-        label.style.top = `${this.hovering[1] + 14}px`;
+        label.style.left = `${Math.max(0, Math.min(x + 12, scene.width - 160))}px`;
+        label.style.top = `${y + 14}px`;
       }
-      scene.request();
+      for (const each of this.scenes) each.request();
     });
   }
 
@@ -219,6 +268,8 @@ class View {
       ",": { l: clamp(state.l - 1, data.layers.length) }, ".": { l: clamp(state.l + 1, data.layers.length) } };
     if (steps[key]) this.set(steps[key]);
     else if (key === "n" || key === "p") this.step(key === "n" ? 1 : -1);
+    else if (key === "s") this.select(!this.selecting);
+    else if (key === "Escape" && this.selecting) this.select(false);
     else if (key === "Escape") this.choose(null, null);
     else if (key === " ") this.play();
     else return false;

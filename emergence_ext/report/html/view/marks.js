@@ -3,8 +3,8 @@
 const HIDDEN = 0, FAINT = 1, RIGHT = 2, OTHER = 3; // kinds; a knowledge point is one of the last two
 
 function imageFilter(data, state) {
-  const { cell, hidden, who } = state, gone = new Set(hidden);
-  return ({ y, says, heldOut }) => !gone.has(y)
+  const { cell, hidden, who } = state, gone = new Set(hidden), both = paired(data, state);
+  return ({ index, y, says, heldOut }) => !gone.has(y) && (both === null || both.has(index))
     && (who === "all" || (who === "held" ? heldOut : who === "fitted" ? !heldOut : says !== y))
     && (cell === null || (cell.y === y && (cell.kind === "points" || cell.says === says)));
 }
@@ -22,14 +22,14 @@ function setMark(marks, i, [red, green, blue], kind) {
 function markRegions(data, state, frame, palette, { kinds, marks }) {
   kinds.fill(0);
   marks.fill(0);
-  const keeps = imageFilter(data, state), { only, tau, cell } = state;
+  const keeps = imageFilter(data, state), { only, tau, cell, chosen } = state;
   const counts = { images: 0, regions: 0, points: 0, reliable: 0, drawn: 0 };
   const color = regionColor(data, state, frame, palette);
   for (let image = 0; image < data.shown; image++) {
     if (!keeps(data.images[image])) continue;
-    counts.images += 1;
-    const { y } = data.images[image];
+    const { y } = data.images[image], before = counts.regions;
     for (let i = image * data.regions; i < (image + 1) * data.regions; i++) {
+      if (chosen && !chosen[i]) continue;
       const point = frame.passed[i] > tau, right = frame.category[i] === y;
       const kind = point ? (right ? RIGHT : OTHER) : FAINT;
       counts.regions += 1;
@@ -41,18 +41,20 @@ function markRegions(data, state, frame, palette, { kinds, marks }) {
       kinds[i] = kind;
       setMark(marks, i, color(i, y, kind), kind);
     }
+    if (counts.regions > before) counts.images += 1;
   }
   marks.fresh = true;
   return counts;
 }
 
-function markSamples(data, state, palette, { kinds, marks }) {
+// `says`: what the network says of each image; null where that is not known.
+function markSamples(data, state, says, palette, { kinds, marks }) {
   kinds.fill(0);
   marks.fill(0);
-  const keeps = imageFilter(data, state), { says } = data.checkpoints[state.e];
-  for (let i = 0; i < data.shown; i++) {
+  const keeps = imageFilter(data, state), { chosen } = state, R = data.regions;
+  for (let i = 0; says && i < data.shown; i++) {
     const { y } = data.images[i];
-    if (!keeps(data.images[i])) continue;
+    if (!keeps(data.images[i]) || (chosen && !chosen.subarray(i * R, (i + 1) * R).some(Boolean))) continue;
     kinds[i] = says[i] === y ? RIGHT : OTHER;
     setMark(marks, i, palette.category[state.color === "true" ? y : says[i]], kinds[i]);
   }
@@ -63,7 +65,7 @@ function regionColor(data, state, frame, palette) {
   const { category, faint, ramp } = palette;
   const share = {
     confidence: (i) => frame.passed[i] / data.taus.length,
-    strength: (i) => data.strength(frame, i) / data.frames[data.place(state.e, state.l)].strongest,
+    strength: (i) => data.strength(frame, i) / frame.strongest,
     w: (i) => (frame.w && data.importance(frame, i) !== null ? data.importance(frame, i) / frame.most : null),
   }[state.color];
   if (share) return (i) => { const x = share(i); return x === null ? palette.none : ramp[Math.min(255, Math.floor(x * 256))]; };

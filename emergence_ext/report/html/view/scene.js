@@ -2,22 +2,26 @@
 
 const SIZE = { regions: 5.5, samples: 9 }; // pixels across
 const SPEED = 1 / 450; // checkpoints or layers in a millisecond
+const MANY = 25000; // points of a picture that moves; one that stands still has all of them
+const REST = 160; // milliseconds without a movement, after which it stands still
 const HALF = Math.sqrt(2.366); // of a Gaussian in space lies within so many standard deviations
 
 class Scene {
-  constructor(stage, data, state) {
-    Object.assign(this, { stage, data, state });
+  // A second scene shares camera and layouts with the first.
+  constructor(stage, data, state, side, first = null) {
+    Object.assign(this, { stage, data, state, side });
     [this.back, this.middle, this.front] = stage.querySelectorAll("canvas");
     this.painter = Painter.on(this.middle);
     this.pens = [this.back, this.front].map((canvas) => canvas.getContext("2d"));
     this.flatPen = this.painter ? null : this.middle.getContext("2d");
-    this.e = state.e;
+    this.e = first ? first.e : state.e;
     this.l = state.l;
     this.hover = null;
+    this.lasso = null; // corners of what is being selected
     this.marked = roomFor(data.points);
     this.markedSamples = roomFor(data.shown);
-    this.camera = new Camera(data.dim, this.reachOf(data.frame(state.e, state.l)));
-    this.layouts = new Layouts(data, this.camera.reach);
+    this.camera = first?.camera ?? new Camera(data.dim, this.reachOf(data.frame(state.e, state.l)));
+    this.layouts = first?.layouts ?? new Layouts(data, this.camera.reach);
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
     this.frames = 0; // drawn so far
     new ResizeObserver(() => this.request()).observe(stage);
@@ -37,13 +41,22 @@ class Scene {
     requestAnimationFrame((now) => { this.waiting = false; this.step(now); });
   }
 
-  get moving() { return this.e !== this.state.e || this.l !== this.state.l; }
+  get aim() { return { e: this.side.e, l: this.state.l }; }
+  get moving() { return this.e !== this.aim.e || this.l !== this.aim.l; }
+
+  // Drawn coarsely until nothing has moved for a moment.
+  stir() {
+    this.rough = true;
+    clearTimeout(this.settling);
+    this.settling = setTimeout(() => { this.rough = false; this.request(); }, REST);
+    this.request();
+  }
 
   step(now) {
     const passed = this.still.matches ? Infinity : Math.min(60, now - (this.last ?? now)) * SPEED;
     for (const name of ["e", "l"]) {
-      const left = this.state[name] - this[name];
-      this[name] = Math.abs(left) <= passed ? this.state[name] : this[name] + Math.sign(left) * passed;
+      const left = this.aim[name] - this[name];
+      this[name] = Math.abs(left) <= passed ? this.aim[name] : this[name] + Math.sign(left) * passed;
     }
     this.last = this.moving ? now : undefined;
     this.draw();
@@ -52,10 +65,10 @@ class Scene {
 
   // Up to four frames around where the sliders are on their way, with their weights.
   blend() {
-    const { data, e, l } = this, found = [];
+    const { side, e, l } = this, found = [];
     for (const [t, p] of [[Math.floor(e), 1 - (e % 1)], [Math.ceil(e), e % 1]]) {
       for (const [k, q] of [[Math.floor(l), 1 - (l % 1)], [Math.ceil(l), l % 1]]) {
-        if (p * q > 0) found.push(this.part(data.frame(t, k), p * q));
+        if (p * q > 0) found.push(this.part(side.frame(t, k), p * q));
       }
     }
     return found;
@@ -63,8 +76,8 @@ class Scene {
 
   blendSamples() {
     const below = Math.floor(this.e), part = this.e % 1;
-    const found = [this.part(this.data.decodedSamples[below], 1 - part)];
-    if (part > 0) found.push(this.part(this.data.decodedSamples[below + 1], part));
+    const found = [this.part(this.side.samples(below), 1 - part)];
+    if (part > 0) found.push(this.part(this.side.samples(below + 1), part));
     return found;
   }
 
@@ -89,7 +102,7 @@ class Scene {
   layers() {
     const { what } = this.state, found = [];
     if (what !== "samples") found.push({ of: "regions", blend: this.blend(), ...this.marked });
-    if (what !== "regions") found.push({ of: "samples", blend: this.blendSamples(), ...this.markedSamples });
+    if (what !== "regions" && this.side.samples(0)) found.push({ of: "samples", blend: this.blendSamples(), ...this.markedSamples });
     return found;
   }
 
@@ -112,6 +125,7 @@ class Scene {
     if (this.state.ellipsoids && this.state.layout === "space") this.drawEllipsoids(this.pens[1]);
     this.drawPicked(this.pens[1]);
     this.drawNames(this.pens[1]);
+    if (this.lasso) this.drawLasso(this.pens[1]);
     this.frames += 1;
   }
 
@@ -122,8 +136,17 @@ class Scene {
     for (const { of, blend, marks } of this.layers()) {
       painter.points(blend.map(({ xyz }) => xyz), blend.map(({ by }) => by), marks, this.camera, {
         size: SIZE[of] * ratio, swell: this.swell, dark: this.palette.dark, width: this.middle.width, height: this.middle.height,
+        step: this.coarseness(marks.length / 4),
       });
     }
+  }
+
+  // Every how many-th point is drawn: a step that no row of regions is a multiple of.
+  coarseness(points) {
+    if (!this.rough && !this.moving) return 1;
+    let step = Math.min(31, Math.ceil(points / MANY));
+    while (step > 1 && step < 31 && this.data.grid[1] % step === 0) step += 1;
+    return step;
   }
 
   // Without WebGL2: squares, in no order of depth.
@@ -171,6 +194,28 @@ class Scene {
     if (!best) return null;
     const R = this.data.regions;
     return best.of === "samples" ? { image: best.i, region: null } : { image: Math.floor(best.i / R), region: best.i % R };
+  }
+
+  // Of everything drawn, 1 for each region whose mark is within a polygon of this stage, or whose image's is.
+  within(corners) {
+    const found = new Uint8Array(this.data.points), R = this.data.regions, lens = this.camera.lens(this.width, this.height);
+    for (const { of, blend, kinds } of this.layers()) {
+      kinds.forEach((kind, i) => {
+        if (!kind || !inside(corners, lens(this.positionIn(blend, i)))) return;
+        if (of === "regions") found[i] = 1;
+        else found.fill(1, i * R, (i + 1) * R);
+      });
+    }
+    return found;
+  }
+
+  drawLasso(pen) {
+    pen.beginPath();
+    this.lasso.forEach(([x, y], k) => (k ? pen.lineTo(x, y) : pen.moveTo(x, y)));
+    pen.closePath();
+    pen.setLineDash([5, 3]);
+    haloed(pen, this.palette.ink, this.palette.background, 1.6);
+    pen.setLineDash([]);
   }
 
   // Where a region is on the page, in pixels from the stage's corner.
@@ -245,7 +290,8 @@ class Scene {
       ring(pen, x, y, 7, 1.5);
     }
     if (image === null || image >= data.shown) return;
-    if (state.what !== "regions") {
+    if (paired(data, state)?.has(image) === false) return;
+    if (state.what !== "regions" && this.side.samples(0)) {
       const [x, y] = this.screen(this.blendSamples(), image);
       ring(pen, x, y, 10, 2.5);
     }
@@ -259,8 +305,10 @@ class Scene {
       return;
     }
     const i = image * R + region;
-    this.drawWay(pen, data.checkpoints.map((_, t) => data.frame(t, state.l)), i, []);
-    this.drawWay(pen, data.layers.map((_, k) => data.frame(state.e, k)), i, [2, 4]);
+    if (!state.beside) {
+      this.drawWay(pen, data.checkpoints.map((_, t) => data.frame(t, state.l)), i, []);
+      this.drawWay(pen, data.layers.map((_, k) => data.frame(state.e, k)), i, [2, 4]);
+    }
     const [x, y] = this.screen(blend, i);
     pen.strokeStyle = palette.ink;
     ring(pen, x, y, 8, 3);
@@ -312,34 +360,4 @@ class Scene {
       }
     });
   }
-}
-
-// The lower triangle of a covariance's root, from its own lower triangle, row by row.
-function cholesky([a, b, c, d, e, f]) {
-  const root = (x) => Math.sqrt(Math.max(x, 1e-12)), p = root(a), q = b / p, r = root(c - q * q);
-  const s = d / p, t = (e - s * q) / r;
-  return [p, q, r, s, t, root(f - s * s - t * t)];
-}
-
-// The path as a line that stands out from whatever lies behind it.
-function haloed(pen, color, background, width) {
-  for (const [style, wide] of [[background, width + 2], [color, width]]) {
-    pen.strokeStyle = style;
-    pen.lineWidth = wide;
-    pen.stroke();
-  }
-}
-
-function ring(pen, x, y, radius, width) {
-  pen.lineWidth = width;
-  pen.beginPath();
-  pen.arc(x, y, radius, 0, 7);
-  pen.stroke();
-}
-
-// A name that fits: both ends are kept, since the end often holds what tells two long names apart.
-function clipped(name, limit) {
-  if (name.length <= limit) return name;
-  const tail = Math.floor((limit - 1) / 3);
-  return `${name.slice(0, limit - 1 - tail).trimEnd()}…${name.slice(name.length - tail).trimStart()}`;
 }

@@ -15,6 +15,8 @@ class State {
       e: data.checkpoints.length - 1, l: data.layers.length - 1, tau: data.tau,
       layout: "space", what: "regions", color: "says", only: "all", who: data.images.slice(0, data.shown).some((x) => x.heldOut) ? "held" : "all",
       ellipsoids: false, hidden: [], cell: null, image: null, region: null,
+      beside: "", // what is seen at its side, see Beside
+      chosen: null, // 1 for each region within the lasso; too much for an address
     };
     Object.assign(this, structuredClone(this.usual));
   }
@@ -25,6 +27,7 @@ class State {
     for (const name of ["e", "l"]) if (this[name] !== usual[name]) parts.push(`${name}=${this[name]}`);
     if (this.tau !== usual.tau) parts.push(`tau=${data.taus[this.tau]}`);
     for (const name of Object.keys(CHOICES)) if (this[name] !== usual[name]) parts.push(`${name}=${this[name]}`);
+    if (this.beside) parts.push(`beside=${this.beside}`);
     if (this.ellipsoids) parts.push("ellipsoids=1");
     if (this.hidden.length) parts.push(`hide=${this.hidden.join(".")}`);
     if (this.cell) parts.push(`cell=${this.cell.kind}.${this.cell.y}.${this.cell.says}`);
@@ -47,6 +50,7 @@ class State {
     if (this.layout === "map" && data.dim < 3) this.layout = "space";
     camera.lie(this.layout);
     this.ellipsoids = given.get("ellipsoids") === "1";
+    if (besides(data).some(([key]) => key === given.get("beside"))) this.beside = given.get("beside");
     const C = data.categories.length;
     this.hidden = (given.get("hide") ?? "").split(".").map((x) => whole(x, C)).filter((x) => x !== null);
     const [kind, y, says] = (given.get("cell") ?? "").split(".");

@@ -1,6 +1,6 @@
-// Turn, move and enlarge the view by mouse, touch and keys; a click picks.
+// Turn, move and enlarge the view by mouse, touch and keys; a click picks, and while selecting a lasso is drawn.
 
-function listenTo(scene, { onPick, onHover, onMove, onKey }) {
+function listenTo(scene, { onPick, onHover, onMove, onKey, onLasso, selecting }) {
   const { stage, camera } = scene, fingers = new Map();
   let travelled = 0;
 
@@ -14,14 +14,16 @@ function listenTo(scene, { onPick, onHover, onMove, onKey }) {
     stage.setPointerCapture(event.pointerId);
     fingers.set(event.pointerId, place(event));
     travelled = 0;
+    if (selecting()) scene.lasso = [place(event)];
   });
 
   stage.addEventListener("pointermove", (event) => {
     const before = fingers.get(event.pointerId), now = place(event);
     if (!before) return onHover(...now);
-    const [dx, dy] = [now[0] - before[0], now[1] - before[1]], half = scene.height / 2;
+    const [dx, dy] = [now[0] - before[0], now[1] - before[1]], half = Math.min(scene.width, scene.height) / 2;
     travelled += Math.hypot(dx, dy);
-    if (fingers.size === 2) {
+    if (scene.lasso) scene.lasso.push(now);
+    else if (fingers.size === 2) {
       const [other] = [...fingers].filter(([id]) => id !== event.pointerId).map(([, at]) => at);
       const apart = (at) => Math.max(10, Math.hypot(at[0] - other[0], at[1] - other[1]));
       camera.scale(apart(now) / apart(before));
@@ -33,8 +35,10 @@ function listenTo(scene, { onPick, onHover, onMove, onKey }) {
   });
 
   const lifted = (event) => {
-    const was = fingers.delete(event.pointerId);
-    if (was && event.type === "pointerup" && fingers.size === 0 && travelled < 5) onPick(...place(event));
+    const was = fingers.delete(event.pointerId), { lasso } = scene;
+    scene.lasso = null;
+    if (was && lasso && event.type === "pointerup" && travelled >= 5) onLasso(lasso);
+    else if (was && event.type === "pointerup" && fingers.size === 0 && travelled < 5) onPick(...place(event));
   };
   stage.addEventListener("pointerup", lifted);
   stage.addEventListener("pointercancel", lifted);
