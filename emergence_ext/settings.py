@@ -6,16 +6,35 @@ so that every room may import it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 Backend = Literal["auto", "fused", "reference"]
 """What matches regions, see `ops.choose`."""
 
 WeightsOf = Literal["scored", "conditioning"]
 """Whose w and v weigh a match, see `method.RegionImportance`."""
+
+Recipe = Literal["default", "paper", "authors"]
+"""Settings that go together, see `RECIPES`."""
+
+Responsibilities = Literal["network", "posterior"]
+"""Whose P(y|x) an EM step of the samples takes, see `method.SampleProjection`."""
+
+SimilarityOf = Literal["logits", "probabilities"]
+"""What the cosine of two images is of."""
+
+Matches = Literal["projected", "raw"]
+"""Where regions look for their match while Lambda is learned, see `method.RegionalProjection`."""
+
+StrengthScale = Literal["last layer", "own mean"]
+"""What the mean strength of a layer is brought to, see `method.normalise_strengths`."""
+
+Solver = Literal["lbfgs", "sgd"]
+"""What minimises the losses."""
 
 Precision = Literal["float32", "bfloat16"]
 """Of a network's forward pass."""
@@ -69,11 +88,66 @@ def require_choice(name: str, value: object, choices: Any) -> None:
         raise ValueError(f"{name} must be one of {words(choices)}, got {value!r}")
 
 
-@dataclass(frozen=True)
+RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "default": {},
+    # As it is printed, with what it leaves open at the default.
+    "paper": {
+        "responsibilities": "posterior",
+        "kappa_tilde": 1000.0,
+        "sample_prior": 0.0,
+        "region_prior": 0.0,
+    },
+    # Those of the first author's published code, LMJJJJJJ/nn-visualizer (docs/method.md).
+    "authors": {
+        "temperature": 4.0,
+        "similarity_of": "probabilities",
+        "kappa_p": 5.0,
+        "include_self": False,
+        "weights_of": "conditioning",
+        "kappa_tilde": 1000.0,
+        "matches": "raw",
+        "strength_gradient": False,
+        "normaliser": False,
+        "sample_base": 10.0,
+        "region_base": 1000.0,
+        "strength_scale": "own mean",
+        "point_priors": False,
+        "sample_prior": 0.0,
+        "region_prior": 0.0,
+        "solver": "sgd",
+        "importance_evals": 20,
+        "regional_evals": 20,
+        "pairs": 100,
+    },
+}
+"""Recipe -> what differs in it from the defaults."""
+
+Made = TypeVar("Made")
+
+
+def _after_its_recipe(kind: type[Made]) -> type[Made]:
+    """Let what is not given to a constructor be as `recipe` has it; what is given stands."""
+    plain = kind.__init__
+
+    @functools.wraps(plain)
+    def made(self: Made, recipe: str = "default", **given: Any) -> None:
+        require_choice("recipe", recipe, Recipe)
+        plain(self, **{"recipe": recipe, **RECIPES[recipe], **given})
+
+    kind.__init__ = made  # type: ignore[method-assign, assignment]
+    return kind
+
+
+@_after_its_recipe
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What can be chosen about the fits; defaults are those of the method (docs/method.md).
+    """What can be chosen about the fits (docs/method.md).
+
+    What is not given is as the recipe has it; what is given stands beside any recipe.
 
     Attributes:
+        recipe: "default", "paper" as it is printed, or "authors" as their code has it, see
+            `RECIPES`.
         dim: projected width.
         alpha: weight of the alignment of regions with their sample.
         temperature: of the network's softmax.
@@ -87,15 +161,36 @@ class Settings:
             more, only those that fits need are: all images go through the network once more when
             the fits are done, and h is kept in half precision, on disk.
         importance_evals, regional_evals: evaluations of loss and gradient at most, per layer and
-            checkpoint.
+            checkpoint. By gradient descent: its steps for w and v, and for Lambda passes over the
+            images, with a step for each of them.
         pairs: other images that each image is scored against in an evaluation of these fits, drawn
             anew in each round of them; None: all, in time and memory of their number squared.
         weights_of: whose w and v weigh the match of two images, "scored" (Eq. 7, 11) or
             "conditioning" (as the authors' code).
         include_self: whether an image takes part in its own similarities.
+        responsibilities: whose P(y|x) an EM step takes, the "network"'s own or the "posterior" of
+            the mixture (Eq. 15).
+        similarity_of: what P of two images is the cosine of, "logits" or the network's
+            "probabilities" at `temperature`.
+        kappa_p: concentration of that P; None: solved for (docs/method.md).
+        kappa_tilde: concentration of the matches of w and v; None: 1.5 K.
+        matches: where regions look for their match while Lambda is learned: among the "projected",
+            at every evaluation, or once among the "raw" ones, weighted by v.
+        strength_gradient: whether the loss of Lambda has a gradient through strengths.
+        normaliser: whether log C takes part in T (Eq. 8); of weights of the conditioning image it
+            cancels.
+        sample_base, region_base: concentration of clean features around their direction, of which
+            kappa(l) is made; None: infinite.
+        strength_scale: mean strength that each layer is brought to: that of the "last layer", or 1,
+            by its "own mean".
+        point_priors: whether the priors of categories take part in p(y|h).
+        sample_prior, region_prior: weights of the mean squared strength in the losses.
+        solver: of all fits, "lbfgs" or "sgd", gradient descent with momentum 0.9 and decay 5e-4.
+        sample_rate, importance_rate, regional_rate: its rates for M, for w and v, for Lambda.
         random_state: seed of the split and of restarts.
     """
 
+    recipe: Recipe = "default"
     dim: int = 3
     alpha: float = 0.1
     temperature: float = 1.0
@@ -109,6 +204,23 @@ class Settings:
     pairs: int | None = None
     weights_of: WeightsOf = "scored"
     include_self: bool = True
+    responsibilities: Responsibilities = "network"
+    similarity_of: SimilarityOf = "logits"
+    kappa_p: float | None = None
+    kappa_tilde: float | None = None
+    matches: Matches = "projected"
+    strength_gradient: bool = True
+    normaliser: bool = True
+    sample_base: float | None = None
+    region_base: float | None = None
+    strength_scale: StrengthScale = "last layer"
+    point_priors: bool = True
+    sample_prior: float = 1e-3
+    region_prior: float = 1e-2
+    solver: Solver = "lbfgs"
+    sample_rate: float = 1e-3
+    importance_rate: float = 0.05
+    regional_rate: float = 0.01
     random_state: int = 0
 
     def __post_init__(self) -> None:
@@ -124,20 +236,87 @@ class Settings:
             ("pairs", self.pairs is None or self.pairs >= 2, "at least 2"),
             ("importance_evals", self.importance_evals >= 1, "at least 1"),
             ("regional_evals", self.regional_evals >= 1, "at least 1"),
+            *((n, _positive(getattr(self, n)), "positive") for n in _POSITIVE),
+            *((n, 0 <= getattr(self, n) < math.inf, "at least 0") for n in _PRIORS),
         ):
             if not holds:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
-        require_choice("weights_of", self.weights_of, WeightsOf)
+        for name, choices in _CHOICES.items():
+            require_choice(name, getattr(self, name), choices)
+        if self.solver == "lbfgs" and not self.strength_gradient:
+            raise ValueError(
+                "strength_gradient = False leaves a gradient that is of no loss, which L-BFGS "
+                'cannot follow; take solver = "sgd" with it, or strength_gradient = True'
+            )
+
+    @property
+    def in_words(self) -> str:
+        """Which recipe, and what stands beside it, for a log and a report."""
+        beside = ", ".join(f"{name} = {value}" for name, value in self.changed.items())
+        return f"recipe {self.recipe!r}" + (f" with {beside}" if beside else "")
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """What stands beside the recipe: the fields of a fit that differ from it, by name."""
+        of_recipe = Settings(recipe=self.recipe)
+        names = {name for recipe in RECIPES.values() for name in recipe}
+        names |= {"alpha", "dim", *_POSITIVE, *_PRIORS}
+        return {
+            name: getattr(self, name)
+            for name in Settings.__dataclass_fields__
+            if name in names and getattr(self, name) != getattr(of_recipe, name)
+        }
 
 
-LATER: Final = ("sample_images", "keep_features", "pairs", "weights_of")
-"""Fields of `Settings` that runs of earlier versions do not note: they had the default."""
+_POSITIVE: Final = (
+    "kappa_p", "kappa_tilde", "sample_base", "region_base", "sample_rate", "importance_rate",
+    "regional_rate",
+)  # fmt: skip
+_PRIORS: Final = ("sample_prior", "region_prior")
+_CHOICES: Final[Mapping[str, Any]] = {
+    "weights_of": WeightsOf,
+    "responsibilities": Responsibilities,
+    "similarity_of": SimilarityOf,
+    "matches": Matches,
+    "strength_scale": StrengthScale,
+    "solver": Solver,
+}
+
+
+def _positive(value: float | None) -> bool:
+    return value is None or 0 < value < math.inf
+
+
+BEFORE: Final[Mapping[str, Any]] = {
+    "sample_images": 3000,
+    "keep_features": 256,
+    "pairs": None,
+    "recipe": "default",
+    "weights_of": "scored",
+    "responsibilities": "network",
+    "similarity_of": "logits",
+    "kappa_p": None,
+    "kappa_tilde": None,
+    "matches": "projected",
+    "strength_gradient": True,
+    "normaliser": True,
+    "sample_base": None,
+    "region_base": None,
+    "strength_scale": "last layer",
+    "point_priors": True,
+    "sample_prior": 1e-3,
+    "region_prior": 1e-2,
+    "solver": "lbfgs",
+    "sample_rate": 1e-3,
+    "importance_rate": 0.05,
+    "regional_rate": 0.01,
+}
+"""Fields of `Settings` that runs of earlier versions do not note, as these had them."""
 
 
 def with_later(noted: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as some version noted them, with what it did not know yet."""
-    defaults = {name: Settings.__dataclass_fields__[name].default for name in LATER}
-    return {**defaults, **noted}
+    return {**BEFORE, **noted}
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -35,7 +36,7 @@ from emergence_ext.cli.common import (
     reported,
 )
 from emergence_ext.cli.terminal import closing, echo, echo_lines, leads
-from emergence_ext.settings import Backend, Settings, WeightsOf, words
+from emergence_ext.settings import Backend, Recipe, Settings, WeightsOf, words
 
 if TYPE_CHECKING:
     from emergence_ext.run import SubjectSpec
@@ -168,15 +169,34 @@ def run(
     region_images: Annotated[
         int, typer.Option(help="Images on which regions are learned.")
     ] = Settings.region_images,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help=f"Settings of the fits that go together: {words(Recipe)}; an option beside it "
+            "stands (docs/method.md)."
+        ),
+    ] = Settings.recipe,
     pairs: Annotated[
         int | None,
         typer.Option(
-            help="Others that each image is scored against, drawn anew in rounds; default: all."
+            help="Others that each image is scored against, drawn anew in rounds; default: the "
+            "recipe's, else all."
         ),
-    ] = Settings.pairs,
+    ] = None,
     weights_of: Annotated[
-        str, typer.Option(help=f"Whose w and v weigh a match: {words(WeightsOf)}.")
-    ] = Settings.weights_of,
+        str | None,
+        typer.Option(
+            help=f"Whose w and v weigh a match: {words(WeightsOf)}; default: the recipe's."
+        ),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting of the fits, as kappa_p=5; once for each (docs/method.md).",
+        ),
+    ] = None,
     keep_features: Annotated[
         int,
         typer.Option(
@@ -191,8 +211,9 @@ def run(
         str | None, typer.Option(help="Further weights to compare in the last layer, as 1,10.")
     ] = None,
     temperature: Annotated[
-        float, typer.Option(help="Of the network's softmax.")
-    ] = Settings.temperature,
+        float | None,
+        typer.Option(help="Of the network's softmax; default: the recipe's (1; authors: 4)."),
+    ] = None,
     tau: Annotated[
         float | None,
         typer.Option(
@@ -315,9 +336,41 @@ def analysis(given: Mapping[str, Any]) -> tuple[SubjectSpec, Settings, list[floa
     paths = {name: as_text(given[name]) for name in ("data", "weights", "class_map")}
     values = {**given, **paths, "random_state": given["seed"]}
     spec = SubjectSpec(**{x.name: values[x.name] for x in fields(SubjectSpec)})
-    settings = Settings(**{x.name: values[x.name] for x in fields(Settings) if x.name in values})
+    named = {x.name: values[x.name] for x in fields(Settings) if x.name in values}
+    of_recipe = ("pairs", "weights_of", "temperature")  # where none is given
+    named = {n: x for n, x in named.items() if n not in of_recipe or x is not None}
+    settings = Settings(**{**_also(given["also"] or [], named), **named})
     alphas = given["alphas"]
     return spec, settings, numbers(alphas, float, "alphas") if alphas else []
+
+
+def _also(texts: Sequence[str], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Read settings that are given as NAME=VALUE, each of the kind of its field."""
+    kinds = get_type_hints(Settings)
+    read: dict[str, Any] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in kinds or name in named or not value:
+            known = ", ".join(sorted(kinds.keys() - named.keys()))
+            raise ValueError(f"also: expected NAME=VALUE of {known}; got {text!r}")
+        if name in read:
+            raise ValueError(f"also: {name} is given twice")
+        read[name] = _value(value, kinds[name], text)
+    return read
+
+
+def _value(value: str, kind: Any, text: str) -> Any:
+    """One value, of a number, a word, yes or no, or none where a field may be that."""
+    kinds = get_args(kind) if NoneType in get_args(kind) else (kind,)
+    if NoneType in kinds and value == "none":
+        return None
+    if bool in kinds:
+        if value not in ("yes", "no"):
+            raise ValueError(f"also: expected yes or no, got {text!r}")
+        return value == "yes"
+    if float in kinds or int in kinds:
+        return numbers(value, int if int in kinds else float, "also")[0]
+    return value
 
 
 def _kept_epochs(epochs: int) -> list[int]:

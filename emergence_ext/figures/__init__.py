@@ -22,6 +22,7 @@ from emergence_ext.figures.images import importance_maps, point_regions, shared_
 from emergence_ext.figures.inputs import Band
 from emergence_ext.figures.inversion import inversions
 from emergence_ext.figures.knowledge import knowledge_curves, tau_curve
+from emergence_ext.figures.learning import learning_speed
 from emergence_ext.figures.losses import losses
 from emergence_ext.figures.methods import methods
 from emergence_ext.figures.mindseye import facet_embedding, picture_sheet
@@ -80,6 +81,7 @@ __all__ = [
     "knowledge_curves",
     "layer_differences",
     "layer_sparsity",
+    "learning_speed",
     "literal_name",
     "losses",
     "methods",

@@ -26,6 +26,7 @@ from emergence_ext.method.knowledge import (
     shared_categories,
     usual_tau,
 )
+from emergence_ext.method.learning import Learning, learning
 from emergence_ext.method.regional import RegionalProjection, normalise_strengths
 from emergence_ext.method.sample import SampleProjection
 from emergence_ext.method.similarity import (
@@ -46,6 +47,7 @@ __all__ = [
     "Frame",
     "Interval",
     "KnowledgePoints",
+    "Learning",
     "Manifold",
     "MonteCarloKappa",
     "PointCount",
@@ -61,6 +63,7 @@ __all__ = [
     "image_similarity",
     "is_of_all",
     "knowledge_points",
+    "learning",
     "mean_interval",
     "normalise_strengths",
     "parts_of",

@@ -122,6 +122,24 @@ def deal(count: int, pairs: int, generator: torch.Generator) -> list[Tensor]:
     return [group.sort().values for group in groups]
 
 
+def deal_to_each(count: int, others: int | None, generator: torch.Generator) -> list[Tensor]:
+    """Give every image in turn, in random order, `others` random ones of its own.
+
+    Args:
+        count: number of images.
+        others: of an image, drawn without putting back; None: all.
+        generator: of the random numbers.
+
+    Returns:
+        For each image its index and, behind it, those of its others.
+    """
+    groups = []
+    for image in torch.randperm(count, generator=generator):
+        order = torch.randperm(count - 1, generator=generator)[:others]
+        groups.append(torch.cat([image[None], order + (order >= image)]))
+    return groups
+
+
 def _joined(parts: Sequence[Tensor], lengths: Sequence[int], like: Tensor) -> Tensor:
     """Put the rows of all processes, of which each has so many, one after the other."""
     own = like.new_zeros(max(lengths), *like.shape[1:])

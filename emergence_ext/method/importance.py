@@ -15,9 +15,15 @@ from emergence_ext.method.frame import unit_rows
 from emergence_ext.method.lengths import real_regions
 from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.method.similarity import Similarity, among, require_similarity
-from emergence_ext.method.solver import FitStats, minimise, minimise_in_rounds, require_finite
+from emergence_ext.method.solver import (
+    FitStats,
+    descend,
+    minimise,
+    minimise_in_rounds,
+    require_finite,
+)
 from emergence_ext.ops import choose
-from emergence_ext.settings import Backend, Settings, WeightsOf, require_choice
+from emergence_ext.settings import Backend, Settings, Solver, WeightsOf, require_choice
 from emergence_ext.store import Estimator
 
 KAPPA_TILDE: Final = 1.5  # of each channel: v spreads the concentration over all K of them
@@ -39,7 +45,7 @@ class RegionImportance(Estimator):
             layer; docs/method.md).
         include_self: whether the pair i = j takes part; as in the P that is given.
         max_evals: evaluations of loss and gradient at most. Few: taken to the end, w may follow
-            single images and leave what the network goes by.
+            single images and leave what the network goes by. By gradient descent, its steps.
         tol: stop when ten evaluations lower the loss by less than this share of it.
         precision: of the matching, see `ops.maxsim`. "medium" takes half the time of "highest"
             where the machine has bfloat16 products, and moves w less than one evaluation more
@@ -48,6 +54,9 @@ class RegionImportance(Estimator):
             of ten, drawn at random, within which P and Q sum to 1; all when None.
         random_state: seed of these.
         weights_of: whose w and v weigh a match, see above.
+        solver: "lbfgs", or "sgd": gradient descent on the sum over images, each step against other
+            `pairs`, after which w and v are brought to sum to 1 again.
+        rate: its learning rate.
         backend: what matches regions, see `backend.choose`. Not kept by `save`: it says how a fit
             is computed, and `stats_` says how it was.
 
@@ -82,9 +91,12 @@ class RegionImportance(Estimator):
         pairs: int | None = Settings.pairs,
         random_state: int = 0,
         weights_of: WeightsOf = Settings.weights_of,
+        solver: Solver = Settings.solver,
+        rate: float = Settings.importance_rate,
         backend: Backend = "auto",
     ) -> None:
         require_choice("weights_of", weights_of, WeightsOf)
+        require_choice("solver", solver, Solver)
         self.kappa_tilde = kappa_tilde
         self.include_self = include_self
         self.max_evals = max_evals
@@ -93,6 +105,8 @@ class RegionImportance(Estimator):
         self.pairs = pairs
         self.random_state = random_state
         self.weights_of = weights_of
+        self.solver = solver
+        self.rate = rate
         self.backend = backend
 
     @takes_numpy
@@ -130,6 +144,8 @@ class RegionImportance(Estimator):
         Fn = unit_rows(F.detach().float())
         kappa_tilde = KAPPA_TILDE * K if self.kappa_tilde is None else self.kappa_tilde
         generator = torch.Generator().manual_seed(self.random_state)
+        # By gradient descent rows sum to 1 because they are brought there after each step.
+        shares = torch.abs if self.solver == "sgd" else on_simplex
 
         def match(
             block: slice, target: Tensor, f: Tensor, n: Tensor | None, a: Tensor, v: Tensor
@@ -155,19 +171,29 @@ class RegionImportance(Estimator):
             return match(slice(None), among(P, images), Fn[images], own, a, v)
 
         def objective(groups: list[Tensor] | None, x: Tensor, y: Tensor) -> Tensor:
-            a, v = kappa_tilde * on_simplex(x), on_simplex(y)
+            a, v = kappa_tilde * shares(x), shares(y)
             if groups is None:
                 return mean_over_blocks(of_block, N, a, v)
             return mean_over_groups(of_group, groups, a, v)
 
-        def draw() -> Callable[..., Tensor]:
-            return partial(objective, deal(N, self.pairs or N, generator))
+        def draw(*_: Tensor) -> Callable[..., Tensor]:
+            all_pairs = is_of_all(self.pairs, N)
+            return partial(objective, None if all_pairs else deal(N, self.pairs or N, generator))
+
+        def back(x: Tensor, y: Tensor) -> None:
+            x.copy_(on_simplex(x))
+            y.copy_(on_simplex(y))
 
         # What is no region starts at 0, where |x| has no slope, and stays there.
         start = [Fn.new_ones(N, R) if real is None else real.to(Fn), Fn.new_ones(N, K)]
         # The loss is a mean over images, each with its own w and v: N times the loss has gradients
         # of a size that does not depend on N, which is what the solver's first step is made for.
-        if is_of_all(self.pairs, N):
+        if self.solver == "sgd":
+            back(*start)
+            (x, y), stats = descend(
+                draw, start, steps=self.max_evals, rate=self.rate, scale=N, after=back, step=step
+            )
+        elif is_of_all(self.pairs, N):
             whole = partial(objective, None)
             (x, y), stats = minimise(
                 whole, start, max_evals=self.max_evals, tol=self.tol, scale=N, step=step

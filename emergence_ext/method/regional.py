@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple, Self
@@ -10,24 +10,34 @@ from typing import Any, Final, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from emergence_ext.method.blocks import deal, is_of_all, mean_over_blocks, mean_over_groups
-from emergence_ext.method.frame import Frame, polar, unit_rows
+from emergence_ext.method.blocks import deal, deal_to_each, is_of_all
+from emergence_ext.method.frame import Frame
 from emergence_ext.method.lengths import mean_of_regions, real_regions
+from emergence_ext.method.losses import alignment_loss, matches_of, similarity_loss
 from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.method.similarity import Similarity, among, require_similarity
 from emergence_ext.method.solver import (
     FitStats,
     best_start,
+    descend,
     least_squares,
     minimise,
     minimise_in_rounds,
 )
-from emergence_ext.method.vmf import log_mode_density
 from emergence_ext.ops import choose
-from emergence_ext.settings import Backend, Settings, WeightsOf, require_choice
+from emergence_ext.settings import (
+    Backend,
+    Matches,
+    Settings,
+    Solver,
+    StrengthScale,
+    WeightsOf,
+    require_choice,
+)
 from emergence_ext.store import Estimator
 
 START_STRENGTH: Final = 3.0
+SMALLER: Final = 40.0  # what gradient descent divides features by
 
 
 class RegionalProjection(Estimator):
@@ -52,11 +62,19 @@ class RegionalProjection(Estimator):
         pairs: other images that each image is scored against in an evaluation: others in each round
             of ten, drawn at random, within which P and Q sum to 1; all when None.
         normaliser: whether log C takes part in T, as printed in Eq. 8.
-        max_evals: evaluations of loss and gradient at most.
+        max_evals: evaluations of loss and gradient at most. By gradient descent, passes over the
+            images, with a step for each.
         tol: stop when ten evaluations lower the loss by less than this share of it (without `pairs`
             only).
         random_state: seed of these.
         weights_of: whose w and strengths weigh a match; as for the w that is given.
+        matches: "projected", the best ones among h at every evaluation; or "raw", looked up once by
+            v and raw features, as in the authors' code: memory of N N R numbers of 2 bytes.
+        strength_gradient: whether the loss has a gradient through strengths; without one only
+            "sgd" can go on, which follows no single loss.
+        solver: "lbfgs", or "sgd": as in the authors' code, gradient descent on features / 40 from a
+            random start, each step for one image against `pairs` others.
+        rate: its learning rate.
         backend: what matches regions, see `backend.choose`. Not kept by `save`: it says how a fit
             is computed, and `stats_` says how it was.
 
@@ -91,13 +109,17 @@ class RegionalProjection(Estimator):
         frame: Frame,
         alpha: float = Settings.alpha,
         include_self: bool = Settings.include_self,
-        strength_prior: float = 1e-2,
+        strength_prior: float = Settings.region_prior,
         pairs: int | None = Settings.pairs,
-        normaliser: bool = True,
+        normaliser: bool = Settings.normaliser,
         max_evals: int = Settings.regional_evals,
         tol: float = 1e-3,
         random_state: int = 0,
         weights_of: WeightsOf = Settings.weights_of,
+        matches: Matches = Settings.matches,
+        strength_gradient: bool = Settings.strength_gradient,
+        solver: Solver = Settings.solver,
+        rate: float = Settings.regional_rate,
         backend: Backend = "auto",
     ) -> None:
         if alpha < 0:
@@ -107,6 +129,10 @@ class RegionalProjection(Estimator):
         if pairs is not None and pairs < 1:
             raise ValueError(f"pairs must be at least 1, got {pairs}")
         require_choice("weights_of", weights_of, WeightsOf)
+        require_choice("matches", matches, Matches)
+        require_choice("solver", solver, Solver)
+        if solver == "lbfgs" and not strength_gradient:
+            raise ValueError('strength_gradient = False needs solver = "sgd"')
         self.frame = frame
         self.alpha = alpha
         self.include_self = include_self
@@ -117,6 +143,10 @@ class RegionalProjection(Estimator):
         self.tol = tol
         self.random_state = random_state
         self.weights_of = weights_of
+        self.matches = matches
+        self.strength_gradient = strength_gradient
+        self.solver = solver
+        self.rate = rate
         self.backend = backend
 
     @takes_numpy
@@ -129,6 +159,7 @@ class RegionalProjection(Estimator):
         init: RegionalProjection | None = None,
         left_out: Tensor | None = None,
         step: Callable[[int, float], None] | None = None,
+        v: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Self:
         """Learn Lambda.
@@ -144,12 +175,13 @@ class RegionalProjection(Estimator):
             left_out: indices of images that Lambda does not see, neither as scored nor as
                 conditioning ones; the loss among them is reported.
             step: called after each evaluation with their number and the loss.
+            v: importance of channels, `[N, K]`, which matches="raw" looks matches up with.
             lengths: how many of the R regions each image has, `[N]`, 1 to R; all when left out.
                 Rows beyond may hold anything.
 
         Raises:
             ValueError: shapes that do not fit, features that are not finite or all alike, `dim >
-                K`, an unknown backend.
+                K`, an unknown backend, no v for raw matches.
             RuntimeError: a backend that cannot compute here.
         """
         matching = choose(self.backend, F.device, width=self.frame.dim)
@@ -158,19 +190,43 @@ class RegionalProjection(Estimator):
             real = real_regions(lengths, F)
             F = F.masked_fill(~real[..., None], 0)
             w = torch.where(real, w, 0) if w.shape == real.shape else w
-        self._check(F, w, P, g, lengths)
+        self._check(F, w, P, g, v, lengths)
         F = F.float()
         square = F.square()
         square = square.mean() if lengths is None else mean_of_regions(square.mean(-1), lengths)
         size = square.sqrt()  # so that the first step of the solver fits any layer
-        images = _Images(F / size, w, P, g, lengths)
+        images = _Images(F / size, w, P, g, lengths, v)
         kept = torch.ones(len(F), dtype=torch.bool)
         if left_out is not None:
             kept[left_out] = False
-        seen = images.part(kept)
+        seen = self._with_matches(images.part(kept))
         generator = torch.Generator().manual_seed(self.random_state)
-        starts = [[self._start(seen)]] + ([] if init is None else [[init.Lambda_ * size]])
+        if self.solver == "sgd":
+            Lambda, stats = self._step_by_step(seen, float(size), generator, step)
+        else:
+            inits = [] if init is None else [[init.Lambda_ * size]]
+            Lambda, stats = self._minimise(seen, inits, generator, step)
+        with torch.no_grad():
+            _, similarity, align = self._loss(Lambda, seen, self._deal(seen, generator))
+            stats.terms.update(similarity=float(similarity), align=float(align))
+            if left_out is not None:
+                others = self._with_matches(images.part(~kept))
+                similarity = self._loss(Lambda, others, self._deal(others, generator))[1]
+                stats.terms["left_out_similarity"] = float(similarity)
+        self.stats_ = replace(stats, backend=matching.name)
+        self.Lambda_, self.scale_ = Lambda / size, 1.0
+        return self
+
+    def _minimise(
+        self,
+        seen: _Images,
+        inits: list[list[Tensor]],
+        generator: torch.Generator,
+        step: Callable[[int, float], None] | None,
+    ) -> tuple[Tensor, FitStats]:
+        """L-BFGS from the best of the starts, in rounds where each has its own pairs."""
         groups = self._deal(seen, generator)
+        starts = [[self._start(seen)], *inits]
         start = best_start(lambda Lambda: self._loss(Lambda, seen, groups)[0], starts)
 
         def objective(groups: list[Tensor] | None, Lambda: Tensor) -> Tensor:
@@ -180,24 +236,42 @@ class RegionalProjection(Estimator):
             (Lambda,), stats = minimise(
                 partial(objective, None), start, max_evals=self.max_evals, tol=self.tol, step=step
             )
-        else:
-            (Lambda,), stats = minimise_in_rounds(
-                lambda: partial(objective, self._deal(seen, generator)),
-                start,
-                max_evals=self.max_evals,
-                step=step,
-            )
-            stats = replace(stats, stopped=f"{stats.stopped}, {self.pairs} an image")
-        with torch.no_grad():
-            _, similarity, align = self._loss(Lambda, seen, self._deal(seen, generator))
-            stats.terms.update(similarity=float(similarity), align=float(align))
-            if left_out is not None:
-                others = images.part(~kept)
-                similarity = self._loss(Lambda, others, self._deal(others, generator))[1]
-                stats.terms["left_out_similarity"] = float(similarity)
-        self.stats_ = replace(stats, backend=matching.name)
-        self.Lambda_, self.scale_ = Lambda / size, 1.0
-        return self
+            return Lambda, stats
+        (Lambda,), stats = minimise_in_rounds(
+            lambda: partial(objective, self._deal(seen, generator)),
+            start,
+            max_evals=self.max_evals,
+            step=step,
+        )
+        return Lambda, replace(stats, stopped=f"{stats.stopped}, {self.pairs} an image")
+
+    def _step_by_step(
+        self,
+        seen: _Images,
+        size: float,
+        generator: torch.Generator,
+        step: Callable[[int, float], None] | None,
+    ) -> tuple[Tensor, FitStats]:
+        """Gradient descent, a step for each image against some others, as in the authors' code."""
+        # Features are those of `seen` times size / 40, and what is learned is for these.
+        N, _, K = seen.F.shape
+        width = SMALLER / size
+        start = (2 * torch.rand(self.frame.dim, K, generator=generator) - 1) / K**0.5
+        turns = iter(())
+
+        def draw(_: Tensor) -> Callable[[Tensor], Tensor]:
+            nonlocal turns
+            group = next(turns, None)
+            if group is None:
+                turns = iter(deal_to_each(N, self.pairs, generator))
+                group = next(turns)
+            part, alone = seen.part(group), [torch.arange(len(group))]
+            return lambda larger: self._loss(larger / width, part, alone, of_first=True)[0]
+
+        (larger,), stats = descend(
+            draw, [start.to(seen.F)], steps=self.max_evals * N, rate=self.rate, step=step
+        )
+        return larger / width, stats
 
     @takes_numpy
     def transform(self, F: Tensor) -> Tensor:
@@ -207,9 +281,9 @@ class RegionalProjection(Estimator):
         return F @ (self.scale_ * self.Lambda_).to(F).t()
 
     def _loss(
-        self, Lambda: Tensor, x: _Images, groups: list[Tensor] | None
+        self, Lambda: Tensor, x: _Images, groups: list[Tensor] | None, *, of_first: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`(L, L_similarity, L_align)` of a projection `[dim, K]`."""
+        """`(L, L_similarity, L_align)` of a projection `[dim, K]`; of all images, or the first."""
         h = x.F @ Lambda.t()
         similarity = similarity_loss(
             h,
@@ -219,12 +293,17 @@ class RegionalProjection(Estimator):
             include_self=self.include_self,
             normaliser=self.normaliser,
             weights_of=self.weights_of,
+            strength_gradient=self.strength_gradient,
+            matches=x.matches,
             backend=self.backend,
             groups=groups,
+            of_first=of_first,
             lengths=x.lengths,
         )
-        align = alignment_loss(h, x.w, x.g)
-        prior = self.strength_prior * mean_of_regions(h.square().sum(-1), x.lengths)
+        own = slice(0, 1) if of_first else slice(None)
+        align = alignment_loss(h[own], x.w[own], x.g[own])
+        lengths = None if x.lengths is None else x.lengths[own]
+        prior = self.strength_prior * mean_of_regions(h.square().sum(-1)[own], lengths)
         return similarity + self.alpha * align + prior, similarity, align
 
     def _start(self, x: _Images) -> Tensor:
@@ -233,6 +312,12 @@ class RegionalProjection(Estimator):
         Lambda = least_squares(pooled, x.g)
         strength = mean_of_regions((x.F @ Lambda.t()).norm(dim=-1), x.lengths)
         return Lambda * (START_STRENGTH / strength.clamp_min(1e-12))
+
+    def _with_matches(self, x: _Images) -> _Images:
+        """The same with the matches that are looked up once."""
+        if self.matches == "projected" or x.v is None:
+            return x
+        return x._replace(matches=matches_of(x.F, x.v, self.weights_of, self.backend, x.lengths))
 
     def _deal(self, x: _Images, generator: torch.Generator) -> list[Tensor] | None:
         """Groups within which images are scored against each other; None: all of them."""
@@ -247,15 +332,25 @@ class RegionalProjection(Estimator):
         return super()._from_state(arrays, {**settings, "parameters": parameters})
 
     def _check(
-        self, F: Tensor, w: Tensor, P: Similarity, g: Tensor, lengths: Tensor | None
+        self,
+        F: Tensor,
+        w: Tensor,
+        P: Similarity,
+        g: Tensor,
+        v: Tensor | None,
+        lengths: Tensor | None,
     ) -> None:
         """Refuse what cannot be fitted, named."""
         if F.ndim != 3:
             raise ValueError(f"F must be [N, R, K], got {tuple(F.shape)}")
         N, R, K = F.shape
         dim = self.frame.dim
-        for name, x, shape in (("w", w, (N, R)), ("g", g, (N, dim))):
-            if x.shape != shape:
+        if v is None and self.matches == "raw":
+            raise ValueError(
+                'v: matches = "raw" are looked up with it; give that of the importance'
+            )
+        for name, x, shape in (("w", w, (N, R)), ("g", g, (N, dim)), ("v", v, (N, K))):
+            if x is not None and x.shape != shape:
                 raise ValueError(
                     f"{name} must be {list(shape)} for F {list(F.shape)}, got {list(x.shape)}"
                 )
@@ -277,7 +372,9 @@ class _Images(NamedTuple):
     w: Tensor  # [N, R]
     P: Similarity
     g: Tensor  # [N, dim]
-    lengths: Tensor | None  # [N]
+    lengths: Tensor | None = None  # [N]
+    v: Tensor | None = None  # [N, K]
+    matches: Tensor | None = None  # [N, N, R]
 
     def part(self, chosen: Tensor) -> _Images:
         """The same of some images, by mask or index; the rows of P sum to 1 again."""
@@ -290,90 +387,31 @@ class _Images(NamedTuple):
             P = lambda images: of_all(places[images])  # noqa: E731
         F = self.F if whole else self.F[chosen]
         lengths = None if self.lengths is None else self.lengths[chosen]
-        return _Images(F, self.w[chosen], P, self.g[chosen], lengths)
-
-
-def similarity_loss(
-    h: Tensor,
-    w: Tensor,
-    P: Similarity,
-    frame: Frame,
-    *,
-    include_self: bool = Settings.include_self,
-    normaliser: bool = True,
-    weights_of: WeightsOf = Settings.weights_of,
-    backend: Backend = "auto",
-    groups: Sequence[Tensor] | None = None,
-    lengths: Tensor | None = None,
-) -> Tensor:
-    """`L_similarity = mean_i KL(P[i] || softmax_j T[i])` (Eq. 7-9), a scalar.
-
-    Args:
-        h: projected regional features, `[N, R, dim]`.
-        w: importance of regions, `[N, R]`.
-        P: similarity between the images, see `Similarity`.
-        frame: gives the concentration of a strength.
-        include_self: whether the pair i = j takes part.
-        normaliser: whether log C takes part in T.
-        weights_of: whose w and strengths weigh a match, see `RegionalProjection`.
-        backend: what matches regions, see `backend.choose`.
-        groups: indices of images within which P and Q sum to 1; None: all of them.
-        lengths: how many of the R regions each image has, `[N]`; w is 0 beyond.
-    """
-    strength, orientation = polar(h)
-    kappa = frame.kappa(strength)
-    if weights_of == "conditioning":
-        bias = h.new_zeros(len(h))  # log C of one image is the same for all others
-    else:
-        # log C + kappa max cos = (log C + kappa) + kappa (max cos - 1), neither of which cancels
-        density = log_mode_density(kappa, frame.dim) if normaliser else kappa
-        bias = (w * (density - kappa)).sum(1)
-    match_kl = choose(backend, h.device, width=frame.dim).ops.match_kl
-
-    def match(
-        block: slice, target: Tensor, o: Tensor, n: Tensor | None, a: Tensor, b: Tensor
-    ) -> Tensor:
-        own = None if n is None else n[block]
-        exclude = None if include_self else torch.arange(len(o), device=o.device)[block]
-        if weights_of == "conditioning":
-            return match_kl(
-                o[block], o, a[block], b, target, exclude, over="d", q_lengths=own, d_lengths=n
-            )
-        return match_kl(o, o[block], a, b, target, exclude, q_lengths=n, d_lengths=own)
-
-    def of_block(block: slice, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return match(block, P[block], o, lengths, a, b)  # type: ignore[index]
-
-    def of_group(images: Tensor, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        own = None if lengths is None else lengths[images]
-        return match(slice(None), among(P, images), o, own, a, b)
-
-    if groups is None:
-        return mean_over_blocks(of_block, len(h), orientation, w * kappa, bias)
-    return mean_over_groups(of_group, groups, orientation, w * kappa, bias)
-
-
-def alignment_loss(h: Tensor, w: Tensor, g: Tensor) -> Tensor:
-    """`L_align = -mean_i sum_r w[i, r] cos(g_i, h[i, r])` (Eq. 10), a scalar."""
-    cosine = (unit_rows(h) * unit_rows(g)[:, None]).sum(-1)
-    return -(w * cosine).sum(1).mean()
+        v = None if self.v is None else self.v[chosen]
+        at = None if self.matches is None else self.matches[chosen][:, chosen]
+        return _Images(F, self.w[chosen], P, self.g[chosen], lengths, v, at)
 
 
 def normalise_strengths(
-    projections: Mapping[str, RegionalProjection], features: Mapping[str, Tensor]
+    projections: Mapping[str, RegionalProjection],
+    features: Mapping[str, Tensor],
+    to: StrengthScale = Settings.strength_scale,
 ) -> None:
-    """Bring every layer's mean strength to that of the last layer, so that layers compare.
+    """Bring every layer's mean strength to that of the last layer, or to 1, so that layers compare.
 
-    Sets `scale_` of the projections of one checkpoint, from clean images.
+    Sets `scale_` of the projections of one checkpoint, from clean images. A layer of no strength
+    keeps its scale.
 
     Args:
         projections: layer name -> projection, in the order of depth.
         features: layer name -> regional features, `[N, R, K]`.
+        to: "last layer", or "own mean": 1, as in the authors' code.
     """
     strengths = {}
     for name, projection in projections.items():
         projection.scale_ = 1.0
         strengths[name] = float(projection.transform(features[name]).norm(dim=-1).mean())
-    last = strengths[list(projections)[-1]]
+    wanted = strengths[list(projections)[-1]] if to == "last layer" else 1.0
     for name, projection in projections.items():
-        projection.scale_ = last / strengths[name]
+        if strengths[name] > 0:
+            projection.scale_ = wanted / strengths[name]

@@ -6,17 +6,31 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any, Final, Literal, Self
+from functools import partial
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
 
-from emergence_ext.method.frame import Frame, polar, unit_rows
+from emergence_ext.method.frame import Frame, unit_rows
+from emergence_ext.method.mixture import (
+    cross_entropy,
+    divergence,
+    em_step,
+    mean_cosine,
+    moving_cross_entropy,
+    spread_directions,
+)
 from emergence_ext.method.numpy_arrays import takes_numpy
-from emergence_ext.method.solver import FitStats, least_squares, minimise, require_finite
-from emergence_ext.method.vmf import ExactKappa, Kappa, log_mode_density
-from emergence_ext.settings import Settings
+from emergence_ext.method.solver import (
+    FitStats,
+    descend,
+    least_squares,
+    minimise,
+    require_finite,
+)
+from emergence_ext.method.vmf import ExactKappa, Kappa
+from emergence_ext.settings import Responsibilities, Settings, Solver, require_choice
 from emergence_ext.store import Estimator
 
 logger = logging.getLogger(__name__)
@@ -25,6 +39,9 @@ COLLAPSE: Final = 0.5  # mean cosine between directions above which a fit counts
 RESTARTS: Final = 4
 START_STRENGTH: Final = 3.0
 EVALS_PER_ROUND: Final = 20  # evaluations for M between two EM steps
+SMALLER: Final = 40.0  # what gradient descent divides features by
+SAME: Final = 1e-6  # differences of P(y|x) that are none
+LEAST_ENTROPY: Final = 1e-4  # nats; below, all of P(y|x) is as good as one-hot
 
 
 class SampleProjection(Estimator):
@@ -48,6 +65,10 @@ class SampleProjection(Estimator):
         max_rounds: alternations at most.
         tol: a round that lowers the objective by less, relative to it, is the last.
         random_state: seed of the restarts.
+        solver: "lbfgs", or "sgd": as the authors' code, 20 `max_rounds` steps of gradient descent
+            on the sum over images of features / 40 from a random start, in the frame of an EM step
+            at each, with a gradient through its directions and none through strengths.
+        rate: its learning rate.
 
     Attributes:
         M_: projection, `[dim, E]`.
@@ -75,21 +96,21 @@ class SampleProjection(Estimator):
         self,
         dim: int = Settings.dim,
         temperature: float = Settings.temperature,
-        responsibilities: Literal["posterior", "network"] = "network",
+        responsibilities: Responsibilities = Settings.responsibilities,
         kappa: Callable[[int], Kappa] = ExactKappa,
-        strength_prior: float = 1e-3,
+        strength_prior: float = Settings.sample_prior,
         max_rounds: int = 100,
         tol: float = 1e-4,
         random_state: int = 0,
+        solver: Solver = Settings.solver,
+        rate: float = Settings.sample_rate,
     ) -> None:
         if dim < 2:
             raise ValueError(f"dim must be at least 2, got {dim}")
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        if responsibilities not in ("posterior", "network"):
-            raise ValueError(
-                f'responsibilities must be "posterior" or "network", got {responsibilities!r}'
-            )
+        require_choice("responsibilities", responsibilities, Responsibilities)
+        require_choice("solver", solver, Solver)
         self.dim = dim
         self.temperature = temperature
         self.responsibilities = responsibilities
@@ -98,6 +119,8 @@ class SampleProjection(Estimator):
         self.max_rounds = max_rounds
         self.tol = tol
         self.random_state = random_state
+        self.solver = solver
+        self.rate = rate
 
     @takes_numpy
     def fit(self, f: Tensor, z: Tensor, init: SampleProjection | None = None) -> Self:
@@ -113,9 +136,11 @@ class SampleProjection(Estimator):
                 finite or all alike, or category directions that collapse from every start.
         """
         f, P = self._checked(f, z)
+        self._require_differences(P)
         clock = time.perf_counter()
+        fit = self._alternate if self.solver == "lbfgs" else self._step_by_step
         for M, frame in self._starts(f, P, init):
-            M, frame, losses, stopped = self._alternate(f, P, M, frame)
+            M, frame, losses, stopped = fit(f, P, M, frame)
             cosine = mean_cosine(frame.directions)
             if cosine <= COLLAPSE:
                 break
@@ -123,10 +148,13 @@ class SampleProjection(Estimator):
                 "the category directions collapsed (mean cosine %.2f); new start", cosine
             )
         else:
+            advice = "Lower `temperature`. A larger `strength_prior` helps, too."
+            if self.solver == "sgd":
+                advice = f"Gradient descent at sample_rate = {self.rate:g} may go too short a way "
+                advice += "for features of this size: take a larger one."
             raise ValueError(
                 f"z: the category directions collapsed onto one (mean cosine {cosine:.2f}) from "
-                f"{RESTARTS} starts; such a fit is no picture. Lower `temperature`. A larger "
-                "`strength_prior` helps, too."
+                f"{RESTARTS} starts; such a fit is no picture. {advice}"
             )
         seconds = time.perf_counter() - clock
         self.M_, self.frame_ = M, frame
@@ -152,8 +180,8 @@ class SampleProjection(Estimator):
         C = len(self.priors_)
         if P.shape[1] != C:
             raise ValueError(f"z: {P.shape[1]} categories, but the frame has {C}")
-        rounds = len(self.stats_.losses)
-        evals = self.stats_.terms.get("evaluations", rounds * EVALS_PER_ROUND)
+        each = EVALS_PER_ROUND if self.solver == "lbfgs" else 1
+        evals = self.stats_.terms.get("evaluations", len(self.stats_.losses) * each)
         new = type(self)(**self.get_params())
         new.frame_ = self.frame_
         start = towards(f, P, self.directions_)
@@ -199,6 +227,11 @@ class SampleProjection(Estimator):
         for attempt in range(RESTARTS):
             if init is not None and attempt == 0:
                 yield init.M_, init.frame_
+            elif self.solver == "sgd":
+                M = 0.1 / SMALLER * torch.randn(self.dim, f.shape[1], generator=generator)
+                kappa = self.kappa(self.dim)
+                directions = unit_rows(torch.randn(P.shape[1], self.dim, generator=generator))
+                yield M.to(f), em_step(f @ M.to(f).t(), Frame(P.mean(0), directions, kappa), P)
             else:
                 directions = spread_directions(f, P, self.dim, generator if attempt else None)
                 frame = Frame(P.mean(0), directions, self.kappa(self.dim))
@@ -225,15 +258,48 @@ class SampleProjection(Estimator):
                 break
         return *best, losses, stopped
 
+    def _step_by_step(
+        self, f: Tensor, P: Tensor, M: Tensor, frame: Frame
+    ) -> tuple[Tensor, Frame, list[float], str]:
+        """Gradient descent for M, on which the frame depends; as `_alternate`."""
+        by_network = P if self.responsibilities == "network" else None
+
+        def loss(g: Tensor) -> Tensor:
+            r = frame.posterior(g.detach()) if by_network is None else by_network
+            return moving_cross_entropy(g, r, P, frame)
+
+        M, stats = self._descend_by_sgd(f, P, M, loss, self.max_rounds * EVALS_PER_ROUND)
+        return M, em_step(f @ M.t(), frame, by_network), list(stats.losses), stats.stopped
+
+    def _descend_by_sgd(
+        self, f: Tensor, P: Tensor, M: Tensor, loss: Callable[[Tensor], Tensor], steps: int
+    ) -> tuple[Tensor, FitStats]:
+        """Lower a loss of g, and the prior, by gradient descent on the sum over images."""
+        small, own = f / SMALLER, torch.xlogy(P, P).sum(1).mean()
+
+        def objective(larger: Tensor) -> Tensor:
+            g = small @ larger.t()
+            return own + loss(g) + self.strength_prior * g.square().sum(1).mean()
+
+        (larger,), stats = descend(
+            lambda larger: objective, [M * SMALLER], steps=steps, rate=self.rate, scale=len(f)
+        )
+        return larger / SMALLER, stats
+
     def _descend(
         self, f: Tensor, P: Tensor, M: Tensor, frame: Frame, max_evals: int
     ) -> tuple[Tensor, FitStats]:
         """Lower `mean_i KL[P || Q_M] + strength_prior * mean_i |g_i|^2` over M, the frame held."""
+        if self.solver == "sgd":
+            in_frame = partial(cross_entropy, P=P, frame=frame)
+            return self._descend_by_sgd(f, P, M, in_frame, max_evals)
         scale = f.square().mean().sqrt()  # so that the first step of the solver fits any network
+        of_size_1, own = f / scale, torch.xlogy(P, P).sum(1).mean()
 
         def objective(scaled: Tensor) -> Tensor:
-            g = (f / scale) @ scaled.t()
-            return divergence(g, P, frame) + self.strength_prior * g.square().sum(1).mean()
+            g = of_size_1 @ scaled.t()
+            prior = self.strength_prior * g.square().sum(1).mean()
+            return own + cross_entropy(g, P, frame) + prior
 
         (scaled,), stats = minimise(objective, [M * scale], max_evals=max_evals, tol=self.tol)
         return scaled / scale, stats
@@ -263,7 +329,23 @@ class SampleProjection(Estimator):
         if bool((f == f[:1]).all()):
             raise ValueError("f: the features of all images are alike; is this the right layer?")
         f = f.detach().float()
-        return f, torch.softmax(z.detach().float() / self.temperature, dim=1)
+        P = torch.softmax(z.detach().float() / self.temperature, dim=1)
+        return f, P
+
+    def _require_differences(self, P: Tensor) -> None:
+        """Refuse a P(y|x) that is the same for all images, and name one that is never unsure."""
+        if bool((P - P.mean(0)).abs().max() < SAME):
+            raise ValueError(
+                f"temperature = {self.temperature:g} makes P(y|x) the same for every image, so "
+                "that there is nothing to learn; take a lower one, or check that these are the "
+                "logits of a trained network"
+            )
+        if float(torch.special.entr(P).sum(1).max()) < LEAST_ENTROPY:
+            logger.warning(
+                "at temperature %g P(y|x) is as good as one-hot for every image: strength has no "
+                "uncertainty to tell; take a higher temperature",
+                self.temperature,
+            )
 
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
@@ -273,72 +355,6 @@ class SampleProjection(Estimator):
         return new
 
 
-def em_step(g: Tensor, frame: Frame, responsibilities: Tensor | None = None) -> Frame:
-    """One step of expectation-maximisation for priors and directions, strengths given (Eq. 15).
-
-    Args:
-        g: projected sample features, `[N, dim]`.
-        frame: the mixture before the step.
-        responsibilities: `[N, C]`, rows sum to 1; the mixture's posterior when left out, and only
-            then the likelihood of the mixture cannot fall.
-    """
-    r = frame.posterior(g) if responsibilities is None else responsibilities
-    strength, orientation = polar(g)
-    sums = (r * frame.kappa(strength)[:, None]).t() @ orientation  # [C, dim]
-    # A category that no image is responsible for keeps its direction.
-    directions = torch.where(
-        sums.norm(dim=1, keepdim=True) > 1e-12, unit_rows(sums), frame.directions
-    )
-    priors = r.mean(0).clamp_min(1e-12)
-    return replace(frame, priors=priors / priors.sum(), directions=directions)
-
-
-def divergence(g: Tensor, P: Tensor, frame: Frame) -> Tensor:
-    """`mean_i KL[P_i || Q_M(.|x_i)]` (Eq. 6) of `g [N, dim]` and `P [N, C]`, a scalar."""
-    return (torch.xlogy(P, P) - P * frame.log_posterior(g)).sum(1).mean()
-
-
 def towards(f: Tensor, P: Tensor, directions: Tensor) -> Tensor:
     """The least-squares map of sample features `[N, E]` to their P-weighted directions."""
     return least_squares(f, START_STRENGTH * (P @ directions))
-
-
-def mixture_log_likelihood(g: Tensor, frame: Frame) -> float:
-    """`sum_i log p(o_i | l_i)` of the mixture, for features `g [N, dim]` (Eq. 1-3)."""
-    strength, orientation = polar(g)
-    kappa = frame.kappa(strength)[:, None]
-    exponent = kappa * (orientation @ frame.directions.to(g).t() - 1)
-    log_p = torch.logsumexp(frame.priors.to(g).log() + exponent, dim=1)
-    return float((log_p + log_mode_density(kappa[:, 0], frame.dim)).sum())
-
-
-def mean_cosine(directions: Tensor) -> float:
-    """Mean cosine over all pairs of different directions `[C, dim]`; near 1 they have collapsed."""
-    cosines = directions @ directions.t()
-    C = len(directions)
-    return float((cosines.sum() - cosines.trace()) / (C * (C - 1)))
-
-
-def spread_directions(
-    f: Tensor, P: Tensor, dim: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Well-spread unit directions `[C, dim]`, similar categories near each other.
-
-    The P-weighted class means of f, embedded by their principal axes (a generator gives random ones
-    instead), then pushed apart on the sphere like charges.
-    """
-    C = P.shape[1]
-    if generator is None:
-        means = (P / P.sum(0).clamp_min(1e-12)).t() @ unit_rows(f - f.mean(0))
-        U, s, _ = torch.linalg.svd(means - means.mean(0), full_matrices=False)
-        x = torch.zeros(C, dim)
-        x[:, : min(dim, len(s))] = (U * s)[:, :dim]
-        x = x / x.norm() + 1e-3 * torch.eye(C, dim)
-    else:
-        x = torch.randn(C, dim, generator=generator)
-    x = unit_rows(x)
-    for _ in range(100):
-        difference = x[:, None] - x[None]
-        force = difference / (difference.square().sum(-1, keepdim=True) + 1e-2)
-        x = unit_rows(x + 0.1 * force.sum(1) / C)
-    return x

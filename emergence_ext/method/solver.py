@@ -13,6 +13,8 @@ from torch import Tensor
 
 WALL: Final = 1e30  # stands for a loss that is not finite
 ROUND: Final = 10  # evaluations between two looks at the tolerance
+MOMENTUM: Final = 0.9
+DECAY: Final = 5e-4
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class FitStats:
     Attributes:
         losses: the best objective so far after each evaluation, the first at the start, so that
             they never rise. A fit in rounds has one of each round; a fit with `pairs` begins anew
-            in each round of evaluations, with other pairs.
+            in each round of evaluations, with other pairs. Gradient descent has the objective of
+            each step, which may rise.
         seconds: wall-clock time.
         stopped: why the fit ended, in words.
         terms: named values at the end, for example the loss on left-out images.
@@ -158,6 +161,60 @@ def minimise_in_rounds(
         rounds += 1
     stopped = f"reached max_evals = {max_evals} in {rounds} rounds, each of other pairs"
     return points, FitStats(tuple(losses), time.perf_counter() - clock, stopped)
+
+
+def descend(
+    draw: Callable[..., Callable[..., Tensor]],
+    start: Sequence[Tensor],
+    *,
+    steps: int,
+    rate: float,
+    scale: float = 1.0,
+    after: Callable[..., None] | None = None,
+    step: Callable[[int, float], None] | None = None,
+) -> tuple[list[Tensor], FitStats]:
+    """Minimise by gradient descent with momentum 0.9 and weight decay 5e-4, as the paper's authors.
+
+    Args:
+        draw: gives the objective of a step, of the tensors as they are.
+        start: where to begin; not changed.
+        steps: how many.
+        rate: learning rate.
+        scale: what is minimised is `scale` times the objective.
+        after: changes the tensors in place after each step.
+        step: called after each step with their number and the loss.
+
+    Returns:
+        The tensors at the end, detached, and the statistics, one loss of each step.
+
+    Raises:
+        ValueError: the loss is not finite at the start, or becomes so.
+    """
+    clock = time.perf_counter()
+    points = [x.detach().clone().requires_grad_() for x in start]
+    optimizer = torch.optim.SGD(points, lr=rate, momentum=MOMENTUM, weight_decay=DECAY)
+    losses: list[float] = []
+    for number in range(1, steps + 1):
+        with torch.no_grad():
+            objective = draw(*points)
+        loss = objective(*points)
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            why = "are the inputs finite?" if number == 1 else f"a rate below {rate:g} may do"
+            raise ValueError(
+                f"the loss is {losses[-1]} at step {number} of gradient descent; {why}"
+            )
+        optimizer.zero_grad()
+        (scale * loss).backward()
+        optimizer.step()
+        if after is not None:
+            with torch.no_grad():
+                after(*points)
+        if step is not None:
+            step(number, losses[-1])
+    seconds = time.perf_counter() - clock
+    stopped = f"took {steps} steps of gradient descent at rate {rate:g}"
+    return [x.detach() for x in points], FitStats(tuple(losses), seconds, stopped)
 
 
 def best_start(

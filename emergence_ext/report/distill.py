@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
 from matplotlib.figure import Figure
 
 from emergence_ext import figures as draw
+from emergence_ext.report import learning
 from emergence_ext.report.emergence import knowledge_rows
 from emergence_ext.report.emergence_figures import knowledge_bands
 from emergence_ext.report.files import Drawings, Row, Tables, interval
@@ -36,6 +38,7 @@ SECTION: Final = SectionText(
             "At 0 the student's region says what the teacher's says. What the teacher fitted "
             "again differs by, fits alone make.",
         ),
+        learning.FIGURE,
     ),
     (
         TableText("networks", "Teacher and students", "On all images of the run."),
@@ -49,17 +52,19 @@ SECTION: Final = SectionText(
             "Differences of regions",
             "Student less teacher, on held-out images, with 95 % intervals over them.",
         ),
+        learning.TABLE,
     ),
 )
 
 
 def tables(d: Distillation, run: FinishedRun) -> Tables:
     """Students and teacher as classifiers, their knowledge points, and differences of regions."""
+    courses = {"learning": learning.rows(d.courses)} if d.courses else {}
     knowledge = [
         {"network" if name == "checkpoint" else name: value for name, value in row.items()}
         for row in knowledge_rows(d.networks)
     ]
-    return {"networks": _networks(d), "knowledge": knowledge, "regions": _regions(d)}
+    return {"networks": _networks(d), "knowledge": knowledge, "regions": _regions(d), **courses}
 
 
 def figures(d: Distillation, run: FinishedRun) -> Drawings:
@@ -81,7 +86,10 @@ def figures(d: Distillation, run: FinishedRun) -> Drawings:
         counts = (bands["total"], bands["reliable"], bands["ratio"])
         return draw.knowledge_curves(*counts, e.labels, e.layers, along="layers", lines="network")
 
-    return {"knowledge": knowledge, "regions": regions}
+    drawings: dict[str, Callable[[], Figure]] = {"knowledge": knowledge, "regions": regions}
+    if d.courses:
+        drawings[learning.FIGURE.name] = lambda: learning.figure(d.courses)
+    return dict(drawings)
 
 
 def _networks(d: Distillation) -> list[Row]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.method import pearson, shared_categories
+from emergence_ext.report import learning
 from emergence_ext.report.emergence_figures import of_images, of_results
 from emergence_ext.report.files import NO_IMAGES, Drawings, Row, Tables, interval
 from emergence_ext.report.shown import Shown
@@ -38,6 +39,7 @@ def tables(run: FinishedRun) -> Tables:
         "knowledge": knowledge_rows(e),
         "similarity": similarity(e),
         "fits": fits(e),
+        **({"learning": learning.rows({"network": e})} if len(e.labels) > 1 else {}),
         "images": images(e),
     }
 
@@ -59,6 +61,7 @@ def figures(run: FinishedRun) -> Drawings:
         drawings |= dict.fromkeys(OF_IMAGES, NO_IMAGES)
     else:
         drawings |= of_images(e.sample, thumbnails.alone, shown)
+    drawings["learning_epochs"] = lambda: learning.figure({"network": e})
     if e.frame.dim > 3:
         drawings |= dict.fromkeys(IN_SPACE, f"dim = {e.frame.dim}, and space has 2 or 3 to draw in")
     for count, ending in ((len(e.labels), "_epochs"), (len(e.layers), "_layers")):

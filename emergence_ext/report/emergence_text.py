@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from emergence_ext.report import learning
 from emergence_ext.report.words import FigureText, SectionText, TableText
 
 SECTIONS = (
@@ -91,6 +92,14 @@ SECTIONS = (
                 "without any knowledge point, where no ratio exists.",
             ),
         ),
+    ),
+    SectionText(
+        "learning",
+        "How fast: the way to the points",
+        "How early the points of an image are there, how simultaneously those of all images, and "
+        "how steadily training kept its direction.",
+        (learning.FIGURE,),
+        (learning.TABLE,),
     ),
     SectionText(
         "layers",

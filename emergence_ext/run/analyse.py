@@ -9,6 +9,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -17,10 +18,10 @@ from torch import Tensor
 
 from emergence_ext import parallel
 from emergence_ext._version import __version__
-from emergence_ext.method import SampleProjection
 from emergence_ext.network import CheckpointFile, FeatureSet, check_fits
 from emergence_ext.ops import build_info, in_words
 from emergence_ext.run.emerging import Checkpoint, emergence
+from emergence_ext.run.estimators import origins_of_choices, sample_projection
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.folder import STUDY, Config, RunFolder
 from emergence_ext.run.identity import (
@@ -94,8 +95,10 @@ def run(
         check_fits(subject.module, state.path)
     # Features are kept on the CPU, whatever the network runs on.
     logger.info("regions are matched by %s", in_words(backend))
+    settings = settings or Settings()
+    logger.info("%s", settings.in_words)
     dataset = subject.dataset
-    settings = settled(settings or Settings(), torch.tensor(dataset.labels), dataset.categories)
+    settings = settled(settings, torch.tensor(dataset.labels), dataset.categories)
     check_alphas(alphas)
     with parallel.job(), locked(folder.path):
         return _analyse(subject, folder, settings, alphas, backend, command)
@@ -240,11 +243,11 @@ def _strengths(last: Source, held_out: Tensor, settings: Settings, folder: RunFo
     chosen = torch.arange(len(last.y)) if some is None else some
     f, z, features = last.samples(chosen)
     y = last.y[chosen]
-    origins = {"features": features, "dim": str(settings.dim), "random_state": str(seed)}
-
-    def make(temperature: float) -> SampleProjection:
-        return SampleProjection(dim=settings.dim, temperature=temperature, random_state=seed)
-
+    origins = {
+        "features": features, "dim": str(settings.dim), "random_state": str(seed),
+        **origins_of_choices(settings),
+    }  # fmt: skip
+    make = partial(sample_projection, settings)
     missing = []
     for temperature in temperatures(settings.temperature):
 

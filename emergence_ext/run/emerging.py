@@ -12,11 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emergence_ext import parallel
-from emergence_ext.method import (
-    SampleProjection,
-    solve_kappa_p,
-)
+from emergence_ext.method import SampleProjection
 from emergence_ext.network import FeatureSet
+from emergence_ext.run.estimators import (
+    frame_of_regions,
+    origins_of_choices,
+    sample_projection,
+    settled_kappa_p,
+)
 from emergence_ext.run.fixed_frame import Fitted, FixedFrame, claim_folder, origins_of_samples
 from emergence_ext.run.folder import FitsFolder
 from emergence_ext.run.results import Emergence
@@ -177,17 +180,16 @@ def _learn_frame(
         **origins,
         **origins_of_samples(held_out, chosen),
         **{name: str(getattr(settings, name)) for name in ("dim", "temperature", "random_state")},
+        **origins_of_choices(settings),
     }
     # A kappa_p that is solved for follows from what is here, to the last bit on one machine alone.
-    solved = {"kappa_p": "solved" if kappa_p is None else repr(kappa_p)}
+    given = settings.kappa_p if kappa_p is None else kappa_p
+    solved = {"kappa_p": "solved" if given is None else repr(given)}
     if kappa_p is None:
-        kappa_p = solve_kappa_p(z, include_self=settings.include_self)
-    projection = SampleProjection(
-        dim=settings.dim, temperature=settings.temperature, random_state=settings.random_state
-    )
+        kappa_p = settled_kappa_p(settings, z)
     path = None if folder is None else FitsFolder(folder).frame
-    samples = once(path, SampleProjection, lambda: projection.fit(f, z), made_from)
-    frame = samples.frame_.with_kappa_p(kappa_p)
+    samples = once(path, SampleProjection, lambda: sample_projection(settings).fit(f, z), made_from)
+    frame = frame_of_regions(settings, samples.frame_, kappa_p)
     origins |= solved
     return FixedFrame(settings, samples, frame, ~held_out, region_images, backend, origins)
 

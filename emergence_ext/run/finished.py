@@ -19,9 +19,9 @@ from emergence_ext.method import (
     RegionalProjection,
     RegionImportance,
     SampleProjection,
-    similarity_for,
 )
 from emergence_ext.network import CheckpointFile, FeatureSet, load_weights
+from emergence_ext.run.estimators import image_similarities
 from emergence_ext.run.folder import Config, RunFolder
 from emergence_ext.run.identity import (
     comparable,
@@ -212,23 +212,18 @@ class FinishedRun:
             return []
         chosen, layer = e.region_images, e.layers[-1]
         last = self.features(layers=[layer], images=chosen)
+        v = None
+        if settings.matches == "raw":
+            v = RegionImportance.load(self.inside.fits.state(e.labels[-1]).importance(layer)).v_
         return importance_strength(
             last.layers[layer],
             e.w[-1, -1],
-            similarity_for(
-                last.z,
-                e.frame.solved_kappa_p,
-                settings.pairs,
-                include_self=settings.include_self,
-            ),
+            image_similarities(settings, last.z, e.frame.solved_kappa_p),
             e.samples(-1, chosen),
             e.frame,
             alphas,
-            max_evals=settings.regional_evals,
-            include_self=settings.include_self,
-            pairs=settings.pairs,
-            random_state=settings.random_state,
-            weights_of=settings.weights_of,
+            settings=settings,
+            v=v,
             backend=backend,
             folder=self.inside.alphas,
             made_from=self.made_from,

@@ -7,6 +7,7 @@ checkpoint or a student of the network, learns the rest for itself.
 from __future__ import annotations
 
 import json
+import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,15 +26,22 @@ from emergence_ext.method import (
     RegionImportance,
     SampleProjection,
     normalise_strengths,
-    similarity_for,
 )
 from emergence_ext.names import printable
+from emergence_ext.run.estimators import (
+    image_similarities,
+    origins_of_choices,
+    region_importance,
+    regional_projection,
+)
 from emergence_ext.run.folder import STUDY, STUDY_VERSION, StateFolder
 from emergence_ext.run.rows import Rows
 from emergence_ext.run.settle import sample_images
 from emergence_ext.run.sources import Source
 from emergence_ext.settings import Backend, Settings, with_later
 from emergence_ext.store import digest, exists, once, read_document, write_document
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -125,23 +133,15 @@ class FixedFrame:
         settings, chosen = self.settings, self.region_images
         features, origin = source.regions(chosen)
         g = source.orientations(samples, chosen)
-        P = similarity_for(
-            features.z,
-            self.frame.solved_kappa_p,
-            settings.pairs,
-            include_self=settings.include_self,
-        )
+        P = image_similarities(settings, features.z, self.frame.solved_kappa_p)
         # P and g follow from these, to the last bit on one machine alone.
         origins = {
             **self.made_from,
             "features": origin,
             "images of regions": digest(chosen),
             "include_self": str(settings.include_self),
+            **origins_of_choices(settings),
         }
-        if settings.pairs is not None:
-            origins["pairs"] = f"{settings.pairs}, drawn by {settings.random_state}"
-        if settings.weights_of != "scored":
-            origins["weights_of"] = settings.weights_of
         projected = {
             "frame": self.samples.digest(),
             "projection of samples": samples.digest(),
@@ -153,32 +153,17 @@ class FixedFrame:
         for layer, F in features.layers.items():
             bar.set_postfix_str(printable(f"{what}, {layer}"))
 
-            def fit_importance(F: Tensor = F, layer: str = layer) -> RegionImportance:
-                fit = RegionImportance(
-                    include_self=settings.include_self,
-                    max_evals=settings.importance_evals,
-                    pairs=settings.pairs,
-                    weights_of=settings.weights_of,
-                    random_state=settings.random_state,
-                    backend=self.backend,
-                )
+            def fit_importance(F: Tensor = F) -> RegionImportance:
                 # From the usual start: w stops early, as much so in every checkpoint.
-                return fit.fit(F, P)
+                return region_importance(settings, self.backend).fit(F, P)
 
             def fit_regional(F: Tensor = F, layer: str = layer) -> RegionalProjection:
-                fit = RegionalProjection(
-                    self.frame,
-                    settings.alpha,
-                    settings.include_self,
-                    max_evals=settings.regional_evals,
-                    pairs=settings.pairs,
-                    weights_of=settings.weights_of,
-                    random_state=settings.random_state,
-                    backend=self.backend,
-                )
+                fit = regional_projection(settings, self.frame, self.backend)
                 init = None if neighbour is None else neighbour.regional[layer]
-                return fit.fit(F, importance[layer].w_, P, g, init=init)
+                own = importance[layer]
+                return fit.fit(F, own.w_, P, g, init=init, v=own.v_)
 
+            _name_blank(F, [source.names[i] for i in chosen.tolist()], layer, what)
             with _named(f"layer {layer!r} of {what}"):
                 path = None if folder is None else folder.importance(layer)
                 made_from = {
@@ -193,7 +178,7 @@ class FixedFrame:
                 made_from["start"] = digest(start)
                 regional[layer] = once(path, RegionalProjection, fit_regional, made_from)
             bar.update()
-        normalise_strengths(regional, features.layers)
+        normalise_strengths(regional, features.layers, settings.strength_scale)
         raw_strength = torch.stack([F.norm(dim=-1) for F in features.layers.values()])
         del features, F  # the pass over all images has its own
         rows = source.project(samples, regional)
@@ -240,6 +225,18 @@ def claim_folder(
             )
     if parallel.leads():
         write_document(path, {"format_version": STUDY_VERSION, **here})
+
+
+def _name_blank(F: Tensor, names: Sequence[str], layer: str, what: str) -> None:
+    """Say of which images a layer has no features at all: nothing there tells them apart."""
+    blank = (F == 0).flatten(1).all(1).nonzero().flatten().tolist()
+    if blank:
+        some = ", ".join(names[i] for i in blank[:3]) + ", ..." * (len(blank) > 3)
+        logger.warning(
+            "layer %r of %s: all features are zero in %d of %d images (%s): these have no "
+            "strength and no importance there",
+            layer, what, len(blank), len(names), printable(some),
+        )  # fmt: skip
 
 
 @contextmanager

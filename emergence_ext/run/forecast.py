@@ -247,7 +247,13 @@ def forecast(
         check_fits(subject.module, state.path)
     check_alphas(alphas)
     dataset = subject.dataset
-    settings = settled(settings or Settings(), torch.tensor(dataset.labels), dataset.categories)
+    settings = settings or Settings()
+    if settings.solver == "sgd":
+        raise ValueError(
+            "solver: what gradient descent takes is not predicted; forecast with "
+            'solver = "lbfgs", which takes less'
+        )
+    settings = settled(settings, torch.tensor(dataset.labels), dataset.categories)
     sizes = Sizes.of(subject, settings)
     sizes.require_dim()
     sizes.require_space(Path(out))

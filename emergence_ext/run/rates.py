@@ -19,11 +19,14 @@ from torch import Tensor
 
 from emergence_ext.data import ArraySamples, ImageFiles, Samples, take
 from emergence_ext.method import (
-    RegionalProjection,
-    RegionImportance,
     SampleProjection,
     image_similarity,
     solve_kappa_p,
+)
+from emergence_ext.run.estimators import (
+    region_importance,
+    regional_projection,
+    sample_projection,
 )
 from emergence_ext.run.plan import Sizes
 from emergence_ext.run.sources import in_state
@@ -221,7 +224,7 @@ def _of_samples(
     rounds = []
     with _quietly("emergence_ext.method.sample"):
         for temperature, count in product(temperatures(settings.temperature), (own, len(f))):
-            projection = SampleProjection(settings.dim, temperature, random_state=seed)
+            projection = sample_projection(settings, temperature)
             begun = clock()
             with suppress(ValueError):  # collapsed from all starts: that takes its time, too
                 projection.fit(f[:count], z[:count])
@@ -244,19 +247,17 @@ def _of_regions(
     """Seconds of an evaluation of w and v, and of Lambda, by the number of images."""
     R, K = F.shape[1:]
     frame = samples.frame_
-    given: Any = {
-        "include_self": settings.include_self, "weights_of": settings.weights_of,
-        "backend": backend,
-    }  # fmt: skip
+    all_pairs = replace(settings, pairs=None)
 
     def importance(n: int, step: Any) -> None:
-        fit = RegionImportance(**given)
+        fit = region_importance(all_pairs, backend)
         fit.fit(_as_many(F, n), image_similarity(_drawn(n), 1.0), step=step)
 
     def regional(n: int, step: Any) -> None:
-        fit = RegionalProjection(frame, settings.alpha, **given)
+        fit = regional_projection(all_pairs, frame, backend)
         P, w = image_similarity(_drawn(n), 1.0), torch.full((n, R), 1 / R)
-        fit.fit(_as_many(F, n), w, P, _drawn(n, settings.dim), step=step)
+        v = torch.full((n, F.shape[-1]), 1 / F.shape[-1])
+        fit.fit(_as_many(F, n), w, P, _drawn(n, settings.dim), step=step, v=v)
 
     if settings.pairs is not None:
         most = min(most, settings.pairs + 1)

@@ -24,11 +24,13 @@ def settled(
         settings: of the fits.
         y: labels, `[N]`.
         categories: names, `[C]`.
-        kappa_p: concentration that is given; None: one that has to be solved for.
+        kappa_p: concentration that is given; None: that of the settings, or one that has to be
+            solved for.
 
     Raises:
         ValueError: one category, a tau that every region passes, or too few images.
     """
+    kappa_p = settings.kappa_p if kappa_p is None else kappa_p
     C = len(categories)
     if C < 2:
         raise ValueError("categories: one category leaves nothing to tell apart; give two or more")

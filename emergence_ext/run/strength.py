@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,8 @@ from emergence_ext.method import (
     pearson,
     stratified_folds,
 )
-from emergence_ext.settings import Backend, Settings, WeightsOf
+from emergence_ext.run.estimators import origins_of_choices, regional_projection
+from emergence_ext.settings import Backend, Settings
 from emergence_ext.store import Saved, once
 
 TEMPERATURES: Final = (1.0, 2.0, 4.0)
@@ -143,11 +144,8 @@ def importance_strength(
     frame: Frame,
     alphas: Sequence[float] = (0.1, 1.0, 10.0),
     *,
-    max_evals: int = Settings.regional_evals,
-    include_self: bool = Settings.include_self,
-    pairs: int | None = Settings.pairs,
-    random_state: int = 0,
-    weights_of: WeightsOf = Settings.weights_of,
+    settings: Settings | None = None,
+    v: Tensor | None = None,
     backend: Backend = "auto",
     folder: Path | None = None,
     made_from: Mapping[str, str] | None = None,
@@ -161,38 +159,27 @@ def importance_strength(
         g: projected sample features, `[N, dim]`.
         frame: the frame of g.
         alphas: weights to try.
-        max_evals: of each fit.
-        include_self: whether an image takes part in its own similarities; as in P.
-        pairs, random_state, weights_of: as of `RegionalProjection`.
+        settings: of the fits.
+        v: importance of channels, `[N, K]`, where matches are of raw features.
         backend: what matches regions, see `backend.choose`.
         folder: where finished fits are kept and looked for.
         made_from: digests of what all of the above depends on.
     """
+    settings = settings or Settings()
     origins = {
         **(made_from or {}),
-        "max_evals": str(max_evals),
-        "include_self": str(include_self),
+        "max_evals": str(settings.regional_evals),
+        "include_self": str(settings.include_self),
+        **origins_of_choices(settings),
     }
-    if pairs is not None:
-        origins["pairs"] = f"{pairs}, drawn by {random_state}"
-    if weights_of != "scored":
-        origins["weights_of"] = weights_of
     raw = pearson(F.norm(dim=-1), w)
     results = []
     for alpha in alphas:
         path = None if folder is None else folder / f"{alpha:g}"
 
         def fit(alpha: float = alpha) -> RegionalProjection:
-            return RegionalProjection(
-                frame,
-                alpha,
-                include_self,
-                pairs=pairs,
-                max_evals=max_evals,
-                random_state=random_state,
-                weights_of=weights_of,
-                backend=backend,
-            ).fit(F, w, P, g)
+            own = regional_projection(replace(settings, alpha=alpha), frame, backend)
+            return own.fit(F, w, P, g, v=v)
 
         projection = once(path, RegionalProjection, fit, {**origins, "alpha": str(alpha)})
         r = pearson(projection.transform(F).norm(dim=-1), w)

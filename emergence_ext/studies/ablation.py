@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,19 +16,23 @@ from emergence_ext.data import balanced_order
 from emergence_ext.method import (
     KAPPA_TILDE,
     Frame,
-    RegionalProjection,
-    RegionImportance,
-    image_similarity,
     pearson,
-    solve_kappa_p,
 )
-from emergence_ext.settings import Backend, Settings
+from emergence_ext.run import (
+    frame_of_regions,
+    image_similarities,
+    region_importance,
+    regional_projection,
+    settled_kappa_p,
+)
+from emergence_ext.settings import RECIPES, Backend, Matches, Recipe, Settings, WeightsOf
 from emergence_ext.store import Saved, digest, once
 
 logger = logging.getLogger(__name__)
 
 Centring = Literal["none", "for w and v", "for Lambda too"]
-Similarity = Literal["logits", "centred logits", "probabilities"]
+Similarity = Literal["logits", "centred logits", "probabilities", "probabilities at 4"]
+Descent = Literal["lbfgs", "sgd", "sgd, strengths without gradient"]
 
 FACTORS: Final = {
     "alpha": "alpha",
@@ -40,6 +44,13 @@ FACTORS: Final = {
     "normaliser": "log C in T",
     "centring": "centring of F",
     "similarity": "P is of",
+    "given_kappa_p": "kappa_p itself",
+    "weights_of": "w and v of the image that is",
+    "matches": "matches for Lambda",
+    "region_base": "clean concentration of regions",
+    "region_prior": "prior on strength",
+    "solver": "solver",
+    "recipe": "whole recipe",
 }
 """Field of `Choices` -> the words for it in tables and figures."""
 
@@ -58,7 +69,11 @@ class Choices:
         normaliser: whether log C takes part in T.
         centring: whether the mean regional feature is taken off F.
         similarity: of what P is the similarity: logits, logits less their mean over categories,
-            or the network's probabilities at temperature 1.
+            or the network's probabilities at temperature 1 or 4.
+        given_kappa_p: concentration of P itself; None: solved for.
+        weights_of, matches, region_base, region_prior: as of `Settings`.
+        solver: of w, v and Lambda; "sgd" takes the steps, rates and pairs of the authors' recipe.
+        recipe: "default", or one that all but alpha and images is of; samples stay the run's.
     """
 
     alpha: float = Settings.alpha
@@ -70,29 +85,76 @@ class Choices:
     normaliser: bool = True
     centring: Centring = "none"
     similarity: Similarity = "logits"
+    given_kappa_p: float | None = None
+    weights_of: WeightsOf = "scored"
+    matches: Matches = "projected"
+    region_base: float | None = None
+    region_prior: float = Settings.region_prior
+    solver: Descent = "lbfgs"
+    recipe: Recipe = "default"
+
+    def settings(self, channels: int, regional_evals: int) -> Settings:
+        """The settings of its fits, for layers of so many channels."""
+        if self.recipe != "default":
+            whole = Settings(recipe=self.recipe, alpha=self.alpha)
+            return replace(whole, regional_evals=min(regional_evals, whole.regional_evals))
+        steps: dict[str, Any] = {
+            "importance_evals": self.importance_evals, "regional_evals": regional_evals,
+        }  # fmt: skip
+        if self.solver != "lbfgs":
+            names = ("solver", "importance_evals", "regional_evals", "pairs")
+            steps = {name: RECIPES["authors"][name] for name in names}
+            steps["regional_evals"] = min(regional_evals, steps["regional_evals"])
+            steps["strength_gradient"] = self.solver == "sgd"
+        return Settings(
+            alpha=self.alpha,
+            temperature=4.0 if self.similarity == "probabilities at 4" else 1.0,
+            similarity_of="probabilities" if "prob" in self.similarity else "logits",
+            include_self=self.include_self,
+            kappa_tilde=self.kappa_tilde * channels,
+            normaliser=self.normaliser,
+            kappa_p=self.given_kappa_p,
+            weights_of=self.weights_of,
+            matches=self.matches,
+            region_base=self.region_base,
+            region_prior=self.region_prior,
+            **steps,
+        )
 
 
-def variants(default: Choices, available: int) -> list[tuple[str, Choices]]:
+def variants(
+    default: Choices, available: int, channels: int | None = None
+) -> list[tuple[str, Choices]]:
     """One factor at a time around the default, which comes first in the order of its levels.
 
     Args:
         default: what all other factors are at.
         available: images that there are; levels above are left out.
+        channels: K, with which the paper's kappa_tilde of 1000 is a level too.
 
     Returns:
         `(field of Choices, choices)` pairs; every factor has the default among its levels.
     """
     n, evals = default.images, default.importance_evals
+    tildes = {KAPPA_TILDE * m for m in (0.25, 0.5, 1.0, 2.0, 4.0)}
+    tildes |= {1000 / channels} if channels else set()
     levels: dict[str, Sequence[Any]] = {
         "alpha": sorted({0.0, 0.1, 1.0, 10.0, default.alpha}),
         "images": sorted({n, *(m for m in (n // 4, n // 2, 2 * n) if 8 <= m <= available)}),
         "kappa_p": (0.25, 0.5, 1.0, 2.0, 4.0),
-        "kappa_tilde": tuple(KAPPA_TILDE * m for m in (0.25, 0.5, 1.0, 2.0, 4.0)),
+        "kappa_tilde": sorted(tildes),
         "importance_evals": sorted({max(evals // 4, 1), evals, 2 * evals, 4 * evals}),
         "include_self": (True, False),
         "normaliser": (True, False),
         "centring": ("none", "for w and v", "for Lambda too"),
-        "similarity": ("logits", "centred logits", "probabilities"),
+        "similarity": get_args(Similarity),
+        "given_kappa_p": (None, 5.0),
+        "weights_of": get_args(WeightsOf),
+        "matches": get_args(Matches),
+        "region_base": (None, 1000.0),
+        "region_prior": sorted({0.0, default.region_prior}),
+        "solver": get_args(Descent),
+        "recipe": get_args(Recipe),
     }
     return [(name, replace(default, **{name: level})) for name in FACTORS for level in levels[name]]
 
@@ -170,7 +232,7 @@ def ablation(
     F, z, g = F[order.to(F.device)], z[order], g[order]
     done: dict[Choices, AblationFit] = {}
     fits = []
-    planned = variants(default, len(F))
+    planned = variants(default, len(F), F.shape[-1])
     with tqdm(total=len({c for _, c in planned}), desc="ablation", disable=None) as bar:
         for name, choices in planned:
             if choices not in done:
@@ -193,6 +255,8 @@ def level_in_words(name: str, choices: Choices) -> str:
         return "in" if value else "left out"
     if name == "normaliser":
         return "in" if value else "left out"
+    if value is None:
+        return "solved for" if name == "given_kappa_p" else "infinite"
     if name in ("kappa_p", "kappa_tilde"):
         return f"× {value:g}"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -214,28 +278,24 @@ def _fit(
 ) -> AblationFit:
     """Learn w, v and Lambda on the first images, all of them in a balanced order."""
     n = choices.images
-    seen = _seen(z, choices.similarity)
+    settings = choices.settings(F.shape[-1], regional_evals)
+    if choices.similarity == "centred logits":
+        z = z - z.mean(1, keepdim=True)
     # The mean is that of the images that are fitted: others are not looked at.
     raw = F[:n]
     centred = raw - raw.mean((0, 1))
     try:
-        kappa_p = choices.kappa_p * solve_kappa_p(seen, include_self=choices.include_self)
-        P = image_similarity(seen[:n], kappa_p, include_self=choices.include_self).to(F)
-        importance = RegionImportance(
-            choices.kappa_tilde * F.shape[-1],
-            choices.include_self,
-            max_evals=choices.importance_evals,
-            backend=backend,
-        ).fit(raw if choices.centring == "none" else centred, P)
+        kappa_p = choices.kappa_p * settled_kappa_p(settings, z)
+        P = image_similarities(settings, z[:n], kappa_p)
+        P = P.to(F) if isinstance(P, Tensor) else P
+        importance = region_importance(settings, backend).fit(
+            raw if choices.centring == "none" else centred, P
+        )
         regions = centred if choices.centring == "for Lambda too" else raw
-        projection = RegionalProjection(
-            frame,
-            choices.alpha,
-            choices.include_self,
-            normaliser=choices.normaliser,
-            max_evals=regional_evals,
-            backend=backend,
-        ).fit(regions, importance.w_, P, g[:n].to(F))
+        frame = frame_of_regions(settings, frame, kappa_p)
+        projection = regional_projection(settings, frame, backend).fit(
+            regions, importance.w_, P, g[:n].to(F), v=importance.v_
+        )
     except ValueError as error:
         logger.warning("no fit with %s: %s", choices, error)
         none, nan = torch.empty(0), float("nan")
@@ -249,10 +309,3 @@ def _fit(
         projection.stats_.terms["similarity"],
         float(strength.mean()),
     )
-
-
-def _seen(z: Tensor, similarity: Similarity) -> Tensor:
-    """What P is the similarity of, `[N, C]`."""
-    if similarity == "centred logits":
-        return z - z.mean(1, keepdim=True)
-    return torch.softmax(z, dim=1) if similarity == "probabilities" else z

@@ -15,6 +15,7 @@ from emergence_ext.network import FeatureSet
 from emergence_ext.run import (
     Emergence,
     FinishedRun,
+    Fitted,
     FixedFrame,
     InMemory,
     Settings,
@@ -82,11 +83,14 @@ class Distillation(Saved):
             are normalised within each network, and not to the teacher's.
         missed: share of the teacher's features that each student missed in its last epoch, `[S]`.
         layer: whose regions are shown; None: the last.
+        courses: student -> what was found of it through its own training, at the epochs that were
+            kept; of none where only the last was.
     """
 
     networks: Emergence
     missed: list[float] = field(default_factory=list)
     layer: str | None = None
+    courses: dict[str, Emergence] = field(default_factory=dict)
 
     _unprefixed = ("networks",)
 
@@ -196,40 +200,57 @@ def distillation(
         settings, samples, teacher.frame, ~teacher.held_out, teacher.region_images, backend,
         {"frame of the teacher": teacher.frame.digest()},
     )  # fmt: skip
-    states = []
-    total = len(students) * len(teacher.layers)
-    with tqdm(total=total, desc="fits", unit="layer", disable=None) as bar:
-        for student in students:
-            features, folder, path = student.features(), student.folder, None
-            _require_like_teacher(student.label, features, teacher)
-            if folder is not None:
-                path = folder.samples
-                claim_folder(folder.path, settings, teacher.layers, teacher.names, first=path)
-            source = InMemory(features)
-            own = fixed.refit(source, path)
-            what = f"student {student.label!r}"
-            states.append(fixed.fit_regions(what, source, own, folder=folder, bar=bar))
-    fitted = stacked(labels, states)
+    states: dict[str, list[Fitted]] = {}
+    every = [[*student.earlier, student] for student in students]
+    with tqdm(
+        total=sum(map(len, every)) * len(teacher.layers), desc="fits", unit="layer", disable=None
+    ) as bar:
+        for student, course in zip(students, every, strict=True):
+            name = student.label
+            states[name] = [_fit(x, name, teacher, fixed, settings, bar) for x in course]
+    fitted = stacked(labels, [course[-1] for course in states.values()])
     fits = fitted.pop("fits")
     arrays: dict[str, Any] = {
         name: torch.cat([x, getattr(teacher, name)[-1:]]) for name, x in fitted.items()
     }
-    networks = Emergence(
-        frame=teacher.frame,
+    networks = replace(
+        teacher,
         labels=[*labels, TEACHER],
         epochs=[*(student.epochs for student in students), teacher.epochs[-1]],
-        layers=teacher.layers,
-        categories=teacher.categories,
-        names=teacher.names,
-        grid=teacher.grid,
-        tau=teacher.tau,
-        y=teacher.y,
-        held_out=teacher.held_out,
-        region_images=teacher.region_images,
         fits=fits,
         **arrays,
     )
-    return Distillation(networks, [student.missed for student in students])
+    courses = {
+        name: replace(
+            teacher,
+            labels=[f"epoch {state.epochs}" for state in course],
+            epochs=[state.epochs for state in course],
+            **stacked([state.label for state in course], states[name]),
+        )
+        for name, course in zip(labels, every, strict=True)
+        if len(course) > 1
+    }
+    return Distillation(networks, [student.missed for student in students], courses=courses)
+
+
+def _fit(
+    student: Student,
+    of: str,
+    teacher: Emergence,
+    fixed: FixedFrame,
+    settings: Settings,
+    bar: tqdm,
+) -> Fitted:
+    """Fit one state of a student, or find it fitted."""
+    features, folder, path = student.features(), student.folder, None
+    what = of if of == student.label else f"{of}, {student.label}"
+    _require_like_teacher(what, features, teacher)
+    if folder is not None:
+        path = folder.samples
+        claim_folder(folder.path, settings, teacher.layers, teacher.names, first=path)
+    source = InMemory(features)
+    own = fixed.refit(source, path)
+    return fixed.fit_regions(f"student {what!r}", source, own, folder=folder, bar=bar)
 
 
 def _require_like_teacher(label: str, features: FeatureSet, teacher: Emergence) -> None:

@@ -21,8 +21,10 @@ from emergence_ext.run import (
     FinishedRun,
     StateFolder,
     Subject,
+    file_digest,
     file_name,
     identity,
+    in_state,
 )
 from emergence_ext.store import once
 from emergence_ext.training import FeaturePlace, Recipe, distil
@@ -43,6 +45,7 @@ class Student:
         features: gives its features of the images that the teacher was analysed on.
         missed: share of the teacher's features that it missed in its last epoch.
         folder: where its finished fits are kept and looked for.
+        earlier: the same student after fewer epochs, in their order.
     """
 
     label: str
@@ -50,6 +53,7 @@ class Student:
     features: Callable[[], FeatureSet]
     missed: float = float("nan")
     folder: StateFolder | None = None
+    earlier: tuple[Student, ...] = ()
 
 
 def find_places(subject: Subject, at: Sequence[str], compared: str) -> list[FeaturePlace]:
@@ -177,18 +181,36 @@ def train_student(
         random_state=seed,
         device=subject.device,
     )
+
+    def features(
+        weights: str, make: Callable[[], FeatureSet], name: str
+    ) -> Callable[[], FeatureSet]:
+        made_from = {**identity(subject), "weights of the student": weights, "grid": str(grid)}
+        return partial(once, folder / name, FeatureSet, make, made_from)
+
+    def at(state: network.CheckpointFile) -> FeatureSet:
+        with in_state(module, state):
+            return subject.extract(module, grid)
+
+    kept = network.load_checkpoints(str(folder / "epoch_*.safetensors")) if checkpoints else []
+    earlier = tuple(
+        Student(
+            state.label,
+            state.epoch,
+            features(file_digest(state.path), partial(at, state), f"features_{state.epoch:04d}"),
+            folder=StateFolder(folder / f"fits_{state.epoch:04d}"),
+        )
+        for state in kept
+        if state.epoch < recipe.epochs
+    )
     make = partial(subject.extract, module, grid)
-    made_from = {
-        **identity(subject),
-        "weights of the student": network.weights_digest(module),
-        "grid": str(grid),
-    }
     return Student(
         f"student at {place.label}",
         recipe.epochs,
-        partial(once, folder / "features", FeatureSet, make, made_from),
+        features(network.weights_digest(module), make, "features"),
         missed=log.loss[-1],
         folder=StateFolder(folder / "fits"),
+        earlier=earlier,
     )
 
 

@@ -13,14 +13,13 @@ from torch import Tensor
 from emergence_ext.method import sample
 from emergence_ext.method.correlation import entropy, pearson
 from emergence_ext.method.frame import Frame, polar, unit_rows
-from emergence_ext.method.sample import (
-    COLLAPSE,
-    SampleProjection,
+from emergence_ext.method.mixture import (
     em_step,
     mean_cosine,
     mixture_log_likelihood,
     spread_directions,
 )
+from emergence_ext.method.sample import COLLAPSE, SampleProjection
 from emergence_ext.method.vmf import ExactKappa, MonteCarloKappa, log_normalizer
 from tests.planted import planted
 

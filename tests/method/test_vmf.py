@@ -294,3 +294,16 @@ def test_half_precision_input_gives_half_precision_output():
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "kappa", [ExactKappa(3), ExactKappa(2, sigma=0.5), ExactKappa(7, base=10.0)], ids=str
+)
+def test_a_concentration_with_its_slope_is_that_of_the_function(kappa: ExactKappa) -> None:
+    small = torch.logspace(-7, 3.9, 500, dtype=torch.float64)
+    for strengths in (torch.cat([torch.zeros(1).double(), small]), torch.tensor([0.5, 3e5])):
+        x = strengths.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(kappa(x).sum(), x)
+        value, found = kappa.with_slope(strengths)
+        torch.testing.assert_close(value, kappa(strengths), rtol=1e-8, atol=0)
+        torch.testing.assert_close(found, slope, rtol=1e-7, atol=1e-7)

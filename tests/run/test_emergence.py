@@ -137,9 +137,9 @@ def test_lambda_may_start_from_its_neighbours_and_w_never_does(
     inits: list[Any] = []
     real = RegionalProjection.fit
 
-    def watched(self: Any, *arrays: Any, init: Any = None) -> Any:
+    def watched(self: Any, *arrays: Any, init: Any = None, **more: Any) -> Any:
         inits.append(init)
-        return real(self, *arrays, init=init)
+        return real(self, *arrays, init=init, **more)
 
     monkeypatch.setattr(RegionalProjection, "fit", watched)
     quick = emergence(_checkpoints(60), QUICK)

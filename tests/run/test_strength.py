@@ -11,6 +11,7 @@ from emergence_ext.method.regional import RegionalProjection
 from emergence_ext.method.sample import SampleProjection
 from emergence_ext.method.similarity import image_similarity
 from emergence_ext.run.strength import StrengthEntropy, importance_strength, strength_entropy
+from emergence_ext.settings import Settings
 from tests.planted import planted
 
 DATA = planted(90, 3)
@@ -78,7 +79,14 @@ def test_strength_of_regions_is_compared_for_every_alpha_and_kept(
 
     def study() -> list[tuple[float, list[float]]]:
         found = importance_strength(
-            data.F, w, P, g, samples.frame_, (0.1, 10.0), max_evals=10, folder=tmp_path
+            data.F,
+            w,
+            P,
+            g,
+            samples.frame_,
+            (0.1, 10.0),
+            settings=Settings(regional_evals=10),
+            folder=tmp_path,
         )
         for x in found:
             torch.testing.assert_close(x.raw_r, pearson(data.F.norm(dim=-1), w))

@@ -74,6 +74,9 @@ def _about(config: Config) -> str:
     texts = [", ".join(parts)] if parts else []
     if accuracy != NOTHING:
         texts.append(f"The finished network gets {accuracy} of the images right")
+    recipe = config.settings.get("recipe", "default")
+    if recipe != "default":
+        texts.append(f"Its fits follow the recipe {recipe!r}")
     return "".join(f"{text}. " for text in texts).strip()
 
 
