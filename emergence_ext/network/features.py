@@ -347,6 +347,12 @@ def _probe(
         height, width = grid
     categories = list(samples.categories)
     if len(categories) != z.shape[1]:
+        if z.shape[1] == 1:
+            raise ValueError(
+                "model: it has one output, and each category needs one. Where that is the logit of "
+                "the second of two, wrap the network so that it gives "
+                "torch.cat([torch.zeros_like(z), z], 1)."
+            )
         if has_categories or max(samples.labels) >= z.shape[1]:
             raise ValueError(
                 f"outputs: the data set has {len(categories)} categories and the network "
