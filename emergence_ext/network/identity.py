@@ -132,11 +132,15 @@ def _counts(module: str, package: str) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is data: a constant, a tensor, or a list or mapping of such."""
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+    """Whether a value is a setting: a constant, a tensor, or a list or mapping of constants.
+
+    One that is empty or holds tensors is there to be filled, as a cache.
+    """
     if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+        return all(isinstance(key, str) for key in value) and _is_plain([*value.values()])
+    if isinstance(value, list | tuple):
+        parts = (not isinstance(x, Tensor | np.ndarray) and _is_plain(x) for x in value)
+        return bool(value) and all(parts)
     return type(value) in _CONSTANTS or isinstance(value, Tensor | np.ndarray)
 
 

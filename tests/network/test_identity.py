@@ -146,6 +146,7 @@ from torch import nn
 import other_file
 from other_file import helper
 MEAN = torch.tensor([0.5])
+CACHE = {}
 def make(by):
     return lambda x: x * by
 def closed(x):
@@ -154,8 +155,11 @@ class Prepare:
     def __init__(self, by):
         self.by = by
         self.calls = 0
+        self.cache, self.seen = {}, []
     def __call__(self, x):
         self.calls += 1
+        self.cache["x"] = CACHE["x"] = self.cache.get("x", x)
+        self.seen.append(x)
         return x * self.by
     def method(self, x):
         return x * self.by
@@ -209,13 +213,10 @@ def test_what_code_uses_outside_of_it_counts(
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_what_an_object_counts_is_no_setting(tmp_path: Path) -> None:
-    prepare = _written(
-        tmp_path,
-        USES.replace("import other_file", "").replace(
-            "from other_file import helper", "helper = abs"
-        ),
-    ).by_object
+def test_what_an_object_counts_or_keeps_is_no_setting(tmp_path: Path) -> None:
+    alone = USES.replace("import other_file\nfrom other_file import helper", "helper = abs")
+    prepare = _written(tmp_path, alone).by_object
     before = code_digest(prepare)
-    prepare(1.0)
+    prepare(torch.ones(1))
+    assert prepare.calls == 1 and prepare.cache and prepare.seen
     assert code_digest(prepare) == before
