@@ -198,8 +198,12 @@ def _is_torch(file: str) -> bool:
 
 
 def _is_own(error: BaseException, skip: int) -> bool:
-    """Whether this package is in the middle of it, by a hook in a user's network."""
-    return any(_is_ours(f.filename) for f in _frames(error)[skip:])
+    """Whether this package is in the middle of it, by a hook in a user's network.
+
+    A mode that watches torch's functions only hands each on, in `__torch_function__`.
+    """
+    frames = _frames(error)[skip:]
+    return any(_is_ours(f.filename) and f.name != "__torch_function__" for f in frames)
 
 
 def _shown(file: str) -> str:

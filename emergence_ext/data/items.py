@@ -15,8 +15,8 @@ from emergence_ext.data.pixels import eight_bits
 
 __all__ = ["IMAGE", "LABEL", "as_label", "as_pixels", "image_and_label"]
 
-IMAGE: Final = ("image", "img", "jpg", "jpeg", "png", "webp")
-LABEL: Final = ("label", "labels", "cls")
+IMAGE: Final = ("image", "img", "pixel_values", "jpg", "jpeg", "png", "webp")
+LABEL: Final = ("label", "labels", "target", "cls")
 """How items that are mappings, as those of Hugging Face's `datasets` and WebDataset, call them."""
 
 
@@ -24,9 +24,15 @@ def image_and_label(item: Any) -> Any:
     """Return (image, label) of an item that may be a mapping.
 
     Raises:
-        TypeError: a mapping of other keys.
+        TypeError: a mapping of other keys, or no pair.
     """
     if not isinstance(item, Mapping):
+        if isinstance(item, Tensor | np.ndarray | Image.Image) or not hasattr(item, "__getitem__"):
+            shape = f" of {list(item.shape)}" if isinstance(item, Tensor | np.ndarray) else ""
+            raise TypeError(
+                f"the item is a {type(item).__name__}{shape}; give a data set whose items are "
+                "(image, label)"
+            )
         return item
     found = [[item[key] for key in keys if key in item] for keys in (IMAGE, LABEL)]
     if not all(len(values) == 1 for values in found):
@@ -56,7 +62,8 @@ def as_label(label: Any) -> int:
     try:
         return operator.index(label)
     except TypeError:
-        raise TypeError(f"the label is {label!r:.60}, expected an integer") from None
+        advice = "; number the categories" if isinstance(label, str) else ""
+        raise TypeError(f"the label is {label!r:.60}, expected an integer{advice}") from None
 
 
 def as_pixels(image: Any, name: str) -> Tensor:
@@ -92,6 +99,8 @@ def as_pixels(image: Any, name: str) -> Tensor:
             f"{where} is a tensor of {list(image.shape)}, expected [channels, H, W]; give "
             "x.permute(2, 0, 1)"
         )
+    if isinstance(image, Tensor):
+        image = image.detach()
     if not isinstance(image, Tensor) or image.ndim != 3 or not image.numel():
         got = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise TypeError(f"dataset: expected an image [channels, H, W] for sample {name}, got {got}")

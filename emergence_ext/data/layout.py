@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -18,16 +20,18 @@ __all__ = ["categories_of", "held_out", "in_order", "splits"]
 logger = logging.getLogger(__name__)
 
 _SPELLINGS: Final = {
-    "train": ("train", "training"),
+    "train": ("train", "training", "trainval", "train_val", "trn", "tr"),
     "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
-    "test": ("test", "testing"),
+    "test": ("test", "testing", "tst", "te"),
 }
 _ROLE: Final = {word: role for role, words in _SPELLINGS.items() for word in words}
+_HOLDERS: Final = ("set", "data", "dataset", "images", "image", "imgs", "img", "split")
 _SPLIT: Final = re.compile(
-    rf"({'|'.join(_ROLE)})[ _.-]*(set|data|dataset|images|imgs|split)?[ _.-]*((19|20)\d\d)?"
+    rf"({'|'.join(_ROLE)})[ _.-]*({'|'.join(_HOLDERS)})?[ _.-]*((19|20)\d\d)?"
 )
 """`train`, `Training_set`, `val2017`."""
 _NUMBER: Final = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
+_ROMAN: Final = re.compile(r"(?=.)C{0,3}(XC|XL|L?X{0,3})(IX|IV|V?I{0,3})", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,10 @@ class _Layout:
 def splits(root: Path | str) -> dict[str, str]:
     """Name the splits of a folder: `train`, `val` and `test`, those that there are, in that order.
 
-    Folders are splits, in any usual spelling (`training`, `Valid`, `dev`, `test_set`), where they
-    hold the folders of the categories and either nothing but splits holds images or there are two
-    of them; or, the other way round, where every category holds them. So a category that is called
-    `test` beside `cat` and `dog` is none.
+    Folders are splits, in any usual spelling (`training`, `Valid`, `dev`, `test_set`, or with the
+    same beside it, `seg_train` and `seg_test`), where they hold the folders of the categories and
+    either nothing but splits holds images or there are two of them; or, the other way round, where
+    every category holds them. So a category that is called `test` beside `cat` and `dog` is none.
 
     Returns:
         Role -> name of the folder.
@@ -102,9 +106,16 @@ def categories_of(root: Path, split: str | None) -> tuple[Path, list[tuple[str, 
     else:
         holder = _split_folder(root, split, layout)
         folders = {path.name: path for path in subfolders(holder)}
+        inner = _unwrapped(list(folders.values()))
+        if inner is not None:
+            held = " and ".join(path.name for path in subfolders(inner)[:4])
+            raise ValueError(
+                f"split: {holder} holds only {next(iter(folders))}/, and below it {held}; say "
+                f"--split {inner.relative_to(root)} if those are the categories"
+            )
         _say_what_differs(root, holder, layout, set(folders))
     if not folders:
-        images = sum(Path(e.name).suffix.lower() in EXTENSIONS for e in listed(holder))
+        images = _images_in(holder)
         raise ValueError(
             f"root: {holder} holds no folders, expected one folder of images per category"
             + (f"; it holds {images} images that belong into those" if images else "")
@@ -128,7 +139,10 @@ def in_order(names: Sequence[str]) -> list[str]:
                 place, ordered[place], alphabetical[place],
             )  # fmt: skip
         return ordered
-    counted = sorted(names, key=lambda name: [_piece(x) for x in re.split(r"(\d+)", name)])
+    if all(_ROMAN.fullmatch(name) for name in names):
+        counted = sorted(names, key=_roman)
+    else:
+        counted = sorted(names, key=lambda name: [_piece(x) for x in re.split(r"(\d+)", name)])
     place = _first_difference(counted, alphabetical)
     if place is not None:
         logger.info(
@@ -137,6 +151,11 @@ def in_order(names: Sequence[str]) -> list[str]:
             place, alphabetical[place], counted[place],
         )  # fmt: skip
     return alphabetical
+
+
+def _roman(name: str) -> int:
+    digits = [{"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}[letter] for letter in name.upper()]
+    return sum(-a if a < b else a for a, b in pairwise([*digits, 0]))
 
 
 def _piece(text: str) -> tuple[int, str]:
@@ -160,6 +179,8 @@ def _layout(root: Path) -> _Layout:
     named = [path for path in folders if _role(path.name)]
     holding = [path for path in named if subfolders(path)]
     present = _by_role([path.name for path in holding])
+    if not named:
+        present = _alike(folders)
     others = [path for path in folders if not _role(path.name)]
     if present and (len(present) > 1 or not any(map(_holds_image, others))):
         return _Layout(present)
@@ -174,6 +195,27 @@ def _layout(root: Path) -> _Layout:
     ):
         return _Layout(_by_role(names), inside=True)
     return _Layout({})
+
+
+def _alike(folders: Sequence[Path]) -> dict[str, str]:
+    """Role -> name of splits that are alike but for it and for numbers, as `train-80`, `test-20`.
+
+    Where there are several families of them, as `cat_train` and `dog_train`, there are none.
+    """
+    families: dict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
+    for folder in folders:
+        words = re.findall(r"[^\W\d_]+", folder.name.casefold())
+        roles = [word for word in words if word in _ROLE]
+        if len(roles) == 1 and subfolders(folder):
+            rest = tuple(word for word in words if word not in (*roles, *_HOLDERS))
+            families[rest].append((_ROLE[roles[0]], folder.name))
+    (family,) = families.values() if len(families) == 1 else ([],)
+    present = dict(family)
+    return (
+        {role: present[role] for role in _SPELLINGS if role in present}
+        if (len(present) == len(family) > 1)
+        else {}
+    )
 
 
 def _by_role(names: Sequence[str]) -> dict[str, str]:
@@ -194,11 +236,12 @@ def _split_folder(root: Path, split: str, layout: _Layout) -> Path:
         holds = " and ".join(layout.splits.values()) or "the categories themselves"
         raise ValueError(f"split: no folder {split!r} in {root}; it holds {holds}")
     folder = root / name
-    # As archives unpack: train/train/CATEGORY.
     inner = subfolders(folder)
-    if len(inner) == 1 and _role(inner[0].name) == _role(name) is not None and subfolders(inner[0]):
-        return inner[0]
-    return folder
+    if len(inner) != 1 or not subfolders(inner[0]):
+        return folder
+    # As archives unpack: train/train/CATEGORY; or with the annotations beside: train/images/...
+    same = inner[0].name == name or _role(inner[0].name) == _role(name) is not None
+    return inner[0] if same or inner[0].name.casefold() in _HOLDERS else folder
 
 
 def _inside(root: Path, split: str, layout: _Layout) -> dict[str, Path]:
@@ -216,9 +259,17 @@ def _inside(root: Path, split: str, layout: _Layout) -> dict[str, Path]:
 
 def _say_what_differs(root: Path, holder: Path, layout: _Layout, names: set[str]) -> None:
     """Warn where the categories are not those of the training images, whose order a network has."""
-    if "train" not in layout.splits or _role(holder.name) in (None, "train"):
+    split = holder.relative_to(root).parts[0]
+    if "train" not in layout.splits or layout.splits["train"] == split:
+        return
+    if _role(split) is None and split not in layout.splits.values():
         return
     trained = {path.name for path in subfolders(_split_folder(root, "train", layout))}
+    if len(names) == 1 < len(trained) and not names & trained:
+        raise ValueError(
+            f"split: {holder} holds {next(iter(names))}/ and none of the {len(trained)} categories "
+            f"of {layout.splits['train']}/; put its images into a folder for each category"
+        )
     if trained != names:
         logger.warning(
             "%s holds other categories than the training images (%s): outputs are counted in its "
@@ -235,12 +286,13 @@ def _refuse_what_only_looks_like_categories(root: Path) -> None:
             f"root: {root} holds {' and '.join(path.name for path in named)}, but these hold no "
             f"folders; expected {named[0].name}/CATEGORY/ with images of each category"
         )
-    inner = _unwrapped(folders)
-    if inner is not None:
-        held = [path.name for path in subfolders(inner)]
+    unwrapped = _unwrapped(folders)
+    if unwrapped is not None:
+        held = [path.name for path in subfolders(unwrapped)]
         raise ValueError(
             f"root: {root} holds only {folders[0].name}/, and below it {' and '.join(held[:4])}"
-            f"{' ...' if len(held) > 4 else ''}; give {inner} if those are the categories or splits"
+            f"{' ...' if len(held) > 4 else ''}; give {unwrapped} if those are the categories or "
+            "splits"
         )
     ends = [_ROLE.get(re.split(r"[ _.-]", path.name.casefold())[-1]) for path in folders]
     if None not in ends and len(set(ends)) > 1:
@@ -257,14 +309,20 @@ def _refuse_what_only_looks_like_categories(root: Path) -> None:
                 "is a split and no category; put the others into a folder of their own, as train/"
             )
     _say_what_is_alike(root, folders)
+    for path in named:
+        inner = subfolders(path)
+        if len(inner) > 1 and not _images_in(path):
+            raise ValueError(
+                f"root: {root} holds {path.name}/ with folders and no images in it, as splits are, "
+                f"beside {next(f.name for f in folders if f != path)}/; say --split {path.name}, "
+                "or give it another name if it is a category"
+            )
 
 
 def _unwrapped(folders: Sequence[Path]) -> Path | None:
     """The folder with several in it that lies, alone, in the only one of these; None without."""
     inner = None
-    while len(folders) == 1 and not any(
-        Path(entry.name).suffix.lower() in EXTENSIONS for entry in listed(folders[0])
-    ):
+    while len(folders) == 1 and not _images_in(folders[0]):
         inner, folders = folders[0], subfolders(folders[0])
     return inner if len(folders) > 1 else None
 
@@ -285,6 +343,11 @@ def _say_what_is_alike(root: Path, folders: Sequence[Path]) -> None:
         "%s hold the same folders (%s) and are taken for the categories; if those are, choose one "
         "of the former, as --split %s", held, same, folders[0].name,
     )  # fmt: skip
+
+
+def _images_in(folder: Path) -> int:
+    """Count the images in a folder itself."""
+    return sum(Path(entry.name).suffix.lower() in EXTENSIONS for entry in listed(folder))
 
 
 def _holds_image(folder: Path) -> bool:

@@ -7,13 +7,13 @@ import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from emergence_ext.data.csv_files import read_csv
 from emergence_ext.data.reading import read_bytes
 from emergence_ext.lookup import nearest
 
-__all__ = ["LABELS", "by_name", "class_map"]
+__all__ = ["LABELS", "ONE_OUTPUT", "by_name", "class_map"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,10 @@ _EXAMPLE: Final = (
     '{"cat": 281, "dog": 207}, CSV with the columns category and output, or a text file with the '
     "name of each output in a line of its own"
 )
+ONE_OUTPUT: Final = (
+    "model: it has one output, and each category needs one. Where that is the logit of the second "
+    "of two, wrap the network so that it gives torch.cat([torch.zeros_like(z), z], 1)."
+)
 _SHOWN: Final = 5
 
 
@@ -34,9 +38,10 @@ def class_map(
     """Say which column of a network's output belongs to each category.
 
     Args:
-        mapping: category -> column of the output; or a file of that: JSON, CSV with the columns
-            `category` and `output`, or text with the name of each output in a line of its own, in
-            order; None where they are one to one.
+        mapping: category -> column of the output; or a file of that: JSON (also the other way
+            round, `{"0": "cat"}`, or a list of names), CSV with the columns `category` and
+            `output`, or text with the name of each output in a line of its own, in order, as
+            `n02123045 tabby, tabby cat` too; None where they are one to one.
         categories: names, `[C]`. Other names in the mapping do no harm.
         n_outputs: width of the network's output.
 
@@ -46,6 +51,8 @@ def class_map(
         FileNotFoundError: no such file.
     """
     if mapping is None:
+        if n_outputs == 1 < len(categories):
+            raise ValueError(ONE_OUTPUT)
         if len(categories) != n_outputs:
             raise ValueError(
                 f"class_map: {len(categories)} categories but {n_outputs} outputs. {_EXAMPLE}"
@@ -137,14 +144,42 @@ def _read_mapping(path: Path, categories: Sequence[str]) -> Mapping[str, int]:
     if path.suffix.lower() == ".txt":
         return _from_lines(path, content, categories)
     try:
-        mapping = json.loads(content)
+        mapping = json.loads(content, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"class_map: cannot read {path} as JSON ({error})") from error
+    named = _names_of_outputs(mapping)
+    if named is not None:
+        return _found(categories, named, path)
     if not isinstance(mapping, dict):
         raise ValueError(
             f'class_map: expected {{"category": column, ...}} in {path}, got {mapping!r:.60}'
         )
     return mapping
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(k for k in keys if keys.count(k) > 1)!r} is there twice")
+    return mapping
+
+
+def _names_of_outputs(content: Any) -> list[list[str]] | None:
+    """For each output its names, of a list of them or `{"0": "cat"}`; None: it is neither."""
+    if (
+        isinstance(content, dict)
+        and content
+        and all(map(re.compile(r"\d{1,6}").fullmatch, content))
+    ):
+        by_column = {int(column): names for column, names in content.items()}
+        content = [by_column.get(column, []) for column in range(max(by_column) + 1)]
+    if not isinstance(content, list) or not content:
+        return None
+    named = [[names] if isinstance(names, str) else names for names in content]
+    whole = all(isinstance(x, list) and all(isinstance(n, str) for n in x) for x in named)
+    # {"0": "3"} may be meant either way.
+    return named if whole and not all(n.isdigit() for x in named for n in x) else None
 
 
 def _from_csv(path: Path) -> Mapping[str, int]:
@@ -158,6 +193,8 @@ def _from_csv(path: Path) -> Mapping[str, int]:
     for where, row in file.rows:
         if not re.fullmatch(r"\d+", row["output"]):
             raise ValueError(f"{where}: expected the number of an output, got {row['output']!r}")
+        if row["category"] in mapping:
+            raise ValueError(f"{where} names the category {row['category']!r} again")
         mapping[row["category"]] = int(row["output"])
     return mapping
 
@@ -167,9 +204,25 @@ def _from_lines(path: Path, content: bytes, categories: Sequence[str]) -> Mappin
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"class_map: {path} is not in UTF-8; save the file as UTF-8") from None
-    found = by_name(categories, [[line] for line in lines], str(path))
+    return _found(categories, [_names_in(*line) for line in enumerate(lines)], path)
+
+
+def _names_in(place: int, line: str) -> list[str]:
+    """Names in a line: as it is, behind its number or WordNet's id, and between its commas."""
+    ahead = re.match(r"(n\d{8}|\d+)[\s:,;.]+(?=\S)", line)
+    if ahead is None or (ahead[1].isdigit() and int(ahead[1]) != place):
+        return [line]
+    rest = line[ahead.end() :]
+    names = [line, rest, *(name for name in rest.split(",") if name.strip())]
+    return list(dict.fromkeys(names if ahead[1].isdigit() else [ahead[1], *names]))
+
+
+def _found(
+    categories: Sequence[str], named: Sequence[Sequence[str]], path: Path
+) -> Mapping[str, int]:
+    found = by_name(categories, named, str(path))
     if found is None:
         raise ValueError(
-            f"class_map: none of the categories is among the {len(lines)} names in {path}"
+            f"class_map: none of the categories is among the {len(named)} names in {path}"
         )
     return found

@@ -25,7 +25,7 @@ class Above:
         layer: the layer's dotted name.
         images: `[n, 3, H', W']`, as the network takes them.
         maps: what the layer makes of them, `[n, K, H, W]`.
-        ahead: tokens in front of those that are the map (a class token), `[n, K, skip]`; they stay
+        others: tokens that are no part of the map (class token), `[n, K, skip + behind]`; they stay
             what they are whatever the map is.
         layout: how the layer itself gives its maps.
         alone: whether the logits depend on the images through this layer only. Then what lies below
@@ -36,7 +36,7 @@ class Above:
     layer: str
     images: Tensor
     maps: Tensor
-    ahead: Tensor | None
+    others: Tensor | None
     layout: Layout
     alone: bool = False
 
@@ -47,9 +47,9 @@ class Above:
         """
         times = len(maps) // len(self.images)
         images = self.images[:1] if self.alone else self.images.repeat(times, 1, 1, 1)
-        ahead = None if self.ahead is None else self.ahead.repeat(times, 1, 1)
+        others = None if self.others is None else self.others.repeat(times, 1, 1)
         # A copy, because a ReLU above the layer may work in place.
-        output = self.layout.restore(maps, ahead)
+        output = self.layout.restore(maps, others)
         (layer,) = find_layers(self.module, [self.layer]).values()
         handle = layer.register_forward_hook(lambda *_: output)
         try:
@@ -59,8 +59,8 @@ class Above:
 
     def subset(self, index: Tensor) -> Above:
         """Return the same of some of the images, by index or mask."""
-        ahead = None if self.ahead is None else self.ahead[index]
-        return replace(self, images=self.images[index], maps=self.maps[index], ahead=ahead)
+        others = None if self.others is None else self.others[index]
+        return replace(self, images=self.images[index], maps=self.maps[index], others=others)
 
 
 @contextmanager
@@ -77,22 +77,22 @@ def above(module: nn.Module, layer: str, images: Tensor) -> Iterator[Above]:
             map, or a network whose output is not logits.
     """
     with preserved(module):
-        ahead: list[Tensor | None] = []
+        others: list[Tensor | None] = []
 
-        def keep_ahead(call: Call) -> None:
+        def keep_others(call: Call) -> None:
             layout = record.layouts.get(layer)  # none yet while it is being read
             if layout is not None:
-                ahead[:] = [layout.ahead(call.output.clone())]
+                others[:] = [layout.others(call.output.clone())]
 
         with (
             torch.no_grad(),
             recorder(module, [layer]) as record,
-            observed(find_layers(module, [layer]), after=keep_ahead),
+            observed(find_layers(module, [layer]), after=keep_others),
         ):
             classify(module, images)
         if layer not in record.outputs:
             raise ValueError(f"layer: {layer!r} never runs in the forward pass")
-        part = Above(module, layer, images, record.outputs[layer], ahead[0], record.layouts[layer])
+        part = Above(module, layer, images, record.outputs[layer], others[0], record.layouts[layer])
         yield replace(part, alone=_is_alone(part))
 
 

@@ -48,6 +48,8 @@ _FRACTION = re.compile(r"([^\W\d_]*)\d+(?:[.,]\d+)*(?:[eE]-?\d+)?")
 # The suffixes of files of weights; `model.pt.12` keeps its number.
 _SUFFIX = re.compile(r"(?:\.(?:[A-Za-z]+|h5|t7|pt2))+$")
 
+_INDEX = 'checkpoints.json: {"checkpoints": [{"file": "%s", "epoch": 12}]}'
+
 
 class Epoch(NamedTuple):
     """What was read: the number, what it counts ("epoch" or "step"), and where it stood."""
@@ -77,17 +79,17 @@ def read_epochs(paths: Sequence[Path]) -> list[Epoch]:
     Raises:
         ValueError: a name without an epoch, or with several numbers that it could be.
     """
-    in_folders = len(paths) > 1 and len({path.name for path in paths}) == 1
     alike: dict[str, list[int]] = defaultdict(list)
     numbers: list[list[_Number]] = []
-    for place, path in enumerate(paths):
-        name = path.absolute().parent.name if in_folders else _SUFFIX.sub("", path.name)
+    names = _names(paths)
+    for place, name in enumerate(names):
         shape, found = _numbers(name)
         alike[shape].append(place)
         numbers.append(found)
     epochs: dict[int, Epoch] = {}
     for places in alike.values():
-        column = _column([numbers[place] for place in places], paths[places[0]])
+        first = places[0]
+        column = _column([numbers[place] for place in places], paths[first], names[first])
         for place in places:
             value, word, kind = numbers[place][column]
             assert value is not None, "a column of whole numbers"
@@ -96,16 +98,30 @@ def read_epochs(paths: Sequence[Path]) -> list[Epoch]:
     return [epochs[place] for place in range(len(paths))]
 
 
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The part of each path that may hold its epoch: the last one by which the paths differ."""
+    folders = zip(*(path.absolute().parts[::-1] for path in paths), strict=False)
+    differing = next((list(parts) for parts in folders if len(set(parts)) > 1), None)
+    names = [path.name for path in paths]
+    if differing in (None, names):
+        return [_SUFFIX.sub("", name) for name in names]
+    return differing
+
+
 def _numbers(name: str) -> tuple[str, list[_Number]]:
     """Return a name with its numbers taken out, equal for names that are alike, and the numbers."""
     text = _SKIPPED.sub("@", name)
     parts = list(_PART.finditer(text))
-    words = [part.group().lower() for part in parts] + ["", ""]
+    words = [part.group().lower() for part in parts] + ["", "", ""]
+    units = _EPOCH | _STEP
     shape, end = "", 0
     found: list[_Number] = []
     for i, part in enumerate(parts):
         before = words[i - 1] if i and words[i - 1].isalpha() else ""
-        after = "" if words[i + 2].isdigit() else words[i + 1]  # 3_epoch_10: it is the 10's word
+        if before in units and words[i - 2].isdigit() and words[i + 1] in units:
+            before = ""  # 10_epoch_500_iter: each word is that of the number in front of it
+        # 3_epoch_10: it is the 10's word
+        after = "" if words[i + 2].isdigit() and words[i + 3] not in units else words[i + 1]
         # A minus is one where another mark stands before it: epoch_-1, epoch=-1, not epoch-1.
         minus = re.search(r"[_=(-]-$", text[: part.start()]) is not None
         read = _number(words[i], before, after, minus)
@@ -140,7 +156,7 @@ def _kind(word: str, unit: str, after: str) -> str:
     return "other" if word in _OTHER else ""
 
 
-def _column(names: Sequence[Sequence[_Number]], example: Path) -> int:
+def _column(names: Sequence[Sequence[_Number]], example: Path, name: str) -> int:
     """Choose the place of the epoch among the numbers of names that are alike."""
     kinds = [number.kind for number in names[0]]
     values = [[numbers[c].value for numbers in names] for c in range(len(kinds))]
@@ -161,16 +177,24 @@ def _column(names: Sequence[Sequence[_Number]], example: Path) -> int:
         return candidates[0]
     if candidates:
         raise _ambiguous(example, names[0], candidates)
-    raise ValueError(f"checkpoints: no epoch in the name {example.name}. {_advice(example)}")
+    if not example.name.startswith(name):
+        raise ValueError(
+            f"checkpoints: files of one name, {example.name}, in folders without an epoch in their "
+            f"names, as {name}. Leave all but one out, or write beside each a "
+            f"{_INDEX % example.name}"
+        )
+    raise ValueError(
+        f"checkpoints: no epoch in the name {example.name}. Leave it out, give it alone as "
+        f"`weights`, or {_advice(example)}"
+    )
 
 
 def _ambiguous(example: Path, numbers: Sequence[_Number], columns: Sequence[int]) -> ValueError:
     read = " or ".join(str(numbers[c].value) for c in columns)
-    return ValueError(f"checkpoints: the epoch of {example} could be {read}. {_advice(example)}")
+    return ValueError(
+        f"checkpoints: the epoch of {example} could be {read}. Either {_advice(example)}"
+    )
 
 
 def _advice(path: Path) -> str:
-    return (
-        f"Name it as epoch_12{path.suffix}, or write checkpoints.json beside it: "
-        f'{{"checkpoints": [{{"file": "{path.name}", "epoch": 12}}]}}'
-    )
+    return f"name it as epoch_12{path.suffix}, or write beside it a {_INDEX % path.name}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext import parallel
-from emergence_ext.data import MapStyle, Samples, as_samples
+from emergence_ext.data import ONE_OUTPUT, MapStyle, Samples, as_samples
 from emergence_ext.network.batches import in_batches, read_ahead
 from emergence_ext.network.calling import preserved
 from emergence_ext.network.feature_set import FeatureSet
@@ -355,6 +355,8 @@ def _probe(
         height, width = grid
     categories = list(samples.categories)
     if len(categories) != z.shape[1]:
+        if z.shape[1] == 1:
+            raise ValueError(ONE_OUTPUT)
         if has_categories or max(samples.labels) >= z.shape[1]:
             raise ValueError(
                 f"outputs: the data set has {len(categories)} categories and the network "

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dis
 import re
-from collections.abc import Callable, Iterator
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from inspect import unwrap
-from types import CodeType, FunctionType, MethodType
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from emergence_ext.store import digest
 
@@ -30,25 +34,29 @@ def code_digest(part: nn.Module | Callable[..., Any]) -> str:
 
     Of a module, the class of it and of every part of it, with their settings: as `repr` shows them,
     and attributes that no method but `__init__` sets, functions among them; and its forward hooks.
-    Of a function, its own.
-    What they use by a global name counts too, where it is of the same top-level package, and so do
-    global constants. The code of torch does not count, nor what is not written in Python. Another
-    version of Python compiles to another digest.
+    Of a function, its own, and what it closes over; of another object, its class and attributes.
+    What they use by a global name, or out of a module, counts too, where it is of the same
+    top-level package or not installed, and so do global constants and tensors. The code of torch
+    does not count, nor what is not written in Python. Another version of Python compiles to another
+    digest.
     """
     gathered: dict[str, Any] = {}
     if isinstance(part, nn.Module):
-        settings = {}
-        for name, each in part.named_modules():
-            _gather(type(each), gathered)
-            for hook in (*each._forward_pre_hooks.values(), *each._forward_hooks.values()):
-                _gather(hook, gathered)
-            for attribute, value in _settings(each):
-                if callable(value):
-                    _gather(value, gathered)
-                settings[f"{name}.{attribute}"] = _named(value)
-        return digest([_shown(part), settings, dict(sorted(gathered.items()))])
+        return digest([*_module(part, gathered), dict(sorted(gathered.items()))])
     _gather(part, gathered)
     return digest(dict(sorted(gathered.items())))
+
+
+def _module(part: nn.Module, gathered: dict[str, Any]) -> list[Any]:
+    """Say how a module is set up; the code of it is added."""
+    settings = {}
+    for name, each in part.named_modules():
+        _gather(type(each), gathered)
+        for hook in (*each._forward_pre_hooks.values(), *each._forward_hooks.values()):
+            _gather(hook, gathered)
+        for attribute, value in _settings(each):
+            settings[f"{name}.{attribute}"] = _noted(value, gathered)
+    return [_shown(part), settings]
 
 
 def _gather(thing: Any, gathered: dict[str, Any]) -> None:
@@ -59,9 +67,15 @@ def _gather(thing: Any, gathered: dict[str, Any]) -> None:
                 _gather(each, gathered)
         gathered[f"arguments {len(gathered)}"] = _shown((thing.args, thing.keywords))
         return
-    thing = thing.__func__ if isinstance(thing, MethodType) else unwrap(thing)
+    if isinstance(thing, MethodType):
+        if not isinstance(thing.__self__, type | nn.Module):
+            _gather(thing.__self__, gathered)
+        thing = thing.__func__
+    thing = unwrap(thing)
     if not isinstance(thing, type | FunctionType):
-        thing = type(thing) if hasattr(type(thing), "__module__") else thing
+        for attribute, value in _settings(thing) if hasattr(thing, "__dict__") else ():
+            gathered[f"{attribute} {len(gathered)}"] = _noted(value, gathered)
+        thing = type(thing)
     name = f"{thing.__module__}.{thing.__qualname__}"
     package = name.partition(".")[0]
     if name in gathered or package in ("torch", "builtins"):
@@ -76,34 +90,86 @@ def _gather(thing: Any, gathered: dict[str, Any]) -> None:
         for base in thing.__bases__:
             _gather(base, gathered)
     for function in functions:
-        for used in _names(function.__code__):
-            value = function.__globals__.get(used, ...)
-            if type(value) in _CONSTANTS:
-                gathered[f"{function.__module__}.{used}"] = value
-            elif (
-                isinstance(value, type | FunctionType)
-                and value.__module__.partition(".")[0] == package
-            ):
-                _gather(value, gathered)
+        used = set(_names(function.__code__))
+        known = {name: function.__globals__[name] for name in used & function.__globals__.keys()}
+        for cell_name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
+            known[f"{function.__qualname__} {cell_name}"] = getattr(cell, "cell_contents", None)
+        for used_name, value in sorted(known.items()):
+            if isinstance(value, ModuleType) and _counts(value.__name__, package):
+                for inner in sorted(used & vars(value).keys()):
+                    _note_global(f"{value.__name__}.{inner}", vars(value)[inner], package, gathered)
+            else:
+                _note_global(f"{function.__module__}.{used_name}", value, package, gathered)
 
 
-def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Attributes of a module, by name, that decide over what it computes.
+def _note_global(name: str, value: Any, package: str, gathered: dict[str, Any]) -> None:
+    """Add what code uses by a name outside of it, if it is of the user's own or plain data."""
+    if name in gathered:
+        return
+    if _is_plain(value):
+        gathered[name] = _noted(value, gathered)
+    elif isinstance(value, nn.Module):
+        gathered[name] = ""  # it may use itself
+        gathered[name] = [weights_digest(value), *_module(value, gathered)]
+    elif isinstance(value, type | FunctionType | partial) and _counts(
+        getattr(value, "__module__", package), package
+    ):
+        _gather(value, gathered)
+
+
+def _counts(module: str, package: str) -> bool:
+    """Whether a module is of the same package, or a file of the user's own."""
+    if module.partition(".")[0] == package:
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or module.startswith("emergence_ext."):
+        return False
+    path = Path(file)
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return not installed and not path.is_relative_to(sysconfig.get_paths()["stdlib"])
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a setting: a constant, a tensor, or a list or mapping of constants.
+
+    One that is empty or holds tensors is there to be filled, as a cache.
+    """
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) for key in value) and _is_plain([*value.values()])
+    if isinstance(value, list | tuple):
+        parts = (not isinstance(x, Tensor | np.ndarray) and _is_plain(x) for x in value)
+        return bool(value) and all(parts)
+    return type(value) in _CONSTANTS or isinstance(value, Tensor | np.ndarray)
+
+
+def _noted(value: Any, gathered: dict[str, Any]) -> Any:
+    """What stands for a value in a digest; what can be called is added."""
+    if _is_plain(value) and not isinstance(value, str):
+        return value
+    if callable(value):
+        _gather(value, gathered)
+    return _named(value)
+
+
+def _settings(thing: Any) -> Iterator[tuple[str, Any]]:
+    """Attributes of a module or other object, by name, that decide over what it computes.
 
     What other methods than `__init__` set is state, as a counter or the shape of the last input.
     """
     state = {
         name
-        for kind in type(module).__mro__
+        for kind in type(thing).__mro__
         if kind.__module__.partition(".")[0] != "torch"
         for function in _functions(kind)
         if function.__name__ != "__init__"
         for name in _assigned(function.__code__)
     }
-    for name, value in sorted(vars(module).items()):
-        plain = isinstance(value, _CONSTANTS) or callable(value)
-        listed = isinstance(value, list | tuple) and all(type(x) in _CONSTANTS for x in value)
-        if (plain or listed) and name[0] != "_" and name != "training" and name not in state:
+    for name, value in sorted(vars(thing).items()):
+        if name[0] == "_" or name == "training" or name in state:
+            continue
+        if _is_plain(value) or callable(value):
             yield name, value
 
 

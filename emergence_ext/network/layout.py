@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import torch
@@ -44,8 +44,10 @@ _NOT_AGAINST = 0.4
 _CHANCE = 0.05
 # A change below this share of the largest value is rounding.
 _ROUNDING = 1e-6
-# Class, distillation and register tokens in front of those of the image, at most.
-_MOST_AHEAD = 16
+# More agreement than with all other tokens in front, from which on some of them stand behind.
+_SHIFTED = 0.05
+# Class, distillation and register tokens beside those of the image, at most.
+_MOST_OTHERS = 16
 
 _CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
@@ -68,15 +70,17 @@ class Layout:
     """How the output of a layer is a map.
 
     Attributes:
-        axes: "map" `[B, K, H, W]`, "channels last" `[B, H, W, K]`, "tokens" `[B, skip + H W, K]` or
-            "tokens last" `[B, K, skip + H W]`; places are row-major.
+        axes: "map" `[B, K, H, W]`, "channels last" `[B, H, W, K]`, "tokens" `[B, skip + H W +
+            behind, K]` or "tokens last" `[B, K, skip + H W + behind]`; places are row-major.
         grid: `(H, W)`.
         skip: tokens in front that are no places: class, distillation and register tokens.
+        behind: such tokens behind the places.
     """
 
     axes: Literal["map", "channels last", "tokens", "tokens last"]
     grid: tuple[int, int]
     skip: int = 0
+    behind: int = 0
 
     def as_map(self, output: Tensor) -> Tensor:
         """Return an output as `[B, K, H, W]`, a view of it.
@@ -89,25 +93,33 @@ class Layout:
         if self.axes == "channels last":
             return output.permute(0, 3, 1, 2)
         tokens = self._tokens_last(output)
-        if tokens.shape[2] != self.skip + math.prod(self.grid):
+        places, others = math.prod(self.grid), self.skip + self.behind
+        if tokens.shape[2] != places + others:
             raise ValueError(
-                f"features: {tokens.shape[2]} tokens, expected {self.skip} and {self.grid[0]} x "
+                f"features: {tokens.shape[2]} tokens, expected {others} and {self.grid[0]} x "
                 f"{self.grid[1]} as for the first image. Take images of one size."
             )
-        return tokens[:, :, self.skip :].unflatten(2, self.grid)
+        return tokens[:, :, self.skip : self.skip + places].unflatten(2, self.grid)
 
-    def ahead(self, output: Tensor) -> Tensor | None:
-        """Return the tokens in front, `[B, K, skip]`; None where there are none."""
-        return self._tokens_last(output)[:, :, : self.skip] if self.skip else None
+    def others(self, output: Tensor) -> Tensor | None:
+        """Return the tokens that are no places, `[B, K, skip + behind]`; None without any."""
+        if not self.skip + self.behind:
+            return None
+        tokens = self._tokens_last(output)
+        return torch.cat(
+            [tokens[:, :, : self.skip], tokens[:, :, self.skip + math.prod(self.grid) :]], dim=2
+        )
 
-    def restore(self, maps: Tensor, ahead: Tensor | None) -> Tensor:
+    def restore(self, maps: Tensor, others: Tensor | None) -> Tensor:
         """Give maps `[B, K, H, W]` the form of the layer's own output, as a copy of them."""
         if self.axes == "map":
             return maps.clone(memory_format=torch.channels_last)
         if self.axes == "channels last":
             return maps.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
         tokens = maps.flatten(2)
-        tokens = tokens.clone() if ahead is None else torch.cat([ahead, tokens], dim=2)
+        if others is None:
+            return self._tokens_last(tokens.clone())
+        tokens = torch.cat([others[:, :, : self.skip], tokens, others[:, :, self.skip :]], dim=2)
         return self._tokens_last(tokens)
 
     def _tokens_last(self, tokens: Tensor) -> Tensor:
@@ -304,6 +316,16 @@ class Reader:
         best, most = None, _AGREEMENT
         for layout in self._readings(change.shape):
             agreement, *_ = _noticed(layout.as_map(change[1:]).sum(1))
+            # One place beside the right one is not far from right.
+            for behind in range(1, layout.skip + 1):
+                other = replace(layout, skip=layout.skip + layout.behind - behind, behind=behind)
+                better, *_ = _noticed(other.as_map(change[1:]).sum(1))
+                if better > agreement + _SHIFTED:
+                    layout, agreement = other, better
+            # Of many readings of few tokens one agrees by chance.
+            guessed = change.ndim == 3 and layout.grid not in self.grids
+            if guessed and math.prod(layout.grid) < _FEW and agreement < _BEYOND_DOUBT:
+                continue
             if agreement >= most:
                 best, most = layout, agreement
             if agreement >= _BEYOND_DOUBT:
@@ -333,10 +355,11 @@ class Reader:
             return
         axes: tuple[tuple[Literal["tokens", "tokens last"], int], ...]
         axes = (("tokens", shape[1]), ("tokens last", shape[2]))
-        for skip in range(_MOST_AHEAD + 1):
+        for skip in range(_MOST_OTHERS + 1):
             for name, tokens in axes:
                 for grid in self._grids_of(tokens - skip):
-                    yield Layout(name, grid, skip)
+                    if skip <= math.prod(grid):
+                        yield Layout(name, grid, skip)
 
     def _grids_of(self, places: int) -> list[tuple[int, int]]:
         """Grids of so many places: of what ran before, and of the shape of the image."""

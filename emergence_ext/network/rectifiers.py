@@ -112,17 +112,21 @@ class AsModules(TorchFunctionMode):
         if not rectifies(function, args, kwargs):
             return func(*args, **kwargs)
         x = _operand(function, args, kwargs)
+        relu = self._next()
+        # A copy, so that hooks on its gradient meet what comes back through this ReLU alone.
+        y = relu(x.clone())
+        ceiling = _ceiling(function, args, kwargs)
+        y = y if ceiling is None else y.clamp(max=ceiling)
+        return x.copy_(y) if function.endswith("_") or kwargs.get("inplace") else y
+
+    def _next(self) -> nn.Module:
         relu = next(self._relus, None)
         if relu is None:
             raise ValueError(
                 "module: it runs more ReLUs than before on the same images, so what it does is not "
                 "the same every time"
             )
-        # A copy, so that hooks on its gradient meet what comes back through this ReLU alone.
-        y = relu(x.clone())
-        ceiling = _ceiling(function, args, kwargs)
-        y = y if ceiling is None else y.clamp(max=ceiling)
-        return x.copy_(y) if function.endswith("_") or kwargs.get("inplace") else y
+        return relu
 
 
 def rectifies(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

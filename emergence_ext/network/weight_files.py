@@ -47,6 +47,9 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         # Reading a pipe or a device would wait for ever.
         kind = "a folder: name the file in it" if path.is_dir() else "no regular file"
         raise ValueError(f"weights: {path} is {kind}")
+    other = _something_else(path)
+    if other is not None:
+        raise ValueError(f"weights: {path} is {other}")
     try:
         content = load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
     except (PermissionError, MemoryError):
@@ -98,6 +101,29 @@ def _unpickled(path: Path) -> Any:
     ]
     with torch.serialization.safe_globals(stand_ins):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _something_else(path: Path) -> str | None:
+    """Say what a file is that was to hold weights, and what to do; None where it may hold them."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    named_safe = path.suffix.lower() == ".safetensors"
+    if not head:
+        return "empty. Copy or download it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS and not the file itself. Fetch that: git lfs pull"
+    if head.lstrip().startswith(b"<"):
+        return "a web page or other markup. Download the file itself"
+    if head.lstrip().startswith(b"{"):
+        return "JSON, as an index of several files. Join their tensors in one, or name the only one"
+    packed = head.startswith(b"PK")
+    if packed and not zipfile.is_zipfile(path):
+        return "cut off before its end. Copy or download it again"
+    if named_safe and (packed or head.startswith(b"\x80")):
+        return "of torch.save and not of safetensors. Rename it to .pt"
+    if not named_safe and head[8:9] == b"{":
+        return "of safetensors. Rename it to .safetensors"
+    return None
 
 
 def _is_pickle(path: Path) -> bool:

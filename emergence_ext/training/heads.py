@@ -96,8 +96,15 @@ def frozen_names(module: nn.Module, pattern: str | None) -> set[str]:
     """Name the parameters that `pattern` finds, and those that need no gradient already.
 
     Raises:
-        ValueError: no regular expression, or one that finds no parameter or leaves none.
+        ValueError: no regular expression, or one that finds no parameter or leaves none; or layers
+            that have no parameters before their first images.
     """
+    lazy = next((n for n, p in module.named_parameters() if nn.parameter.is_lazy(p)), None)
+    if lazy is not None:
+        raise ValueError(
+            f"model: {lazy!r} has no values before the network's first images. Run it once on some "
+            "where it is built"
+        )
     names = [name for name, _ in module.named_parameters()]
     # A tied parameter has several names, any of which may be meant; it is trained by its first.
     first = {id(parameter): name for name, parameter in module.named_parameters()}
@@ -114,6 +121,10 @@ def frozen_names(module: nn.Module, pattern: str | None) -> set[str]:
             )
         frozen |= matching
     if len(frozen) == len(names):
+        if pattern is None:
+            raise ValueError(
+                "model: it has no parameter to train, as requires_grad is False for all of them"
+            )
         raise ValueError(f"freeze: {pattern!r} leaves no parameter to train")
     return frozen
 

@@ -269,6 +269,11 @@ class _Run:
                 loss, logits = self.loss.step(trained, given, labels, self.autocast)
                 if not torch.isfinite(loss):
                     raise self._diverged(f"the loss is {loss.item()}", epoch)
+                if not loss.requires_grad:
+                    raise ValueError(
+                        "model: what it gives has no gradient, so nothing can be trained. Leave "
+                        "torch.no_grad() and detach() out of its forward()"
+                    )
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 self.optimizer.step()

@@ -400,6 +400,22 @@ def test_class_map_may_be_a_table_or_the_names_of_the_outputs(tmp_path: Path) ->
     assert class_map(names, ["dog", "mountain_lion"], 3) == [2, 0]
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("map.json", '{"0": "wolf", "1": "dog", "3": "cat"}'),
+        ("map.json", '{"0": ["n1", "wolf"], "1": ["n2", "dog"], "2": ["n3", "x"], "3": ["cat"]}'),
+        ("map.json", '["wolf", "dog", "lynx", "cat"]'),
+        ("labels.txt", "0 wolf\n1 dog\n2 lynx\n3 cat\n"),
+        ("labels.txt", "0: wolf\r\n1: dog\r\n2: lynx\r\n3: cat\r\n"),
+        ("labels.txt", "n02114367 wolf\nn02084071 dog, hound\nn1 x\nn02121808 house cat, cat\n"),
+    ],
+)
+def test_a_class_map_as_others_write_them_is_read(file: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(text)
+    assert class_map(tmp_path / file, ["cat", "dog"], 4) == [3, 1]
+
+
 def test_names_of_which_some_are_known_are_an_error_or_none_at_all() -> None:
     names = [["tabby", "n02123045"], ["desk"], ["crane"], ["crane"]]
     assert by_name(["Desk", "n02123045"], names, "theirs") == {"Desk": 1, "n02123045": 0}
@@ -419,6 +435,12 @@ def test_names_of_which_some_are_known_are_an_error_or_none_at_all() -> None:
         ("labels.txt", "cat\nwolf\n", "1 of 2 categories are named like .*labels.txt, but 'dog'"),
         ("labels.txt", "cat\ndog\ndog\n", "but 'dog' is not, or is more than one"),
         ("labels.txt", b"\xff\xfe", "not in UTF-8"),
+        ("labels.txt", "1 cat\n2 dog\n", "none of the categories is among the 2 names"),
+        ("map.csv", "category,output\ncat,1\ndog,2\ncat,3\n", "line 4 of .* 'cat' again"),
+        ("map.json", '{"cat": 1, "dog": 2, "cat": 3}', "'cat' is there twice"),
+        ("map.json", "[]", "got \\[\\]"),
+        ("map.json", '{"0": 3}', "no output for category 'cat'"),
+        ("map.json", '{"0": "1", "1": "0"}', "no output for category 'cat'"),
     ],
 )
 def test_class_map_says_what_is_wrong_in_a_file(
@@ -444,6 +466,11 @@ def test_class_map_says_what_does_not_fit(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         class_map(mapping, ["cat", "dog"], 1000)
+
+
+def test_a_single_output_is_no_matter_of_the_class_map() -> None:
+    with pytest.raises(ValueError, match=r"one output, and each category needs one"):
+        class_map(None, ["cat", "dog"], 1)
 
 
 def test_a_class_map_that_is_no_file_is_refused(tmp_path: Path) -> None:

@@ -133,6 +133,28 @@ def test_items_may_be_mappings(tmp_path: Path) -> None:
         as_samples([{"pixels": UNIT, "y": 1}])
 
 
+def test_items_as_models_of_hugging_face_take_them_are_known() -> None:
+    tracked = UNIT.clone().requires_grad_()
+    samples = as_samples([{"pixel_values": tracked, "labels": 1}, {"img": UNIT, "target": 0}])
+    assert samples.labels == [1, 0]
+    assert torch.equal(samples[0][0], UNIT) and not samples[0][0].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (UNIT, r"the item is a Tensor of \[1, 8, 32\]; give"),
+        (GREY, r"the item is a ndarray of \[8, 32\]; give"),
+        (Image.fromarray(GREY), "the item is a Image; give"),
+        (None, "the item is a NoneType; give"),
+        ((UNIT, "cat"), "the label is 'cat', expected an integer; number the categories"),
+    ],
+)
+def test_what_is_no_pair_is_said(item: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=f"sample 1 is none .{words}"):
+        as_samples([(UNIT, 0), item])
+
+
 @pytest.mark.parametrize(
     "part",
     [

@@ -38,6 +38,12 @@ def of(root: Path, *names: str) -> Path:
         (("valid", "test"), "valid"),
         (("testing",), "testing"),
         (("train", "val", "dev"), "val"),
+        (("seg_train", "seg_test"), "seg_test"),
+        (("X_train", "X_val", "X_test"), "X_val"),
+        (("train-80", "test-20"), "test-20"),
+        (("1_train", "2_val"), "2_val"),
+        (("trainval", "test"), "test"),
+        (("trn", "tst"), "tst"),
     ],
 )
 def test_splits_are_known_in_every_spelling(
@@ -87,10 +93,29 @@ def test_as_archives_unpack(tmp_path: Path) -> None:
     assert ImageFolder(tmp_path / "pets", split="train", size=8).categories == ["cat", "dog"]
 
 
+def test_a_folder_inside_of_a_split_is_no_category(tmp_path: Path) -> None:
+    of(tmp_path, "train/images", "val/images")
+    for split in splits(tmp_path):
+        assert ImageFolder(tmp_path, split=split, size=8).categories == ["cat", "dog"]
+    of(tmp_path, "seg_train/seg_train", "seg_test/seg_test")
+    assert ImageFolder(tmp_path, split="seg_test", size=8).categories == ["cat", "dog"]
+    of(tmp_path, "test/version")
+    with pytest.raises(ValueError, match="say --split test/version if"):
+        ImageFolder(tmp_path, split="test", size=8)
+    assert ImageFolder(tmp_path, split="test/version", size=8).categories == ["cat", "dog"]
+
+
+def test_images_that_are_in_no_folder_of_a_category_are_no_category(tmp_path: Path) -> None:
+    images(of(tmp_path, "train"), "val/images")
+    with pytest.raises(ValueError, match="holds images/ and none of the 2 categories of train/"):
+        ImageFolder(tmp_path, split="val", size=8)
+
+
 def test_categories_of_a_split_may_hold_folders(tmp_path: Path) -> None:
-    images(tmp_path, "train/cat/indoor", "train/dog/indoor", "test/train", "val/cat/indoor")
+    images(tmp_path, "train/cat/indoor", "train/dog/indoor", "val/cat/indoor")
+    images(tmp_path, "test/train", "test/cat")
     assert ImageFolder(tmp_path, split="train", size=8).categories == ["cat", "dog"]
-    assert ImageFolder(tmp_path, split="test", size=8).categories == ["train"]
+    assert ImageFolder(tmp_path, split="test", size=8).categories == ["cat", "train"]
     assert ImageFolder(tmp_path, split="val", size=8).categories == ["cat"]
 
 
@@ -105,6 +130,7 @@ def test_a_category_may_be_called_as_a_split_is(tmp_path: Path) -> None:
     [
         (("train", "test"), "hold no folders; expected test/CATEGORY/"),
         (("train",), "hold no folders"),
+        (("train/cat", "train/dog", "unlabeled/1"), "beside unlabeled/; say --split train"),
         (("cat", "dog", "test/cat", "test/dog"), "test is a split and no category"),
     ],
 )
@@ -161,7 +187,9 @@ def test_an_order_that_people_might_not_expect_is_said(caplog: pytest.LogCapture
         assert "output 1 is '2'" in caplog.text and "--class-map" in caplog.text
         caplog.clear()
         in_order(["1_cat", "2_dog", "10_cow"])
-    assert "output 0 is '10_cow', not '1_cat'" in caplog.text
+        assert "output 0 is '10_cow', not '1_cat'" in caplog.text
+        in_order(["I", "II", "III", "IV", "V", "IX", "X"])
+    assert "output 4 is 'IX', not 'V'" in caplog.text
 
 
 def test_labels_follow_the_numbers(tmp_path: Path) -> None:

@@ -246,6 +246,21 @@ def test_what_is_no_fault_of_the_network_comes_as_it_is(
         forward(Raises(error), images)
 
 
+def test_what_torch_raises_under_a_mode_that_watches_is_the_networks_too() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3).half(), nn.Flatten())
+    with pytest.raises(UserCodeError, match=r"^model: RuntimeError: Input type"):
+        inspect_model(net, torch.rand(1, 3, 8, 8))
+
+
+def test_a_single_output_says_how_to_make_two_of_it(images: Tensor) -> None:
+    two = ArraySamples(images, [0, 1, 0, 1], ["a", "b"])
+    net = Gives(lambda z, _: z[:, :1])
+    with pytest.raises(ValueError, match=r"one output, .*cat\(\[torch.zeros_like\(z\), z\], 1\)"):
+        extract(net, two, ["relu"])
+    net.make = lambda z, _: torch.cat([torch.zeros_like(z[:, :1]), z[:, :1]], 1)
+    assert extract(net, two, ["relu"]).z.shape == (4, 2)
+
+
 def test_what_torch_raises_is_the_networks_too(images: Tensor) -> None:
     net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(7, 3))
     with pytest.raises(UserCodeError, match="model: RuntimeError: mat1 and mat2 shapes"):

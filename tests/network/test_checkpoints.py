@@ -68,6 +68,7 @@ EPOCHS = {
         ["epoch_12.pt", "Epoch-2.pt", "resnet50_epoch100.pt"],
         [12, 2, 100],
     ),
+    "words behind both numbers": (["9_epoch_50_iter.pt", "10_epoch_60_iter.pt"], [9, 10]),
     "YOLO": (["epoch0.pt", "epoch10.pt", "epoch9.pt"], [0, 10, 9]),
     "thousands beside single ones": (
         ["net_500.pt", "net_1k.pt", "net_2K.pt", "net_1m.pt"],
@@ -114,6 +115,10 @@ REFUSED = {
     "seeds": (["seed1.pt", "seed2.pt"], "no epoch"),
     "parts of one file": (["model-00001-of-00002.pt", "model-00002-of-00002.pt"], "no epoch"),
     "no number": (["best.pt", "epoch_3.pt"], r"no epoch in the name best\.pt"),
+    "one file in folders that are no epochs": (
+        ["mine/epoch_1.pt", "yours/epoch_1.pt"],
+        "files of one name, epoch_1.pt, in folders without an epoch in their names, as mine",
+    ),
     "one epoch twice": (["epoch_1.pt", "epoch_01.pt"], "both of epoch 1"),
     "one epoch, several seeds": (["epoch_5_seed_1.pt", "epoch_5_seed_2.pt"], "both of epoch 5"),
     "copies of an epoch": (["epoch_10_1.pt", "epoch_10_2.pt"], "both of epoch 10"),
@@ -154,7 +159,7 @@ def test_names_that_could_be_read_in_two_ways_are_refused(tmp_path: Path, case: 
 
 def test_a_refusal_says_what_to_do(tmp_path: Path) -> None:
     paths = _touch(tmp_path, ["net_1_52.pt", "net_2_61.pt"])
-    with pytest.raises(ValueError, match=r'Name it as epoch_12\.pt.*"file": "net_1_52\.pt"'):
+    with pytest.raises(ValueError, match=r'name it as epoch_12\.pt.*"file": "net_1_52\.pt"'):
         load_checkpoints(paths)
     said = ", ".join(
         f'{{"file": "{path.name}", "epoch": {n}}}' for path, n in zip(paths, (4, 3), strict=True)
@@ -188,6 +193,9 @@ def test_files_of_one_name_are_told_by_their_folders(tmp_path: Path) -> None:
     _touch(tmp_path, names)
     found = load_checkpoints(str(tmp_path / "checkpoint-*" / "model.safetensors"))
     assert [checkpoint.epoch for checkpoint in found] == [90, 500, 1000]
+    _touch(tmp_path, ["epoch_9/weights/last.pt", "epoch_10/weights/last.pt"])
+    found = load_checkpoints(str(tmp_path / "*" / "weights" / "*.pt"))
+    assert [checkpoint.epoch for checkpoint in found] == [9, 10]
     with pytest.raises(ValueError, match="a folder: name the files in it"):
         load_checkpoints(str(tmp_path / "checkpoint-*"))
     with pytest.raises(ValueError, match=r"no epoch in the name model\.safetensors"):

@@ -132,3 +132,91 @@ def test_a_forward_hook_is_code_of_the_network() -> None:
     again = nn.Linear(4, 2)
     select_output(again, "logits")
     assert code_digest(again) == digests[1]
+
+
+OTHER = """
+SHARED = {"scale": [1.0, 2.0]}
+def helper(x):
+    return x * SHARED["scale"][0]
+"""
+USES = """
+import torch
+from functools import partial
+from torch import nn
+import other_file
+from other_file import helper
+MEAN = torch.tensor([0.5])
+CACHE = {}
+def make(by):
+    return lambda x: x * by
+def closed(x):
+    return x
+class Prepare:
+    def __init__(self, by):
+        self.by = by
+        self.calls = 0
+        self.cache, self.seen = {}, []
+    def __call__(self, x):
+        self.calls += 1
+        self.cache["x"] = CACHE["x"] = self.cache.get("x", x)
+        self.seen.append(x)
+        return x * self.by
+    def method(self, x):
+        return x * self.by
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.plain = torch.ones(2)
+        self.settings = {"depth": 3}
+    def forward(self, x):
+        return helper(x)
+def by_module(x):
+    return other_file.helper(x)
+def by_tensor(x):
+    return x - MEAN
+gain = Net()
+def by_global_network(x):
+    return gain(x)
+by_closure, by_object, by_method = make(2.0), Prepare(2.0), Prepare(2.0).method
+by_name, net = helper, Net()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("by_module", "return x *", "return x /"),
+        ("by_module", "[1.0, 2.0]", "[3.0, 2.0]"),
+        ("by_name", "return x *", "return x /"),
+        ("by_global_network", "return x *", "return x /"),
+        ("by_global_network", '{"depth": 3}', '{"depth": 4}'),
+        ("net", "return x *", "return x /"),
+        ("net", "torch.ones(2)", "torch.zeros(2)"),
+        ("net", '{"depth": 3}', '{"depth": 4}'),
+        ("by_tensor", "[0.5]", "[0.4]"),
+        ("by_closure", "make(2.0)", "make(3.0)"),
+        ("by_object", "Prepare(2.0)", "Prepare(3.0)"),
+        ("by_method", "Prepare(2.0)", "Prepare(3.0)"),
+    ],
+)
+def test_what_code_uses_outside_of_it_counts(
+    name: str, old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = []
+    for change in (False, False, True):
+        other, uses = (x.replace(old, new) if change else x for x in (OTHER, USES))
+        (tmp_path / "other_file.py").write_text(other)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "other_file", raising=False)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        digests.append(code_digest(getattr(_written(tmp_path, uses), name)))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_what_an_object_counts_or_keeps_is_no_setting(tmp_path: Path) -> None:
+    alone = USES.replace("import other_file\nfrom other_file import helper", "helper = abs")
+    prepare = _written(tmp_path, alone).by_object
+    before = code_digest(prepare)
+    prepare(torch.ones(1))
+    assert prepare.calls == 1 and prepare.cache and prepare.seen
+    assert code_digest(prepare) == before

@@ -48,6 +48,11 @@ class Patches(nn.Module):
                 return x.permute(0, 2, 3, 1)
             case "tokens":
                 return torch.cat([self.token.expand(len(x), -1, -1), tokens], dim=1)
+            case "tokens behind":
+                return torch.cat([tokens, self.token.expand(len(x), -1, -1)], dim=1)
+            case "tokens around":
+                token = self.token.expand(len(x), -1, -1)
+                return torch.cat([token[:, :1], tokens, token[:, 1:]], dim=1)
             case "tokens last":
                 return tokens.transpose(1, 2)
             case "shuffled":
@@ -83,12 +88,34 @@ def images(*size: int) -> ArraySamples:
 @pytest.mark.parametrize(
     ("form", "ahead"),
     [("map", 0), ("channels last", 0), ("tokens last", 0)]
-    + [("tokens", ahead) for ahead in (0, 1, 2, 5)],
+    + [("tokens", ahead) for ahead in (0, 1, 2, 5)]
+    + [("tokens behind", 1), ("tokens behind", 4), ("tokens around", 5)],
 )
 def test_every_form_is_read_as_the_same_map(size, form, ahead) -> None:
     found = extract(Patches(form, ahead), images(*size), ["patch", "last"])
     assert found.grid == (size[0] // 4, size[1] // 4)
     assert torch.equal(found.layers["last"], found.layers["patch"])
+
+
+class Columns(nn.Module):
+    """Patches by a linear layer, column by column, so that no map says what the grid is."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.mix, self.embed, self.fc = nn.Linear(64, 64), nn.Linear(48, 16), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 3, 2, 1, 4, 5).flatten(3)
+        tokens = self.embed(patches.flatten(1, 2))
+        return self.fc(self.mix(tokens.transpose(1, 2)).mean(2))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_few_channels_are_not_read_as_places_by_chance(seed) -> None:
+    with pytest.raises(ValueError, match="so no layer can be suggested"):
+        suggest_layers(Columns(seed), images(32, 32)[0][0][None])
 
 
 def test_a_map_that_is_not_square_for_a_square_image_keeps_its_axes() -> None:
@@ -158,7 +185,7 @@ def test_a_layout_takes_a_map_back_to_the_layers_own_form(form) -> None:
     output = torch.rand(shape.get(form, (5, 4, 8)))
     maps = layout.as_map(output)
     assert maps.shape == (5, 4, 2, 3)
-    assert torch.equal(layout.restore(maps, layout.ahead(output)), output)
+    assert torch.equal(layout.restore(maps, layout.others(output)), output)
     if skip:
         with pytest.raises(ValueError, match="Take images of one size"):
             layout.as_map(torch.cat([output, output], dim=1 if form == "tokens" else 2))
@@ -221,6 +248,13 @@ def test_a_network_apart_at_tokens_is_the_network() -> None:
     with above(net, "blocks.1", x) as part, torch.no_grad():
         assert part.layout == Layout("tokens", (8, 8), 1)
         torch.testing.assert_close(part(part.maps), net(x))
+
+
+def test_tokens_around_the_places_stay_where_they_are() -> None:
+    layout, output = Layout("tokens", (2, 3), 1, 2), torch.rand(4, 9, 5)
+    maps = layout.as_map(output)
+    assert torch.equal(maps.flatten(2).transpose(1, 2), output[:, 1:7])
+    assert torch.equal(layout.restore(maps, layout.others(output)), output)
 
 
 def test_live_statistics_are_reported() -> None:

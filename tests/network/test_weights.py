@@ -384,3 +384,26 @@ def test_a_text_is_no_weights_and_is_not_read_for_ever(tmp_path: Path) -> None:
     path.write_text(",".join(f"c{k}" for k in range(50_000)) + "\n")
     with pytest.raises(ValueError, match=r"it is no file of torch\.save"):
         read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.pt", b"", "is empty. Copy or download"),
+        ("a.pt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("a.pth", b"\n<!DOCTYPE html>", "is a web page"),
+        ("a.safetensors", b"<html>", "is a web page"),
+        ("a.index.json", b'{"weight_map": {}}', "is JSON, as an index of several files"),
+        ("a.pt", b"PK\x03\x04" + bytes(90), "is cut off before its end"),
+        ("a.safetensors", b"\x80\x02}q\x00.", "of torch.save .* Rename it to .pt"),
+        ("a.pt", b"\x08" + bytes(7) + b"{}      ", "of safetensors. Rename it to .safetensors"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_by_what_it_is(
+    name: str, content: bytes, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"^weights: .*{name} .*{words}") as refused:
+        read_weights(tmp_path / name)
+    assert "\n" not in str(refused.value)

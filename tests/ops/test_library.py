@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -187,3 +188,60 @@ def test_an_installed_package_is_built_from_its_sdist(tmp_path: Path) -> None:
     assert _library._rebuild(tmp_path).endswith("SOURCE, its sdist")
     (tmp_path / "setup.py").touch()
     assert _library._rebuild(tmp_path).endswith("-e .")
+
+
+@pytest.mark.parametrize(
+    ("hip", "cuda", "variant"),
+    [(None, None, "cpu"), (None, "13.0", "cu130"), ("6.4.43482-0f2d", None, "rocm6.4")],
+)
+def test_the_variant_of_torch_is_that_of_its_accelerator(
+    hip: str | None, cuda: str | None, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    assert _library.running_torch()[1] == variant
+
+
+@pytest.mark.parametrize("reason", [None, "no nvcc found"])
+def test_a_backend_that_was_not_built_says_why(
+    reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_library, "_library", None)
+    monkeypatch.setattr(_library, "_not_loaded", None)
+    monkeypatch.setattr(_library, "_facts", {**FACTS, "why_not": {"cpu": None, "cuda": reason}})
+    info = _library.build_info()
+    assert "instruction_sets" not in info and "instruction_set" not in info
+    assert info["cuda_paths"] == ([] if reason else list(_library.CUDA_PATHS))
+    said = info["why_not"]["cuda"]
+    assert said == reason or said == f"it was not built: {reason}. To build it: {_library.REBUILD}"
+
+
+def _loaded_again() -> None:
+    spec = importlib.util.spec_from_file_location("library_again", _library.__file__)
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_the_environments_instruction_set_is_taken_as_the_module_is_loaded(
+    library: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    level = _library.build_info()["instruction_set"]
+    monkeypatch.setenv("EMERGENCE_INSTRUCTION_SET", level)
+    _loaded_again()
+    monkeypatch.setenv("EMERGENCE_INSTRUCTION_SET", "sse9")
+    with pytest.raises(ValueError, match=r"^EMERGENCE_INSTRUCTION_SET: .* got 'sse9'"):
+        _loaded_again()
+    assert _library.build_info()["instruction_set"] == level
+
+
+def test_a_device_is_allowed_its_ways_in_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, list[str]]] = []
+
+    class Loaded:
+        @staticmethod
+        def allow_cuda_ways(index: int, names: list[str]) -> None:
+            told.append((index, names))
+
+    monkeypatch.setattr(_library, "_library", Loaded)
+    _library.allow_cuda_ways(1, ("wide", "planes"))
+    assert told == [(1, ["wide", "planes"])]

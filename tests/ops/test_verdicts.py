@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from emergence_ext.ops.verdicts import cache_folder
+from emergence_ext.ops import verdicts
+from emergence_ext.ops.verdicts import Verdict, Verdicts, cache_folder
 from tests.gates import CARD, WRONG, YES, Prover, gate_of
 
 pytestmark = pytest.mark.usefixtures("allowed")
@@ -168,3 +169,52 @@ def test_a_proof_can_be_had_again(tmp_path: Path, allowed: dict) -> None:
 def test_the_cache_is_the_users() -> None:
     assert cache_folder({"XDG_CACHE_HOME": "/somewhere"}) == Path("/somewhere/emergence_ext")
     assert cache_folder({"XDG_CACHE_HOME": "relative"}) == cache_folder({})
+
+
+KEY, NO = {"way": "narrow"}, Verdict("wrong", "2026-11-30", 2.5, 1.0)
+
+
+def test_who_has_no_folder_keeps_nothing_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = Verdicts(None)
+    assert nowhere.keep(KEY, NO) == "there is no cache folder" and nowhere.read(KEY) is None
+    with nowhere.alone(KEY, 5):
+        pass
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cache_folder({}) is None
+
+
+def test_a_verdict_of_other_fields_is_none(tmp_path: Path) -> None:
+    kept = Verdicts(tmp_path)
+    assert kept.keep(KEY, NO) is None and kept.read(KEY) == NO and not NO.taken
+    (file,) = tmp_path.glob("*.json")
+    for verdict in ({"reason": "", "date": ""}, [], None):
+        file.write_text(json.dumps({"key": KEY, "verdict": verdict}))
+        assert kept.read(KEY) is None
+
+
+def test_who_waits_longer_than_a_proof_can_take_goes_on(tmp_path: Path) -> None:
+    kept = Verdicts(tmp_path)
+    with kept.alone(KEY, 5), kept.alone(KEY, 0.15), kept.alone({"way": "wide"}, 5):
+        assert len([*tmp_path.glob("*.lock")]) == 2
+
+
+@pytest.mark.parametrize("lacks", ["locks", "fcntl", "a folder"])
+def test_without_locks_two_may_prove_at_once(
+    lacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if lacks == "locks":
+        monkeypatch.setattr(verdicts.fcntl, "flock", refuse)
+    elif lacks == "fcntl":
+        monkeypatch.setattr(verdicts, "fcntl", None)
+    else:
+        (tmp_path / "file").write_text("")
+    kept = Verdicts(tmp_path / "file" if lacks == "a folder" else tmp_path)
+    with kept.alone(KEY, 5), kept.alone(KEY, 5):
+        assert kept.read(KEY) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,24 @@ def test_the_chosen_output_travels_with_the_weights(samples: ArraySamples, tmp_p
         # Another head, in the same folder, is another training.
         other = load_model(spec, num_classes=2, output="constant").module
         _train(other, samples, tmp_path)
+
+
+class Closed(Net):
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Net().requires_grad_(False), "no parameter to train, as requires_grad is False"),
+        (Closed, "has no gradient, so nothing can be trained"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), "'1.weight' has no values before"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_says_why(
+    make: Callable[[], nn.Module], words: str, samples: ArraySamples, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"^model: .*{words}"):
+        _train(make(), samples, tmp_path)
