@@ -53,6 +53,9 @@ PIXEL: Final = 8
 """Bytes of a pixel while it is decoded: Pillow has 4 for each of RGB, before and after."""
 AHEAD: Final = 64 << 20
 """Bytes of decoded images that wait for who asked for them."""
+COMPARED: Final = 10_000
+"""Images whose sizes the processes of a job compare, at even distances: of many, to ask for all
+would keep a file system busy."""
 
 
 @dataclass(frozen=True)
