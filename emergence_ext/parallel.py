@@ -24,6 +24,9 @@ TIMEOUT: Final = timedelta(hours=6)
 """How long a process waits for another. One that ends is noticed at once, this is for one that
 hangs; the leader may have hours of work that the others wait for."""
 
+TOGETHER: Final = 2**24
+"""Bytes that a process gives to the others at once of what all are to have."""
+
 
 class PeerError(RuntimeError):
     """Another process of the job has ended, or did not answer."""
@@ -135,6 +138,23 @@ def gathered(array: Tensor) -> Sequence[Tensor]:
     with _answered():
         dist.all_gather(arrays, array, group=_job.group)
     return arrays
+
+
+def share_rows(array: Tensor) -> None:
+    """Give all processes all rows of an array in which each has filled its part, in place.
+
+    Args:
+        array: on the CPU; as many rows for each process, in the order of their ranks.
+
+    Raises:
+        PeerError: a process has ended.
+    """
+    parts = array.tensor_split(world())
+    step = max(1, TOGETHER // max(1, array[:1].nbytes))
+    for start in range(0, len(parts[0]) if world() > 1 else 0, step):
+        rows = slice(start, start + step)
+        for part, theirs in zip(parts, gathered(parts[rank()][rows]), strict=True):
+            part[rows] = theirs
 
 
 def require_same(what: dict[str, str]) -> None:

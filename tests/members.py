@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, distributed
 
 from emergence_ext import parallel
+from emergence_ext.data import ImageFolder
 from emergence_ext.method import (
     RegionalProjection,
     RegionImportance,
@@ -98,11 +100,21 @@ def analyse(folder: Path, out: str, images: Path, checkpoints: Path, keep_featur
         region_images=12, importance_evals=3, regional_evals=3, keep_features=keep_features
     )
     with (
-        mock.patch("emergence_ext.run.strength.TEMPERATURES", (1.0,)),
+        mock.patch("emergence_ext.run.strength.TEMPERATURES", (1.0, 2.0)),
         mock.patch("emergence_ext.store.filling.SHARD_BYTES", 1),  # a batch
         mock.patch("emergence_ext.method.blocks.BLOCK", 5),
     ):
         run(replace(spec.load(), batch_size=7), folder / out, settings, alphas=[1.0])
+
+
+def images(folder: Path, root: Path, max_memory: int, others: bool) -> tuple[Any, ...]:
+    """Read a folder of images, of which each process checks a part; perhaps the last sees more."""
+    if others and parallel.rank() == parallel.world() - 1:
+        root = Path(shutil.copytree(root, folder / "copy"))
+        (root / "red" / "00.png").rename(root / "red" / "more.png")
+    with mock.patch("emergence_ext.parallel.TOGETHER", 4000):  # five images
+        found = ImageFolder(root, size=16, max_memory=max_memory)
+    return found.digest(), found.names, found.labels, found.bad
 
 
 def see_others(folder: Path) -> None:

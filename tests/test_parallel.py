@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,19 @@ def test_a_run_is_the_same_whatever_the_number_of_processes(
         given = (str(world), image_folder, training, keep_features)
         _values(together(world, members.analyse, tmp_path, *given))
     assert left(tmp_path / "2") == left(tmp_path / "1")
+
+
+@pytest.mark.parametrize("max_memory", [2**20, 0], ids=["kept", "not kept"])
+def test_images_are_checked_together(max_memory: int, image_folder: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(image_folder, tmp_path / "images"))
+    for name in ("red/03.png", "blue/15.png"):
+        (root / name).write_bytes(b"no image")
+    (alone,) = _values(together(1, members.images, tmp_path, root, max_memory, False))
+    assert [name for name, _ in alone[3]] == ["blue/15.png", "red/03.png"] and len(alone[1]) == 46
+    for found in _values(together(3, members.images, tmp_path, root, max_memory, False)):
+        assert found == alone
+    for ending in together(2, members.images, tmp_path, root, max_memory, True):
+        assert "process 1 of 2 sees other images than process 0" in str(ending.error)
 
 
 def test_processes_that_see_other_data_are_refused(tmp_path: Path) -> None:

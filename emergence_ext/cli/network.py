@@ -235,18 +235,19 @@ def run(
     """
     given = locals()
     with reported():
-        from emergence_ext import report
+        from emergence_ext import parallel, report
         from emergence_ext.run import run as analyse
 
         spec, settings, others = analysis(given)
-        finished = analyse(
-            spec.load(device_name(device)),
-            out,
-            settings,
-            alphas=others,
-            backend=backend,  # type: ignore[arg-type]  # refused there
-            command=command_line(),
-        )
+        with parallel.job():  # which shares the reading of the images, too
+            finished = analyse(
+                spec.load(device_name(device)),
+                out,
+                settings,
+                alphas=others,
+                backend=backend,  # type: ignore[arg-type]  # refused there
+                command=command_line(),
+            )
         if leads():
             closing(report.write(finished))
 

@@ -54,9 +54,14 @@ def _tell(found: Forecast) -> None:
     echo(f"{row}{_size(found.memory):>12}{_size(found.disk):>12}")
     echo(
         f"memory in all: {_size(found.resident)} of torch, network and images beside the largest "
-        "stage; that of a GPU is not predicted. w, v and Lambda take at most what is said, M by "
-        "chance less or more. Tables, figures and page are not counted"
+        f"stage; {_size(found.report_memory)} while the report is drawn, whose time is not "
+        "counted. w, v and Lambda take at most what is said, M by chance less or more"
     )
+    if found.rates.gpu:
+        echo(
+            f"of the GPU torch takes {_size(found.rates.gpu)}, for the network and a batch, beside "
+            "what its driver does; nothing else of a run is there"
+        )
     first = max(passes, key=passes.__getitem__)
     of = "of the images that fits need" if first == "fit" else "over all images"
     share = f"{passes[first] / found.seconds:.0%}"

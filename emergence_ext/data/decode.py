@@ -7,6 +7,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from threading import Condition
 from typing import BinaryIO, Final, Literal, NamedTuple
@@ -52,6 +53,9 @@ PIXEL: Final = 8
 """Bytes of a pixel while it is decoded: Pillow has 4 for each of RGB, before and after."""
 AHEAD: Final = 64 << 20
 """Bytes of decoded images that wait for who asked for them."""
+COMPARED: Final = 10_000
+"""Images whose sizes the processes of a job compare, at even distances: of many, to ask for all
+would keep a file system busy."""
 
 
 @dataclass(frozen=True)
@@ -149,23 +153,54 @@ class _Budget:
 _budget = _Budget(MEMORY)
 
 
-def decode(source: Source, size: int, crop: CropRule) -> Tensor:
+def decode(source: Source, size: int, crop: CropRule, known: str | None = None) -> Tensor:
     """Decode one image to pixels `[3, size, size]`, uint8.
 
     Rotated as its EXIF says, 16 bits reduced to 8, transparency laid over white, then resized with
     antialiasing: `center` cuts the largest centred square, `squash` takes all of it. Of several
     frames the first is taken.
 
+    Args:
+        source: the image.
+        size: pixels of a side.
+        crop: see above.
+        known: the digest that `check` took of it; None: whatever is there is decoded.
+
     Raises:
+        RuntimeError: it is not the image that was checked.
         ValueError, SyntaxError, Image.DecompressionBombError: the file cannot be used; the text
             says why.
         OSError: the same, or the machine cannot read it now (`reading.is_trouble`).
         MemoryError: there is no memory for it.
     """
-    return patiently(lambda: _decode(source, size, crop), source.path)
+    return patiently(lambda: _decode(source, size, crop, known), source.path)
 
 
-def _decode(source: Source, size: int, crop: CropRule) -> Tensor:
+def _decode(source: Source, size: int, crop: CropRule, known: str | None) -> Tensor:
+    if known is not None and _digest(source, size, crop) != known:
+        raise RuntimeError(
+            f"the image {source.name} ({source.path}) is not the one that was there when it was "
+            "checked. Bring that back, or start anew; leave the images as they are meanwhile, and "
+            "let all processes have the same"
+        )
+    with _opened(source) as image:
+        return _resized(image, source, size, crop)
+
+
+def _require_readable(source: Source, crop: CropRule) -> None:
+    """Decode an image of which nothing is wanted.
+
+    Of a JPEG every byte is decoded, but to an eighth of the size, which takes half as long.
+    """
+    with _opened(source) as image:
+        if image.format == "JPEG" and source.box is None:
+            image.draft(image.mode, (1, 1))
+        _resized(image, source, 1, crop)
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[Image.Image]:
+    """Open an image, once there is memory to decode it."""
     require_file(source.path)
     if source.size() == 0:
         raise ValueError("the file is empty")
@@ -174,7 +209,7 @@ def _decode(source: Source, size: int, crop: CropRule) -> Tensor:
         if limit is not None and opened.width * opened.height > limit:
             raise ValueError(f"{opened.width} x {opened.height} pixels are more than {limit}")
         with _budget.hold(opened.width * opened.height * PIXEL):
-            return _resized(opened, source, size, crop)
+            yield opened
 
 
 def _resized(opened: Image.Image, source: Source, size: int, crop: CropRule) -> Tensor:
@@ -191,16 +226,18 @@ def _resized(opened: Image.Image, source: Source, size: int, crop: CropRule) -> 
 
 
 def decode_ahead(
-    sources: Iterable[Source], size: int, crop: CropRule, memory: int = AHEAD
+    sources: Iterable[tuple[Source, str | None]], size: int, crop: CropRule, memory: int = AHEAD
 ) -> Generator[Tensor, None, None]:
     """Decode sources in order, in threads that are ahead of who asks; see `decode`.
 
     Args:
-        sources: the files.
+        sources: the files, each with the digest that is known of it.
         size, crop: see `decode`.
         memory: bytes of pixels that wait, at most, where that is one image a thread.
     """
-    return in_threads(lambda source: decode(source, size, crop), sources, _most(size, memory))
+    return in_threads(
+        lambda each: decode(each[0], size, crop, each[1]), sources, _most(size, memory)
+    )
 
 
 class Checked(NamedTuple):
@@ -227,44 +264,78 @@ def check(sources: Sequence[Source], size: int, crop: CropRule, max_memory: int)
     """Check every source by decoding it once, in threads.
 
     Pixels are kept where all of them take `max_memory` bytes at most. Where they are not, the files
-    are digested beside, so that nobody has to read them again for that.
+    are digested beside, so that nobody has to read them again for that. The processes of a job each
+    check a part, and tell the others.
 
     Raises:
         OSError, MemoryError: the machine is in trouble, which says nothing about the images.
+        ValueError: processes of a job see other images.
+        PeerError: a process of the job ended.
     """
     keep = len(sources) * 3 * size * size <= max_memory
+    parallel.require_same(
+        {"images": digest([[x.name for x in sources], [x.label for x in sources]])}
+    )
+    each = -(-len(sources) // parallel.world())
+    mine = range(len(sources))[parallel.rank() * each :][:each]
+    pixels = torch.empty(each * parallel.world() if keep else 0, 3, size, size, dtype=torch.uint8)
+    said: list[str | _Unreadable] = []
+    with closing(_attempts([sources[k] for k in mine], size, crop, keep)) as results:
+        for place, result in zip(mine, results, strict=True):
+            if isinstance(result, Tensor):
+                pixels[place] = result
+            said.append("" if isinstance(result, Tensor) else result)
+    found = list(zip(sources, chain.from_iterable(parallel.gathered_objects(said)), strict=True))
+    good = [k for k, (_, x) in enumerate(found) if not isinstance(x, _Unreadable)]
+    if keep:
+        parallel.share_rows(pixels)
+        for place, k in enumerate(good):
+            if place < k:
+                pixels[place] = pixels[k]
+    return Checked(
+        [sources[k] for k in good],
+        [(source.name, x.reason) for source, x in found if isinstance(x, _Unreadable)],
+        pixels[: len(good)] if keep else None,
+        [] if keep else [x for _, x in found if isinstance(x, str)],
+    )
+
+
+def _size(source: Source) -> int:
+    """Bytes of an image, or -1 where nobody can tell."""
+    try:
+        return patiently(source.size, source.path)
+    except OSError as error:
+        if is_trouble(error):
+            raise
+        return -1
+
+
+def _attempts(
+    sources: Sequence[Source], size: int, crop: CropRule, keep: bool
+) -> Generator[Tensor | str | _Unreadable, None, None]:
+    """Yield the pixels of each source, or the digest of its file, or why it cannot be read."""
 
     def attempt(source: Source) -> Tensor | str | _Unreadable:
         try:
-            pixels = decode(source, size, crop)
-            return pixels if keep else patiently(lambda: _digest(source, size, crop), source.path)
+            if keep:
+                return decode(source, size, crop)
+            patiently(lambda: _require_readable(source, crop), source.path)
+            return patiently(lambda: _digest(source, size, crop), source.path)
         # Decoders of damaged files raise nearly anything; the run has to go on.
         except Exception as error:
             if is_trouble(error):
                 raise
-            said = " ".join(str(error).split())
-            return _Unreadable(f"cannot be read: {type(error).__name__}: {said}")
+            text = " ".join(str(error).split())
+            return _Unreadable(f"cannot be read: {type(error).__name__}: {text}")
 
-    checked = Checked([], [], None, [])
-    pixels = torch.empty(len(sources) if keep else 0, 3, size, size, dtype=torch.uint8)
     with closing(in_threads(attempt, sources, _most(size, AHEAD))) as results:
-        bar = tqdm(
+        yield from tqdm(
             results,
             total=len(sources),
             desc="reading images",
             leave=False,
             disable=parallel.no_bar(),
         )
-        for source, result in zip(sources, bar, strict=True):
-            if isinstance(result, _Unreadable):
-                checked.bad.append((source.name, result.reason))
-                continue
-            if isinstance(result, Tensor):
-                pixels[len(checked.good)] = result
-            else:
-                checked.digests.append(result)
-            checked.good.append(source)
-    return checked._replace(pixels=pixels[: len(checked.good)]) if keep else checked
 
 
 def _digest(source: Source, size: int, crop: CropRule) -> str:

@@ -207,14 +207,18 @@ class ImageFiles(Samples):
         if self._pixels is not None:
             yield from super().read(indices)
             return
-        sources = (self._sources[index] for index in indices)
+        sources = ((self._sources[index], self._known(index)) for index in indices)
         with closing(decode_ahead(sources, self.size, self.crop, self._ahead)) as images:
             yield from map(_to_unit, images)
 
     def _image(self, index: int) -> Tensor:
         if self._pixels is not None:
             return _to_unit(self._pixels[index])
-        return _to_unit(decode(self._sources[index], self.size, self.crop))
+        return _to_unit(decode(self._sources[index], self.size, self.crop, self._known(index)))
+
+    def _known(self, index: int) -> str | None:
+        """Digest of the file, by which an image that was changed since is noticed."""
+        return self._file_digests[index] if self._file_digests else None
 
     def _digests(self, indices: Iterable[int]) -> Iterator[str]:
         if self._pixels is None and self._file_digests:

@@ -33,6 +33,7 @@ from emergence_ext.method.similarity import (
     Similarity,
     image_similarity,
     similarity_for,
+    similarity_with,
     solve_kappa_p,
 )
 from emergence_ext.method.solver import FitStats, evaluations, require_finite
@@ -74,6 +75,7 @@ __all__ = [
     "require_finite",
     "shared_categories",
     "similarity_for",
+    "similarity_with",
     "solve_kappa_p",
     "spearman",
     "stratified_folds",

@@ -209,6 +209,58 @@ class RegionImportance(Estimator):
         self.stats_ = replace(stats, backend=matching.name)
         return self
 
+    @takes_numpy
+    def fit_new(self, F: Tensor, others: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
+        """Learn w and v of further images, each by itself; `w_` and `v_` stay as they are.
+
+        What an image gets does not depend on the other new ones.
+
+        Args:
+            F: regional features of the new images, `[n, R, K]`.
+            others: those of the images that each is scored against, `[N, R, K]`.
+            P: similarity of each new image with these, `[n, N]`, see `similarity_with`.
+
+        Returns:
+            Region importance `[n, R]` and channel importance `[n, K]`.
+
+        Raises:
+            ValueError: `weights_of` is "scored", with which all images are one problem; shapes that
+                do not fit, or features that are not finite.
+            RuntimeError: a backend that cannot compute here.
+        """
+        if self.weights_of != "conditioning":
+            raise ValueError(
+                'weights_of must be "conditioning" for w and v of further images, got '
+                f'"{self.weights_of}": with it the w and v of all images are one problem'
+            )
+        require_finite(F=F, others=others)
+        if F.ndim != 3 or F.shape[1:] != others.shape[1:] or P.shape != (len(F), len(others)):
+            raise ValueError(
+                f"F, others and P must be [n, R, K], [N, R, K] and [n, N], got {list(F.shape)}, "
+                f"{list(others.shape)} and {list(P.shape)}"
+            )
+        R, K = F.shape[1:]
+        matching = choose(self.backend, F.device, width=K, precision=self.precision, scaled=True)
+        Fn, d = unit_rows(F.detach().float()), unit_rows(others.detach().float())
+        kappa_tilde = KAPPA_TILDE * K if self.kappa_tilde is None else self.kappa_tilde
+        b = d.new_zeros(len(d))
+
+        def objective(image: slice, x: Tensor, y: Tensor) -> Tensor:
+            return matching.ops.match_kl_scaled(
+                Fn[image], on_simplex(y), d, kappa_tilde * on_simplex(x), b, P[image], None,
+                over="d", precision=self.precision,
+            )  # fmt: skip
+
+        w, v = Fn.new_empty(len(F), R), Fn.new_empty(len(F), K)
+        for i in range(len(F)):
+            image = slice(i, i + 1)
+            start = [Fn.new_ones(1, R), Fn.new_ones(1, K)]
+            (x, y), _ = minimise(
+                partial(objective, image), start, max_evals=self.max_evals, tol=self.tol
+            )
+            w[image], v[image] = on_simplex(x), on_simplex(y)
+        return w, v
+
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         # What was stored before the precision could be chosen was computed at the highest.

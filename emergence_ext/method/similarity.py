@@ -76,6 +76,21 @@ def image_similarity(
     return P
 
 
+@takes_numpy
+def similarity_with(z: Tensor, others: Tensor, kappa_p: float) -> Tensor:
+    """`softmax_j(kappa_p cos(z_i, others_j))`: image j given an image i that is none of them.
+
+    Args:
+        z: logits, `[n, C]`.
+        others: logits of other images, `[N, C]`.
+        kappa_p: as for `image_similarity`.
+
+    Returns:
+        `[n, N]`, rows sum to 1.
+    """
+    return torch.softmax(kappa_p * (unit_rows(z.float()) @ unit_rows(others.float()).t()), dim=1)
+
+
 def similarity_for(
     z: Tensor, kappa_p: float, pairs: int | None, *, include_self: bool = Settings.include_self
 ) -> Similarity:

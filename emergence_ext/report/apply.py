@@ -27,7 +27,8 @@ def section(name: str) -> SectionText:
     return SectionText(
         f"{NAME}/{name}",
         f"New images: {name}",
-        "Images that the run did not look at, in its frame; nothing was fitted (emergence apply). "
+        "Images that the run did not look at, in its frame; none of its fits was made again "
+        "(emergence apply). "
         "A region's likeness is the cosine of its features with those of the most similar region "
         "of the run. An image is unlike the run where, in the layer in which it stands out most, "
         "its mean likeness is lower than that of nearly all held-out images with the run's others.",
@@ -238,6 +239,7 @@ def _similar(a: Applied, e: Emergence) -> list[Row]:
                         "layer": layer,
                         **_place(r, a.grid),
                         "|h|": float(a.h[k, i, r].norm()),
+                        **({} if a.w is None else {"w": float(a.w[k, i, r])}),
                         "says": a.categories[int(points.category[i, r])],
                         "p": float(points.confidence[i, r]),
                         "likeness": float(a.likeness[k, i, r]),

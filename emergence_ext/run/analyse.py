@@ -248,20 +248,31 @@ def _strengths(last: Source, held_out: Tensor, settings: Settings, folder: RunFo
         **origins_of_choices(settings),
     }  # fmt: skip
     make = partial(sample_projection, settings)
-    missing = []
-    for temperature in temperatures(settings.temperature):
 
-        def study(t: float = temperature) -> StrengthEntropy:
-            found = strength_entropy(f, z, y, t, make=make, random_state=seed)
-            return replace(found, images=some)
-
+    def why_none(temperature: float) -> str:
+        """Keep the study at a temperature; say why there is none, or nothing."""
+        path = folder.strength(temperature)
+        if kept(path, StrengthEntropy, origins) is not None:
+            return ""
         try:
-            once(folder.strength(temperature), StrengthEntropy, study, origins)
+            found = strength_entropy(f, z, y, temperature, make=make, random_state=seed)
         except ValueError as error:
-            if temperature == settings.temperature or isinstance(error, StoreError):
-                raise
-            missing.append(f"No correlation at temperature {temperature:g}: {error}")
-    return missing
+            return str(error)
+        replace(found, images=some).save(path, origins)
+        return ""
+
+    # Each temperature is a study of its own, which one process makes.
+    every = temperatures(settings.temperature)
+    mine = every[parallel.rank() :: parallel.world()]
+    parts = parallel.gathered_objects({temperature: why_none(temperature) for temperature in mine})
+    reasons = {temperature: why for part in parts for temperature, why in part.items()}
+    if reasons[settings.temperature]:
+        raise ValueError(reasons[settings.temperature])
+    return [
+        f"No correlation at temperature {temperature:g}: {reasons[temperature]}"
+        for temperature in every
+        if reasons[temperature]
+    ]
 
 
 def _computed(results: Emergence, others: Sequence[ImportanceStrength]) -> str:

@@ -28,6 +28,9 @@ FOLDS: Final = 5
 COPIES: Final = 3
 """Of the features of a layer that a fit holds: as they are, as unit rows, and a gradient's."""
 
+DRAWN: Final = 160 * 2**20
+"""Bytes of what draws tables, figures and page, with the largest figure and the page in it."""
+
 WORTH: Final = 0.9
 """Of the seconds of a run: what leaves more of them is no cure."""
 
@@ -94,8 +97,16 @@ class Forecast:
 
     @property
     def memory(self) -> int:
-        """Bytes at the peak."""
+        """Bytes at the peak, but for the report."""
         return self.resident + max(stage.memory for stage in self.stages)
+
+    @property
+    def report_memory(self) -> int:
+        """Bytes at the peak while the report is drawn of what was found of the images in it."""
+        x = self.sizes
+        found = x.checkpoints * x.shown * x.row_bytes if x.streamed else 0
+        rows = 0 if x.streamed else x.checkpoints * x.images * x.row_bytes
+        return self.resident + DRAWN + COPIES * (found + rows + x.shown * x.pixels)
 
     @property
     def passes(self) -> dict[Pass, float]:
@@ -152,7 +163,8 @@ class Forecast:
         # Of an earlier checkpoint features are held beside those of the last.
         held = x.images * x.feature_bytes * min(T, 2)
         return [
-            Stage("reading of images", "stream", x.images * r.read),
+            # Of files; a data set of the user's is read by each process.
+            Stage("reading of images", "stream", x.images * r.read, spread=True),
             Stage("features of fits", "fit", seconds, 2 * shard, disk, spread=True)
             if x.streamed
             else Stage("features", "stream", seconds, held, disk, spread=True),
@@ -211,7 +223,7 @@ class Forecast:
             Stage(
                 "strength against entropy", "fit",
                 len(temperatures(self.settings.temperature)) * FOLDS * r.rounds * r.round(fold),
-                held + COPIES * 4 * looked * (x.width + 2 * x.categories),
+                held + COPIES * 4 * looked * (x.width + 2 * x.categories), spread=True,
             ),
         ]  # fmt: skip
 

@@ -95,6 +95,8 @@ class Rates:
         thumbnail: of images.
         pixels: bytes of an image that is held in memory once it is decoded.
         resident: bytes of memory that the process had at most, measuring.
+        gpu: bytes of a GPU's memory that torch held at most for the network and a batch; 0 where
+            the network runs on none. Nothing else of a run is there.
     """
 
     read: float
@@ -110,6 +112,7 @@ class Rates:
     thumbnail: Curve
     pixels: int
     resident: int
+    gpu: int = 0
 
     @classmethod
     def measure(
@@ -139,6 +142,8 @@ class Rates:
             again = ArraySamples(images, some.labels, some.categories, some.names)
             pixels = images[0].numel()
         part = replace(subject, dataset=again)
+        if _on_gpu(subject.device):
+            torch.cuda.reset_peak_memory_stats(subject.device)
         with in_state(subject.module, [None, *subject.checkpoints][-1]):
             hold, image, grid, arrays = _network(part, clock)
         f, z = (_as_many(arrays[name], SAMPLES) for name in "fz")
@@ -163,6 +168,7 @@ class Rates:
             thumbnail=_of_thumbnails(part, grid, clock),
             pixels=pixels,
             resident=_resident(),
+            gpu=_of_gpu(subject.device),
         )
 
 
@@ -360,6 +366,15 @@ def _timed(work: Callable[[], object], clock: Clock) -> float:
     begun = clock()
     work()
     return clock() - begun
+
+
+def _on_gpu(device: str) -> bool:
+    return torch.device(device).type == "cuda"
+
+
+def _of_gpu(device: str) -> int:
+    """Bytes that torch has taken of a GPU at most, those included that it keeps to give again."""
+    return torch.cuda.max_memory_reserved(device) if _on_gpu(device) else 0
 
 
 def _resident() -> int:

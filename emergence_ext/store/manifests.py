@@ -146,11 +146,12 @@ def describe(array: Tensor) -> dict[str, Any]:
     """What a manifest says of an array on the CPU: dtype, shape and SHA-256."""
     sha = hashlib.sha256()
     feed(sha, array)
-    return {
-        "dtype": name_of(array.dtype),
-        "shape": list(array.shape),
-        "sha256": sha.hexdigest(),
-    }
+    return described_as(array, sha.hexdigest())
+
+
+def described_as(array: Tensor, sha256: str) -> dict[str, Any]:
+    """The same of an array whose SHA-256 is known."""
+    return {"dtype": name_of(array.dtype), "shape": list(array.shape), "sha256": sha256}
 
 
 def feed(sha: Any, array: Tensor) -> None:

@@ -10,8 +10,10 @@ against the manifest, when it is first used.
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +24,7 @@ from torch import Tensor
 from emergence_ext.store.documents import StoreError, json_digest, read_document
 from emergence_ext.store.manifests import (
     FORMAT_VERSION,
-    describe,
+    described_as,
     differences,
     dtype_of,
     exists,
@@ -37,6 +39,7 @@ from emergence_ext.store.manifests import (
 SHARDS: Final = "index.json"
 """The file in a folder that makes it a store of rows."""
 _AGAIN: Final = "Compute it again."
+_PIECE: Final = 2**20  # bytes that are digested while they are in the processor's cache
 
 
 class ShardStore:
@@ -162,23 +165,28 @@ class ShardStore:
 
     @contextmanager
     def _mapped(self, number: int, name: str) -> Iterator[Tensor]:
-        """An array of a shard where it lies in the file, within the block.
+        """An array of a shard, within the block.
 
-        `get_slice` would copy what is then copied to its place.
+        It is read as a whole and checked when it is first used; from then on it is where it lies in
+        the file, as `get_slice` would copy what is then copied to its place.
         """
         path = shard_path(self.folder, number)
         described = self._manifest(number)["arrays"][name]
         file = Path(f"{path}.safetensors")
         cure = f"Delete {path.name}.json and {SHARDS} there, and compute it again."
+        checked = (number, name) in self._checked
         try:
             if not file.is_file():  # a pipe would be waited for
                 raise FileNotFoundError("no such file")
             with safe_open(file, framework="pt") as mapped:
                 array = mapped.get_tensor(name)
+            if not checked:
+                _expect(Path(f"{shard_path(self.folder, number + 1)}.safetensors"))
+                array, sha = _read(file, name, array)
         except (OSError, SafetensorError, ValueError, RuntimeError) as error:
             raise StoreError(f"path: {file} is missing or damaged ({error}). {cure}") from error
-        if (number, name) not in self._checked:
-            if describe(array) != described:
+        if not checked:
+            if described_as(array, sha) != described:
                 raise StoreError(
                     f"path: array {name!r} of {file} is not the one that was written (checksum, "
                     f"shape or dtype). {cure}"
@@ -208,6 +216,43 @@ class ShardStore:
 def shard_path(folder: Path, number: int) -> Path:
     """Where a shard of a store is, without a suffix."""
     return folder / f"shard-{number:05d}"
+
+
+def _read(file: Path, name: str, like: Tensor) -> tuple[Tensor, str]:
+    """An array of a file that is known to hold one like it, and the SHA-256 of its bytes.
+
+    Pages that are mapped are asked for one after the other, and the disk rests while they are
+    digested. Read in pieces, and announced, they come at the rate of the disk.
+    """
+    array = torch.empty(like.shape, dtype=like.dtype)
+    sha = hashlib.sha256()
+    if not array.numel():
+        return array, sha.hexdigest()
+    content = array.view(-1).view(torch.uint8).numpy().data
+    with file.open("rb", buffering=0) as opened:
+        _announce(opened.fileno())
+        length = int.from_bytes(opened.read(8), "little")
+        start, stop = json.loads(opened.read(length))[name]["data_offsets"]
+        opened.seek(8 + length + start)
+        done = 0
+        while done < stop - start:
+            count = opened.readinto(content[done : done + _PIECE])
+            if not count:
+                raise ValueError("the file is cut off")
+            sha.update(content[done : done + count])
+            done += count
+    return array, sha.hexdigest()
+
+
+def _expect(file: Path) -> None:
+    """Have the system begin to read a file, where there is one."""
+    with suppress(OSError), file.open("rb", buffering=0) as opened:
+        _announce(opened.fileno())
+
+
+def _announce(descriptor: int) -> None:
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _is_index(index: Mapping[str, Any]) -> bool:

@@ -24,6 +24,7 @@ from emergence_ext.method import (
     mean_interval,
     polar,
     proportion,
+    similarity_with,
 )
 from emergence_ext.network import FeatureSet
 from emergence_ext.run import Emergence, FinishedRun, Learned, Subject, Thumbnails, file_name
@@ -77,6 +78,8 @@ class Applied(Saved):
         shown: indices of the images that are kept small, ascending, `[e]`.
         thumbnails: these.
         bad: name and reason of each image that was left out.
+        w: importance of each region, `[L, N, R]`, of a run whose w are those of the conditioning
+            image; None of other runs, in which w of all images are one problem.
     """
 
     frame: Frame
@@ -97,6 +100,7 @@ class Applied(Saved):
     shown: Tensor
     thumbnails: Thumbnails
     bad: list[list[str]]
+    w: Tensor | None = None
 
     @property
     def known(self) -> Tensor:
@@ -243,7 +247,9 @@ def apply(
 ) -> Applied:
     """Project new images in the frame of a run, and find the run's most similar regions.
 
-    Nothing is fitted: M, Lambda, frame and tau are the run's. How like the run an image is, is
+    M, Lambda, frame and tau are the run's, and none of its fits is made again. With
+    `weights_of="conditioning"` the w of an image is a problem of its own: each new one's is
+    learned, beside the images that the run learned regions on. How like the run an image is, is
     judged by the cosines of its regions' features with the most similar ones of the run (see
     `likeness.scores`), beside those that held-out images have with the run's other images.
 
@@ -267,11 +273,15 @@ def apply(
     features, learned = run.features(checkpoint), run.learned(checkpoint)
     calibration = _calibration(run, features, checkpoint, subject.device)
     example = _example(run, subject)
-    parts = []
+    parts, w = [], []
+    own = run.settings.weights_of == "conditioning"
+    fitted = run.features(checkpoint, images=e.region_images) if own else None
     for start in range(0, len(dataset), BLOCK):
         block = range(start, min(start + BLOCK, len(dataset)))
         new = replace(subject, dataset=take(dataset, block)).extract(grid=e.grid, example=example)
         parts.append(_project(new, learned, features, subject.device))
+        if fitted is not None:
+            w.append(_importance(new, learned, fitted))
     z, g, h, likeness, similar = (
         torch.cat(part, dim=1 if part[0].ndim > 2 else 0) for part in zip(*parts, strict=True)
     )
@@ -300,6 +310,7 @@ def apply(
         shown=shown,
         thumbnails=Thumbnails.of(small, e.grid),
         bad=[list(entry) for entry in dataset.bad],
+        w=torch.cat(w, dim=1) if own else None,
     )
 
 
@@ -324,6 +335,13 @@ def _project(
         matches.append(best_matches(new.layers[layer], F, device=device, description=layer))
     both = Matches(*(torch.stack(parts) for parts in zip(*matches, strict=True)))
     return new.z, learned.samples.transform(new.f), torch.stack(h), both.likeness, both.region
+
+
+def _importance(new: FeatureSet, learned: Learned, run: FeatureSet) -> Tensor:
+    """Learn the w of some new images, each by itself: `[L, n, R]`."""
+    P = similarity_with(new.z, run.z, learned.frame.solved_kappa_p)
+    fits = learned.importance.items()
+    return torch.stack([fit.fit_new(new.layers[x], run.layers[x], P)[0] for x, fit in fits])
 
 
 def _calibration(

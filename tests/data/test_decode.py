@@ -258,3 +258,34 @@ def test_too_few_file_handles_stop_the_work(root: Path) -> None:
         [sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(errno.EMFILE)
+
+
+def test_an_image_that_is_changed_while_it_is_in_use_is_told(tmp_path: Path) -> None:
+    for n in range(3):
+        pixels = np.full((9, 9, 3), 50 * n, np.uint8)
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{n}.png")
+    images = ImageFolder(tmp_path, size=8, max_memory=0)
+    before = list(images.read(range(3)))
+    other = (tmp_path / "a" / "1.png").read_bytes()
+    Image.fromarray(np.full((9, 9, 3), 51, np.uint8)).save(tmp_path / "a" / "1.png")
+    said = (
+        r"^the image a/1\.png \(.*1\.png\) is not the one that was there when it was checked\. Bri"
+    )
+    with pytest.raises(RuntimeError, match=said):
+        list(images.read(range(3)))
+    (tmp_path / "a" / "1.png").write_bytes(other)
+    assert all(torch.equal(x, y) for x, y in zip(images.read(range(3)), before, strict=True))
+
+
+def test_a_jpeg_that_is_not_kept_is_checked_to_its_last_byte(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    random = np.random.default_rng(0)
+    for name in ("good", "cut"):
+        noise = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "a" / f"{name}.jpg", quality=90)
+    whole = (tmp_path / "a" / "cut.jpg").read_bytes()
+    (tmp_path / "a" / "cut.jpg").write_bytes(whole[: len(whole) - 40])
+    kept, not_kept = (ImageFolder(tmp_path, size=8, max_memory=most) for most in (2**20, 0))
+    assert kept.names == not_kept.names == ["a/good.jpg"] and kept.bad == not_kept.bad
+    assert torch.equal(kept[0][0], not_kept[0][0])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.method.importance import RegionImportance, on_simplex
-from emergence_ext.method.similarity import image_similarity
+from emergence_ext.method.similarity import image_similarity, similarity_with
 from emergence_ext.ops import library as _library
 from tests import oracle
 from tests.planted import planted
@@ -74,6 +74,28 @@ def test_weights_of_the_conditioning_image_are_a_problem_of_each_image(include_s
     w[3] = w[3].flip(0)
     changed = divergences(w, fit.v_) != divergences(fit.w_, fit.v_)
     assert changed.nonzero().flatten().tolist() in ([3], [])
+
+
+def test_a_new_image_gets_what_it_would_have_had_and_depends_on_no_other() -> None:
+    few = planted(9, 2)
+    whole = image_similarity(few.z, 5.0, include_self=False)
+    fit = RegionImportance(
+        10.0, False, max_evals=60, tol=0, weights_of="conditioning", precision="highest"
+    ).fit(few.F, whole)
+    before = fit.w_.clone(), fit.v_.clone()
+    others = torch.arange(9) != 4
+    P = similarity_with(few.z[4:5], few.z[others], 5.0)
+    torch.testing.assert_close(P[0], whole[4, others])
+    w, v = fit.fit_new(few.F[4:5], few.F[others], P)
+    assert torch.equal(fit.w_, before[0]) and torch.equal(fit.v_, before[1])
+    cosine = torch.nn.functional.cosine_similarity(w[0], fit.w_[4], dim=0)
+    assert w.shape == (1, few.F.shape[1]) and v.shape == (1, few.F.shape[2]) and cosine > 0.97
+    two = fit.fit_new(few.F[[7, 4]], few.F[others], torch.cat([whole[7:8, others], P]))
+    assert torch.equal(two[0][1:], w) and torch.equal(two[1][1:], v)
+    with pytest.raises(ValueError, match='weights_of must be "conditioning"'):
+        RegionImportance().fit_new(few.F[4:5], few.F[others], P)
+    with pytest.raises(ValueError, match=r"must be \[n, R, K\], \[N, R, K\] and \[n, N\]"):
+        fit.fit_new(few.F[4:6], few.F[others], P)
 
 
 def test_one_of_two_may_weigh() -> None:

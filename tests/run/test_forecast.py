@@ -11,7 +11,7 @@ from emergence_ext.data import ArraySamples, ImageFolder, Samples
 from emergence_ext.run import Forecast, Settings, Subject, forecast, run
 from emergence_ext.run import analyse as analysing
 from emergence_ext.run.plan import Sizes
-from emergence_ext.run.rates import Curve, Rates
+from emergence_ext.run.rates import Curve, Rates, _of_gpu
 
 LINE, SQUARE = Curve(0.01, 1e-3), Curve(0.01, 1e-5, 2)
 RATES = Rates(
@@ -60,6 +60,19 @@ def test_the_disk_is_that_of_the_sizes_and_memory_that_of_the_largest_stage() ->
         assert plan.memory == 2**29 + 12 * 5000 + largest
     assert _with(images=50_000).memory - 12 * 50_000 < 2**29 + 2**27  # streamed: does not grow
     assert _with(kept=5000).memory > PLAN.memory + 5000 * SIZES.feature_bytes
+
+
+def test_the_report_takes_memory_of_its_own_for_what_it_shows() -> None:
+    assert _with(images=50_000).report_memory - PLAN.report_memory == 12 * 45_000  # pixels
+    assert _with(kept=5000).report_memory > PLAN.report_memory + 5000 * SIZES.row_bytes
+    assert PLAN.report_memory > PLAN.resident + SIZES.shown * (SIZES.pixels + SIZES.row_bytes)
+
+
+def test_memory_of_a_gpu_is_what_torch_had_of_it_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: asked.append(device) or 7)
+    assert _of_gpu("cpu") == 0 and not asked
+    assert _of_gpu("cuda:1") == 7 and asked == ["cuda:1"]
 
 
 def test_cures_are_of_the_longest_stage_and_shorten_it() -> None:

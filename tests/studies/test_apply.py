@@ -14,11 +14,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from emergence_ext.cli import app
-from emergence_ext.data import ArraySamples
+from emergence_ext.data import ArraySamples, take
 from emergence_ext.method import ExactKappa
 from emergence_ext.report import apply as report
 from emergence_ext.report import verify_run
-from emergence_ext.run import FinishedRun, RunFolder
+from emergence_ext.run import FinishedRun, RunFolder, Settings, SubjectSpec
+from emergence_ext.run import run as make_run
 from emergence_ext.studies import likeness
 from emergence_ext.studies.apply import Applied, apply, open_folder
 from emergence_ext.studies.likeness import Limit, best_matches, scores
@@ -158,6 +159,33 @@ def test_images_of_the_run_get_what_the_run_has_of_them(
         assert a.accuracy().value == pytest.approx(e.accuracy(checkpoint))
         points = e.points(checkpoint, -1)
         assert int((a.points().reliable != points.reliable[order]).sum()) == 0
+
+
+@pytest.mark.slow
+def test_weights_of_the_conditioning_image_are_learned_of_each_new_image_by_itself(
+    image_folder: Path, training: Path, photos: Path, tmp_path: Path
+) -> None:
+    spec = SubjectSpec(
+        str(image_folder),
+        "tests.tiny_networks:three",
+        weights=str(sorted(training.glob("epoch_*.safetensors"))[-1]),
+        size=16,
+    )
+    settings = Settings(
+        region_images=15, importance_evals=10, regional_evals=3, weights_of="conditioning"
+    )
+    own = make_run(spec.load(), tmp_path / "run", settings)
+    subject, said = open_folder(own, photos)
+    a = apply(own, subject, said)
+    assert a.w is not None and a.w.shape == a.h.shape[:3]
+    torch.testing.assert_close(a.w.sum(-1), torch.ones(a.w.shape[:2]))
+    one = replace(subject, dataset=take(subject.dataset, [4]))
+    alone = apply(own, one, said[4:5])
+    # An image in a batch of its own has other last bits of its features.
+    torch.testing.assert_close(alone.w[:, 0], a.w[:, 4], rtol=0, atol=1e-3)
+    a.save(tmp_path / "applied")
+    assert torch.equal(Applied.load(tmp_path / "applied").w, a.w)
+    assert all("w" in row for row in report.tables(a, own)["similar"])
 
 
 def test_folders_that_the_run_does_not_know_are_unknown(applied: Applied, run: FinishedRun) -> None:
