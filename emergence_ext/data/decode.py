@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -242,8 +242,10 @@ def check(sources: Sequence[Source], size: int, crop: CropRule, max_memory: int)
         except Exception as error:
             if is_trouble(error):
                 raise
-            said = " ".join(str(error).split())
-            return _Unreadable(f"cannot be read: {type(error).__name__}: {said}")
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if isinstance(error, UnidentifiedImageError):
+                said = _something_else(source) or said
+            return _Unreadable(f"cannot be read: {said}")
 
     checked = Checked([], [], None, [])
     pixels = torch.empty(len(sources) if keep else 0, 3, size, size, dtype=torch.uint8)
@@ -265,6 +267,14 @@ def check(sources: Sequence[Source], size: int, crop: CropRule, max_memory: int)
                 checked.digests.append(result)
             checked.good.append(source)
     return checked._replace(pixels=pixels[: len(checked.good)]) if keep else checked
+
+
+def _something_else(source: Source) -> str | None:
+    """Say what a file is that is no image, where people have such in place of one."""
+    head = source.content()[:64]
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, and git lfs pull fetches the image itself"
+    return "a web page or other markup" if head.lstrip().startswith(b"<") else None
 
 
 def _digest(source: Source, size: int, crop: CropRule) -> str:
