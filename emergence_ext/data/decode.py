@@ -14,7 +14,7 @@ from typing import BinaryIO, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -325,8 +325,10 @@ def _attempts(
         except Exception as error:
             if is_trouble(error):
                 raise
-            text = " ".join(str(error).split())
-            return _Unreadable(f"cannot be read: {type(error).__name__}: {text}")
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if isinstance(error, UnidentifiedImageError):
+                said = _something_else(source) or said
+            return _Unreadable(f"cannot be read: {said}")
 
     with closing(in_threads(attempt, sources, _most(size, AHEAD))) as results:
         yield from tqdm(
@@ -336,6 +338,14 @@ def _attempts(
             leave=False,
             disable=parallel.no_bar(),
         )
+
+
+def _something_else(source: Source) -> str | None:
+    """Say what a file is that is no image, where people have such in place of one."""
+    head = source.content()[:64]
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, and git lfs pull fetches the image itself"
+    return "a web page or other markup" if head.lstrip().startswith(b"<") else None
 
 
 def _digest(source: Source, size: int, crop: CropRule) -> str:

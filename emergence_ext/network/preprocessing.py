@@ -51,9 +51,21 @@ class _Call(nn.Module):
         self.function = function
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return `function(images)`."""
+        """Return `function(images)`.
+
+        Raises:
+            ValueError: it gives something else than a tensor of as many images.
+        """
         with user_code("preprocess"):
-            return self.function(images)
+            prepared = self.function(images)
+        is_tensor = isinstance(prepared, Tensor)
+        if not is_tensor or not prepared.ndim or len(prepared) != len(images):
+            got = list(prepared.shape) if is_tensor else type(prepared).__name__
+            raise ValueError(
+                f"preprocess: expected a tensor [{len(images)}, channels, H, W] for images "
+                f"{list(images.shape)}, got {got}"
+            )
+        return prepared
 
 
 def normalisation(mean: Sequence[float], std: Sequence[float]) -> str:

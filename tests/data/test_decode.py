@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emergence_ext.data import ImageFolder, decode, mask_on_grid
+from emergence_ext.data import ImageFolder, decode, image_set, mask_on_grid
 from emergence_ext.data import reading as reader
 
 RAMP = np.linspace(0, 65535, 24).astype(np.uint16)[None].repeat(24, 0)
@@ -289,3 +289,15 @@ def test_a_jpeg_that_is_not_kept_is_checked_to_its_last_byte(tmp_path: Path) -> 
     kept, not_kept = (ImageFolder(tmp_path, size=8, max_memory=most) for most in (2**20, 0))
     assert kept.names == not_kept.names == ["a/good.jpg"] and kept.bad == not_kept.bad
     assert torch.equal(kept[0][0], not_kept[0][0])
+
+
+def test_what_is_there_in_place_of_an_image_is_said(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    (tmp_path / "b.png").write_text(pointer)
+    (tmp_path / "c.jpg").write_text("<!DOCTYPE html>")
+    (tmp_path / "d.jpg").write_text("nothing")
+    reasons = [reason for _, reason in image_set(tmp_path, size=8).bad]
+    assert "a pointer of Git LFS, and git lfs pull" in reasons[0]
+    assert reasons[1] == "cannot be read: a web page or other markup"
+    assert "cannot identify" in reasons[2]

@@ -24,6 +24,7 @@ from emergence_ext.network import (
     inspect_model,
     load_model,
     logits,
+    preprocess,
     recorder,
     select_output,
     suggest_layers,
@@ -244,6 +245,22 @@ def test_what_is_no_fault_of_the_network_comes_as_it_is(
 ) -> None:
     with pytest.raises(type(error)):
         forward(Raises(error), images)
+
+
+@pytest.mark.parametrize(
+    ("function", "got"),
+    [
+        (lambda x: x[0], r"\[3, 8, 8\]"),
+        (lambda x: x[:1], r"\[1, 3, 8, 8\]"),
+        (lambda x: x.numpy(), "ndarray"),
+        (lambda x: None, "NoneType"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_told_of_the_preprocessing(
+    function, got: str, images: Tensor
+) -> None:
+    with pytest.raises(ValueError, match=rf"^preprocess: expected a tensor \[4, .*, got {got}"):
+        preprocess(function)(images)
 
 
 def test_what_torch_raises_under_a_mode_that_watches_is_the_networks_too() -> None:
