@@ -18,7 +18,13 @@ from torch import Tensor
 from emergence_ext import parallel
 
 BLOCK: Final = 512
-"""Conditioning images of a block."""
+"""Conditioning images of a block, at most."""
+
+SHARES: Final = 8
+"""Blocks, where there are images enough: so many processes can share them evenly."""
+
+LEAST: Final = 16
+"""Conditioning images of a block, at least."""
 
 Evaluate = Callable[[Sequence[Tensor], Sequence[bool]], list[Tensor]]
 """From inputs, and whether each wants a gradient, to the loss and the gradients that are wanted."""
@@ -41,7 +47,8 @@ def mean_over_blocks(loss: Callable[..., Tensor], count: int, *inputs: Tensor) -
     """
 
     def evaluate(inputs: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
-        blocks = [slice(k, min(k + BLOCK, count)) for k in range(0, count, BLOCK)]
+        size = block_size(count)
+        blocks = [slice(k, min(k + size, count)) for k in range(0, count, size)]
         total: list[Tensor] = []
         for first in range(0, len(blocks), parallel.world()):
             together = blocks[first : first + parallel.world()]
@@ -104,7 +111,14 @@ def is_of_all(pairs: int | None, count: int) -> bool:
 
 def parts_of(pairs: int | None, count: int) -> int:
     """In how many parts the loss over `count` images is computed, which processes can share."""
-    return -(-count // BLOCK) if is_of_all(pairs, count) else max(1, count // ((pairs or 0) + 1))
+    if is_of_all(pairs, count):
+        return -(-count // block_size(count))
+    return max(1, count // ((pairs or 0) + 1))
+
+
+def block_size(count: int) -> int:
+    """How many of `count` conditioning images a block has, whoever computes it."""
+    return min(BLOCK, max(LEAST, -(-count // SHARES)))
 
 
 def deal(count: int, pairs: int, generator: torch.Generator) -> list[Tensor]:

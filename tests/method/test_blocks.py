@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from emergence_ext.method import blocks
-from emergence_ext.method.blocks import deal, is_of_all, mean_over_blocks, mean_over_groups
+from emergence_ext.method.blocks import (
+    block_size,
+    deal,
+    is_of_all,
+    mean_over_blocks,
+    mean_over_groups,
+    parts_of,
+)
 
 X = torch.randn(23, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.randn(23, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -71,3 +78,10 @@ def test_few_images_are_scored_against_all() -> None:
         True, True, False, True,
     ]  # fmt: skip
     assert len(deal(9, 4, torch.Generator())) == 1
+
+
+@pytest.mark.parametrize(("count", "size", "parts"), [(16, 16, 1), (300, 38, 8), (9000, 512, 18)])
+def test_few_images_are_parts_too_which_processes_can_share(
+    count: int, size: int, parts: int
+) -> None:
+    assert block_size(count) == size and parts_of(None, count) == parts
