@@ -96,6 +96,8 @@ class Wheel(bdist_wheel):
         """Settle that before the build, after which the wheel is named."""
         if is_pure():
             self.root_is_pure = True
+            self.run_command("build_ext")  # which notes why there is no library
+            self.distribution.ext_modules = []
         super().run()
 
 

@@ -43,7 +43,8 @@ def hub_builder(name: str) -> Callable[..., nn.Module]:
         given: dict[str, Any] = {}
         if num_classes is not None and num_classes != config.num_labels:
             given = {"num_labels": num_classes, "ignore_mismatched_sizes": True}
-        return _read(name, classifiers.from_pretrained, use_safetensors=True, **given)  # type: ignore[no-any-return]
+        module: nn.Module = _read(name, classifiers.from_pretrained, use_safetensors=True, **given)
+        return module
 
     return build
 
