@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -228,9 +230,9 @@ def _all_pairs(queries: Sets, documents: Sets, empty_score: float, precision: st
         shape = len(queries.counts), len(documents.counts)
         return torch.zeros(shape, dtype=dtype, device=wide.device)
     q, d = of_one_type(queries, documents)
-    options = {"empty_score": empty_score, "precision": precision}
+    options: dict[str, Any] = {"empty_score": empty_score, "precision": precision}
     if isinstance(q, Padded) and isinstance(d, Padded) and d.tokens.shape[1] > 0:
-        lengths = {"q_lengths": q.lengths, "d_lengths": d.lengths}
+        lengths: dict[str, Any] = {"q_lengths": q.lengths, "d_lengths": d.lengths}
         T = ops.maxsim(q.tokens, d.tokens, **lengths, **options)
     else:
         (q_rows, cu_q), (d_rows, cu_d) = q.packed(), d.packed()
@@ -244,14 +246,14 @@ def _own(queries: Sets, documents: Sets, ways: int, empty_score: float, precisio
     if n == 0 or ways == 0:
         return _all_pairs(queries, documents, empty_score, precision).new_zeros(n, ways)
     q, d = of_one_type(queries, documents)
-    options = {"empty_score": empty_score, "precision": precision}
+    options: dict[str, Any] = {"empty_score": empty_score, "precision": precision}
     wants_gradient = torch.is_grad_enabled() and (q.tokens.requires_grad or d.tokens.requires_grad)
     by_query = (wants_gradient or not q.tokens.is_cpu) and d.tokens.shape[-2] > 0
     if by_query and isinstance(q, Padded) and isinstance(d, Padded):
         found = []
         for j in range(n):
             own = slice(j * ways, (j + 1) * ways)
-            lengths = {
+            lengths: dict[str, Any] = {
                 "q_lengths": None if q.lengths is None else q.lengths[j : j + 1],
                 "d_lengths": None if d.lengths is None else d.lengths[own],
             }

@@ -65,7 +65,8 @@ def topk(
     q = Reader("queries", "query_scale", "query_mask", normalize, query_scale)
     d = Reader("documents", "document_scale", "document_mask", normalize, document_scale)
     of_q = q.read(queries, query_mask)
-    scale = None
+    scale: Tensor | None = None
+    of_d: Packed
     if document_offsets is not None:
         tokens, starts = ops.as_tensor(documents), ops.as_tensor(document_offsets)
         if tokens.ndim != 2 or document_mask is not None:

@@ -156,9 +156,8 @@ def maxsim_indices(
     if instead is not None:
         return matches.kept(*instead.maxsim_indices(q, d, a, **lengths, **options))
     given = (q, d, a, q_lengths, d_lengths)
-    into = None if matches.out is None else getattr(_compiled, "maxsim_indices_into", None)
-    if into is not None and q.device.type == "cpu":
-        return into(*given, matches.out, **options), matches.out
+    if out is not None and q.device.type == "cpu" and hasattr(_compiled, "maxsim_indices_into"):
+        return _compiled.maxsim_indices_into(*given, out, **options), out
     compact = matches.fits_compact(d)
     found = _library_for(*given).maxsim_indices(*given, **options, compact=compact)
     return matches.kept(*found)

@@ -179,13 +179,13 @@ def maxsim_packed(
         return matcher.best(of_q, of_d, topk, prepare, max_memory)
 
 
-def as_tensor(x: _Rows) -> Tensor:
+def as_tensor(x: Any) -> Tensor:
     """A tensor on the same memory: a file that is mapped stays where it is."""
     if isinstance(x, Tensor):
         return x
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(x)
+        return torch.from_numpy(np.asarray(x))
 
 
 def _sets(name: str, x: _Rows, offsets: _Rows) -> Sets:
