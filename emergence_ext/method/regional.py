@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple, Self
@@ -257,7 +257,7 @@ class RegionalProjection(Estimator):
         N, _, K = seen.F.shape
         width = SMALLER / size
         start = (2 * torch.rand(self.frame.dim, K, generator=generator) - 1) / K**0.5
-        turns = iter(())
+        turns: Iterator[Tensor] = iter(())
 
         def draw(_: Tensor) -> Callable[[Tensor], Tensor]:
             nonlocal turns

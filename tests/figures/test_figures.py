@@ -81,6 +81,9 @@ def draw_all(x: dict[str, Any]) -> dict[str, Callable[[], Figure]]:
         ),
         "knowledge_epochs": lambda: figures.knowledge_curves(*knowledge, shared=band(counts)),
         "knowledge_layers": lambda: figures.knowledge_curves(*knowledge, along="layers"),
+        "learning": lambda: figures.learning_speed(
+            band(counts), counts, band(counts / counts.max()), *knowledge[3:]
+        ),
         "tau_curve": lambda: figures.tau_curve(
             [0.2, 0.4, 0.6], [[3, 2, 0], [4, 2, 1]], [[1, 1, 0], [2, 2, 1]], layers
         ),

@@ -92,6 +92,9 @@ def drawings(x: dict[str, Any]) -> dict[str, Callable[[], Figure]]:
         ),
         "knowledge_epochs": lambda: figures.knowledge_curves(*knowledge, shared=band(counts)),
         "knowledge_layers": lambda: figures.knowledge_curves(*knowledge, along="layers"),
+        "learning": lambda: figures.learning_speed(
+            band(counts), counts, band(counts / counts.max()), *knowledge[3:]
+        ),
         "tau_curve": lambda: figures.tau_curve(
             [0.2, 0.4, 0.6],
             np.outer(np.arange(1, 1 + len(x["layers"])), [3000, 2000, 0]),

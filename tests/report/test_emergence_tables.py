@@ -10,6 +10,7 @@ from scipy import stats
 
 from emergence_ext.method import ExactKappa, Frame, shared_categories
 from emergence_ext.method.frame import unit_rows
+from emergence_ext.report import learning
 from emergence_ext.report.emergence import (
     correlations,
     images,
@@ -54,6 +55,22 @@ def test_points_are_counted_apart_on_held_out_and_fitted_images(results: Emergen
         assert row["points"] == int(points.point[mask].sum())
         assert row["reliable"] == int(points.reliable[mask].sum())
         assert row["shared by categories"] == int(points.shared()[mask].sum())
+
+
+def test_the_way_to_the_points_is_of_held_out_images_by_layer(results: Emergence) -> None:
+    rows = learning.rows({"network": results})
+    assert [row["layer"] for row in rows] == results.layers
+    for k, row in enumerate(rows):
+        reliable = torch.stack([results.reliable(t, k)[results.held_out] for t in range(2)])
+        ever, last = reliable.any(0).sum(1), reliable[-1].sum(1)
+        there = ever > 0
+        assert row["images with points"] == int(there.sum()) > 0
+        kept = (last[there] / ever[there]).mean()
+        assert row["share kept to the end"] == pytest.approx(float(kept))
+        later = reliable[1].sum(1) > reliable[0].sum(1)
+        mean = row["epoch of most points, mean"]
+        assert mean == pytest.approx(float(later[there].float().mean()))
+    assert len(learning.figure({"network": results}).axes) == 3
 
 
 def test_pairs_of_categories_are_ranked_and_share_regions_of_held_out_images(

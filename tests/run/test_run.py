@@ -45,6 +45,7 @@ FIGURES = {
     "regions_through_epochs",
     "regions_through_layers",
     "knowledge_through_epochs",
+    "learning_epochs",
     "knowledge_through_layers",
     "tau_curve",
     "strength_entropy",
@@ -55,7 +56,15 @@ FIGURES = {
     "importance_maps",
     "shared_regions",
 }
-TABLES = {"correlations", "importance", "knowledge", "similarity", "fits", "images"}
+TABLES = {
+    "correlations",
+    "importance",
+    "knowledge",
+    "learning",
+    "similarity",
+    "fits",
+    "images",
+}
 
 
 @pytest.fixture(scope="module")
