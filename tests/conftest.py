@@ -60,8 +60,8 @@ def _leave_the_rest_to_slow_runs(items: list[pytest.Item]) -> None:
     tests = defaultdict(lambda: defaultdict(list))
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-            params = item.callspec.params
-            backend = params.get("each_backend") or params.get("level") or ""
+            names = (item.callspec.params.get(name) for name in ("each_backend", "level"))
+            backend = next((name for name in names if name in BACKENDS), "")
             function, _, case = item.nodeid.partition("[")
             tests[function][case.replace(backend, "")].append(item)
     for cases in tests.values():
@@ -136,6 +136,7 @@ def emulated_gpu(library: None, monkeypatch: pytest.MonkeyPatch) -> EmulatedGPU:
 
 
 LEVELS = _library.build_info().get("instruction_sets", ["generic"])
+BACKENDS = [*LEVELS, CUDA]
 
 
 @pytest.fixture(params=LEVELS)
@@ -144,7 +145,7 @@ def level(request: pytest.FixtureRequest, library: None) -> Iterator[str]:
     yield from _at(request.param)
 
 
-@pytest.fixture(params=[*LEVELS, CUDA])
+@pytest.fixture(params=BACKENDS)
 def each_backend(request: pytest.FixtureRequest, library: None) -> Iterator[str]:
     """Runs a test at every instruction set, and with the CUDA ops on an emulated GPU."""
     if request.param == CUDA:
