@@ -16,7 +16,7 @@ from unittest import mock
 
 import torch
 
-from emergence_ext import data, report
+from emergence_ext import data, parallel, report
 from emergence_ext.run import FinishedRun, Settings, SubjectSpec, run
 from emergence_ext.store import locked
 from emergence_ext.studies import attack, distill
@@ -47,7 +47,9 @@ def analyse(images: Path, out: Path) -> None:
         mock.patch("emergence_ext.run.strength.TEMPERATURES", (1.0,)),
         mock.patch("emergence_ext.store.filling.SHARD_BYTES", 1),  # a batch
     ):
-        report_tables(run(spec.load(), out, SETTINGS))
+        finished = run(spec.load(), out, SETTINGS)
+        if parallel.launched()[0] == 0:
+            report_tables(finished)
 
 
 def streamed(images: Path, out: Path) -> None:
