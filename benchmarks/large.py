@@ -96,6 +96,23 @@ class Network(nn.Module):
         return result
 
 
+WATCHED: Final[Sequence[tuple[object, str, str]]] = [
+    (Drawn, "digest", "digest of the images"),
+    (InMemory, "samples", "features"),
+    (sources.Streamed, "samples", "features of fits"),
+    (sources.Streamed, "regions", "features of fits"),
+    (sources.Streamed, "project", "stream"),
+    (Subject, "extract", "features"),
+    (method.SampleProjection, "fit", "M and frame"),
+    (method.RegionImportance, "fit", "w and v"),
+    (method.RegionalProjection, "fit", "Lambda"),
+    (InMemory, "project", "project"),
+    (analyse, "_strengths", "strength and entropy"),
+    (emerging, "solve_kappa_p", "kappa_p"),
+]
+"""What is timed: a method or function of a class or module, and what its stage is called."""
+
+
 def network() -> Network:
     """A network that tells the colours apart, though not always."""
     torch.manual_seed(0)
@@ -182,23 +199,9 @@ def one(
             leaves behind counts with the run's.
     """
     subject = Subject(network(), {f"s{k + 1}": f"stages.{k}" for k in range(5)}, Drawn(images))
-    watched = [
-        (Drawn, "digest", "digest of the images"),
-        (InMemory, "samples", "features"),
-        (sources.Streamed, "samples", "features of fits"),
-        (sources.Streamed, "regions", "features of fits"),
-        (sources.Streamed, "project", "stream"),
-        (Subject, "extract", "features"),
-        (method.SampleProjection, "fit", "M and frame"),
-        (method.RegionImportance, "fit", "w and v"),
-        (method.RegionalProjection, "fit", "Lambda"),
-        (InMemory, "project", "project"),
-        (analyse, "_strengths", "strength and entropy"),
-        (emerging, "solve_kappa_p", "kappa_p"),
-    ]
     stages = Stages()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
-        for owner, name, stage in watched:
+        for owner, name, stage in WATCHED:
             held.enter_context(stages.watch(owner, name, stage))
         held.enter_context(mock.patch.object(Thumbnails, "of", _thumbnails(stages)))
         settings = Settings(keep_features=keep_features)
