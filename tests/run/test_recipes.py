@@ -10,8 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from emergence_ext.method import ExactKappa, RegionImportance, entropy, image_similarity, sample
+from emergence_ext.method import (
+    ExactKappa,
+    Frame,
+    RegionImportance,
+    entropy,
+    image_similarity,
+    sample,
+)
 from emergence_ext.network.features import FeatureSet
 from emergence_ext.run.emerging import Checkpoint, Emergence, emergence
 from emergence_ext.run.estimators import (
@@ -70,7 +78,13 @@ def test_the_authors_settings_reach_every_fit(tmp_path: Path) -> None:
     assert len(found.fits["samples/1"].losses) == 100
 
 
-def test_a_rate_that_is_too_small_for_these_features_is_named() -> None:
+def test_a_rate_that_may_be_too_small_is_named_where_directions_collapse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def onto_one(g: Tensor, frame: Frame, responsibilities: Tensor | None = None) -> Frame:
+        return replace(frame, directions=torch.tensor([[0.6, 0.8, 0.0]]).expand(4, 3))
+
+    monkeypatch.setattr(sample, "em_step", onto_one)
     with pytest.raises(ValueError, match=r"sample_rate = 1e-09 may go too short a way"):
         sample_projection(Settings(recipe="authors", sample_rate=1e-9)).fit(DATA.f, DATA.z)
 
