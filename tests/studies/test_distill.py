@@ -475,8 +475,10 @@ def test_the_command_writes_students_tables_and_figures_and_shows_them_in_the_re
         "networks",
         "knowledge",
         "regions",
+        "learning",
     }
-    assert_updated_from_what_is_saved(here, "distill", {"knowledge", "regions"})
+    drawn = {"knowledge", "regions", "learning_epochs"}
+    assert_updated_from_what_is_saved(here, "distill", drawn)
     for name in ("conv2_1", "fc"):
         folder = out / "students" / name
         assert sorted(p.name for p in folder.glob("epoch_*")) == [
