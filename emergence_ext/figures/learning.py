@@ -48,7 +48,7 @@ def learning_speed(
     wide = sizes.numbers("spread", spread, "S L")
     panels = {
         "Epoch of most points, mean": sizes.band("epoch", epoch, "S L"),
-        "its deviation over images": (wide, wide, wide),
+        "Its deviation over images": (wide, wide, wide),
         "Points kept to the end": sizes.band("kept", kept, "S L"),
     }
     figure = new_figure(PAGE, 2.5)
@@ -62,6 +62,7 @@ def learning_speed(
             marker = category_style(line).marker
             axes.vlines(at, low[line], high[line], color=color, lw=1)
             axes.plot(at, value[line], color=color, marker=marker, ms=3.8, label=names[line])
+        axes.margins(y=0.1)
         axes.set_ylim(0, None)
         name_steps(axes, depths, PAGE / 3 - 0.5)
     axes.set_ylim(0, 1)
