@@ -241,7 +241,7 @@ class Settings:
         ):
             if not holds:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             require_choice(name, getattr(self, name), choices)
         if self.solver == "lbfgs" and not self.strength_gradient:
             raise ValueError(
@@ -273,7 +273,7 @@ _POSITIVE: Final = (
     "regional_rate",
 )  # fmt: skip
 _PRIORS: Final = ("sample_prior", "region_prior")
-_CHOICES: Final[Mapping[str, Any]] = {
+CHOICES: Final[Mapping[str, Any]] = {
     "weights_of": WeightsOf,
     "responsibilities": Responsibilities,
     "similarity_of": SimilarityOf,
@@ -281,6 +281,7 @@ _CHOICES: Final[Mapping[str, Any]] = {
     "strength_scale": StrengthScale,
     "solver": Solver,
 }
+"""Settings that are words, and which."""
 
 
 def _positive(value: float | None) -> bool:

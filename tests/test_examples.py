@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -85,7 +86,10 @@ OURS = {
 }
 """What the pages say -> the same of something that takes no time."""
 ELSEWHERE = {"docs/parallel.md"}
-"""Pages whose code is for other machines: it is compiled."""
+"""Pages whose code is for other machines: it is compiled.
+
+What needs other packages stands under "py": tests/late_interaction/test_packages.py holds it.
+"""
 
 
 def _code(page: str) -> str:
@@ -120,7 +124,7 @@ def test_the_lines_of_a_page_run(
     monkeypatch.chdir(tmp_path)
     # Tables and figures of a whole run take their time, and have tests of their own.
     monkeypatch.setattr("emergence_ext.report.framed.write", lambda run: write_page(run.folder))
-    exec(lines, _at_hand(page))
+    exec(lines, _at_hand(page, tmp_path))
     if "savefig" in code:
         _assert_picture(tmp_path / "samples.png")
 
@@ -130,8 +134,13 @@ def test_what_stands_for_the_words_of_the_pages_stands_for_some() -> None:
     assert [theirs for theirs in OURS if theirs not in said] == []
 
 
-def _at_hand(page: str) -> dict[str, Any]:
-    """What a page takes as given."""
+def _at_hand(page: str, folder: Path) -> dict[str, Any]:
+    """What a page takes as given, in variables and in files."""
+    if page == "docs/retrieval.md":
+        tokens = np.random.default_rng(0).integers(-9, 9, (50, 128)).astype(np.int8)
+        np.save(folder / "tokens.npy", tokens.astype(np.float32))
+        np.save(folder / "offsets.npy", np.arange(0, 51, 5))
+        return {"tokens_int8": tokens, "scales": np.ones(50, np.float32)}
     if page not in ("docs/lookinside.md", "docs/mindseye.md"):
         return {}
     x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

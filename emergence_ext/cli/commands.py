@@ -81,7 +81,7 @@ def command(name: str | None = None, *, goes_on: bool = False) -> Callable[[_Fun
                 function(**given)
             except KeyboardInterrupt:
                 if sys.stderr.isatty():
-                    typer.echo(err=True)  # the terminal wrote ^C into a line, or behind a bar
+                    echo("", err=True)  # the terminal wrote ^C into a line, or behind a bar
                 if leads():
                     echo("stopped; run again to go on" if goes_on else "stopped", err=True)
                 raise typer.Exit(INTERRUPTED) from None

@@ -36,7 +36,7 @@ from emergence_ext.cli.common import (
     reported,
 )
 from emergence_ext.cli.terminal import closing, echo, echo_lines, leads
-from emergence_ext.settings import Backend, Recipe, Settings, WeightsOf, words
+from emergence_ext.settings import CHOICES, Backend, Recipe, Settings, WeightsOf, words
 
 if TYPE_CHECKING:
     from emergence_ext.run import SubjectSpec
@@ -194,7 +194,8 @@ def run(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Any other setting of the fits, as kappa_p=5; once for each (docs/method.md).",
+            help="Any other setting of the fits, as kappa_p=5; once for each (docs/method.md). Of "
+            f"words: {'; '.join(f'{name}: {words(x)}' for name, x in CHOICES.items())}.",
         ),
     ] = None,
     keep_features: Annotated[

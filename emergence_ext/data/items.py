@@ -99,7 +99,7 @@ def as_pixels(image: Any, name: str) -> Tensor:
             f"{where} is a tensor of {list(image.shape)}, expected [channels, H, W]; give "
             "x.permute(2, 0, 1)"
         )
-    if isinstance(image, Tensor):
+    if isinstance(image, Tensor) and image.requires_grad:
         image = image.detach()
     if not isinstance(image, Tensor) or image.ndim != 3 or not image.numel():
         got = list(image.shape) if isinstance(image, Tensor) else type(image).__name__

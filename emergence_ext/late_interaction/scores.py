@@ -69,7 +69,8 @@ def maxsim(
             token that is not finite.
         TypeError: what is not a tensor or array, devices that differ, integers without a scale.
 
-    Example:
+    Examples:
+        >>> from emergence_ext.late_interaction import maxsim
         >>> queries = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
         >>> maxsim(queries, [torch.tensor([[3.0, 0.0]]), torch.tensor([[3.0, 0.0], [1.0, 2.0]])])
         tensor([[3., 5.]])

@@ -108,6 +108,9 @@ def _something_else(path: Path) -> str | None:
     with path.open("rb") as file:
         head = file.read(64)
     named_safe = path.suffix.lower() == ".safetensors"
+    # A safetensors file begins with the length of its header, whose bytes may spell anything.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return None if named_safe else "of safetensors. Rename it to .safetensors"
     if not head:
         return "empty. Copy or download it again"
     if head.startswith(b"version https://git-lfs"):
@@ -121,8 +124,6 @@ def _something_else(path: Path) -> str | None:
         return "cut off before its end. Copy or download it again"
     if named_safe and (packed or head.startswith(b"\x80")):
         return "of torch.save and not of safetensors. Rename it to .pt"
-    if not named_safe and head[8:9] == b"{":
-        return "of safetensors. Rename it to .safetensors"
     return None
 
 

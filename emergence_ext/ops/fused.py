@@ -212,7 +212,8 @@ def maxsim_packed(
             among the rows that are read.
         TypeError: dtypes or devices that differ.
 
-    Example:
+    Examples:
+        >>> from emergence_ext.ops import maxsim_packed
         >>> q, d = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[3.0, 0.0], [1.0, 2.0]])
         >>> maxsim_packed(q, torch.tensor([0, 2]), d, torch.tensor([0, 1, 2]))
         tensor([[3.],

@@ -168,7 +168,10 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             found.append(name)
             return torch.empty(())
 
-        return SimpleNamespace(maxsim=note, maxsim_indices=note, why_not=lambda device: None)
+        def note_both(*_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            return note(), torch.empty((), dtype=torch.int64)
+
+        return SimpleNamespace(maxsim=note, maxsim_indices=note_both, why_not=lambda device: None)
 
     monkeypatch.setattr(fused, "_compiled", module("library"))
     monkeypatch.setattr(fused, "reference", module("reference"))

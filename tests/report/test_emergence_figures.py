@@ -27,7 +27,12 @@ from emergence_ext.run import (
 from tests.planted import feature_set
 
 N = 32
-EPOCHS = {"samples_through_epochs", "regions_through_epochs", "knowledge_through_epochs"}
+EPOCHS = {
+    "samples_through_epochs",
+    "regions_through_epochs",
+    "knowledge_through_epochs",
+    "learning_epochs",
+}
 LAYERS = {"regions_through_layers", "knowledge_through_layers"}
 ALWAYS = {
     "samples",

@@ -50,9 +50,11 @@ def _check(run: FinishedRun, samples: list[dict[str, Any]], regions: list[dict[s
     last = [row for row in samples if row["checkpoint"] == e.labels[-1]]
     unsure = torch.tensor([float(row["entropy (nats)"]) for row in last])
     assert torch.equal(unsure, e.entropy())
-    for row, table in zip(last, emergence.images(e), strict=True):
-        for name in ("image", "category", "network says"):
-            assert row[name] == table[name]
+    said = {row["image"]: row for row in emergence.images(e)}  # in an order of its own
+    assert [row["image"] for row in last] == e.names
+    for row in last:
+        for name in ("category", "network says"):
+            assert row[name] == said[row["image"]][name]
     for t, label in enumerate(e.labels):
         for k, layer in enumerate(e.layers):
             here = [r for r in regions if (r["checkpoint"], r["layer"]) == (label, layer)]

@@ -69,7 +69,7 @@ def test_the_command_writes_sheets_and_one_page_and_names_it_last(
     assert "keypoints" in (out / "correspondence" / "scores.csv").read_text()
     page = html.unescape((out / "look.html").read_text())
     assert "default-src 'none'" in page and "http://" not in page and "https://" not in page
-    assert page.count('src="data:image/png;base64,') == len(list(out.glob("*/*.png")))
+    assert page.count('src="data:image/webp;base64,') == len(list(out.glob("*/*.png")))
     assert (out / "look.html").stat().st_size < 25_000_000
 
 

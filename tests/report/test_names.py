@@ -113,7 +113,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_cell_of_a_run_is_a_formula(reported: Path) -> None:
     paths = list(reported.glob("tables/*.csv"))
-    assert len(paths) == 6
+    assert len(paths) == 7
     quoted = 0
     for path in paths:
         with path.open(newline="", encoding="utf-8") as file:

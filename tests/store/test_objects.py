@@ -314,19 +314,21 @@ STORED: list[tuple[Saved, str, str, str]] = [
         _fitted(SampleProjection(), M_=ONE, frame_=FRAME),
         "M priors directions",
         "parameters frame stats",
-        "dim temperature responsibilities strength_prior max_rounds tol random_state",
+        "dim temperature responsibilities strength_prior max_rounds tol random_state solver rate",
     ),
     (
         _fitted(RegionImportance(), w_=ONE, v_=ONE),
         "w v",
         "parameters stats",
-        "kappa_tilde include_self max_evals tol precision pairs random_state weights_of",
+        "kappa_tilde include_self max_evals tol precision pairs random_state weights_of "
+        "solver rate",
     ),
     (
         _fitted(RegionalProjection(FRAME), Lambda_=ONE, scale_=1.75),
         "Lambda priors directions",
         "parameters frame scale stats",
-        "alpha include_self strength_prior pairs normaliser max_evals tol random_state weights_of",
+        "alpha include_self strength_prior pairs normaliser max_evals tol random_state weights_of "
+        "matches strength_gradient solver rate",
     ),
     (
         _fitted(DRPR(), mean_=ONE, size_=0.5, weights_=[ONE] * 3, priors_=ONE, centres_=ONE),
@@ -340,11 +342,11 @@ STORED: list[tuple[Saved, str, str, str]] = [
         "labels epochs layers categories names grid tau frame fits",
         "",
     ),
-    (Distillation(EMERGENCE, [0.5]), EMERGENCE_ARRAYS, "networks missed layer", ""),
+    (Distillation(EMERGENCE, [0.5]), EMERGENCE_ARRAYS, "networks missed layer courses", ""),
     (
         COMPARISON,
         "y held_out distance turned strength says truth weighed w alignment/map alignment/cosine",
-        "a b layers categories names grid chance same",
+        "a b layers categories names grid chance same positions category confidence",
         "",
     ),
     (

@@ -299,7 +299,10 @@ def test_two_sets_are_two_sections_of_a_report_that_verifies(
     assert "11 new images, 8 of a category of the run" in done.output
     assert "3 images are in folders that are no category of the run: $noise (3)" in caplog.text
     assert "3 of 11 images are unlike anything in the run" in done.output
-    assert done.output.split()[-2:] == [str(run_dir / "report.html"), str(run_dir / "apply/photos")]
+    assert done.output.splitlines()[-2:] == [
+        f"tables and figures: {run_dir / 'apply/photos'}",
+        f"Report: {(run_dir / 'report.html').as_uri()}",
+    ]
     given = [f"{run_dir}@epoch 2", "--data", str(photos / "red"), "--name", "../<b>"]
     done = CliRunner().invoke(app, ["apply", *given])
     assert done.exit_code == 0, done.output

@@ -335,7 +335,7 @@ def test_the_command_writes_tables_and_says_what_compares(
     result = call(f"{folders[0]}@epoch0", f"{folders[0]}@epoch1")
     assert result.exit_code == 0, result.output
     assert "one and the same" in result.stdout and "conv2: 1 - cos" in result.stdout
-    out = Path(result.stdout.splitlines()[-1].removeprefix("Written to: "))
+    out = Path(result.stdout.splitlines()[-2].removeprefix("tables and figures: "))
     assert out.parent == folders[0] / "compare"
     kept = {p.stem for p in (out / "tables").iterdir()}
     assert kept == {"differences", "regions", "images", "frames"}

@@ -83,7 +83,10 @@ def controlled(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = shutil.copytree(finished_run, tmp_path_factory.mktemp("controlled") / "run")
     done = CliRunner().invoke(app, ["controls", str(folder)])
     assert done.exit_code == 0, done.output
-    assert done.output.split() == [str(folder / "report.html"), str(folder / "controls")]
+    assert done.output.splitlines() == [
+        f"tables and figures: {folder / 'controls'}",
+        f"Report: {(folder / 'report.html').as_uri()}",
+    ]
     return folder
 
 

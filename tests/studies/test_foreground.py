@@ -115,7 +115,10 @@ def test_the_command_counts_the_points_of_held_out_images(
         writer.writerows([name, 0, 0, 0.5, 1] for name in e.names)
     done = CliRunner().invoke(app, ["foreground", str(run_dir), "--boxes", str(path)])
     assert done.exit_code == 0, done.output
-    assert done.output.split()[-2:] == [str(run_dir / "report.html"), str(run_dir / "foreground")]
+    assert done.output.splitlines()[-2:] == [
+        f"tables and figures: {run_dir / 'foreground'}",
+        f"Report: {(run_dir / 'report.html').as_uri()}",
+    ]
     rows = table_in(run_dir)
     assert [row["layer"] for row in rows] == e.layers
     assert {row["images"] for row in rows} == {str(int(e.held_out.sum()))}
