@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import zipfile
@@ -407,3 +408,15 @@ def test_a_file_of_another_kind_is_told_by_what_it_is(
     with pytest.raises(ValueError, match=f"^weights: .*{name} .*{words}") as refused:
         read_weights(tmp_path / name)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("begins", [b"\x80", b"<", b"{", b"PK", b"\n<"])
+def test_a_safetensors_header_may_begin_with_any_byte(begins: bytes, tmp_path: Path) -> None:
+    # It begins with its length, which padding brings to bytes that other kinds of files begin with.
+    length = int.from_bytes(begins, "little")
+    length += 256 ** len(begins) * (length < 100)
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + header.ljust(length).encode() + bytes(4))
+    assert path.read_bytes().startswith(begins)
+    assert torch.equal(read_weights(path)["w"], torch.zeros(1))
