@@ -20,7 +20,6 @@ from typing import Any, Final
 _PACKAGES: Final = {
     "captum": ("captum", "studies"),
     "imageio_ffmpeg": ("imageio-ffmpeg", "report"),
-    "jinja2": ("jinja2", "report"),
     "mlxtend": ("mlxtend", "demo"),
     "pyarrow": ("pyarrow", "export"),
     "skimage": ("scikit-image", "studies"),

@@ -81,7 +81,6 @@ class Analysis(FinishedRun):
 
         Raises:
             StoreError: a stored result is damaged.
-            ImportError: jinja2 is not installed.
         """
         return write(self)
 

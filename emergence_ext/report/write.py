@@ -36,7 +36,6 @@ def write(run: FinishedRun | Path | str) -> Path:
     Raises:
         FileNotFoundError: no finished run there.
         StoreError: a stored result is damaged.
-        ImportError: jinja2 is not installed.
     """
     run = run if isinstance(run, FinishedRun) else FinishedRun.open(run)
     with run.held():
@@ -75,7 +74,6 @@ def update(run: FinishedRun, name: str) -> Path:
     Raises:
         ValueError: no such experiment.
         StoreError: it was not done with this run, or its result is damaged.
-        ImportError: jinja2 is not installed.
     """
     known = {experiment.section.anchor: experiment for experiment in experiments(run.inside)}
     if name not in known:
@@ -98,7 +96,6 @@ def refresh(run: FinishedRun) -> Path | None:
 
     Raises:
         StoreError: a stored result is damaged.
-        ImportError: jinja2 is not installed.
     """
     if not run.inside.report.exists():
         return None

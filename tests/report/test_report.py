@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from base64 import b64decode, b64encode
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -29,8 +28,6 @@ from emergence_ext.report.html.numbers import shown
 from emergence_ext.report.html.tables import read_table
 from emergence_ext.report.html.write import write_page
 from emergence_ext.store import StoreError
-
-pytest.importorskip("jinja2")
 
 EVIL = "<script>alert('x')</script>"
 CONFIG: dict[str, Any] = {
@@ -382,14 +379,6 @@ def test_large_figures_and_tables_are_made_to_fit(
 
 def test_the_budget_of_the_parts_keeps_the_page_below_15_megabytes() -> None:
     assert pictures._PICTURES + view.ROOM < 12_000_000
-
-
-def test_without_jinja2_the_missing_extra_is_named(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(ImportError, match=r"pip install 'emergence_ext\[report\]'"):
-        write_page(run_dir)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any, Final
 
-from emergence_ext.lookup import optional
+import jinja2
+from markupsafe import Markup  # which jinja2 brings
 
 VIEW: Final = (
     "elements", "data", "camera", "draw", "state", "sides", "marks", "layouts", "pens", "scene",
@@ -28,13 +29,7 @@ def fill_template(template: str, style: str, script: str, **context: Any) -> byt
         style: all of the page's CSS.
         script: all of its JavaScript; may be empty.
         context: what the template speaks of.
-
-    Raises:
-        ImportError: jinja2 is not installed.
     """
-    jinja2 = optional("jinja2", "the report")
-    from markupsafe import Markup  # which jinja2 brings
-
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"

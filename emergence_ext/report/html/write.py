@@ -68,7 +68,6 @@ def write_page(
     Raises:
         FileNotFoundError: no `config.json` there.
         StoreError: a damaged `config.json`, or one of a newer format.
-        ImportError: jinja2 is not installed.
     """
     inside = RunFolder(Path(run_dir))
     texts = [e.section for e in experiments(inside) if e.section.anchor not in left_out]

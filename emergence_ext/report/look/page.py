@@ -48,9 +48,6 @@ def write_page(
         sheets: technique -> its sheet.
         refused: technique -> why there is none.
         command: how the page was asked for; may be empty.
-
-    Raises:
-        ImportError: jinja2 is absent.
     """
     files = {
         f"{technique}/{name}": out / technique / f"{name}.png"

@@ -84,7 +84,6 @@ def look(
     Raises:
         ValueError: an unknown technique or layer, an image that is not there, or no technique that
             can be applied.
-        ImportError: jinja2 is absent.
     """
     names = list(TECHNIQUES) if only is None else list(dict.fromkeys(only))
     _check(scene, names)
