@@ -62,8 +62,8 @@ def learning_speed(
             marker = category_style(line).marker
             axes.vlines(at, low[line], high[line], color=color, lw=1)
             axes.plot(at, value[line], color=color, marker=marker, ms=3.8, label=names[line])
-        axes.margins(y=0.1)
-        axes.set_ylim(0, None)
+        # From 0 on, which a margin of the range of the values alone does not know.
+        axes.set_ylim(0, 1.1 * np.nanmax([*high.flat, 0.0]) or 1)
         name_steps(axes, depths, PAGE / 3 - 0.5)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
