@@ -108,7 +108,7 @@ WATCHED: Final[Sequence[tuple[object, str, str]]] = [
     (method.RegionalProjection, "fit", "Lambda"),
     (InMemory, "project", "project"),
     (analyse, "_strengths", "strength and entropy"),
-    (emerging, "solve_kappa_p", "kappa_p"),
+    (emerging, "settled_kappa_p", "kappa_p"),
 ]
 """What is timed: a method or function of a class or module, and what its stage is called."""
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import bounds, growth, memory, peers, plots, results, suite, targets
+from benchmarks import bounds, growth, large, memory, peers, plots, results, suite, targets
 from benchmarks.budget import Budget
 from benchmarks.cases import BENCHES, BOTH, HEADLINE, WIDE, Bench, problem
 from benchmarks.growth import Point
@@ -322,3 +322,8 @@ def test_the_command_refuses_no_threads(
     with pytest.raises(SystemExit):
         command.main()
     assert "--threads must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_what_the_stages_of_a_run_are_told_by_is_there() -> None:
+    for owner, name, _ in large.WATCHED:
+        assert callable(getattr(owner, name)), name
