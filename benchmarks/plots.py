@@ -48,7 +48,7 @@ _GROUPS: Final = {
     "flash-maxsim": ("flash-maxsim, scores only", 5),
     "late-interaction": ("late-interaction-kernels, scores only", 7),
 }
-_GAP: Final = 1.6  # lines from the last bar of a case to the name of the next
+GAP: Final = 1.6  # lines from the last bar of a case to the name of the next
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
@@ -82,11 +82,11 @@ def ratios(rows: Sequence[Row]) -> Figure:
         "forward with indices": _blocks([row for row in rows if row.work == FORWARD.name]),
         "loss and all gradients": _blocks([row for row in rows if row.work != FORWARD.name]),
     }
-    lines = max(sum(len(bars) + _GAP for bars in blocks.values()) for blocks in panels.values())
+    lines = max(sum(len(bars) + GAP for bars in blocks.values()) for blocks in panels.values())
     figure = new_figure(PAGE, max(1.6, 0.8 + 0.155 * lines))
     axes = figure.subplots(1, len(panels))
     for panel, (title, blocks) in zip(axes, panels.items(), strict=True):
-        _bars(panel, blocks)
+        bars_of_cases(panel, blocks)
         panel.set_title(title)
         panel.set_ylim(lines - 0.6, -0.8)
     figure.supxlabel("time of the fastest of its kind / time of the op (log scale)", fontsize=8)
@@ -115,7 +115,8 @@ def _blocks(rows: Sequence[Row]) -> dict[str, list[tuple[str, int, float]]]:
     return blocks
 
 
-def _bars(axes: Axes, blocks: dict[str, list[tuple[str, int, float]]]) -> None:
+def bars_of_cases(axes: Axes, blocks: dict[str, list[tuple[str, int, float]]]) -> None:
+    """Draw a bar for each name of each case: its colour, and how many times as long it takes."""
     y, ticks, names, drawn_ratios = 0.0, [], [], [1.0, 10.0]
     for title, bars in blocks.items():
         over_grid = {"facecolor": PAPER, "linewidth": 0, "pad": 0.5}
@@ -127,7 +128,7 @@ def _bars(axes: Axes, blocks: dict[str, list[tuple[str, int, float]]]) -> None:
             ticks.append(y)
             names.append(name)
             drawn_ratios.append(ratio)
-        y += _GAP
+        y += GAP
     axes.set_xscale("log")
     axes.set_xlim(0.8 * min(drawn_ratios), 2.2 * max(drawn_ratios))
     axes.set_yticks(ticks, names)

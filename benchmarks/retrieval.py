@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks import results
 from benchmarks.peak import Peak
 from benchmarks.peers import Unusable, use_threads
+from benchmarks.plots import GAP, bars_of_cases
 from benchmarks.timing import Timing, measure
 from emergence_ext import late_interaction
+from emergence_ext.figures.style import PAGE, new_figure, styled
 
 BEST: Final = 10
+OWN: Final = "emergence_ext"
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ CASES: Final = (
     Case("rerank 1 x 100", 1, 32, 100, 180),
     Case("rerank 1 x 1,000", 1, 32, 1000, 180),
     Case("batch 64 x 64 tokens, 32 x 180", 64, 64, 32, 180),
-    Case("pages of ColPali, 4 x 20, 50 x 1,030", 4, 20, 50, 1030),
+    Case("ColPali 4 x 20, 50 x 1,030", 4, 20, 50, 1030),
     Case("ragged 32 x 32, 200 x 20 to 180", 32, 32, 200, 180, ragged=True),
     Case("training 32 x 32, 32 x 180", 32, 32, 32, 180, trains=True),
 )
@@ -86,7 +90,7 @@ class Peer:
 
 def peers() -> Iterator[Peer]:
     """Those that are installed, this package's own first."""
-    yield Peer("emergence_ext", late_interaction.maxsim)
+    yield Peer(OWN, late_interaction.maxsim)
     yield Peer('emergence_ext, "medium"', _medium, trains=False)
     yield Peer("einsum", _einsum)
     try:
@@ -200,6 +204,31 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+@styled
+def figure(rows: list[Row]) -> Figure:
+    """Draw how many times as long as this package each other takes, case by case."""
+    names = list(dict.fromkeys(row.peer for row in rows if OWN not in row.peer))
+    blocks = {}
+    for case in dict.fromkeys(row.case for row in rows):
+        here = {row.peer: row.timing.median for row in rows if row.case == case and row.timing}
+        # What is peculiar to a peer stands in the table.
+        bars = [
+            (peer.partition(",")[0], names.index(peer), here[peer] / here[OWN])
+            for peer in names
+            if peer in here
+        ]
+        blocks[case] = sorted(bars, key=lambda bar: bar[2])
+    half = -(-len(blocks) // 2)
+    lines = sum(len(bars) + GAP for bars in list(blocks.values())[:half])
+    drawn = new_figure(PAGE, 0.8 + 0.155 * lines)
+    panels = drawn.subplots(1, 2)
+    for panel, cases in zip(panels, (list(blocks)[:half], list(blocks)[half:]), strict=True):
+        bars_of_cases(panel, {case: blocks[case] for case in cases})
+        panel.set_ylim(lines - 0.6, -0.8)
+    drawn.supxlabel("time / time of this package (log scale)", fontsize=8)
+    return drawn
+
+
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -207,6 +236,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="of each peer at each case")
     parser.add_argument("--case", type=int, nargs="+", choices=range(len(CASES)))
     parser.add_argument("--out", type=Path, help="a file for JSON")
+    parser.add_argument("--plot", type=Path, help="a file for the figure")
     options = parser.parse_args()
     use_threads(options.threads)
     begun = results.begin(Peak(why_not="it was not asked for"))
@@ -226,6 +256,8 @@ def main() -> None:
         measured = {"machine": machine, "versions": begun.versions, "load": begun.load}
         measured["rows"] = [asdict(row) for row in kept]
         options.out.write_text(json.dumps(measured, indent=1) + "\n")
+    if options.plot:
+        figure(kept).savefig(options.plot)
 
 
 def _medium(q: Tensor, d: Any) -> Tensor:
