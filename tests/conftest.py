@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from build_support import find_compiler
+from emergence_ext.network import forward_pass
 from emergence_ext.ops import backend
 from emergence_ext.ops import fused as ops
 from emergence_ext.ops import library as _library
@@ -103,6 +104,12 @@ def truth_dir() -> Path:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take this machine for one that multiplies bfloat16; others are slow, and no less right."""
+    monkeypatch.setattr(forward_pass, "_multiplies", lambda device: True)
 
 
 @pytest.fixture(scope="session")

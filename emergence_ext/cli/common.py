@@ -109,7 +109,9 @@ ClassMap = Annotated[
 Precision = Annotated[
     str,
     typer.Option(
-        "--precision", help=f"{words(settings.Precision)}, of the network's forward pass."
+        "--precision",
+        help=f"{words(settings.Precision)}, of the network's forward pass; float32 where "
+        "the hardware has no such products.",
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]

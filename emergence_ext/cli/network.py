@@ -93,7 +93,11 @@ def train(
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     freeze: Annotated[
-        str | None, typer.Option(help="Regular expression of parameters that stay as they are.")
+        str | None,
+        typer.Option(
+            help="Regular expression of parameters that stay as they are; none: all are trained. "
+            "Default: the network's own."
+        ),
     ] = None,
     keep: Annotated[
         str | None, typer.Option(help="Epochs to keep, as 0,1,4,16; 0 is before training.")
@@ -123,6 +127,8 @@ def train(
                 echo(part)
         given: dict[str, Any] = {"epochs": epochs, "lr": lr, "freeze": freeze}
         given = {name: value for name, value in given.items() if value is not None}
+        if freeze == "none":
+            given["freeze"] = None
         recipe = replace(training.RECIPES.get(model, training.Recipe()), **given)
         name = origin.preprocess_for(preprocess, loaded.preprocess)
         log = training.train(

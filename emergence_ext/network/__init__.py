@@ -34,6 +34,7 @@ from emergence_ext.network.features import (
 )
 from emergence_ext.network.forward_pass import (
     ForwardPass,
+    autocast,
     check_finite,
     flat_features,
     moved_to,
@@ -78,6 +79,7 @@ __all__ = [
     "StreamOptions",
     "above",
     "as_map",
+    "autocast",
     "check_finite",
     "check_fits",
     "check_open",

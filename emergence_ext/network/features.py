@@ -54,7 +54,8 @@ class StreamOptions(TypedDict, total=False):
         grid: `(H, W)` that every layer is resized to by adaptive average pooling; `"last"`, the
             default, takes that of the last listed layer.
         batch_size: images at a time, 32 by default; halved with a warning where memory runs out.
-        precision: `"bfloat16"` runs the network in autocast, which is quicker and coarser.
+        precision: `"bfloat16"` runs the network in autocast, quicker and coarser, where the
+            hardware has such products; elsewhere it is float32, and the log says so.
         device: where to run; the module is moved there and back. By default where it is.
         random_state: seed of the random state that the network sees, which is one of each batch:
             any batch can be computed without those before it.

@@ -16,6 +16,7 @@ from emergence_ext.data import Samples
 from emergence_ext.network import (
     CheckpointFile,
     Origin,
+    autocast,
     classify,
     find_state,
     first_logits,
@@ -158,7 +159,7 @@ def evaluate(
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     inputs = ImageInputs(samples, (preprocess or nn.Identity()).to(device), device)
     with preserved(module):
-        return _accuracy(module, inputs, batch_size, _autocast(precision, device))
+        return _accuracy(module, inputs, batch_size, autocast(precision, device))
 
 
 class _Run:
@@ -185,7 +186,7 @@ class _Run:
         self.kept = kept
         self.random_state = random_state
         self.device = device
-        self.autocast = _autocast(recipe.precision, device)
+        self.autocast = autocast(recipe.precision, device)
         self.optimizer = _optimizer(module, recipe)
         self.log = TrainingLog()
         self.origin = Origin()
@@ -367,10 +368,6 @@ def _schedule(progress: float, warmup: float) -> float:
     if progress < warmup:
         return (progress + 0.01) / (warmup + 0.01)
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-
-
-def _autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _accuracy(

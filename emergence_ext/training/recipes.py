@@ -20,7 +20,8 @@ class Recipe:
         optimizer: `adamw`, or `sgd` with Nesterov momentum 0.9.
         warmup: share of all steps in which the learning rate rises.
         augment: mirror, enlarge and shift training images at random.
-        precision: `bfloat16` computes in it where that is safe; weights stay float32.
+        precision: `bfloat16` computes in it where that is safe and the hardware has such products;
+            weights stay float32.
         freeze: parameters whose names this regular expression finds stay as they are.
     """
 

@@ -320,6 +320,19 @@ def test_wrong_use_of_train_is_named(
     _assert_refused(result, *words)
 
 
+def test_what_a_network_freezes_by_itself_is_trained_where_that_is_asked_for(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    for split in ("train", "val"):
+        shutil.copytree(image_folder, data / split)
+    asked = ["--model", "vgg16_pooled", "--size", "32", "--epochs", "1", "--keep", "0,1"]
+    result = _call("train", "--data", data, "--out", out, *asked, "--freeze", "none")
+    assert result.exit_code == 0, result.output
+    before, after = (load_file(out / f"epoch_000{epoch}.safetensors") for epoch in (0, 1))
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
 def test_training_needs_train_and_val_of_the_same_categories(
     image_folder: Path, tmp_path: Path
 ) -> None:

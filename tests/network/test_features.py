@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from emergence_ext.data.samples import ArraySamples
+from emergence_ext.network import forward_pass
 from emergence_ext.network.features import FeatureSet, extract
 from emergence_ext.network.hooks import Record, find_head, recorder, regions
 from emergence_ext.store.arrays import StoreError, save_arrays
@@ -340,11 +342,26 @@ def test_outputs_restrict_and_order_the_logits(net, images):
     assert torch.equal(found.z, whole.z[:, [2, 0]])
 
 
-def test_bfloat16_is_close_to_float32(net, dataset):
+def test_bfloat16_is_close_to_float32(net, dataset, bfloat16_products):
     coarse, fine = (extract(net, dataset, LAYERS, precision=p) for p in ("bfloat16", "float32"))
-    assert coarse.z.dtype == torch.float32
+    assert coarse.z.dtype == torch.float32 and not torch.equal(coarse.z, fine.z)
     # 8 bits of mantissa through three layers.
     torch.testing.assert_close(coarse.z, fine.z, rtol=0.05, atol=0.05)
+
+
+def test_bfloat16_is_float32_where_it_would_be_slower(net, dataset, monkeypatch, caplog):
+    lacks = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", lacks)
+    forward_pass._multiplies.cache_clear()
+    try:
+        coarse, fine = (extract(net, dataset, LAYERS, precision=p) for p in ("bfloat16", "float32"))
+    finally:
+        forward_pass._multiplies.cache_clear()
+    assert torch.equal(coarse.z, fine.z)
+    assert [record.message for record in caplog.records if "bfloat16" in record.message] == [
+        "precision: bfloat16 is slower than float32 on this processor, which has no such products: "
+        "the network computes in float32"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,9 @@ def test_the_class_map_says_which_output_is_which_category(
     torch.testing.assert_close(again.h, attacked.h, rtol=1e-3, atol=1e-3)
 
 
-def test_gradients_are_those_of_float32_images_in_bfloat16_too(run: FinishedRun) -> None:
+def test_gradients_are_those_of_float32_images_in_bfloat16_too(
+    bfloat16_products: None, run: FinishedRun
+) -> None:
     subject = replace(run.subject(), precision="bfloat16")
     settings = AttackSettings(eps=0.04, steps=3, images="8")
     result = attack(subject, run.emergence, run.learned(), settings)

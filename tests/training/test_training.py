@@ -274,7 +274,9 @@ def test_a_pattern_that_makes_no_sense_is_refused(
         train(_net(), _samples(), _samples(), replace(RECIPE, freeze=pattern), out=tmp_path)
 
 
-def test_bfloat16_learns_the_same_thing_and_gives_float32_back(tmp_path: Path) -> None:
+def test_bfloat16_learns_the_same_thing_and_gives_float32_back(
+    bfloat16_products: None, tmp_path: Path
+) -> None:
     module = _net()
     recipe = replace(RECIPE, epochs=15, precision="bfloat16")
     log = train(module, _samples(), _samples(seed=1), recipe, out=tmp_path)
