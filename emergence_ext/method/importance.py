@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from types import ModuleType
 from typing import Any, Final, Self
 
 import torch
@@ -25,6 +26,8 @@ from emergence_ext.method.solver import (
 from emergence_ext.ops import choose
 from emergence_ext.settings import Backend, Settings, Solver, WeightsOf, require_choice
 from emergence_ext.store import Estimator
+
+Loss = Callable[[list[Tensor] | None, Tensor, Tensor], Tensor]  # of groups, and of the free w and v
 
 KAPPA_TILDE: Final = 1.5  # of each channel: v spreads the concentration over all K of them
 
@@ -143,7 +146,18 @@ class RegionImportance(Estimator):
         require_similarity(P, N, self.pairs)
         Fn = unit_rows(F.detach().float())
         kappa_tilde = KAPPA_TILDE * K if self.kappa_tilde is None else self.kappa_tilde
-        generator = torch.Generator().manual_seed(self.random_state)
+        loss = self._loss(matching.ops, Fn, P, kappa_tilde, lengths)
+        # What is no region starts at 0, where |x| has no slope, and stays there.
+        start = [Fn.new_ones(N, R) if real is None else real.to(Fn), Fn.new_ones(N, K)]
+        x, y, stats = self._minimise(loss, start, step)
+        self.w_, self.v_ = on_simplex(x), on_simplex(y)
+        self.stats_ = replace(stats, backend=matching.name)
+        return self
+
+    def _loss(
+        self, ops: ModuleType, Fn: Tensor, P: Similarity, kappa_tilde: float, lengths: Tensor | None
+    ) -> Loss:
+        """Give the mean divergence of the images (eq. 12): of all pairs, or within groups."""
         # By gradient descent rows sum to 1 because they are brought there after each step.
         shares = torch.abs if self.solver == "sgd" else on_simplex
 
@@ -154,11 +168,11 @@ class RegionImportance(Estimator):
             exclude = None if self.include_self else torch.arange(len(f), device=f.device)[block]
             b = f.new_zeros(len(f))
             if self.weights_of == "conditioning":
-                return matching.ops.match_kl_scaled(
+                return ops.match_kl_scaled(
                     f[block], v[block], f, a[block], b, target, exclude, over="d",
                     q_lengths=own, d_lengths=n, precision=self.precision,
                 )  # fmt: skip
-            return matching.ops.match_kl_scaled(
+            return ops.match_kl_scaled(
                 f, v, f[block], a, b, target, exclude,
                 q_lengths=n, d_lengths=own, precision=self.precision,
             )  # fmt: skip
@@ -170,22 +184,29 @@ class RegionImportance(Estimator):
             own = None if lengths is None else lengths[images]
             return match(slice(None), among(P, images), Fn[images], own, a, v)
 
-        def objective(groups: list[Tensor] | None, x: Tensor, y: Tensor) -> Tensor:
+        def loss(groups: list[Tensor] | None, x: Tensor, y: Tensor) -> Tensor:
             a, v = kappa_tilde * shares(x), shares(y)
             if groups is None:
-                return mean_over_blocks(of_block, N, a, v)
+                return mean_over_blocks(of_block, len(Fn), a, v)
             return mean_over_groups(of_group, groups, a, v)
 
+        return loss
+
+    def _minimise(
+        self, loss: Loss, start: list[Tensor], step: Callable[[int, float], None] | None
+    ) -> tuple[Tensor, Tensor, FitStats]:
+        """Lower a loss by the solver that was asked for, on all pairs or ever new groups."""
+        N = len(start[0])
+        all_pairs = is_of_all(self.pairs, N)
+        generator = torch.Generator().manual_seed(self.random_state)
+
         def draw(*_: Tensor) -> Callable[..., Tensor]:
-            all_pairs = is_of_all(self.pairs, N)
-            return partial(objective, None if all_pairs else deal(N, self.pairs or N, generator))
+            return partial(loss, None if all_pairs else deal(N, self.pairs or N, generator))
 
         def back(x: Tensor, y: Tensor) -> None:
             x.copy_(on_simplex(x))
             y.copy_(on_simplex(y))
 
-        # What is no region starts at 0, where |x| has no slope, and stays there.
-        start = [Fn.new_ones(N, R) if real is None else real.to(Fn), Fn.new_ones(N, K)]
         # The loss is a mean over images, each with its own w and v: N times the loss has gradients
         # of a size that does not depend on N, which is what the solver's first step is made for.
         if self.solver == "sgd":
@@ -193,10 +214,9 @@ class RegionImportance(Estimator):
             (x, y), stats = descend(
                 draw, start, steps=self.max_evals, rate=self.rate, scale=N, after=back, step=step
             )
-        elif is_of_all(self.pairs, N):
-            whole = partial(objective, None)
+        elif all_pairs:
             (x, y), stats = minimise(
-                whole, start, max_evals=self.max_evals, tol=self.tol, scale=N, step=step
+                draw(), start, max_evals=self.max_evals, tol=self.tol, scale=N, step=step
             )
         else:
             (x, y), stats = minimise_in_rounds(
@@ -205,9 +225,7 @@ class RegionImportance(Estimator):
             stats = replace(stats, stopped=f"{stats.stopped}, {self.pairs} an image")
             with torch.no_grad():
                 stats.terms["new_pairs"] = float(draw()(x, y))
-        self.w_, self.v_ = on_simplex(x), on_simplex(y)
-        self.stats_ = replace(stats, backend=matching.name)
-        return self
+        return x, y, stats
 
     @takes_numpy
     def fit_new(self, F: Tensor, others: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
