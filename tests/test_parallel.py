@@ -46,6 +46,7 @@ def test_fits_have_the_same_bits_whatever_the_number_of_processes(tmp_path: Path
             assert found == alone, world
 
 
+@pytest.mark.slow
 def test_shards_are_shared_and_a_job_of_another_size_goes_on(tmp_path: Path) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     for each in (whole, folder):

@@ -30,7 +30,8 @@ from emergence_ext.studies import paper_tables
 from emergence_ext.training import recipes
 from emergence_ext.training.recipes import Recipe
 
-LIMITS = ["--size", "16", "--region-images", "12"]
+FEW = ["--set", "importance_evals=4", "--set", "regional_evals=6"]
+LIMITS = ["--size", "16", "--region-images", "12", *FEW]
 
 
 @pytest.fixture
@@ -321,16 +322,19 @@ def test_wrong_use_of_train_is_named(
 
 
 def test_what_a_network_freezes_by_itself_is_trained_where_that_is_asked_for(
-    image_folder: Path, tmp_path: Path
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, out = tmp_path / "data", tmp_path / "out"
+    data, name = tmp_path / "data", "tests.tiny_networks:three"
     for split in ("train", "val"):
         shutil.copytree(image_folder, data / split)
-    asked = ["--model", "vgg16_pooled", "--size", "32", "--epochs", "1", "--keep", "0,1"]
-    result = _call("train", "--data", data, "--out", out, *asked, "--freeze", "none")
-    assert result.exit_code == 0, result.output
-    before, after = (load_file(out / f"epoch_000{epoch}.safetensors") for epoch in (0, 1))
-    assert all(not torch.equal(before[name], after[name]) for name in before)
+    monkeypatch.setitem(recipes.RECIPES, name, Recipe(epochs=1, freeze="^conv1"))
+    for out, asked, kept in (("own", [], {"conv1_1.0"}), ("all", ["--freeze", "none"], set())):
+        asked += ["--model", name, "--size", "16", "--keep", "0,1", "--out", str(tmp_path / out)]
+        result = _call("train", "--data", data, *asked)
+        assert result.exit_code == 0, result.output
+        states = [load_file(tmp_path / out / f"epoch_000{epoch}.safetensors") for epoch in (0, 1)]
+        same = {key for key in states[0] if torch.equal(states[0][key], states[1][key])}
+        assert {key.rpartition(".")[0] for key in same} >= kept and bool(same) == bool(kept)
 
 
 def test_training_needs_train_and_val_of_the_same_categories(

@@ -118,6 +118,7 @@ def test_one_facet_of_all_channels_of_two_layers(images: ImageSet) -> None:
     assert [eye.channels.shape[1] for eye in eyes.values()] == [4, 5]
 
 
+@pytest.mark.slow
 def test_images_of_four_channels_are_drawn_as_their_mean() -> None:
     sheet, eyes = facet_sheet(images_of(4), 1, (2,), replace(QUICK, steps=1))
     assert sheet.notes[-1] == "Pictures show the mean of the 4 channels."
@@ -331,6 +332,7 @@ def known_points(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     return reliable
 
 
+@pytest.mark.slow
 def test_points_are_the_images_and_regions_that_are_reliable(
     quick: None,
     finished_run: Path,
@@ -370,6 +372,7 @@ def test_too_few_points_are_told(
     assert code == 2 and message in output
 
 
+@pytest.mark.slow
 def test_the_layers_of_a_run_by_their_dotted_names(
     quick: None, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

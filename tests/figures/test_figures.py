@@ -193,6 +193,7 @@ def test_the_same_seed_gives_the_same_picture_under_other_settings_of_matplotlib
         assert pixels(draw_all(inputs())["regions_through_epochs"]()) == expected
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("categories", [1, 2, 26])
 def test_any_number_of_categories_is_drawn(categories: int) -> None:
     drawings = draw_all(inputs(categories))

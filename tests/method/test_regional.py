@@ -284,6 +284,7 @@ def test_the_unit_of_the_features_does_not_matter(case: Case) -> None:
     assert torch.equal(1024 * scaled.Lambda_, plain.Lambda_)
 
 
+@pytest.mark.slow
 def test_some_pairs_find_what_all_find_also_on_other_images() -> None:
     both = Case(planted(120))
     learned, other = torch.arange(80), torch.arange(80, 120)

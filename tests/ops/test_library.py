@@ -88,6 +88,7 @@ def test_the_instruction_set_can_be_switched_to_one_that_is_there(level: str) ->
     assert _library.build_info()["instruction_set"] == level
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("wanted", ["", "generic", "sse9"])
 def test_the_environment_chooses_the_instruction_set(wanted: str, library: None) -> None:
     # The highest without a wish; a lower one is taken; what is not there is no reason to go on.
@@ -111,6 +112,7 @@ def test_the_environment_chooses_the_instruction_set(wanted: str, library: None)
         assert f"'instruction_set': '{wanted or levels[-1]}'" in done.stdout
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("record", "says"),
     [

@@ -46,6 +46,7 @@ def launches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Launch]:
     return seen
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     "case",
     [

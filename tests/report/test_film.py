@@ -111,6 +111,7 @@ def test_what_is_drawn_are_the_held_out_regions_at_their_step(
         assert np.allclose(below.p, p, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_what_moves_changes(results: Emergence) -> None:
     first, second, last = frames(results)
     assert first.shape[0] % 16 == first.shape[1] % 16 == 0 and first.dtype == np.uint8
@@ -155,6 +156,7 @@ def test_the_bars_name_where_the_film_is() -> None:
     assert labels == ["epoch 0", "epoch 0 → epoch 5", "epoch 5"]
 
 
+@pytest.mark.slow
 def test_a_film_of_the_plane_and_of_many_categories_is_drawn(results: Emergence) -> None:
     flat = Frame(results.frame.priors, torch.eye(2).repeat(2, 1), ExactKappa(2))
     plane = replace(results, frame=flat, g=results.g[..., :2], h=results.h[..., :2])
@@ -180,6 +182,7 @@ def test_an_mp4_is_written_that_can_be_read_again(results: Emergence, tmp_path: 
     assert meta["size"][0] == 1280 and len(list(reader)) == 5
 
 
+@pytest.mark.slow
 def test_without_the_coder_a_gif_is_written_and_said(
     results: Emergence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -84,6 +84,7 @@ def unsaved(monkeypatch):
     monkeypatch.setattr(sheets, "save_figure", save)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("channels", [1, 5])
 def test_sheets_of_grey_and_of_multispectral_images(channels, tmp_path, unsaved):
     seen = scene(channels)
@@ -96,6 +97,7 @@ def test_sheets_of_grey_and_of_multispectral_images(channels, tmp_path, unsaved)
     assert plt.get_fignums() == []
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_tables(tmp_path, unsaved):
     for name in ("one", "two"):
         look(scene(random_state=3), tmp_path / name, ["excite", "codes"])
@@ -212,6 +214,7 @@ def test_what_is_not_there_is_named(changed, only, message, tmp_path):
         look(Scene(seen.subject, **shown), tmp_path, only)
 
 
+@pytest.mark.slow
 def test_a_network_without_convolutions_has_no_filters_but_the_rest(tmp_path):
     class Patches(nn.Module):
         def __init__(self):

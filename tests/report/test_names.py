@@ -111,6 +111,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_no_cell_of_a_run_is_a_formula(reported: Path) -> None:
     paths = list(reported.glob("tables/*.csv"))
     assert len(paths) == 7

@@ -183,6 +183,7 @@ def test_a_run_of_an_earlier_version_gets_its_report(
     assert names(folder / "figures", "png") == FIGURES - set(OF_IMAGES)
 
 
+@pytest.mark.slow
 def test_tables_and_figures_that_an_experiment_no_longer_has_go(
     reported: Path, tmp_path: Path
 ) -> None:

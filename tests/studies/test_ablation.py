@@ -114,6 +114,7 @@ def test_every_beginning_has_the_categories_in_equal_shares() -> None:
     assert not torch.equal(order, balanced_order(y, 2))
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_there_is_not_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: list[tuple[str, AblationFit]]
 ) -> None:

@@ -291,6 +291,7 @@ def test_a_frame_that_cannot_be_drawn_has_tables(applied: Applied, run: Finished
 # The command
 
 
+@pytest.mark.slow
 def test_two_sets_are_two_sections_of_a_report_that_verifies(
     run_dir: Path, photos: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -331,6 +331,7 @@ def test_the_command_writes_tables_and_figures_and_says_when_nothing_succeeds(
     assert len(Attack.load(out / "attack").astray) == 0
 
 
+@pytest.mark.slow
 def test_points_that_are_nowhere_are_told_and_not_drawn(
     finished_run: Path, attacked: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,6 +357,7 @@ def test_wrong_use_ends_in_one_line(tmp_path: Path, finished_run: Path) -> None:
         assert words in result.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_of_many_categories_those_of_the_examples_are_drawn(
     run: FinishedRun, attacked: Attack
 ) -> None:

@@ -256,6 +256,7 @@ def thumbnails(analysed: Emergence) -> Thumbnails:
     return Thumbnails.of(Subject(tiny_networks.three(), layers, dataset), analysed.grid)
 
 
+@pytest.mark.slow
 def test_figures_show_each_image_once_and_few_of_a_category(
     analysed: Emergence, thumbnails: Thumbnails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

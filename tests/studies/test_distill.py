@@ -497,6 +497,7 @@ def test_the_command_writes_students_tables_and_figures_and_shows_them_in_the_re
     _refused("holds a training", arguments=[here, "--epochs", "3"])
 
 
+@pytest.mark.slow
 def test_first_weights_are_not_those_of_the_teacher_with_the_same_seed(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -574,6 +575,7 @@ def test_a_run_without_training_images_is_refused(finished: Path, tmp_path: Path
     _refused("holds no finished run", arguments=[tmp_path])
 
 
+@pytest.mark.slow
 def test_the_demo_is_distilled_on_the_digits_that_it_was_not_analysed_on() -> None:
     subject = SubjectSpec(DIGITS, "small_vgg28", size=28).load()
     images = training_images(subject)
