@@ -15,7 +15,7 @@ class View {
     this.scene = new Scene(this.find("stage"), data, state, new Side(data, state));
     this.second = new Scene(this.find("stage-b"), data, state, new Beside(data, state), this.scene);
     this.paint();
-    this.find("ready").hidden = false;
+    this.find("ready").hidden = this.find("slides").hidden = false;
     this.find("flat").hidden = Boolean(this.scene.painter);
     this.refresh();
     await Promise.all([data.decodeAll(), this.pictures.ready()]);
@@ -258,7 +258,7 @@ class View {
         label.style.left = `${Math.max(0, Math.min(x + 12, scene.width - 160))}px`;
         label.style.top = `${y + 14}px`;
       }
-      for (const each of this.scenes) each.request();
+      for (const each of this.scenes) each.drawFront();
     });
   }
 
