@@ -691,6 +691,13 @@ def test_drawings_follow_dark_mode_and_pictures_keep_their_colours(
     style = "(image) => getComputedStyle(image).filter"
     assert page.get_by_role("img", name="drawn").evaluate(style).startswith("invert(1)")
     assert page.get_by_role("img", name="picture").evaluate(style) == "none"
+    page.set_viewport_size({"width": 360, "height": 740})
+    frame = page.locator(".paper").first
+    room = "(frame) => frame.scrollWidth - frame.clientWidth"
+    assert frame.evaluate(room) == 0  # it is whole
+    page.get_by_role("button", name="Enlarge").first.click()
+    assert frame.evaluate(room) > 300
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.emulate_media(media="print")
     assert page.get_by_role("img", name="drawn").evaluate(style) == "none"
 
