@@ -77,7 +77,7 @@ def measured(browser: Any, path: Path) -> dict[str, float]:
     )
     page.set_default_timeout(120_000)
     page.goto(path.as_uri())
-    page.wait_for_function("window.interactive")
+    page.wait_for_selector("#view:not([aria-busy])")
     page.wait_for_timeout(500)
     found = page.evaluate(TIMES)
     moving = page.evaluate(FRAMES, False)

@@ -121,11 +121,19 @@ def drawn(page: Any) -> None:
     page.evaluate("new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
 
 
+def until(page: Any, condition: str) -> None:
+    """Wait for what the page's state says; Playwright's own way evaluates, which no page allows."""
+    page.evaluate(
+        f"new Promise((go) => {{ const look = () => (({condition}) ? go() :"
+        " requestAnimationFrame(look)); look(); })"
+    )
+
+
 def look_at(page: Any, name: str) -> Any:
     """Bring a list into sight, where it is made."""
     part = page.locator(f"[data-list={name}]")
     part.scroll_into_view_if_needed()
-    page.wait_for_function(f"view.lists.part('{name}').inSight && !view.lists.stale.has('{name}')")
+    until(page, f"view.lists.part('{name}').inSight && !view.lists.stale.has('{name}')")
     return part
 
 
@@ -398,7 +406,7 @@ def test_an_answer_shows_itself_in_the_view(page: Any, run: Any) -> None:
 @pytest.mark.slow
 def test_only_lists_in_sight_are_made(page: Any) -> None:
     page.evaluate("window.scrollTo(0, 0)")
-    page.wait_for_function("!view.lists.part('confusion').inSight")
+    until(page, "!view.lists.part('confusion').inSight")
     page.evaluate("view.set({ tau: 60 })")
     assert page.evaluate("view.lists.stale.has('confusion')")
     look_at(page, "confusion")
@@ -555,7 +563,7 @@ def test_many_points_are_drawn_share_by_share_and_only_one_while_they_move(page:
     )
     drawn(page)
     assert set(page.evaluate("shares")) == {0}
-    page.wait_for_function("shares.at(-1) === 4")
+    until(page, "shares.at(-1) === 4")
     assert page.evaluate("shares").count(1) == 1
     drawn(page)
     assert page.evaluate(PIXELS) == before  # share by share it is the same picture

@@ -109,7 +109,7 @@ class View {
       + `${thousands(points)} of ${plural(regions, "region")} are knowledge points at tau ${Number(tau.toFixed(3))}, ${ratio}. `
       + `${thousands(images)} of ${thousands(of)} ${state.who === "held" ? "held-out images" : "images"} shown.`
       + (state.beside ? ` At its side, ${this.second.side.label}: ${thousands(this.second.marked.counts.points)} points, ${right(this.second.marked.counts.reliable, this.second.marked.counts.points)}.` : "")
-      + (both ? ` Only images known in both: ${thousands(both.size)}${state.beside.startsWith("x") && this.second.side.says ? " that the attack led astray" : ""}.` : "")
+      + (both && both.size < data.shown ? ` Only images known in both: ${thousands(both.size)}${state.beside.startsWith("x") && this.second.side.says ? " that the attack led astray" : ""}.` : "")
       + (data.dim > 3 ? ` Drawn are the three leading of ${data.dim} coordinates.` : "");
     this.find("e-value").textContent = data.checkpoints[state.e].label;
     this.find("l-value").textContent = data.layers[state.l];

@@ -29,8 +29,8 @@ class Scene {
 
   // The strength that fills the view: nearly all regions of the finished network are weaker.
   reachOf(frame) {
-    const strengths = [];
-    for (let i = 0; i < this.data.points; i += 3) strengths.push(this.data.strength(frame, i));
+    const strengths = [], step = Math.max(3, Math.floor(this.data.points / MANY));
+    for (let i = 0; i < this.data.points; i += step) strengths.push(this.data.strength(frame, i));
     strengths.sort((a, b) => a - b);
     return strengths[Math.floor(0.97 * (strengths.length - 1))] || 1;
   }
