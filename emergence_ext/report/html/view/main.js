@@ -317,6 +317,7 @@ class View {
 async function openView() {
   const section = document.getElementById("view"), source = document.getElementById("view-data");
   if (!section || !source) return;
+  await new Promise((go) => requestAnimationFrame(() => setTimeout(go))); // the page is seen first
   try {
     const view = new View(section, new RunData(JSON.parse(source.textContent)));
     globalThis.view = view; // for the console, and for tests
