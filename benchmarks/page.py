@@ -37,7 +37,8 @@ async () => {
     times.push(performance.now() - last);
     last = performance.now();
   }
-  return times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
+  times.sort((a, b) => a - b);
+  return [0.1, 0.5].map((share) => times[Math.floor(share * times.length)]);
 }
 """
 WHOLE: Final = """
@@ -89,7 +90,8 @@ def measured(browser: Any, path: Path) -> dict[str, float]:
     page.wait_for_selector("#view:not([aria-busy])")
     page.wait_for_timeout(500)
     found = page.evaluate(TIMES)
-    moving = page.evaluate(MOVING)
+    # On a machine that has other work the tenth says more than the median.
+    tenth, median = page.evaluate(MOVING)
     page.wait_for_timeout(2000)  # until nothing moves
     whole = page.evaluate(WHOLE)
     interactive = page.evaluate("window.interactive")
@@ -101,7 +103,8 @@ def measured(browser: Any, path: Path) -> dict[str, float]:
         "first paint, s": found["paint"] / 1e3,
         "interactive, s": interactive / 1e3,
         "heap, MB": found["heap"] / 1e6,
-        "moving, ms a frame": moving,
+        "moving, ms a frame": median,
+        "the quickest tenth of frames, ms": tenth,
         "all points after, ms": whole,
     }
 

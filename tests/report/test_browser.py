@@ -510,8 +510,10 @@ def test_attacked_images_stand_beside_the_clean_ones_and_shapley_values_are_told
 @pytest.mark.slow
 def test_a_lasso_shows_what_it_holds_alone_and_in_the_table(page: Any) -> None:
     stage = page.locator("[data-view=stage]")
-    box = stage.bounding_box()
     page.get_by_role("button", name="Select by lasso").click()
+    page.evaluate("window.scrollTo(0, 0)")
+    page.wait_for_timeout(100)
+    box = stage.bounding_box()
     corners = [(0.35, 0.2), (0.7, 0.2), (0.7, 0.75), (0.35, 0.75)]
     corners = [(x * box["width"], y * box["height"]) for x, y in corners]
     before = page.evaluate("view.scene.camera.yaw")
