@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from emergence_ext.method import Interval
@@ -31,6 +33,11 @@ TABLES: Final = "tables"
 FIGURES: Final = "figures"
 NO_IMAGES: Final = "the images of the run are not there"
 LARGEST_SVG: Final = 1_000_000  # bytes
+PICTURES: Final = "Pictures"
+"""What a PNG file says of itself where it holds pictures, whose colours are not to be turned."""
+# Coordinates in an SVG file: a hundredth of a point is beyond any printer, matplotlib writes more.
+_PLACES: Final = re.compile(rb'\s(?:d|x|y)="[^"]*"')
+_DIGITS: Final = re.compile(rb"(\.\d\d)\d+")
 _MANY: Final = 20  # marks, or points of a line
 
 
@@ -109,11 +116,22 @@ def save_figure(figure: Figure, path: Path) -> None:
 def _saved(figure: Figure, kind: str, name: str) -> bytes:
     content = io.BytesIO()
     # Without a date and with a salt of their own, SVG files of equal figures are equal.
+    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
+    if kind == "png" and figure.findobj(_is_picture):
+        metadata[PICTURES] = "yes"
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(
-            content, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None
-        )
-    return content.getvalue()
+        # In an SVG file dots are those of marks that became pixels.
+        dpi = 200 if kind == "png" else 150
+        figure.savefig(content, format=kind, dpi=dpi, metadata=metadata)
+    drawn = content.getvalue()
+    if kind == "svg":
+        drawn = _PLACES.sub(lambda place: _DIGITS.sub(rb"\1", place[0]), drawn)
+    return drawn
+
+
+def _is_picture(artist: Artist) -> bool:
+    """Whether colours come from an image rather than from a scale."""
+    return isinstance(artist, AxesImage) and np.ndim(artist.get_array()) == 3
 
 
 def _many_marks(artist: Artist) -> bool:

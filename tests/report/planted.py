@@ -118,7 +118,7 @@ def planted_shapley(run: Any) -> Shapley:
 
 def planted_page(folder: Path, run: Any, done: Experiments | None = None) -> Path:
     """The page of a planted run, in a folder that is made for it."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     config = {
         "format_version": 1,
         "settings": {"model": "module:tiny"},

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from emergence_ext.figures.style import new_figure
 from emergence_ext.method import shared_categories
 from emergence_ext.report.beside import Experiments
+from emergence_ext.report.files import FIGURES, save_figure
 from emergence_ext.report.framed import Framed
 from tests.report.planted import planted, planted_attack, planted_page, planted_shapley
 
@@ -24,6 +26,16 @@ CHROMIUM = next(
 )
 EVIL = "<script>alert(1)</script>"
 SCRIPTS = ("кошка", "猫と犬", "كلب", "शेर", EVIL, '"><img src=x onerror=alert(1)>')
+
+
+PIXELS = """(() => {
+  const { middle } = view.scene, copy = new OffscreenCanvas(middle.width, middle.height);
+  const pen = copy.getContext("2d");
+  pen.drawImage(middle, 0, 0);
+  const bytes = pen.getImageData(0, 0, copy.width, copy.height).data;
+  return [bytes.filter((value, k) => k % 4 === 3 && value).length, bytes.reduce((a, b) => a + b)];
+})()"""
+"""How many pixels of the view are painted, and the sum of all colours."""
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +121,22 @@ def drawn(page: Any) -> None:
     page.evaluate("new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
 
 
+def until(page: Any, condition: str) -> None:
+    """Wait for what the page's state says; Playwright's own way evaluates, which no page allows."""
+    page.evaluate(
+        f"new Promise((go) => {{ const look = () => (({condition}) ? go() :"
+        " requestAnimationFrame(look)); look(); })"
+    )
+
+
+def look_at(page: Any, name: str) -> Any:
+    """Bring a list into sight, where it is made."""
+    part = page.locator(f"[data-list={name}]")
+    part.scroll_into_view_if_needed()
+    until(page, f"view.lists.part('{name}').inSight && !view.lists.stale.has('{name}')")
+    return part
+
+
 def slide(page: Any, name: str, value: int) -> None:
     """Move a slider as a hand on the keyboard does."""
     slider = page.locator(f"[data-view={name}]")
@@ -129,16 +157,7 @@ def test_the_first_screen_says_what_was_analysed_and_shows_it(page: Any, run: An
     assert page.locator(".findings li").count() >= 4
     box = page.locator("[data-view=stage]").bounding_box()
     assert box["y"] + box["height"] < 900
-    painted = page.evaluate(
-        """(() => {
-          const { middle } = view.scene, copy = new OffscreenCanvas(middle.width, middle.height);
-          const pen = copy.getContext("2d");
-          pen.drawImage(middle, 0, 0);
-          const bytes = pen.getImageData(0, 0, copy.width, copy.height).data;
-          return bytes.filter((value, k) => k % 4 === 3 && value).length;
-        })()"""
-    )
-    assert painted > 500
+    assert page.evaluate(PIXELS)[0] > 500
 
 
 def test_sliders_go_to_checkpoints_layers_and_thresholds(page: Any, run: Any) -> None:
@@ -341,16 +360,18 @@ def test_layouts_stand_where_they_say(page: Any, run: Any) -> None:
 def test_lists_rank_and_the_matrix_filters(page: Any, run: Any) -> None:
     e = run.emergence
     wrong = int((e.z[-1].argmax(1) != e.y).sum())
-    assert page.locator("[data-list=misread] .card").count() == wrong
-    page.locator("[data-list=others] .card").first.click()
+    assert look_at(page, "misread").locator(".card").count() == wrong
+    look_at(page, "others").locator(".card").first.click()
     image, region = state(page, "image", "region")
     kinds = page.evaluate("Array.from(view.scene.marked.kinds)")
     assert kinds[image * 12 + region] == 3
+    look_at(page, "confusion")
     page.get_by_role("button", name="cat taken for dog").click()
     assert state(page, "cell") == [{"kind": "images", "y": 0, "says": 1}]
     assert counts(page)[0] == int(((e.y == 0) & (e.z[-1].argmax(1) == 1)).sum())
     page.locator("[data-view=cell]").click()
     page.get_by_role("button", name="knowledge points that are shown").click()
+    look_at(page, "confusion")
     points = e.points()
     cell = page.get_by_role("button", name="dog taken for dog")
     assert int(cell.inner_text().replace(",", "")) == int(points.reliable[e.y == 1].sum())
@@ -361,6 +382,38 @@ def test_lists_rank_and_the_matrix_filters(page: Any, run: Any) -> None:
 
 
 @pytest.mark.slow
+def test_an_answer_shows_itself_in_the_view(page: Any, run: Any) -> None:
+    answers = page.locator(".findings li")
+    links = answers.locator("a")
+    assert links.count() >= 4
+    for k in range(links.count()):
+        address = links.nth(k).get_attribute("href")
+        links.nth(k).click()
+        page.wait_for_timeout(300)  # until the address is what the state says
+        assert page.evaluate("location.hash") in ("", address), address  # "": it is so already
+        page.get_by_role("button", name="Reset").click()
+        page.wait_for_timeout(300)
+    text = answers.filter(has_text="Which regions are misread").inner_text()
+    answers.filter(has_text="Which regions are misread").locator("a").click()
+    cell = state(page, "cell")[0]
+    names = [run.emergence.categories[cell[x]].replace("_", " ") for x in ("y", "says")]
+    assert f"those of {' as '.join(names)}: " in text
+    points = run.emergence.points().subset(run.emergence.held_out & (run.emergence.y == cell["y"]))
+    there = int((points.point & (points.category == cell["says"])).sum())
+    assert page.evaluate("view.scene.marked.counts.drawn") == there
+
+
+@pytest.mark.slow
+def test_only_lists_in_sight_are_made(page: Any) -> None:
+    page.evaluate("window.scrollTo(0, 0)")
+    until(page, "!view.lists.part('confusion').inSight")
+    page.evaluate("view.set({ tau: 60 })")
+    assert page.evaluate("view.lists.stale.has('confusion')")
+    look_at(page, "confusion")
+    assert page.evaluate("!view.lists.stale.has('confusion')")
+
+
+@pytest.mark.slow
 def test_regions_that_are_shared_and_that_moved_are_ranked(page: Any, run: Any) -> None:
     e = run.emergence
     page.locator("[data-view=who]").select_option("all")
@@ -368,11 +421,12 @@ def test_regions_that_are_shared_and_that_moved_are_ranked(page: Any, run: Any) 
     p, _ = e.frame.posterior(h).sort(dim=-1, descending=True)
     shared = (shared_categories(h, e.frame, e.tau) >= 0).all(-1)
     second = torch.where(shared, p[..., 1], 0).amax(1)
-    cards = page.locator("[data-list=shared] .card")
+    cards = look_at(page, "shared").locator(".card")
     near = ((p[..., 0] - p[..., 1]) - 0.1).abs() < 0.02  # which rounding may move
     assert abs(cards.count() - int(shared.any(1).sum())) <= int(near.any(1).sum())
     name = cards.first.get_attribute("title")
     assert float(second[e.names.index(name)]) == pytest.approx(float(second.max()), abs=0.02)
+    look_at(page, "moved")
     assert page.locator("[data-list=moved-title]").inner_text().endswith("epoch 0 to epoch 4")
     far = (e.h[-1, -1] - e.h[0, -1]).norm(dim=-1).amax(1)
     named = [card.get_attribute("title") for card in page.locator("[data-list=moved] .card").all()]
@@ -380,6 +434,7 @@ def test_regions_that_are_shared_and_that_moved_are_ranked(page: Any, run: Any) 
     assert len(told) == len(far) and told[0] == pytest.approx(float(far.max()), abs=0.05)
     assert all(a > b - 0.05 for a, b in pairwise(told))
     page.locator("[data-view=beside]").select_option("e1")
+    look_at(page, "moved")
     assert page.locator("[data-list=moved-title]").inner_text().endswith("epoch 2 to epoch 4")
 
 
@@ -432,6 +487,7 @@ def test_attacked_images_stand_beside_the_clean_ones_and_shapley_values_are_told
     assert counts(page)[0] == len(attack.astray)
     assert page.evaluate("view.second.marked.counts.images") == len(attack.astray)
     assert "that the attack led astray" in page.locator("[data-view=counts]").inner_text()
+    look_at(page, "moved")
     title = page.locator("[data-list=moved-title]").inner_text()
     assert title.endswith("epoch 4 to attacked, eps 0.1")
     page.locator("[data-list=moved] .card").first.click()
@@ -454,8 +510,10 @@ def test_attacked_images_stand_beside_the_clean_ones_and_shapley_values_are_told
 @pytest.mark.slow
 def test_a_lasso_shows_what_it_holds_alone_and_in_the_table(page: Any) -> None:
     stage = page.locator("[data-view=stage]")
-    box = stage.bounding_box()
     page.get_by_role("button", name="Select by lasso").click()
+    page.evaluate("window.scrollTo(0, 0)")
+    page.wait_for_timeout(100)
+    box = stage.bounding_box()
     corners = [(0.35, 0.2), (0.7, 0.2), (0.7, 0.75), (0.35, 0.75)]
     corners = [(x * box["width"], y * box["height"]) for x, y in corners]
     before = page.evaluate("view.scene.camera.yaw")
@@ -478,6 +536,7 @@ def test_a_lasso_shows_what_it_holds_alone_and_in_the_table(page: Any) -> None:
     chosen = page.evaluate("[...view.state.chosen].flatMap((one, i) => (one ? [i] : []))")
     assert len(within) > 10 and len(set(chosen) ^ set(within)) <= 2  # at the border
     assert counts(page)[1] == len(chosen)
+    look_at(page, "table")
     assert page.locator("[data-list=rows] tbody tr").count() == len(chosen)
     slide(page, "e", 0)  # they are followed through training
     assert counts(page)[1] == len(chosen)
@@ -491,14 +550,28 @@ def test_a_lasso_shows_what_it_holds_alone_and_in_the_table(page: Any) -> None:
 
 
 @pytest.mark.slow
-def test_many_points_are_drawn_coarsely_while_they_move(page: Any) -> None:
-    assert page.evaluate("view.scene.coarseness(1e6)") == 1
-    page.locator("[data-view=stage]").focus()
-    page.keyboard.press("ArrowLeft")
+def test_many_points_are_drawn_share_by_share_and_only_one_while_they_move(page: Any) -> None:
     steps = page.evaluate("[1e3, 3e4, 1e6].map((n) => view.scene.coarseness(n))")
     assert steps[0] == 1 and 1 < steps[1] <= 31 and steps[2] == 31
-    page.wait_for_timeout(400)
-    assert page.evaluate("view.scene.coarseness(1e6)") == 1
+    before = page.evaluate(PIXELS)
+    page.evaluate(
+        """(() => {
+          const { scene } = view, { painter } = scene, draw = painter.points.bind(painter);
+          window.shares = [];
+          scene.coarseness = () => 5;
+          painter.points = (...given) => { shares.push(given[4].share); draw(...given); };
+          view.stir();
+        })()"""
+    )
+    drawn(page)
+    assert set(page.evaluate("shares")) == {0}
+    until(page, "shares.at(-1) === 4")
+    assert page.evaluate("shares").count(1) == 1
+    drawn(page)
+    assert page.evaluate(PIXELS) == before  # share by share it is the same picture
+    page.mouse.move(*[page.locator("[data-view=stage]").bounding_box()[x] + 99 for x in "xy"])
+    page.wait_for_timeout(100)
+    assert page.evaluate("shares").count(1) == 1  # to point somewhere draws no points
 
 
 @pytest.mark.slow
@@ -538,7 +611,7 @@ def test_two_and_two_hundred_categories(open_page: Callable[..., Any], tmp_path:
     many = planted(categories=tuple(f"kind {c}" for c in range(200)), images=600, grid=(1, 2))
     page = open_page(planted_page(tmp_path / "many", many))
     assert page.locator("[data-view=legend] [data-category]").count() == 200
-    assert page.locator("[data-list=confusion] li").count() == 40
+    assert look_at(page, "confusion").locator("li").count() == 40
 
 
 @pytest.mark.slow
@@ -611,6 +684,32 @@ def test_the_page_is_accessible_and_fits_its_width(
         for node in each["nodes"]
     ]
     assert serious == []
+
+
+@pytest.mark.slow
+def test_drawings_follow_dark_mode_and_pictures_keep_their_colours(
+    open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    (folder / FIGURES).mkdir(parents=True)
+    for name, values in {"drawn": torch.ones(4, 4), "picture": torch.ones(4, 4, 3)}.items():
+        figure = new_figure(1, 1)
+        figure.add_subplot().imshow(values.numpy())
+        save_figure(figure, folder / FIGURES / name)
+    planted_page(folder, planted())
+    page = open_page(folder / "report.html", scheme="dark")
+    style = "(image) => getComputedStyle(image).filter"
+    assert page.get_by_role("img", name="drawn").evaluate(style).startswith("invert(1)")
+    assert page.get_by_role("img", name="picture").evaluate(style) == "none"
+    page.set_viewport_size({"width": 360, "height": 740})
+    frame = page.locator(".paper").first
+    room = "(frame) => frame.scrollWidth - frame.clientWidth"
+    assert frame.evaluate(room) == 0  # it is whole
+    page.get_by_role("button", name="Enlarge").first.click()
+    assert frame.evaluate(room) > 300
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.emulate_media(media="print")
+    assert page.get_by_role("img", name="drawn").evaluate(style) == "none"
 
 
 @pytest.mark.slow

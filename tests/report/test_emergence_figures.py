@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from emergence_ext.method import entropy
 from emergence_ext.report import files
 from emergence_ext.report.emergence import IN_SPACE, OF_IMAGES, figures
 from emergence_ext.report.files import NO_IMAGES, Drawings, save_figure, write_results
+from emergence_ext.report.html.pictures import read_pictures
 from emergence_ext.run import (
     Checkpoint,
     Config,
@@ -152,3 +154,16 @@ def test_a_large_svg_holds_its_marks_as_pixels_and_a_notebook_shows_a_figure(
     many = (tmp_path / "many.svg").read_text()
     assert "<image" in many and len(many) < 0.7 * len(few)
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_figure_with_pictures_in_it_says_so_and_a_drawing_does_not(tmp_path: Path) -> None:
+    for name, values in {"scale": torch.rand(4, 4), "picture": torch.rand(4, 4, 3)}.items():
+        figure = new_figure(1, 1)
+        figure.add_subplot().imshow(values.numpy())
+        save_figure(figure, tmp_path / name)
+    found = read_pictures({path.stem: path for path in tmp_path.glob("*.png")})
+    assert {name: picture.photos for name, picture in found.items()} == {
+        "scale": False, "picture": True,
+    }  # fmt: skip
+    places = re.findall(r'\sd="([^"]*)"', (tmp_path / "scale.svg").read_text())
+    assert places and not any(re.search(r"\.\d{3}", place) for place in places)

@@ -131,8 +131,8 @@ def test_all_figures_and_tables_of_a_run_are_in_its_report(page: Page) -> None:
     assert len([t for t in page.all("table") if t]) == len(KNOWN_TABLES) + 1  # skipped images
     assert page.text.count("How to read it.") == len(KNOWN_FIGURES)
     assert "Not in this run" not in page.text
-    for text in ("62.3", "95% interval 58 to 66", "no points", "85.3%", "1e-06", "truncated"):
-        assert text in page.text
+    for text in ("62.3", "95 % interval 58 to 66", "no points", "85.3 %", "1e-06", "truncated"):
+        assert text in page.text.replace("\u00a0", " ")
 
 
 def test_nothing_is_requested_from_anywhere(page: Page) -> None:

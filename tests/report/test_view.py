@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64decode
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -164,28 +165,39 @@ def test_names_cannot_leave_the_data() -> None:
 def test_findings_say_what_the_numbers_say() -> None:
     run = planted(images=90)
     e = run.emergence
-    texts = findings(run)
-    assert "The network gets 67 % (56 to 76) of the 90 images right." in texts
-    assert any(text.startswith("It misreads 30, most often ") for text in texts)
+    found = findings(run)
+    texts = [x.text.replace("\u00a0", " ") for x in found]
+    begins = "The network gets 67 % (56 to 76) of the 90 images right and misreads 30, most often "
+    assert texts[0].startswith(begins)
     last = e.held_out_counts[-1][-1].ratio
     assert last is not None
     said = f"{100 * last.value:.0f} % ({100 * last.low:.0f} to {100 * last.high:.0f})"
     assert any(said in text and "conv2" in text for text in texts)
-    assert any(" is the first layer that tells " in text for text in texts)
+    assert any(" right between these two" in text for text in texts)
+    assert all("\u00a0%" in x.text for x in found if "%" in x.text)  # which no line ends before
     attack = planted_attack(run)
     told = findings(run, attack)[-1]
-    assert f"leads {len(attack.astray)} of {len(attack.names)} images astray" in told
-    assert "-1.00 (-1.00 to -1.00)" in told
+    assert f"lead {len(attack.astray)} of {len(attack.names)} images astray" in told.text
+    assert "\u22121.00 (\u22121.00 to \u22121.00)" in told.text and told.view == "beside=x0"
+    pairs = Counter(zip(attack.original.tolist(), attack.adversarial.tolist(), strict=True))
+    most = max(pairs.values())
+    names = [[attack.categories[c] for c in pair] for pair, n in pairs.items() if n == most]
+    assert any(f"most often {' to '.join(x)} ({most} times)" in told.text for x in names)
     single = findings(planted(checkpoints=1, layers=1))
-    assert not any("epoch" in text for text in single)
+    assert not any("epoch" in x.text for x in single)
 
 
 def test_the_title_says_what_was_analysed(tmp_path: Any) -> None:
     page = planted_page(tmp_path / "run", planted()).read_text(encoding="utf-8")
     assert "<title>tiny on animals</title>" in page
-    assert "3 categories, 1 checkpoint, 2 layers. The finished network gets 66.7%" in page
+    assert "3 categories, 1 checkpoint, 2 layers. The finished network gets 66.7\u00a0%" in page
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "config.json").write_text('{"format_version": 1}')
     page = write_page(tmp_path / "plain").read_text(encoding="utf-8")
     assert "<title>What the network learned, where and when</title>" in page
     assert 'id="view"' not in page and "view-data" not in page
+    (tmp_path / "plain" / "config.json").write_text(
+        '{"format_version": 1, "categories": ["a cat", "a dog", "c", "d", "e"]}'
+    )
+    page = write_page(tmp_path / "plain").read_text(encoding="utf-8")
+    assert "<title>What a network learned of a cat, a dog, c and 2 more</title>" in page

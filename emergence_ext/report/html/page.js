@@ -1,5 +1,5 @@
 "use strict";
-// The page is whole without this script; it adds sorting and a link to save each picture.
+// The page is whole without this script; it adds sorting, enlarging, and a link to save each picture.
 for (const link of document.querySelectorAll("a[data-picture]")) {
   // The link reuses the picture on the page: a second copy would double the size of the file.
   const picture = document.getElementById(link.dataset.picture);
@@ -11,6 +11,15 @@ for (const link of document.querySelectorAll("a[data-picture]")) {
     canvas.height = picture.naturalHeight;
     canvas.getContext("2d").drawImage(picture, 0, 0);
     link.href = canvas.toDataURL("image/png"); // which every program reads
+  });
+}
+
+// On a narrow screen a figure is shown whole; enlarged it can be read, and moved within its frame.
+for (const button of document.querySelectorAll("button[data-enlarge]")) {
+  const paper = document.getElementById(button.dataset.enlarge).parentElement;
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    button.setAttribute("aria-pressed", String(paper.classList.toggle("large")));
   });
 }
 

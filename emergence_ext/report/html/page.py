@@ -40,6 +40,7 @@ def fill_template(template: str, style: str, script: str, **context: Any) -> byt
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_unbroken,
     )
     page = environment.get_template(template).render(
         style=Markup(style), script=Markup(script), policy=policy, **context
@@ -57,6 +58,12 @@ def view_script() -> str:
     """Return the script of the view: its parts share one scope, since a page has no modules."""
     parts = (page_part(f"report/html/view/{name}.js") for name in VIEW)
     return "{\n" + "\n".join(parts) + "}\n"
+
+
+def _unbroken(value: Any) -> Any:
+    """Keep a number and its % on one line; what is no plain text stays as it is."""
+    plain = isinstance(value, str) and not isinstance(value, Markup)
+    return re.sub(r"(?<=\d) %", "\u00a0%", value) if plain else value
 
 
 def _digest(text: str) -> str:

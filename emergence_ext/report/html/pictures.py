@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from emergence_ext.report.files import PICTURES
+
 logger = logging.getLogger(__name__)
 
 # Characters of base64. Together with the view, tables and text the page stays below 15 MB.
@@ -22,12 +24,16 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure, as it is shown; its vector form lies beside the page."""
+    """One figure, as it is shown; its vector form lies beside the page.
+
+    `photos` says that there are pictures in it, whose colours dark mode must not turn.
+    """
 
     name: str
     src: str
     width: int
     height: int
+    photos: bool = False
 
 
 def read_pictures(files: Mapping[str, Path], *, room: int | None = None) -> dict[str, Picture]:
@@ -46,13 +52,13 @@ def read_pictures(files: Mapping[str, Path], *, room: int | None = None) -> dict
             data = path.read_bytes()
             with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
                 image.load()
-                size = image.size
+                size, photos = image.size, PICTURES in image.info
                 small = _shrunk(image, limit)
         except _UNREADABLE as error:
             logger.warning("report: %s is left out, it cannot be read: %s", path, error)
             continue
         source = _uri("image/png", data) if len(data) <= len(small) else _uri("image/webp", small)
-        pictures[name] = Picture(name, source, *size)
+        pictures[name] = Picture(name, source, *size, photos)
     return pictures
 
 

@@ -57,9 +57,17 @@ def _title(config: Config) -> str:
     """Which network was analysed on what, as far as the run says it."""
     model = str(config.settings.get("model") or "").rpartition(":")[2]
     data = str((config.subject or {}).get("data") or "")
-    if not model:
+    if model:
+        return f"{model} on {Path(data).name}" if Path(data).name else model
+    # A module of the user's, whose name no run holds: what it was shown tells pages apart.
+    names = [str(x).replace("_", " ") for x in config.categories]
+    if not names:
         return "What the network learned, where and when"
-    return f"{model} on {Path(data).name}" if Path(data).name else model
+    most = 4
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
+    start, last = ", ".join(names[:-1]), names[-1]
+    return f"What a network learned of {f'{start} and ' if start else ''}{last}"
 
 
 def _about(config: Config) -> str:
@@ -99,7 +107,7 @@ def _checkpoint(entry: Any) -> dict[str, str]:
     return {
         "label": str(entry.get("label", NOTHING)),
         "epoch": shown(entry.get("epoch")),
-        "accuracy": f"{accuracy:.1%}" if known else NOTHING,
+        "accuracy": f"{100 * accuracy:.1f} %" if known else NOTHING,
     }
 
 

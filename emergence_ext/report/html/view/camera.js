@@ -37,7 +37,7 @@ class Camera {
     this.y += y * this.distance / FIELD;
   }
 
-  get distance() { return 3.9 * this.reach / this.zoom; }
+  get distance() { return 3.4 * this.reach / this.zoom; }
 
   // Rows: to the right, up, towards the eye.
   get rows() {

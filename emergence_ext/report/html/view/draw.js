@@ -25,7 +25,7 @@ void main() {
   vec2 q = 2.0 * gl_PointCoord - 1.0;
   float from = kind == 3 ? max(abs(q.x), abs(q.y)) : length(q);
   if (from > 1.0 || (kind == 3 && from < 0.5)) discard; // another category: a hollow square
-  vec3 edge = mix(color * 0.55, mix(color, vec3(1.0), 0.55), dark);
+  vec3 edge = mix(color * 0.7, mix(color, vec3(1.0), 0.35), dark);
   pixel = vec4(kind == 2 && from > 0.72 ? edge : color, 1.0);
 }`;
 
@@ -61,17 +61,17 @@ class Painter {
   }
 
   // frames: up to four, with their weights; marks: what `mark` in the shader is, bytes that may change.
-  // Of many points every `step`th, at most the 31st, since a stride has 255 bytes at most.
-  points(frames, weights, marks, camera, { size, swell, dark, width, height, step }) {
+  // Of many points every `step`th, at most the 31st, since a stride has 255 bytes at most; the first is number `share`.
+  points(frames, weights, marks, camera, { size, swell, dark, width, height, step, share }) {
     const { gl } = this;
     for (let k = 0; k < 4; k++) {
       gl.bindBuffer(gl.ARRAY_BUFFER, this.buffer(frames[k] ?? frames[0]));
       gl.enableVertexAttribArray(k);
-      gl.vertexAttribPointer(k, 4, gl.SHORT, false, 8 * step, 0);
+      gl.vertexAttribPointer(k, 4, gl.SHORT, false, 8 * step, 8 * share);
     }
     gl.bindBuffer(gl.ARRAY_BUFFER, this.buffer(marks, true));
     gl.enableVertexAttribArray(4);
-    gl.vertexAttribPointer(4, 4, gl.UNSIGNED_BYTE, true, 4 * step, 0);
+    gl.vertexAttribPointer(4, 4, gl.UNSIGNED_BYTE, true, 4 * step, 4 * share);
     gl.uniform4fv(this.at("blend"), [0, 1, 2, 3].map((k) => weights[k] ?? 0));
     const { rows } = camera; // columns first, as GLSL has it
     gl.uniformMatrix3fv(this.at("rows"), false, [0, 1, 2].flatMap((d) => rows.map((row) => row[d])));
@@ -80,7 +80,7 @@ class Painter {
     gl.uniform1f(this.at("size"), size);
     gl.uniform1f(this.at("swell"), swell);
     gl.uniform1f(this.at("dark"), dark ? 1 : 0);
-    gl.drawArrays(gl.POINTS, 0, Math.ceil(marks.length / 4 / step));
+    gl.drawArrays(gl.POINTS, 0, Math.ceil((marks.length / 4 - share) / step));
   }
 
   buffer(owner, changes = false) {

@@ -12,7 +12,7 @@ function el(tag, properties = {}, ...children) {
   return made;
 }
 
-const percent = (x, digits = 0) => `${(100 * x).toFixed(digits)} %`;
+const percent = (x, digits = 0) => `${(100 * x).toFixed(digits)}\u00a0%`;
 const signed = (x) => `${x < 0 ? "\u2212" : "+"}${Math.abs(x).toFixed(2)}`;
 const thousands = (n) => n.toLocaleString("en-US");
 const plural = (n, one, many = `${one}s`) => `${thousands(n)} ${n === 1 ? one : many}`;

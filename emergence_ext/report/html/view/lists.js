@@ -1,30 +1,39 @@
 // Lists that rank, the confusion matrix, and the table of what is shown.
 
 const LONGEST = 24, ROWS = 200;
+const LISTS = ["misread", "others", "shared", "moved", "outliers", "confusion", "table"];
 
 class Lists {
   constructor(root, app) {
     Object.assign(this, app);
     this.root = root;
     this.part = (name) => root.querySelector(`[data-list="${name}"]`);
+    this.stale = new Set();
+    // Pictures take time: a list is made anew only where it is in sight, or nearly.
+    this.sight = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) target.inSight = isIntersecting;
+      this.make();
+    }, { rootMargin: "300px" });
+    for (const name of LISTS) this.sight.observe(this.part(name));
   }
 
   show(marked) {
-    // Each as rarely as it may change: pictures take time.
-    this.once("misread", [this.state.hidden], () => this.misread());
-    this.once("outliers", [this.state.hidden, this.state.e], () => this.outliers());
-    this.others(marked);
-    this.shared(marked);
-    this.moved(marked);
-    this.confusion(marked);
-    if (this.part("table").open) this.table(marked);
+    this.marked = marked;
+    const { hidden, e } = this.state, seen = JSON.stringify([hidden, this.palette.dark]);
+    for (const name of LISTS) {
+      // Of what is shown in the view, but for two.
+      const key = { misread: seen, outliers: `${seen} ${e}` }[name];
+      if (key === undefined || key !== this.part(name).madeFor) this.stale.add(name);
+      this.part(name).madeFor = key;
+    }
+    this.make();
   }
 
-  once(name, depends, show) {
-    const key = JSON.stringify([depends, this.palette.dark]);
-    if (this.shownFor?.[name] === key) return;
-    this.shownFor = { ...this.shownFor, [name]: key };
-    show();
+  make() {
+    for (const name of [...this.stale].filter((each) => this.part(each).inSight)) {
+      this.stale.delete(name);
+      if (name !== "table" || this.part("table").open) this[name](this.marked);
+    }
   }
 
   strip(name, cards, none) {
@@ -47,7 +56,7 @@ class Lists {
       const cosines = data.directions.map((mu) => mu.reduce((sum, m, d) => sum + m * g[d], 0) / length);
       return [x.index, Math.acos(Math.min(1, Math.max(...cosines))) * 180 / Math.PI];
     }).sort((a, b) => b[1] - a[1]);
-    this.strip("outliers", far.slice(0, LONGEST).map(([index, angle]) => card(this, index, null, `${angle.toFixed(0)}° from any`, 84)), "No image is shown.");
+    this.strip("outliers", far.slice(0, LONGEST).map(([index, angle]) => card(this, index, null, `${clipped(data.short[data.images[index].y], 16)}, ${angle.toFixed(0)}° off`, 84)), "No image is shown.");
   }
 
   // The region of each image that is worth the most, if that is anything; the first of these.
@@ -71,19 +80,19 @@ class Lists {
 
   says(frame, i) {
     const says = frame.category[i];
-    return `${clipped(this.data.short[says], 16)} ${percent(this.data.posterior(frame, i)[says])}`;
+    return `${clipped(this.data.short[says], 16)}, ${percent(this.data.posterior(frame, i)[says])}`;
   }
 
   others({ kinds }) {
     const { data, state } = this, frame = data.frame(state.e, state.l);
     this.regionCards("others", this.bestOfEach((i) => (kinds[i] === OTHER ? frame.passed[i] : 0)),
-      (i) => `says ${this.says(frame, i)}`, "No region that is shown is a knowledge point for another category.");
+      (i) => `${clipped(data.short[data.images[Math.floor(i / data.regions)].y], 16)} → ${this.says(frame, i)}`, "No region that is shown is a knowledge point for another category.");
   }
 
   shared({ kinds }) {
     const { data, state } = this, frame = data.frame(state.e, state.l), { second, share } = data.shared(frame);
     this.regionCards("shared", this.bestOfEach((i) => (kinds[i] >= RIGHT ? share[i] : 0)),
-      (i, value) => `${this.says(frame, i)}, ${clipped(data.short[second[i]], 16)} ${percent(value / 255)}`,
+      (i, value) => `${clipped(data.short[frame.category[i]], 16)} and ${clipped(data.short[second[i]], 16)}, ${percent(value / 255)}`,
       "No knowledge point that is shown speaks for two categories alike.");
   }
 
@@ -97,7 +106,7 @@ class Lists {
     this.part("moved-title").textContent = same ? "Regions that moved most"
       : `Regions that moved most, ${later ? `${label} to ${side.label}` : `${side.label} to ${label}`}`;
     this.regionCards("moved", same ? [] : this.bestOfEach((i) => (kinds[i] ? data.distance(here, there, i) : 0)),
-      (i, far) => `${far.toFixed(1)}: ${clipped(data.short[from.category[i]], 12)} → ${clipped(data.short[to.category[i]], 12)}`,
+      (i, far) => `${clipped(data.short[from.category[i]], 12)} → ${clipped(data.short[to.category[i]], 12)}, by ${far.toFixed(1)}`,
       "No region that is shown moved.");
   }
 
@@ -127,6 +136,8 @@ class Lists {
       on: { click: () => this.set({ cell: chosen(y, says) ? null : { kind: this.matrixOf, y, says }, who: "all" }) },
     });
     const box = this.part("confusion");
+    this.part("confusion-words").textContent = `${C > 20 ? "The most frequent pairs" : "Rows: true category; columns"}: what ${this.matrixOf === "images"
+      ? "the finished network says of all images analysed." : "the knowledge points say that are shown in the view now."}`;
     if (C > 20) {
       const wrong = cells.filter(([y, says]) => y !== says).sort((a, b) => b[2] - a[2]).slice(0, 40);
       box.replaceChildren(el("ul", { className: "pairs-list" }, ...wrong.map(([y, says, n]) =>
@@ -144,9 +155,6 @@ class Lists {
       }));
     });
     box.replaceChildren(el("table", { className: "matrix" },
-      el("caption", { textContent: this.matrixOf === "images"
-        ? "Rows: true category; columns: what the finished network says of all images analysed."
-        : "Rows: true category; columns: what the knowledge points say that are shown in the view now." }),
       el("thead", {}, el("tr", {}, el("td"), ...data.short.map((name) => el("th", { scope: "col", textContent: clipped(name, 12) })))),
       el("tbody", {}, ...rows)));
   }

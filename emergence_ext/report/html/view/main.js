@@ -15,7 +15,7 @@ class View {
     this.scene = new Scene(this.find("stage"), data, state, new Side(data, state));
     this.second = new Scene(this.find("stage-b"), data, state, new Beside(data, state), this.scene);
     this.paint();
-    this.find("ready").hidden = false;
+    this.find("ready").hidden = this.find("slides").hidden = false;
     this.find("flat").hidden = Boolean(this.scene.painter);
     this.refresh();
     await Promise.all([data.decodeAll(), this.pictures.ready()]);
@@ -109,7 +109,7 @@ class View {
       + `${thousands(points)} of ${plural(regions, "region")} are knowledge points at tau ${Number(tau.toFixed(3))}, ${ratio}. `
       + `${thousands(images)} of ${thousands(of)} ${state.who === "held" ? "held-out images" : "images"} shown.`
       + (state.beside ? ` At its side, ${this.second.side.label}: ${thousands(this.second.marked.counts.points)} points, ${right(this.second.marked.counts.reliable, this.second.marked.counts.points)}.` : "")
-      + (both ? ` Only images known in both: ${thousands(both.size)}${state.beside.startsWith("x") && this.second.side.says ? " that the attack led astray" : ""}.` : "")
+      + (both && both.size < data.shown ? ` Only images known in both: ${thousands(both.size)}${state.beside.startsWith("x") && this.second.side.says ? " that the attack led astray" : ""}.` : "")
       + (data.dim > 3 ? ` Drawn are the three leading of ${data.dim} coordinates.` : "");
     this.find("e-value").textContent = data.checkpoints[state.e].label;
     this.find("l-value").textContent = data.layers[state.l];
@@ -258,7 +258,7 @@ class View {
         label.style.left = `${Math.max(0, Math.min(x + 12, scene.width - 160))}px`;
         label.style.top = `${y + 14}px`;
       }
-      for (const each of this.scenes) each.request();
+      for (const each of this.scenes) each.drawFront();
     });
   }
 
@@ -317,6 +317,7 @@ class View {
 async function openView() {
   const section = document.getElementById("view"), source = document.getElementById("view-data");
   if (!section || !source) return;
+  await new Promise((go) => requestAnimationFrame(() => setTimeout(go))); // the page is seen first
   try {
     const view = new View(section, new RunData(JSON.parse(source.textContent)));
     globalThis.view = view; // for the console, and for tests

@@ -2,7 +2,7 @@
 
 const SIZE = { regions: 5.5, samples: 9 }; // pixels across
 const SPEED = 1 / 450; // checkpoints or layers in a millisecond
-const MANY = 25000; // points of a picture that moves; one that stands still has all of them
+const MANY = 25000; // points drawn at once: of more a share, and while nothing moves the others share by share
 const REST = 160; // milliseconds without a movement, after which it stands still
 const HALF = Math.sqrt(2.366); // of a Gaussian in space lies within so many standard deviations
 
@@ -29,8 +29,8 @@ class Scene {
 
   // The strength that fills the view: nearly all regions of the finished network are weaker.
   reachOf(frame) {
-    const strengths = [];
-    for (let i = 0; i < this.data.points; i += 3) strengths.push(this.data.strength(frame, i));
+    const strengths = [], step = Math.max(3, Math.floor(this.data.points / MANY));
+    for (let i = 0; i < this.data.points; i += step) strengths.push(this.data.strength(frame, i));
     strengths.sort((a, b) => a - b);
     return strengths[Math.floor(0.97 * (strengths.length - 1))] || 1;
   }
@@ -44,7 +44,7 @@ class Scene {
   get aim() { return { e: this.side.e, l: this.state.l }; }
   get moving() { return this.e !== this.aim.e || this.l !== this.aim.l; }
 
-  // Drawn coarsely until nothing has moved for a moment.
+  // Of many points only the first share until nothing has moved for a moment.
   stir() {
     this.rough = true;
     clearTimeout(this.settling);
@@ -115,35 +115,49 @@ class Scene {
       canvas.height = Math.round(height * ratio);
     }
     Object.assign(this, { width, height, ratio, lens: this.camera.lens(width, height) });
-    for (const pen of this.pens) {
-      pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-      pen.clearRect(0, 0, width, height);
-      pen.font = "600 13px system-ui, 'Liberation Sans', sans-serif";
-    }
-    this.drawRays(this.pens[0]);
+    this.drawRays(this.fresh(this.pens[0]));
     this.drawPoints();
-    if (this.state.ellipsoids && this.state.layout === "space") this.drawEllipsoids(this.pens[1]);
-    this.drawPicked(this.pens[1]);
-    this.drawNames(this.pens[1]);
-    if (this.lasso) this.drawLasso(this.pens[1]);
+    this.drawFront();
     this.frames += 1;
   }
 
-  drawPoints() {
-    const { painter, ratio } = this;
-    if (!painter) return this.drawPointsFlat();
-    painter.begin(this.middle.width, this.middle.height);
-    for (const { of, blend, marks } of this.layers()) {
-      painter.points(blend.map(({ xyz }) => xyz), blend.map(({ by }) => by), marks, this.camera, {
-        size: SIZE[of] * ratio, swell: this.swell, dark: this.palette.dark, width: this.middle.width, height: this.middle.height,
-        step: this.coarseness(marks.length / 4),
-      });
-    }
+  fresh(pen) {
+    pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
+    pen.clearRect(0, 0, this.width, this.height);
+    pen.font = "600 13px system-ui, 'Liberation Sans', sans-serif";
+    return pen;
   }
 
-  // Every how many-th point is drawn: a step that no row of regions is a multiple of.
+  // What lies before the points, which stay as they are.
+  drawFront() {
+    if (!this.lens) return; // nothing is drawn yet
+    const pen = this.fresh(this.pens[1]);
+    if (this.state.ellipsoids && this.state.layout === "space") this.drawEllipsoids(pen);
+    this.drawPicked(pen);
+    this.drawNames(pen);
+    if (this.lasso) this.drawLasso(pen);
+  }
+
+  // Share 0 begins a picture.
+  drawPoints(share = 0) {
+    const { painter, ratio } = this;
+    cancelAnimationFrame(this.going);
+    if (!painter) return this.drawPointsFlat();
+    if (!share) painter.begin(this.middle.width, this.middle.height);
+    let shares = 1;
+    for (const { of, blend, marks } of this.layers()) {
+      const step = this.coarseness(marks.length / 4);
+      shares = Math.max(shares, step);
+      if (share < step) painter.points(blend.map(({ xyz }) => xyz), blend.map(({ by }) => by), marks, this.camera, {
+        size: SIZE[of] * ratio, swell: this.swell, dark: this.palette.dark, width: this.middle.width, height: this.middle.height,
+        step, share,
+      });
+    }
+    if (share + 1 < shares && !this.rough && !this.moving) this.going = requestAnimationFrame(() => this.drawPoints(share + 1));
+  }
+
+  // Every how many-th point is drawn at once: a step that no row of regions is a multiple of.
   coarseness(points) {
-    if (!this.rough && !this.moving) return 1;
     let step = Math.min(31, Math.ceil(points / MANY));
     while (step > 1 && step < 31 && this.data.grid[1] % step === 0) step += 1;
     return step;
