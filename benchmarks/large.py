@@ -109,6 +109,7 @@ WATCHED: Final[Sequence[tuple[object, str, str]]] = [
     (InMemory, "project", "project"),
     (analyse, "_strengths", "strength and entropy"),
     (emerging, "settled_kappa_p", "kappa_p"),
+    (Thumbnails, "of", "thumbnails"),
 ]
 """What is timed: a method or function of a class or module, and what its stage is called."""
 
@@ -203,7 +204,6 @@ def one(
     with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
         for owner, name, stage in WATCHED:
             held.enter_context(stages.watch(owner, name, stage))
-        held.enter_context(mock.patch.object(Thumbnails, "of", _thumbnails(stages)))
         settings = Settings(keep_features=keep_features)
         if evaluations:
             few = {"importance_evals": evaluations, "regional_evals": evaluations}
@@ -244,16 +244,6 @@ def _beside(planned: Forecast, stages: Stages) -> dict[str, Any]:
         "memory": planned.memory - stages.start,
         "stages": {n: [x.seconds, stages.processor.get(n, 0)] for x, n in names.items()},
     }
-
-
-def _thumbnails(stages: Stages) -> Callable[..., Thumbnails]:
-    of = Thumbnails.of
-
-    def measured(*arguments: Any) -> Thumbnails:
-        with stages.stage("thumbnails"):
-            return of(*arguments)
-
-    return measured
 
 
 def _size(path: Path) -> int:

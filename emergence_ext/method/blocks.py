@@ -56,8 +56,7 @@ def mean_over_blocks(loss: Callable[..., Tensor], count: int, *inputs: Tensor) -
             own = together[min(parallel.rank(), len(together) - 1)]
             share = (own.stop - own.start) / count
             parts = _with_gradients(partial(loss, own), share, inputs, wanted)
-            everyone = zip(*map(parallel.gathered, parts), strict=True)
-            for _, block in zip(together, everyone, strict=False):
+            for _, block in zip(together, _of_everyone(parts), strict=False):
                 total = [x + y for x, y in zip(total, block, strict=True)] if total else [*block]
         return total
 
@@ -161,6 +160,18 @@ def _joined(parts: Sequence[Tensor], lengths: Sequence[int], like: Tensor) -> Te
         own[: lengths[parallel.rank()]] = torch.cat(list(parts))
     everyone = zip(parallel.gathered(own), lengths, strict=True)
     return torch.cat([rows[:length] for rows, length in everyone])
+
+
+def _of_everyone(parts: Sequence[Tensor]) -> Sequence[Sequence[Tensor]]:
+    """Tell all processes what each has, at once: each answer that is waited for costs time."""
+    if parallel.world() == 1:
+        return [parts]
+    lengths = [x.numel() for x in parts]
+    everyone = parallel.gathered(torch.cat([x.reshape(-1) for x in parts]))
+    return [
+        [x.view_as(like) for x, like in zip(theirs.split(lengths), parts, strict=True)]
+        for theirs in everyone
+    ]
 
 
 def _with_gradients(

@@ -155,7 +155,9 @@ def test_left_by_an_error_it_keeps_full_shards_and_is_not_finished(tmp_path: Pat
 
     with pytest.raises(ZeroDivisionError):
         fill_rows(tmp_path, MADE_FROM, ROWS, 4, compute)
-    with pytest.raises(FileNotFoundError, match=r"no file .*index\.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no index\.json\. Bring that back, or compute it again"
+    ):
         ShardStore(tmp_path)
     assert _write(tmp_path, _rows()) == [range(8, 11)]
 
