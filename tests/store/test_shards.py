@@ -346,9 +346,9 @@ def test_an_array_is_hashed_once_and_no_other_with_it(
     store = ShardStore(_store(tmp_path))
     real = shards._read
 
-    def read(file: Path, name: str, like: Tensor) -> tuple[Tensor, str]:
+    def read(file: Path, name: str, *given: Tensor | None) -> tuple[Tensor, str]:
         hashed.append((file.stem, name))
-        return real(file, name, like)
+        return real(file, name, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(shards, "_read", read)
     for _ in range(3):
