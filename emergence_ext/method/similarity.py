@@ -145,14 +145,17 @@ def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> f
     blocks = list(_blocks(N))
     each = -(-len(blocks) // parallel.world())
     own = blocks[parallel.rank() * each :][:each]
-    distances = [(1 - unit[rows] @ unit.t()).float() for rows in own]
     length = blocks[0].stop
+    distances = unit.new_empty(sum(len(unit[x]) for x in own), N, dtype=torch.float32)
+    parts = distances.split(length)
+    for part, rows in zip(parts, own, strict=False):
+        part.copy_(1 - unit[rows] @ unit.t())
 
     def excess(log_kappa: float) -> float:
         kappa_p = math.exp(log_kappa)
         spread = unit.new_zeros(each * length)
         for k, rows in enumerate(own):
-            P = _softmax(distances[k].double().mul_(-kappa_p), rows, include_self)
+            P = _softmax(parts[k].double().mul_(-kappa_p), rows, include_self)
             spread[k * length :][: len(P)] = torch.special.entr(P).sum(1).exp()
         return float(torch.cat([*parallel.gathered(spread)])[:N].mean()) - N / C
 
