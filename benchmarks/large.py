@@ -109,6 +109,7 @@ WATCHED: Final[Sequence[tuple[object, str, str]]] = [
     (InMemory, "project", "project"),
     (analyse, "_strengths", "strength and entropy"),
     (emerging, "settled_kappa_p", "kappa_p"),
+    (Thumbnails, "of", "thumbnails"),
 ]
 """What is timed: a method or function of a class or module, and what its stage is called."""
 
@@ -186,14 +187,20 @@ def resident(what: str) -> int:
 
 
 def one(
-    images: int, keep_features: int, evaluations: int, with_report: bool, with_plan: bool
+    images: int,
+    keep_features: int,
+    evaluations: int,
+    region_images: int,
+    with_report: bool,
+    with_plan: bool,
 ) -> dict[str, Any]:
     """Do a run, and say what it took.
 
     Args:
         images: how many.
         keep_features: as of `Settings`.
-        evaluations: of every fit, at most, and with few regions; 0: as a run does it.
+        evaluations: of every fit, at most; 0: as a run does it.
+        region_images: as of `Settings`.
         with_report: whether to draw the report, too.
         with_plan: whether to forecast it before, by the processor's time; the memory that this
             leaves behind counts with the run's.
@@ -203,11 +210,10 @@ def one(
     with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
         for owner, name, stage in WATCHED:
             held.enter_context(stages.watch(owner, name, stage))
-        held.enter_context(mock.patch.object(Thumbnails, "of", _thumbnails(stages)))
-        settings = Settings(keep_features=keep_features)
+        settings = Settings(keep_features=keep_features, region_images=region_images)
         if evaluations:
             few = {"importance_evals": evaluations, "regional_evals": evaluations}
-            settings = replace(settings, region_images=60, **few)
+            settings = replace(settings, **few)
             held.enter_context(mock.patch.object(sample, "EVALS_PER_ROUND", evaluations))
             held.enter_context(mock.patch.object(strength, "TEMPERATURES", (1.0,)))
         planned = None
@@ -229,6 +235,7 @@ def one(
         "images": images, "keep_features": keep_features, "seconds": seconds,
         "processor": processor, "planned": {} if planned is None else _beside(planned, stages),
         "peak": stages.peak, "stages": stages.seconds, "memory": stages.memory, "disk": disk,
+        "stages, processor": stages.processor,
         "streamed": bool(finished.emergence.projected),
         "points of an image": count.total.value / count.images,
         "reliable": None if count.ratio is None else count.ratio.value,
@@ -246,27 +253,23 @@ def _beside(planned: Forecast, stages: Stages) -> dict[str, Any]:
     }
 
 
-def _thumbnails(stages: Stages) -> Callable[..., Thumbnails]:
-    of = Thumbnails.of
-
-    def measured(*arguments: Any) -> Thumbnails:
-        with stages.stage("thumbnails"):
-            return of(*arguments)
-
-    return measured
-
-
 def _size(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def in_process(
-    images: int, keep_features: int, evaluations: int, with_report: bool, with_plan: bool
+    images: int,
+    keep_features: int,
+    evaluations: int,
+    region_images: int,
+    with_report: bool,
+    with_plan: bool,
 ) -> dict[str, Any]:
     """Do a run in a process of its own, see `one`."""
     command = [sys.executable, "-m", "benchmarks.large", "--one", str(images), str(keep_features)]
-    command += ["--evaluations", str(evaluations), *(["--report"] if with_report else [])]
+    command += ["--evaluations", str(evaluations), "--region-images", str(region_images)]
+    command += ["--report"] if with_report else []
     command += ["--plan"] if with_plan else []
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
@@ -278,27 +281,27 @@ def in_process(
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Write what was measured as Markdown."""
     lines = [
-        "| images | features kept up to, MiB | streamed | seconds | memory, MiB | disk, MiB | "
-        "points of an image |",
-        "|--:|--:|--|--:|--:|--:|--:|",
+        "| images | features kept up to, MiB | streamed | seconds | of the processor | "
+        "memory, MiB | disk, MiB | points of an image |",
+        "|--:|--:|--|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         disk = sum(row["disk"].values()) / 2**20
         lines.append(
             f"| {row['images']:,} | {row['keep_features']} | {'yes' if row['streamed'] else 'no'} "
-            f"| {row['seconds']:.0f} | {row['peak'] / 2**20:.0f} | {disk:.0f} "
-            f"| {row['points of an image']:.3f} |"
+            f"| {row['seconds']:.0f} | {row['processor']:.0f} | {row['peak'] / 2**20:.0f} "
+            f"| {disk:.0f} | {row['points of an image']:.3f} |"
         )
     names = list(dict.fromkeys(name for row in rows for name in row["memory"]))
     heads = [f"{row['images']:,}, {'streamed' if row['streamed'] else 'kept'}" for row in rows]
     lines += [
         "",
-        f"| seconds (MiB at the peak) | {' | '.join(heads)} |",
+        f"| seconds of the processor (MiB at the peak) | {' | '.join(heads)} |",
         "|--" * (len(rows) + 1) + "|",
     ]
     for name in names:
         cells = [
-            f"{row['stages'].get(name, 0):.1f} ({row['memory'][name] / 2**20:.0f})"
+            f"{row['stages, processor'].get(name, 0):.1f} ({row['memory'][name] / 2**20:.0f})"
             if name in row["memory"]
             else ""
             for row in rows
@@ -313,12 +316,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[500, 2000, 8000])
     parser.add_argument("--keep-features", type=int, nargs="+", default=[0])
     parser.add_argument("--evaluations", type=int, default=0, help="of short fits; 0: as usual")
+    parser.add_argument("--region-images", type=int, default=Settings.region_images)
     parser.add_argument("--report", action="store_true", help="also tables, figures and page")
     parser.add_argument("--plan", action="store_true", help="forecast it before, see `one`")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    asked = options.evaluations, options.report, options.plan
+    asked = options.evaluations, options.region_images, options.report, options.plan
     if options.one:
         print(json.dumps(one(*options.one, *asked)))
         return

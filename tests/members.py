@@ -23,6 +23,7 @@ from emergence_ext.method import (
     RegionImportance,
     SampleProjection,
     image_similarity,
+    solve_kappa_p,
 )
 from emergence_ext.run import Settings, SubjectSpec, run
 from emergence_ext.store import Part, fill_rows, once
@@ -66,8 +67,10 @@ def fits(folder: Path) -> list[bytes]:
     some = RegionImportance(max_evals=12, pairs=5).fit(data.F, P)
     again = RegionalProjection(frame, max_evals=12, pairs=5).fit(data.F, some.w_, P, g)
     found += [some.w_, some.v_, again.Lambda_]
+    with mock.patch("emergence_ext.method.similarity.BLOCK_BYTES", 8 * 44 * 10):
+        kappa_p = repr(solve_kappa_p(data.z)).encode()
     losses = [repr(fit.stats_.losses).encode() for fit in (importance, regional, some, again)]
-    return [*map(_bits, found), *losses]
+    return [*map(_bits, found), *losses, kappa_p]
 
 
 def _bits(x: Tensor) -> bytes:

@@ -74,15 +74,21 @@ def test_what_is_not_kept_is_made_by_all_and_kept_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "keep_features", [0, pytest.param(1000, marks=pytest.mark.slow)], ids=["streamed", "kept"]
+    ("keep_features", "many"),
+    [
+        (0, 2),
+        pytest.param(0, 4, marks=pytest.mark.slow),
+        pytest.param(1000, 2, marks=pytest.mark.slow),
+    ],
+    ids=["streamed by two", "streamed by four", "kept"],
 )
 def test_a_run_is_the_same_whatever_the_number_of_processes(
-    keep_features: int, image_folder: Path, training: Path, tmp_path: Path
+    keep_features: int, many: int, image_folder: Path, training: Path, tmp_path: Path
 ) -> None:
-    for world in (1, 2):
+    for world in (1, many):
         given = (str(world), image_folder, training, keep_features)
         _values(together(world, members.analyse, tmp_path, *given))
-    assert left(tmp_path / "2") == left(tmp_path / "1")
+    assert left(tmp_path / str(many)) == left(tmp_path / "1")
 
 
 @pytest.mark.parametrize("max_memory", [2**20, 0], ids=["kept", "not kept"])

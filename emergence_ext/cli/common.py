@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import re
@@ -223,6 +224,10 @@ def reported() -> Iterator[None]:
         raise typer.Exit(line.status) from None
 
 
+_FULL: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quota
+"""What systems say of a full disk."""
+
+
 class _Line(NamedTuple):
     text: str
     status: int
@@ -243,6 +248,9 @@ def _line(error: BaseException) -> _Line | None:
     elif isinstance(error, MemoryError):
         said = f"{name}: {error}" if str(error) else name
         text = f"{said}. There is not enough memory: take smaller images, or fewer"
+    elif isinstance(error, OSError) and error.errno in _FULL:
+        text = f"{name}: {error}. Make room there, and give the same command again: what is "
+        text += "finished is kept"
     elif isinstance(error, StoreError | OSError | RuntimeError):
         text = f"{name}: {in_options(str(error))}"
     elif user_place(error):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from emergence_ext.cli.commands import command
 from emergence_ext.cli.common import device_name, reported
 from emergence_ext.cli.network import analysis, run
-from emergence_ext.cli.terminal import echo
+from emergence_ext.cli.terminal import echo, leads, processes
 
 if TYPE_CHECKING:
     from emergence_ext.run import Forecast
@@ -19,17 +19,22 @@ if TYPE_CHECKING:
 def plan(**given: Any) -> None:
     """Predict time, memory and disk of each stage of a run from what a few images take.
 
-    It takes the options of `emergence run`, and writes nothing.
+    It takes the options of `emergence run`, and writes nothing. Under torchrun it is what as many
+    processes take; the first measures.
 
     Example: emergence plan --data DIR --model torchvision:vgg16 --weights vgg16.pth --out runs/x
     """
     with reported():
         from emergence_ext.run import forecast, free_space
 
+        if not leads():
+            return
         spec, settings, alphas = analysis(given)
         subject = spec.load(device_name(given["device"]), partial(spec.images, listed=True))
         out, backend = given["out"], given["backend"]
-        found = forecast(subject, out, settings, alphas=alphas, backend=backend)
+        found = forecast(
+            subject, out, settings, alphas=alphas, backend=backend, processes=processes()
+        )
         _tell(found)
         network = found.largest.name in ("features", "features of fits", "all images projected")
         if network and spec.precision == "float32":
@@ -40,11 +45,12 @@ def plan(**given: Any) -> None:
 def _tell(found: Forecast) -> None:
     """Print what a run will take, and what of it most."""
     x, passes = found.sizes, found.passes
+    together = f"; {found.processes} processes" if found.processes > 1 else ""
     kept = f"features are kept of {x.kept:,}" if x.streamed else "features of all are kept"
     echo(
         f"{x.images:,} images, {x.checkpoints} checkpoint{'s' * (x.checkpoints > 1)}, "
         f"{len(x.layers)} layers of {x.regions} regions; {kept}; regions are learned on "
-        f"{x.region_images:,}"
+        f"{x.region_images:,}{together}"
     )
     echo(f"{'stage':<26}{'pass':<8}{'time':>10}{'memory':>12}{'disk':>12}")
     for stage in found.stages:

@@ -26,6 +26,9 @@ SHARES: Final = 8
 LEAST: Final = 16
 """Conditioning images of a block, at least."""
 
+TOLD: Final = 2**24
+"""Bytes of gradients that a process tells the others at once, where one block has fewer."""
+
 Evaluate = Callable[[Sequence[Tensor], Sequence[bool]], list[Tensor]]
 """From inputs, and whether each wants a gradient, to the loss and the gradients that are wanted."""
 
@@ -34,7 +37,7 @@ def mean_over_blocks(loss: Callable[..., Tensor], count: int, *inputs: Tensor) -
     """Return the mean of a loss over `count` images, differentiable once in the inputs.
 
     Within a job all processes call this together, with equal inputs. Beside these and their
-    gradients, a process holds those of one block for each process.
+    gradients, a process holds for each process those of one block, or of several in `TOLD` bytes.
 
     Args:
         loss: from the slice of a block and the inputs to the mean over the images of that block, a
@@ -47,18 +50,24 @@ def mean_over_blocks(loss: Callable[..., Tensor], count: int, *inputs: Tensor) -
     """
 
     def evaluate(inputs: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
-        size = block_size(count)
+        size, world = block_size(count), parallel.world()
         blocks = [slice(k, min(k + size, count)) for k in range(0, count, size)]
+        rounds = [blocks[first : first + world] for first in range(0, len(blocks), world)]
+        each = sum(x.nbytes for x, want in zip(inputs, wanted, strict=True) if want)
+        some = max(1, TOLD // max(1, each)) if world > 1 else 1
         total: list[Tensor] = []
-        for first in range(0, len(blocks), parallel.world()):
-            together = blocks[first : first + parallel.world()]
-            # Who has no block left does the last one again, which is not summed.
-            own = together[min(parallel.rank(), len(together) - 1)]
-            share = (own.stop - own.start) / count
-            parts = _with_gradients(partial(loss, own), share, inputs, wanted)
-            everyone = zip(*map(parallel.gathered, parts), strict=True)
-            for _, block in zip(together, everyone, strict=False):
-                total = [x + y for x, y in zip(total, block, strict=True)] if total else [*block]
+        for first in range(0, len(rounds), some):
+            own = []
+            for together in rounds[first : first + some]:
+                # Who has no block left does the last one again, which is not summed.
+                block = together[min(parallel.rank(), len(together) - 1)]
+                share = (block.stop - block.start) / count
+                own.append(_with_gradients(partial(loss, block), share, inputs, wanted))
+            everyone = _of_everyone(own)
+            for k, together in enumerate(rounds[first : first + some]):
+                for theirs, _ in zip(everyone, together, strict=False):
+                    part = theirs[k]
+                    total = [x + y for x, y in zip(total, part, strict=True)] if total else part
         return total
 
     return _mean(evaluate, inputs)
@@ -161,6 +170,20 @@ def _joined(parts: Sequence[Tensor], lengths: Sequence[int], like: Tensor) -> Te
         own[: lengths[parallel.rank()]] = torch.cat(list(parts))
     everyone = zip(parallel.gathered(own), lengths, strict=True)
     return torch.cat([rows[:length] for rows, length in everyone])
+
+
+def _of_everyone(own: list[list[Tensor]]) -> list[list[list[Tensor]]]:
+    """Tell all processes what each has of some blocks, at once: an answer is long in coming."""
+    if parallel.world() == 1:
+        return [own]
+    parts = [x for block in own for x in block]
+    lengths, each = [x.numel() for x in parts], len(own[0])
+    found = []
+    for theirs in parallel.gathered(torch.cat([x.reshape(-1) for x in parts])):
+        like = zip(theirs.split(lengths), parts, strict=True)
+        arrays = [x.view_as(part) for x, part in like]
+        found.append([arrays[k : k + each] for k in range(0, len(arrays), each)])
+    return found
 
 
 def _with_gradients(

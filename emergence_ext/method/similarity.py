@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from emergence_ext import parallel
 from emergence_ext.method.blocks import is_of_all
 from emergence_ext.method.frame import unit_rows
 from emergence_ext.method.numpy_arrays import takes_numpy
@@ -112,7 +113,8 @@ def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> f
     Solves `mean_i exp(entropy(P[i])) = N / C`. The paper gives no value. Solve it once, on the
     final checkpoint and the full set, and use it everywhere: solving it anew for another checkpoint
     would sharpen an untrained network's P and hide the emergence. It takes 4 bytes of memory for
-    each pair of images, as much as P, and computes in float64.
+    each pair of images, as much as P, and computes in float64. The processes of a job, which call
+    this together, share the rows.
 
     Args:
         z: logits, `[N, C]`.
@@ -140,17 +142,22 @@ def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> f
         )
 
     # A softmax of -kappa (1 - cosine) is that of kappa cosine; this way float32 does, at any kappa.
-    distances = unit.new_empty(N, N, dtype=torch.float32)
-    for rows in _blocks(N):
-        distances[rows] = 1 - unit[rows] @ unit.t()
+    blocks = list(_blocks(N))
+    each = -(-len(blocks) // parallel.world())
+    own = blocks[parallel.rank() * each :][:each]
+    length = blocks[0].stop
+    distances = unit.new_empty(sum(len(unit[x]) for x in own), N, dtype=torch.float32)
+    parts = distances.split(length)
+    for part, rows in zip(parts, own, strict=False):
+        part.copy_(1 - unit[rows] @ unit.t())
 
     def excess(log_kappa: float) -> float:
         kappa_p = math.exp(log_kappa)
-        spread = unit.new_empty(N)
-        for rows in _blocks(N):
-            P = _softmax(distances[rows].double().mul_(-kappa_p), rows, include_self)
-            spread[rows] = torch.special.entr(P).sum(1).exp()
-        return float(spread.mean()) - N / C
+        spread = unit.new_zeros(each * length)
+        for k, rows in enumerate(own):
+            P = _softmax(parts[k].double().mul_(-kappa_p), rows, include_self)
+            spread[k * length :][: len(P)] = torch.special.entr(P).sum(1).exp()
+        return float(torch.cat([*parallel.gathered(spread)])[:N].mean()) - N / C
 
     low, high = -7.0, 14.0
     if excess(low) < 0 or excess(high) > 0:
@@ -163,7 +170,7 @@ def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> f
 
 def _blocks(N: int) -> Iterator[slice]:
     """Rows of P by the few MiB, which pass through a cache one after the other."""
-    length = max(1, BLOCK_BYTES // (8 * N))
+    length = max(1, min(N, BLOCK_BYTES // (8 * N)))
     return (slice(start, start + length) for start in range(0, N, length))
 
 

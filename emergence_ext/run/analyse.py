@@ -247,32 +247,26 @@ def _strengths(last: Source, held_out: Tensor, settings: Settings, folder: RunFo
         "features": features, "dim": str(settings.dim), "random_state": str(seed),
         **origins_of_choices(settings),
     }  # fmt: skip
-    make = partial(sample_projection, settings)
-
-    def why_none(temperature: float) -> str:
-        """Keep the study at a temperature; say why there is none, or nothing."""
-        path = folder.strength(temperature)
-        if kept(path, StrengthEntropy, origins) is not None:
-            return ""
-        try:
-            found = strength_entropy(f, z, y, temperature, make=make, random_state=seed)
-        except ValueError as error:
-            return str(error)
-        replace(found, images=some).save(path, origins)
-        return ""
-
-    # Each temperature is a study of its own, which one process makes.
     every = temperatures(settings.temperature)
-    mine = every[parallel.rank() :: parallel.world()]
-    parts = parallel.gathered_objects({temperature: why_none(temperature) for temperature in mine})
-    reasons = {temperature: why for part in parts for temperature, why in part.items()}
-    if reasons[settings.temperature]:
+
+    def missing() -> list[float]:
+        return [t for t in every if kept(folder.strength(t), StrengthEntropy, origins) is None]
+
+    fit = partial(sample_projection, settings)
+    reasons: dict[float, str] = {}
+    wanted = parallel.first(missing)
+    # Alone, each is kept as soon as it is done; the processes of a job share all at once.
+    for together in [wanted] if parallel.world() > 1 else [[t] for t in wanted]:
+        found = strength_entropy(f, z, y, together, make=fit, random_state=seed)
+        for temperature, study in found.items():
+            if isinstance(study, str):
+                reasons[temperature] = study
+            elif parallel.leads():
+                replace(study, images=some).save(folder.strength(temperature), origins)
+    parallel.barrier()
+    if settings.temperature in reasons:
         raise ValueError(reasons[settings.temperature])
-    return [
-        f"No correlation at temperature {temperature:g}: {reasons[temperature]}"
-        for temperature in every
-        if reasons[temperature]
-    ]
+    return [f"No correlation at temperature {t:g}: {why}" for t, why in reasons.items()]
 
 
 def _computed(results: Emergence, others: Sequence[ImportanceStrength]) -> str:

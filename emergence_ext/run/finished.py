@@ -133,7 +133,7 @@ class FinishedRun:
         path = self.inside.emergence
         found = Emergence.load(path)
         if found.projected:
-            stores = [ShardStore(self.inside.projected(label)) for label in found.labels]
+            stores = [self._rows(label) for label in found.labels]
             if [store.digest() for store in stores] != found.projected:
                 raise StoreError(
                     f"run: {self.inside.rows} holds other rows than were found in "
@@ -148,6 +148,15 @@ class FinishedRun:
             )
         require_made_from(path, self.inside.origins(found.labels, found.layers))
         return found
+
+    def _rows(self, label: str) -> ShardStore:
+        """The rows of all images in a checkpoint."""
+        try:
+            return ShardStore(self.inside.projected(label))
+        except FileNotFoundError as error:
+            again = self.config.command or f"emergence run --out {self.folder} ..."
+            said = str(error).removeprefix("path: ")
+            raise StoreError(f"run: {said}: `{again}`") from error
 
     @cached_property
     def made_from(self) -> dict[str, str]:

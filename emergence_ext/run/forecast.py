@@ -68,17 +68,23 @@ class Forecast:
         settings: of the fits.
         rates: what the parts take here.
         alphas: how many further weights of the alignment are fitted.
+        processes: that do it together, each with a core or GPU of its own.
     """
 
     sizes: Sizes
     settings: Settings
     rates: Rates
     alphas: int = 0
+    processes: int = 1
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """All of them, in their order; fits take at most what is said here."""
-        return tuple([*self._before(), *self._fits(), *self._after()])
+        alone = [*self._before(), *self._fits(), *self._after()]
+        return tuple(
+            replace(stage, seconds=stage.seconds / self.processes) if stage.spread else stage
+            for stage in alone
+        )
 
     @property
     def seconds(self) -> float:
@@ -144,7 +150,8 @@ class Forecast:
             half = self._with(replace(x, images=x.images // 2, kept=min(x.kept, x.images // 2)))
             found["half of the images (--per-class)"] = half.seconds
         shared = sum(stage.seconds for stage in self.stages if stage.spread)
-        found["torchrun with two processes, each with a core or GPU of its own"] = (
+        many = {1: "two", 2: "four"}.get(self.processes, "twice as many")
+        found[f"torchrun with {many} processes, each with a core or GPU of its own"] = (
             self.seconds - shared / 2
         )
         return {option: took for option, took in found.items() if took < WORTH * self.seconds}
@@ -178,24 +185,34 @@ class Forecast:
         part = n * x.feature_bytes + COPIES * 4 * n * x.regions * max(x.layers.values())
         pairs = 4 * n * n if is_of_all(s.pairs, n) else 0
         last = list(x.layers)[-1]
-        evals = evaluations(s.regional_evals)
         spread = parts_of(s.pairs, n) > 1
+        by_steps = s.solver == "sgd"
+        evals = s.importance_evals if by_steps else evaluations(s.importance_evals)
+        w_and_v = T * evals * self._evaluation(r.importance)
+        also = {last: r.regional[last]}
+        if by_steps:  # one image after the other, each against some
+            some = n if s.pairs is None else min(n, s.pairs + 1)
+            evals = s.regional_evals * n
+            regional, other = (sum(x(some) for x in y.values()) for y in (r.regional, also))
+        else:
+            evals = evaluations(s.regional_evals)
+            regional, other = self._evaluation(r.regional), self._evaluation(also)
+        kappa_p = r.kappa_p(m) if s.kappa_p is None else 0.0
         return [
-            Stage("kappa_p", "fit", r.kappa_p(m), held + 4 * m * m),
+            Stage(
+                "kappa_p", "fit", kappa_p, held + (4 * m * m if s.kappa_p is None else 0),
+                spread=True,
+            ),
             Stage(
                 "M and frame", "fit", T * r.rounds * r.round(m),
                 held + COPIES * 4 * m * (x.width + 2 * x.categories),
             ),
             Stage(
-                "w and v", "fit",
-                T * evaluations(s.importance_evals) * self._evaluation(r.importance),
-                held + part + pairs, x.disk()["fits"], spread,
+                "w and v", "fit", w_and_v, held + part + pairs, x.disk()["fits"], spread,
             ),
             Stage(
-                "Lambda", "fit",
-                evals * T * self._evaluation(r.regional)
-                + evals * self.alphas * self._evaluation({last: r.regional[last]}),
-                held + part + pairs, 0, spread,
+                "Lambda", "fit", evals * (T * regional + self.alphas * other),
+                held + part + pairs, 0, spread and not by_steps,
             ),
         ]  # fmt: skip
 
@@ -218,7 +235,7 @@ class Forecast:
             ),
             Stage(
                 "thumbnails", "stream", r.thumbnail(x.shown), held + 2 * disk["thumbnails"],
-                disk["thumbnails"],
+                disk["thumbnails"], spread=True,
             ),
             Stage(
                 "strength against entropy", "fit",
@@ -241,6 +258,7 @@ def forecast(
     *,
     alphas: Sequence[float] = (),
     backend: Backend = "auto",
+    processes: int = 1,
     clock: Clock = time.perf_counter,
 ) -> Forecast:
     """Predict what a run will take, from what its parts take on few images.
@@ -249,6 +267,7 @@ def forecast(
 
     Args:
         subject, out, settings, alphas, backend: as of `run`; the images may be listed alone.
+        processes: that are to do it together; this one alone measures.
         clock: gives seconds.
 
     Raises:
@@ -260,14 +279,9 @@ def forecast(
     check_alphas(alphas)
     dataset = subject.dataset
     settings = settings or Settings()
-    if settings.solver == "sgd":
-        raise ValueError(
-            "solver: what gradient descent takes is not predicted; forecast with "
-            'solver = "lbfgs", which takes less'
-        )
     settings = settled(settings, torch.tensor(dataset.labels), dataset.categories)
     sizes = Sizes.of(subject, settings)
     sizes.require_dim()
     sizes.require_space(Path(out))
     rates = Rates.measure(subject, sizes, settings, backend, clock)
-    return Forecast(sizes, settings, rates, len(alphas))
+    return Forecast(sizes, settings, rates, len(alphas), processes)

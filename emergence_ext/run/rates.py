@@ -53,6 +53,9 @@ LEAST: Final = 12
 EVALUATIONS: Final = 4
 """Of those; the first warms up."""
 
+STEPS: Final = 24
+"""Of gradient descent for Lambda, each of one image against some, in place of those."""
+
 WRITTEN: Final = 2**23
 """Bytes that are written to time it."""
 
@@ -89,9 +92,10 @@ class Rates:
         project: an image, to be projected in all layers.
         write: a byte, to be written to disk and read again.
         kappa_p: of images.
-        rounds: of a fit of M.
+        rounds: of a fit of M; by gradient descent all that it may take, from one start.
         round: one of these, of images.
-        importance, regional: layer -> one evaluation of loss and gradient, of images.
+        importance, regional: layer -> one evaluation of loss and gradient, of images; by gradient
+            descent Lambda's is that of one image against so many.
         thumbnail: of images.
         pixels: bytes of an image that is held in memory once it is decoded.
         resident: bytes of memory that the process had at most, measuring.
@@ -221,12 +225,18 @@ def _of_samples(
     clear = 4 * torch.randn(C, E, generator=random)[y] + torch.randn(len(f), E, generator=random)
     logits = 6 * torch.nn.functional.one_hot(y, C).float()
     seed = settings.random_state
+    fitted = SampleProjection(settings.dim, max_rounds=2, tol=-1, random_state=seed)
+    fitted.fit(clear, logits)  # warms up, too
+    by_steps = settings.solver == "sgd"
     counts, seconds = [len(f) // 2, len(f)], []
-    for count in (len(f), *counts):  # the first warms up
-        fitted = SampleProjection(settings.dim, max_rounds=2, tol=-1, random_state=seed)
-        fit = partial(fitted.fit, clear[:count], logits[:count])
-        seconds.append(_timed(fit, clock) / 2)
-    round_ = Curve.through(counts, seconds[1:])
+    for count in counts:
+        timed = sample_projection(settings) if by_steps else SampleProjection(settings.dim)
+        timed.set_params(max_rounds=2, tol=-1, random_state=seed)
+        init = fitted if by_steps else None  # from which gradient descent does not collapse
+        seconds.append(_timed(partial(timed.fit, clear[:count], logits[:count], init), clock) / 2)
+    round_ = Curve.through(counts, seconds)
+    if by_steps:
+        return float(sample_projection(settings).max_rounds), round_, fitted
     rounds = []
     with _quietly("emergence_ext.method.sample"):
         for temperature, count in product(temperatures(settings.temperature), (own, len(f))):
@@ -267,21 +277,24 @@ def _of_regions(
 
     if settings.pairs is not None:
         most = min(most, settings.pairs + 1)
+    by_steps = settings.solver == "sgd"
     curves = []
-    for fit, width in ((importance, K), (regional, settings.dim)):
+    for fit, width, of_one in ((importance, K, False), (regional, settings.dim, by_steps)):
         large = min(most, max(LEAST, int((WORK / (R * R * width)) ** 0.5)))
         counts = [max(2, large // 2), large]
-        curves.append(Curve.through(counts, [_evaluation(fit, n, clock) for n in counts], power=2))
+        steps = STEPS if of_one else EVALUATIONS
+        seconds = [_evaluation(fit, n, steps, clock) for n in counts]
+        curves.append(Curve.through(counts, seconds, power=1 if of_one else 2))
     return curves[0], curves[1]
 
 
-def _evaluation(fit: Callable[[int, Any], None], n: int, clock: Clock) -> float:
+def _evaluation(fit: Callable[[int, Any], None], n: int, steps: int, clock: Clock) -> float:
     """Seconds of one evaluation of a fit of `n` images, the solver's work between two included."""
     ends: list[float] = []
 
     def step(number: int, loss: float) -> None:
         ends.append(clock())
-        if number == EVALUATIONS:
+        if number == steps:
             raise _Enough
 
     with suppress(_Enough):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
+from emergence_ext import parallel
 from emergence_ext.method import (
     PCA,
     Frame,
@@ -73,39 +75,86 @@ def strength_entropy(
     f: Tensor,
     z: Tensor,
     y: Tensor,
-    temperature: float = Settings.temperature,
+    temperatures: Sequence[float],
     *,
     make: Callable[[float], SampleProjection] = lambda t: SampleProjection(temperature=t),
     folds: int = 5,
     random_state: int = 0,
-) -> StrengthEntropy:
+) -> dict[float, StrengthEntropy | str]:
     """Correlate strength with entropy on images that were not fitted, also for PCA (Table 1).
+
+    Within a job the fits, one of each fold and temperature, are shared by its processes, which call
+    this together.
 
     Args:
         f: sample features, `[N, E]`.
         z: logits, `[N, C]`.
         y: labels, `[N]`, by which the folds are balanced.
-        temperature: of the network's softmax.
+        temperatures: of the network's softmax.
         make: the projection to fit, from a temperature.
         folds: parts, each of which is left out once.
         random_state: seed of the folds.
 
+    Returns:
+        Temperature -> the study, or why there is none: features that cannot be fitted there.
+
     Raises:
-        ValueError: fewer images than folds, or features that cannot be fitted.
+        ValueError: fewer images than folds.
+        PeerError: a process of the job ended.
     """
     fold = stratified_folds(y, folds, random_state)
+    tasks = list(product(temperatures, range(folds)))
+    own: dict[tuple[float, int], _LeftOut | str] = {}
+    for temperature, k in tasks[parallel.rank() :: parallel.world()]:
+        try:
+            own[temperature, k] = _left_out(f, z, temperature, fold == k, make(temperature))
+        except ValueError as error:
+            own[temperature, k] = str(error)
+    done = {task: part for parts in parallel.gathered_objects(own) for task, part in parts.items()}
+    found: dict[float, StrengthEntropy | str] = {}
+    for temperature in temperatures:
+        parts = [done[temperature, k] for k in range(folds)]
+        good = [part for part in parts if not isinstance(part, str)]
+        failed = [part for part in parts if isinstance(part, str)]
+        found[temperature] = failed[0] if failed else _of_folds(fold, z, temperature, good)
+    return found
+
+
+class _LeftOut(NamedTuple):
+    """What a fit without the images of a fold says."""
+
+    strength: Tensor  # of those images, by the projection
+    pca_strength: Tensor
+    fitted_r: float  # Pearson with the entropy on the images that it saw
+    pca_fitted_r: float
+    mean_cosine: float
+
+
+def _left_out(
+    f: Tensor, z: Tensor, temperature: float, out: Tensor, projection: SampleProjection
+) -> _LeftOut:
+    """Fit what is not left out."""
+    kept, uncertainty = ~out, entropy(z, temperature)
+    projection.fit(f[kept], z[kept])
+    pca = PCA(projection.dim).fit(f[kept])
+    ours, theirs = projection.transform(f).norm(dim=1), pca.transform(f).norm(dim=1)
+    return _LeftOut(
+        ours[out],
+        theirs[out],
+        float(pearson(ours[kept], uncertainty[kept])),
+        float(pearson(theirs[kept], uncertainty[kept])),
+        projection.stats_.terms["mean_cosine"],
+    )
+
+
+def _of_folds(
+    fold: Tensor, z: Tensor, temperature: float, parts: Sequence[_LeftOut]
+) -> StrengthEntropy:
+    """Put the folds of a temperature together."""
+    strength, pca_strength = torch.empty(len(z)), torch.empty(len(z))
+    for k, part in enumerate(parts):
+        strength[fold == k], pca_strength[fold == k] = part.strength, part.pca_strength
     uncertainty = entropy(z, temperature)
-    strength, pca_strength = torch.empty(len(f)), torch.empty(len(f))
-    fitted, pca_fitted, cosines = [], [], []
-    for k in range(folds):
-        out, kept = fold == k, fold != k
-        projection = make(temperature).fit(f[kept], z[kept])
-        pca = PCA(projection.dim).fit(f[kept])
-        ours, theirs = projection.transform(f).norm(dim=1), pca.transform(f).norm(dim=1)
-        strength[out], pca_strength[out] = ours[out], theirs[out]
-        fitted.append(float(pearson(ours[kept], uncertainty[kept])))
-        pca_fitted.append(float(pearson(theirs[kept], uncertainty[kept])))
-        cosines.append(projection.stats_.terms["mean_cosine"])
     return StrengthEntropy(
         temperature,
         uncertainty,
@@ -113,9 +162,9 @@ def strength_entropy(
         pca_strength,
         r=float(pearson(strength, uncertainty)),
         pca_r=float(pearson(pca_strength, uncertainty)),
-        fitted_r=sum(fitted) / folds,
-        pca_fitted_r=sum(pca_fitted) / folds,
-        mean_cosine=sum(cosines) / folds,
+        fitted_r=sum(part.fitted_r for part in parts) / len(parts),
+        pca_fitted_r=sum(part.pca_fitted_r for part in parts) / len(parts),
+        mean_cosine=sum(part.mean_cosine for part in parts) / len(parts),
     )
 
 

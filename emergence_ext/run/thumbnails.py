@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from emergence_ext import parallel
 from emergence_ext.network import receptive_field, region_boxes
 from emergence_ext.run.subject import Subject
 from emergence_ext.store import Saved
@@ -58,14 +60,26 @@ class Thumbnails(Saved):
     ) -> Thumbnails:
         """Shrink the images of a subject, and find what the regions of its last layer see.
 
+        The processes of a job, which call this together, share the images.
+
         Args:
             subject: network and images.
             grid: `(H, W)` of the regions.
             images: indices of those to shrink, ascending; None: all.
+
+        Raises:
+            PeerError: a process of the job ended.
         """
         chosen = range(len(subject.dataset)) if images is None else images.tolist()
-        shrunk = [*map(_shrunk, subject.dataset.read(chosen))]
-        return cls(torch.stack(shrunk), _fields(subject, grid, shrunk[0]), images)
+        first = _shrunk(subject.dataset[0][0])
+        each = -(-len(chosen) // parallel.world())
+        pixels = first.new_empty(each * parallel.world(), *first.shape)
+        mine = range(len(chosen))[parallel.rank() * each :][:each]
+        with closing(subject.dataset.read(chosen[k] for k in mine)) as read:
+            for place, image in zip(mine, read, strict=True):
+                pixels[place] = _shrunk(image)
+        parallel.share_rows(pixels)
+        return cls(pixels[: len(chosen)], _fields(subject, grid, first), images)
 
 
 def thumbnail_size(image: Tensor) -> int:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +40,7 @@ from emergence_ext.store.manifests import (
 SHARDS: Final = "index.json"
 """The file in a folder that makes it a store of rows."""
 _AGAIN: Final = "Compute it again."
-_PIECE: Final = 2**20  # bytes that are digested while they are in the processor's cache
+_PIECE: Final = 2**20  # bytes that are read and digested at once, from the processor's cache
 
 
 class ShardStore:
@@ -56,7 +57,13 @@ class ShardStore:
 
     def __init__(self, folder: Path | str, made_from: Mapping[str, str] | None = None) -> None:
         self.folder = Path(folder)
-        index = read_document(self.folder / SHARDS, FORMAT_VERSION, _AGAIN)
+        try:
+            index = read_document(self.folder / SHARDS, FORMAT_VERSION, _AGAIN)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"path: {self.folder} is not finished, it has no {SHARDS}. Bring that back, or "
+                "compute it again, which goes on with the shards that are there"
+            ) from None
         if not _is_index(index):
             raise StoreError(
                 f"path: {self.folder / SHARDS} is no index of this package. Delete it and compute "
@@ -97,8 +104,11 @@ class ShardStore:
         for number in range(start // size, -(-stop // size)) if stop > start else ():
             first = number * size
             a, b = max(start, first), min(stop, first + size)
-            with self._mapped(number, name) as array:
-                result[a - start : b - start] = array[a - first : b - first]
+            part = result[a - start : b - start]
+            all_of_it = len(part) == min(size, len(self) - first)
+            with self._mapped(number, name, part if all_of_it else None) as array:
+                if array is not part:
+                    part.copy_(array[a - first : b - first])
         return result
 
     def rows(self, name: str, index: Sequence[int] | Tensor) -> Tensor:
@@ -164,11 +174,12 @@ class ShardStore:
         return torch.empty((count, *self.shapes[name][1:]), dtype=self.dtypes[name])
 
     @contextmanager
-    def _mapped(self, number: int, name: str) -> Iterator[Tensor]:
+    def _mapped(self, number: int, name: str, into: Tensor | None = None) -> Iterator[Tensor]:
         """An array of a shard, within the block.
 
-        It is read as a whole and checked when it is first used; from then on it is where it lies in
-        the file, as `get_slice` would copy what is then copied to its place.
+        It is read as a whole and checked when it is first used, to `into` where that is given; from
+        then on it is where it lies in the file, as `get_slice` would copy what is then copied to
+        its place.
         """
         path = shard_path(self.folder, number)
         described = self._manifest(number)["arrays"][name]
@@ -182,7 +193,7 @@ class ShardStore:
                 array = mapped.get_tensor(name)
             if not checked:
                 _expect(Path(f"{shard_path(self.folder, number + 1)}.safetensors"))
-                array, sha = _read(file, name, array)
+                array, sha = _read(file, name, array, into)
         except (OSError, SafetensorError, ValueError, RuntimeError) as error:
             raise StoreError(f"path: {file} is missing or damaged ({error}). {cure}") from error
         if not checked:
@@ -218,18 +229,21 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}"
 
 
-def _read(file: Path, name: str, like: Tensor) -> tuple[Tensor, str]:
+def _read(file: Path, name: str, like: Tensor, into: Tensor | None) -> tuple[Tensor, str]:
     """An array of a file that is known to hold one like it, and the SHA-256 of its bytes.
 
     Pages that are mapped are asked for one after the other, and the disk rests while they are
-    digested. Read in pieces, and announced, they come at the rate of the disk.
+    digested. Read in pieces, and announced, they come at the rate of the disk, and a thread digests
+    one while the next is read.
     """
-    array = torch.empty(like.shape, dtype=like.dtype)
+    array = into
+    if array is None or (array.shape, array.dtype) != (like.shape, like.dtype):
+        array = torch.empty(like.shape, dtype=like.dtype)
     sha = hashlib.sha256()
     if not array.numel():
         return array, sha.hexdigest()
     content = array.view(-1).view(torch.uint8).numpy().data
-    with file.open("rb", buffering=0) as opened:
+    with ThreadPoolExecutor(1, "digest") as digesting, file.open("rb", buffering=0) as opened:
         _announce(opened.fileno())
         length = int.from_bytes(opened.read(8), "little")
         start, stop = json.loads(opened.read(length))[name]["data_offsets"]
@@ -239,7 +253,7 @@ def _read(file: Path, name: str, like: Tensor) -> tuple[Tensor, str]:
             count = opened.readinto(content[done : done + _PIECE])
             if not count:
                 raise ValueError("the file is cut off")
-            sha.update(content[done : done + count])
+            digesting.submit(sha.update, content[done : done + count])
             done += count
     return array, sha.hexdigest()
 

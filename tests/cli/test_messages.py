@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,7 @@ def test_what_the_command_line_calls_something_else() -> None:
         (SystemExit(3), "in test_an_error_is_one_line: SystemExit: 3", 2),
         (MemoryError(), "error: MemoryError. There is not enough memory", 1),
         (OSError("disk\nfull"), "error: OSError: disk full", 1),
+        (OSError(errno.ENOSPC, "No space left", "a/b"), "'a/b'. Make room there, and give", 1),
     ],
 )
 def test_an_error_is_one_line(

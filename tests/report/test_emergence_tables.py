@@ -19,7 +19,7 @@ from emergence_ext.report.emergence import (
     similarity,
 )
 from emergence_ext.run import Checkpoint, Emergence, Settings, emergence
-from emergence_ext.run.strength import strength_entropy
+from emergence_ext.run.strength import StrengthEntropy, strength_entropy
 from tests.planted import feature_set
 
 
@@ -126,7 +126,8 @@ def test_images_are_listed_as_the_finished_network_sees_them(results: Emergence)
 
 def test_correlations_tell_left_out_and_fitted_images_apart() -> None:
     features = feature_set(1.0, 40)
-    strength = strength_entropy(features.f, features.z, features.y, 2.0, folds=2)
+    strength = strength_entropy(features.f, features.z, features.y, [2.0], folds=2)[2.0]
+    assert isinstance(strength, StrengthEntropy)
     (row,) = correlations([strength])
     assert row["Pearson, |g| (left-out images)"] == strength.r != strength.fitted_r
     assert row["Pearson, |g| (fitted images)"] == strength.fitted_r

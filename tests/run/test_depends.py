@@ -70,9 +70,10 @@ def _hurry(patch: pytest.MonkeyPatch) -> None:
     """Leave out the fits of the folds, which take longest and depend on nothing else."""
 
     def quick(
-        f: Tensor, z: Tensor, y: Tensor, temperature: float, **kwargs: Any
-    ) -> StrengthEntropy:
-        return StrengthEntropy(temperature, z.sum(1), f.norm(dim=1), f.sum(1), 0, 0, 0, 0, 0)
+        f: Tensor, z: Tensor, y: Tensor, temperatures: list[float], **kwargs: Any
+    ) -> dict[float, StrengthEntropy]:
+        made = (z.sum(1), f.norm(dim=1), f.sum(1), 0, 0, 0, 0, 0)
+        return {temperature: StrengthEntropy(temperature, *made) for temperature in temperatures}
 
     patch.setattr(strength, "TEMPERATURES", (1.0,))
     patch.setattr(analyse, "strength_entropy", quick)

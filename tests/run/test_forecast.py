@@ -52,6 +52,21 @@ def test_fits_of_regions_grow_with_the_square_of_their_images_and_with_pairs_as_
     assert _seconds(_with(samples=6000), "kappa_p") > 3.9 * _seconds(PLAN, "kappa_p")
 
 
+def test_gradient_descent_takes_a_step_of_lambda_for_each_image_and_solves_no_kappa_p() -> None:
+    authors = replace(PLAN, settings=Settings(recipe="authors"))
+    groups = 300 // 101
+    assert _seconds(authors, "w and v") == pytest.approx(2 * 20 * groups * 2 * SQUARE(300 / groups))
+    assert _seconds(authors, "Lambda") == pytest.approx(2 * 20 * 300 * 2 * SQUARE(101))
+    assert _seconds(authors, "kappa_p") == 0
+
+
+def test_processes_share_what_is_spread() -> None:
+    four = replace(PLAN, processes=4)
+    for alone, stage in zip(PLAN.stages, four.stages, strict=True):
+        assert stage.seconds == alone.seconds / (4 if alone.spread else 1)
+    assert [stage.name for stage in PLAN.stages if not stage.spread] == ["M and frame"]
+
+
 def test_the_disk_is_that_of_the_sizes_and_memory_that_of_the_largest_stage() -> None:
     for kept in (600, 5000):
         plan = _with(kept=kept)
@@ -157,6 +172,16 @@ def test_a_real_run_is_near_its_forecast_which_looks_at_few_images_and_writes_no
     run(subject, tmp_path / "run", settings, alphas=[1.0])
     there = sum(x.stat().st_size for x in (tmp_path / "run").rglob("*") if x.is_file())
     assert there / 3 < plan.disk < 3 * there
+
+
+def test_the_recipe_of_the_authors_is_forecast_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = {"first": "first", "second": "second"}
+    subject = Subject(_Net().eval(), layers, _Counted(60), batch_size=8)
+    few = {"region_images": 16, "importance_evals": 3, "regional_evals": 3}
+    plan = forecast(subject, tmp_path / "run", Settings(recipe="authors", pairs=7, **few))
+    assert plan.rates.rounds == 100
+    assert all(_seconds(plan, name) > 0 for name in ("w and v", "Lambda", "M and frame"))
 
 
 def test_what_a_run_refuses_is_refused_with_its_words(

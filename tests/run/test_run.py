@@ -424,10 +424,10 @@ def test_a_collapse_at_another_temperature_is_told_and_does_not_end_the_run(
     real = run.strength_entropy
     monkeypatch.setattr(strength_module, "TEMPERATURES", (1.0, 4.0))
 
-    def collapsing(f: Any, z: Any, y: Any, temperature: float, **kwargs: Any) -> Any:
-        if temperature == 4:
-            raise ValueError("z: the category directions collapsed onto one")
-        return real(f, z, y, temperature, **kwargs)
+    def collapsing(f: Any, z: Any, y: Any, temperatures: list[float], **kwargs: Any) -> Any:
+        found = real(f, z, y, [t for t in temperatures if t != 4], **kwargs)
+        none = "z: the category directions collapsed onto one"
+        return {t: none if t == 4 else found[t] for t in temperatures}
 
     monkeypatch.setattr(run, "strength_entropy", collapsing)
     finished = run.run(subject, tmp_path / "run", SETTINGS)

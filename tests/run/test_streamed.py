@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,11 @@ def _subject() -> Subject:
     return Subject(module, {"first": "first", "second": "second"}, samples, batch_size=8)
 
 
-def _quick(f: Tensor, z: Tensor, y: Tensor, temperature: float, **_: Any) -> StrengthEntropy:
-    return StrengthEntropy(temperature, z.sum(1), f.norm(dim=1), f.sum(1), 0, 0, 0, 0, 0)
+def _quick(
+    f: Tensor, z: Tensor, y: Tensor, temperatures: list[float], **_: Any
+) -> dict[float, StrengthEntropy]:
+    made = (z.sum(1), f.norm(dim=1), f.sum(1), 0, 0, 0, 0, 0)
+    return {temperature: StrengthEntropy(temperature, *made) for temperature in temperatures}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -164,9 +168,15 @@ def test_rows_that_are_gone_are_made_again_to_the_same_bytes(many: FinishedRun) 
         return {path: path.read_bytes() for path in many.folder.rglob("*.safetensors")}
 
     before = contents()
-    shutil.rmtree(many.inside.projected("network"))
-    again = run(_subject(), many.folder, MANY)
-    assert contents() == before and again.made_from == many.made_from
+    index = many.inside.projected("network") / "index.json"
+    for remove in (index.unlink, partial(shutil.rmtree, index.parent)):
+        remove()
+        with pytest.raises(
+            StoreError, match=r"no index\.json\. Bring that back, .* `emergence run"
+        ):
+            FinishedRun.open(many.folder).emergence  # noqa: B018
+        again = run(_subject(), many.folder, MANY)
+        assert contents() == before and again.made_from == many.made_from
 
 
 def test_rows_that_are_damaged_or_of_another_run_are_named(

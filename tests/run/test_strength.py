@@ -22,7 +22,9 @@ F_SAMPLES = torch.cat([DATA.f, BESIDE], dim=1)
 
 @pytest.fixture(scope="module")
 def result() -> StrengthEntropy:
-    return strength_entropy(F_SAMPLES, DATA.z, DATA.y, 2.0, folds=3)
+    found = strength_entropy(F_SAMPLES, DATA.z, DATA.y, [2.0], folds=3)[2.0]
+    assert isinstance(found, StrengthEntropy)
+    return found
 
 
 def test_longer_features_are_surer_and_the_projection_is_ahead_of_pca(
@@ -60,13 +62,23 @@ def test_the_projection_can_be_chosen() -> None:
         widths.append(temperature)
         return SampleProjection(dim=2, temperature=temperature, max_rounds=2)
 
-    strength_entropy(DATA.f, DATA.z, DATA.y, 3.0, make=make, folds=2)
-    assert widths == [3.0, 3.0]
+    found = strength_entropy(DATA.f, DATA.z, DATA.y, [3.0, 1.0], make=make, folds=2)
+    assert widths == [3.0, 3.0, 1.0, 1.0] and list(found) == [3.0, 1.0]
+
+
+def test_what_cannot_be_fitted_says_why_beside_what_can() -> None:
+    def make(temperature: float) -> SampleProjection:
+        if temperature == 3:
+            raise ValueError("no such fit")
+        return SampleProjection(dim=2, temperature=temperature, max_rounds=2)
+
+    found = strength_entropy(DATA.f, DATA.z, DATA.y, [1.0, 3.0], make=make, folds=2)
+    assert isinstance(found[1.0], StrengthEntropy) and found[3.0] == "no such fit"
 
 
 def test_too_few_images_for_the_folds_are_an_error() -> None:
     with pytest.raises(ValueError, match="folds must be between 2 and the number of samples 4"):
-        strength_entropy(DATA.f[:4], DATA.z[:4], DATA.y[:4])
+        strength_entropy(DATA.f[:4], DATA.z[:4], DATA.y[:4], [1.0])
 
 
 def test_strength_of_regions_is_compared_for_every_alpha_and_kept(

@@ -154,8 +154,8 @@ def _content(path: Path) -> bytes:
 
 
 def _timeless(value: Any) -> Any:
-    """Without how long things took, and digests of files that say so."""
+    """Without how long things took, digests of files that say so, and the state of the checkout."""
     if isinstance(value, dict):
-        timed = ("seconds", "sha256")
+        timed = ("seconds", "sha256", "git")
         return {key: _timeless(item) for key, item in value.items() if key not in timed}
     return [_timeless(item) for item in value] if isinstance(value, list) else value
