@@ -269,10 +269,15 @@ def _strengths(last: Source, held_out: Tensor, settings: Settings, folder: RunFo
     if reasons[settings.temperature]:
         raise ValueError(reasons[settings.temperature])
     return [
-        f"No correlation at temperature {temperature:g}: {reasons[temperature]}"
+        f"No correlation at temperature {temperature:g}: {_fact(reasons[temperature])}"
         for temperature in every
         if reasons[temperature]
     ]
+
+
+def _fact(reason: str) -> str:
+    """What an error says without its argument and its advice: nobody asked for that temperature."""
+    return reason.partition(". ")[0].removeprefix("z: ")
 
 
 def _computed(results: Emergence, others: Sequence[ImportanceStrength]) -> str:
