@@ -188,6 +188,13 @@ class Settings:
         solver: of all fits, "lbfgs" or "sgd", gradient descent with momentum 0.9 and decay 5e-4.
         sample_rate, importance_rate, regional_rate: its rates for M, for w and v, for Lambda.
         random_state: seed of the split and of restarts.
+
+    Examples:
+        >>> from emergence_ext.run import Settings
+        >>> Settings(dim=4).changed
+        {'dim': 4}
+        >>> Settings(recipe="authors").solver
+        'sgd'
     """
 
     recipe: Recipe = "default"

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 
 import emergence_ext as ee
+from emergence_ext.cli import app
 from emergence_ext.network import load_model
 from emergence_ext.report.html.write import write_page
 from tests.planted import feature_set
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
+COMMANDS = typer.main.get_command(app).commands
 
 
 def _run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: Path) -> None:
@@ -127,6 +131,33 @@ def test_the_lines_of_a_page_run(
     exec(lines, _at_hand(page, tmp_path))
     if "savefig" in code:
         _assert_picture(tmp_path / "samples.png")
+
+
+def _commands(page: str) -> list[list[str]]:
+    """Calls of the command line in a page: those of shell blocks whole, and those in a sentence."""
+    text = (ROOT / page).read_text()
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    lines = [line for line in blocks.splitlines() if line.strip().startswith("emergence ")]
+    calls = [shlex.split(line, comments=True) for line in lines]
+    return calls + [said.split() for said in re.findall(r"`(emergence [a-z]+[^`|]*)`", text)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_have_the_options_that_it_names(page: str) -> None:
+    for call in _commands(page):
+        command, *rest = [part for part in call[1:] if part not in ("-q", "-v")]
+        if command.startswith("-") or not re.fullmatch(r"[a-z]+", command):
+            continue
+        assert command in COMMANDS, call
+        known = {name for option in COMMANDS[command].params for name in option.opts}
+        named = {part.partition("=")[0].rstrip(",.;)") for part in rest if part.startswith("--")}
+        assert named <= known | {"--help"}, call
+
+
+def test_the_gallery_shows_every_picture() -> None:
+    shown = (ROOT / "docs/gallery.md").read_text()
+    pictures = [path.name for path in (ROOT / "docs/images").glob("*.png")]
+    assert [name for name in pictures if f"images/{name}" not in shown] == []
 
 
 def test_what_stands_for_the_words_of_the_pages_stands_for_some() -> None:

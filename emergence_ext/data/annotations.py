@@ -36,6 +36,11 @@ def boxes_on_grid(boxes: Sequence[Sequence[Box]], grid: tuple[int, int]) -> Tens
 
     Returns:
         `[N, H W]`, bool.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> data.boxes_on_grid([[(0.0, 0.0, 0.5, 1.0)]], (2, 2))  # the left half
+        tensor([[ True, False,  True, False]])
     """
     H, W = grid
     y = ((torch.arange(H) + 0.5) / H)[:, None]

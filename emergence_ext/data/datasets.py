@@ -88,6 +88,13 @@ def as_samples(
         ValueError: an empty set, labels that are no categories, an iterable of more than
             `max_memory`, workers for one, or, when it is read, an image of values outside of their
             range.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> pairs = [(torch.zeros(3, 8, 8), 0), (torch.ones(3, 8, 8), 1)]
+        >>> samples = data.as_samples(pairs, categories=["dark", "bright"])
+        >>> len(samples), samples.categories, samples.names
+        (2, ['dark', 'bright'], ['0', '1'])
     """
     if workers < 0:
         raise ValueError(f"workers: expected at least 0, got {workers}")

@@ -82,6 +82,12 @@ def image_set(root: Path | str, *, size: int, crop: CropRule = "center") -> Imag
 
     Raises:
         ValueError: no such folder, or no readable image in it.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> images = data.image_set("photos", size=16)
+        >>> images[0][0].shape, images.categories
+        (torch.Size([3, 16, 16]), ['photos'])
     """
     folder = Path(root)
     if not folder.is_dir():

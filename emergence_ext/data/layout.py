@@ -52,6 +52,11 @@ def splits(root: Path | str) -> dict[str, str]:
 
     Returns:
         Role -> name of the folder.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> data.splits("photos")  # photos/train, photos/val; none here: its folders are categories
+        {}
     """
     return _layout(Path(root)).splits
 

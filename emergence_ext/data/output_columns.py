@@ -49,6 +49,11 @@ def class_map(
         ValueError: a category without a column, two with the same, a column beyond the output, or
             no mapping and another number of categories than outputs.
         FileNotFoundError: no such file.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> data.class_map({"cat": 281, "dog": 207}, ["cat", "dog"], n_outputs=1000)
+        [281, 207]
     """
     if mapping is None:
         if n_outputs == 1 < len(categories):
@@ -101,6 +106,12 @@ def by_name(
 
     Raises:
         ValueError: some categories are among the names and others are not.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> names = [("tench",), ("tabby", "tabby cat")]
+        >>> data.by_name(["Tabby_cat"], names, "my list")
+        {'Tabby_cat': 1}
     """
     columns: dict[str, set[int]] = {}
     for column, alike in enumerate(names):

@@ -113,6 +113,13 @@ class ArraySamples(Samples):
 
     Raises:
         ValueError: another shape, or values whose white is not known.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> images = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+        >>> samples = data.ArraySamples(images, [0, 1], ["cat", "dog"])
+        >>> len(samples), samples.labels
+        (2, [0, 1])
     """
 
     def __init__(
@@ -258,6 +265,12 @@ def take(dataset: Samples, indices: Sequence[int]) -> Samples:
 
     Raises:
         IndexError: no such place.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> samples = data.ArraySamples(torch.zeros(3, 1, 8, 8), [0, 1, 1], ["cat", "dog"])
+        >>> data.take(samples, [2, 0]).names
+        ['2', '0']
     """
     return _Part(dataset, indices, [dataset.labels[i] for i in indices], dataset.categories)
 
@@ -267,6 +280,12 @@ def relabelled(dataset: Samples, labels: Sequence[int], categories: Sequence[str
 
     Raises:
         ValueError: another number of labels, or one outside of the categories.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> samples = data.ArraySamples(torch.zeros(2, 1, 8, 8), [0, 1], ["cat", "dog"])
+        >>> data.relabelled(samples, [0, 0], ["animal"]).categories
+        ['animal']
     """
     return _Part(dataset, range(len(dataset)), labels, categories)
 
@@ -276,6 +295,12 @@ def subset(dataset: Samples, *, per_class: int, random_state: int = 0) -> Sample
 
     Raises:
         ValueError: `per_class` below 1.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> samples = data.ArraySamples(torch.zeros(3, 1, 8, 8), [0, 1, 1], ["cat", "dog"])
+        >>> data.subset(samples, per_class=1).labels
+        [0, 1]
     """
     return take(dataset, choose(dataset.labels, per_class, random_state))
 
@@ -304,6 +329,12 @@ def balanced_order(y: Tensor, random_state: int = 0) -> Tensor:
 
     Returns:
         Places in `[0, N)`, `[N]`. Of a category that has run out there are no more.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> y = torch.tensor([0, 0, 0, 0, 1, 1])
+        >>> y[data.balanced_order(y)][:4].bincount()
+        tensor([2, 2])
     """
     generator = torch.Generator().manual_seed(random_state)
     shuffled = torch.randperm(len(y), generator=generator)

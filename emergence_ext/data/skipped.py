@@ -11,7 +11,13 @@ EXAMPLES = 3
 
 
 def kinds(bad: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the names by kind of reason, which stands before a colon; the most common first."""
+    """Return the names by kind of reason, which stands before a colon; the most common first.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> data.kinds([("a.png", "cut off: 3 bytes"), ("b.png", "cut off: 9 bytes")])
+        {'cut off': ['a.png', 'b.png']}
+    """
     by_kind: dict[str, list[str]] = defaultdict(list)
     for name, reason in bad:
         by_kind[reason.partition(": ")[0]].append(name)

@@ -123,6 +123,11 @@ def tar_paths(data: Path | str) -> list[Path]:
 
     Raises:
         FileNotFoundError: nothing has a name that is a number's, or fits a pattern.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> data.tar_paths("photos")  # a folder of images; "shards/{000..009}.tar" stands for ten
+        []
     """
     text = str(data)
     if Path(text).is_dir():

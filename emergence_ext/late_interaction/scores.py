@@ -106,6 +106,12 @@ def pairwise(
 
     Raises:
         ValueError, TypeError: as `maxsim`; another number of documents than of queries.
+
+    Examples:
+        >>> from emergence_ext import late_interaction
+        >>> q = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+        >>> late_interaction.pairwise(q, 2 * q)
+        tensor([2., 2.])
     """
     q = Reader("queries", "query_scale", "query_mask", normalize, query_scale)
     d = Reader("documents", "document_scale", "document_mask", normalize, document_scale)
@@ -142,6 +148,13 @@ def colbert_scores(
 
     Raises:
         ValueError, TypeError: as `maxsim`.
+
+    Examples:
+        >>> from emergence_ext import late_interaction
+        >>> q = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+        >>> late_interaction.colbert_scores(q, 2 * q)
+        tensor([[2., 0.],
+                [0., 2.]])
     """
     documents, mask, _ = _flat(documents_embeddings, documents_mask)
     return maxsim(
@@ -157,7 +170,14 @@ def colbert_scores_pairwise(
     *,
     length_normalize: bool = False,
 ) -> Tensor:
-    """`pairwise` under PyLate's and sentence-transformers' name, for losses of pairs, `[N]`."""
+    """`pairwise` under PyLate's and sentence-transformers' name, for losses of pairs, `[N]`.
+
+    Examples:
+        >>> from emergence_ext import late_interaction
+        >>> q = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+        >>> late_interaction.colbert_scores_pairwise(q, 2 * q)
+        tensor([2., 2.])
+    """
     return pairwise(
         queries_embeddings,
         documents_embeddings,
@@ -189,6 +209,13 @@ def colbert_kd_scores(
 
     Raises:
         ValueError, TypeError: as `maxsim`; documents that are not `[N, ways, tokens, width]`.
+
+    Examples:
+        >>> from emergence_ext import late_interaction
+        >>> queries, documents = torch.ones(2, 1, 4), torch.ones(2, 3, 5, 4)
+        >>> late_interaction.colbert_kd_scores(queries, documents)
+        tensor([[4., 4., 4.],
+                [4., 4., 4.]])
     """
     documents, mask, ways = _flat(documents_embeddings, documents_mask)
     of_q = Reader("queries_embeddings", "a scale", "queries_mask").read(

@@ -61,6 +61,12 @@ def topk(
 
     Raises:
         ValueError, TypeError: as `maxsim`; a k below 1, offsets that fall or do not fit.
+
+    Examples:
+        >>> from emergence_ext import late_interaction
+        >>> q, d = torch.ones(1, 2, 3), torch.tensor([1.0, 3.0, 2.0]).view(3, 1, 1).expand(3, 4, 3)
+        >>> late_interaction.topk(q, d, k=2)
+        (tensor([[18., 12.]]), tensor([[1, 2]]))
     """
     q = Reader("queries", "query_scale", "query_mask", normalize, query_scale)
     d = Reader("documents", "document_scale", "document_mask", normalize, document_scale)

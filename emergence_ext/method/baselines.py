@@ -27,6 +27,12 @@ class PCA:
     Attributes:
         mean_: `[E]`.
         components_: `[dim, E]`, by falling variance; orthonormal rows unless scaled.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+        >>> method.PCA(dim=1).fit(x).components_.abs()
+        tensor([[1., 0.]])
     """
 
     def __init__(
@@ -147,5 +153,11 @@ class Manifold:
 
 
 def distance_from_mean(x: Tensor, fitted: Tensor) -> Tensor:
-    """Distance `[N]` of points `[N, dim]` from the mean of the fitted points `[n, dim]`."""
+    """Distance `[N]` of points `[N, dim]` from the mean of the fitted points `[n, dim]`.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.distance_from_mean(torch.tensor([[3.0, 4.0]]), torch.zeros(5, 2))
+        tensor([5.])
+    """
     return (x - fitted.mean(0)).norm(dim=1)

@@ -21,6 +21,11 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
 
     Raises:
         ValueError: shapes that differ.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.pearson(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 6.0]))
+        tensor(1.)
     """
     if x.shape != y.shape:
         raise ValueError(f"x and y must have one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
@@ -44,13 +49,24 @@ def spearman(x: Tensor, y: Tensor) -> Tensor:
 
     Raises:
         ValueError: shapes that differ.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.spearman(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([5.0, 6.0, 7.0]))
+        tensor(1.)
     """
     ranks = [torch.as_tensor(rankdata(v.detach().cpu().double().numpy(), axis=-1)) for v in (x, y)]
     return pearson(*ranks).to(x)
 
 
 def entropy(z: Tensor, temperature: float = Settings.temperature) -> Tensor:
-    """Entropy in nats of `softmax(z / temperature)`, `[N]` for logits `[N, C]`."""
+    """Entropy in nats of `softmax(z / temperature)`, `[N]` for logits `[N, C]`.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.entropy(torch.tensor([[0.0, 0.0], [9.0, 0.0]]))
+        tensor([0.6931, 0.0012])
+    """
     log_p = torch.log_softmax(z.double() / temperature, dim=1)
     return -(log_p.exp() * log_p).sum(1).to(z.dtype)
 
@@ -60,6 +76,11 @@ def stratified_folds(y: Tensor, folds: int, random_state: int = 0) -> Tensor:
 
     Raises:
         ValueError: more folds than samples, or fewer than two.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.stratified_folds(torch.tensor([0, 0, 1, 1]), folds=2).bincount()
+        tensor([2, 2])
     """
     if not 2 <= folds <= len(y):
         raise ValueError(f"folds must be between 2 and the number of samples {len(y)}, got {folds}")

@@ -91,6 +91,12 @@ def polar(x: Tensor) -> tuple[Tensor, Tensor]:
     """Strength `[...]` and orientation `[..., dim]` of features; a zero row stays zero.
 
     Neither has a gradient at a zero row: the sub-gradient taken is 0.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> strength, orientation = method.polar(torch.tensor([[3.0, 4.0]]))
+        >>> strength, orientation
+        (tensor([5.]), tensor([[0.6000, 0.8000]]))
     """
     square = x.square().sum(-1, keepdim=True)
     zero = square == 0

@@ -23,7 +23,13 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval."""
+    """A value with its 95 % interval.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.Interval(0.8, low=0.49, high=0.94).high
+        0.94
+    """
 
     value: float
     low: float
@@ -39,6 +45,12 @@ def bootstrap_ratio(part: Tensor, whole: Tensor, random_state: int = 0) -> Inter
 
     Returns:
         The ratio, None where `whole` sums to nothing.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> ratio = method.bootstrap_ratio(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
+        >>> ratio.value
+        0.5
     """
     if not whole.sum():
         return None
@@ -60,6 +72,12 @@ def mean_interval(r: Tensor, random_state: int = 0) -> Interval | None:
     """Mean of the finite ones of `[n]` with a bootstrap interval over them; None if none is.
 
     With one of them the interval is unknown: its ends are NaN.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> mean = method.mean_interval(torch.tensor([0.2, 0.4, 0.6, float("nan")]))
+        >>> round(mean.value, 3), mean.low < mean.value < mean.high
+        (0.4, True)
     """
     r = r[r.isfinite()]
     if len(r) == 1:
@@ -68,7 +86,14 @@ def mean_interval(r: Tensor, random_state: int = 0) -> Interval | None:
 
 
 def proportion(part: int, whole: int) -> Interval:
-    """Share of `part` in `whole`, at least 1, with Wilson's interval."""
+    """Share of `part` in `whole`, at least 1, with Wilson's interval.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> share = method.proportion(8, 10)
+        >>> f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+        '80% (49% to 94%)'
+    """
     test = stats.binomtest(part, whole)
     ends = test.proportion_ci(CONFIDENCE, method="wilson")
     return Interval(test.statistic, float(ends.low), float(ends.high))
@@ -78,6 +103,12 @@ def student_interval(values: Sequence[float]) -> Interval | None:
     """Mean and Student's 95 % interval of the mean, of the values that are numbers.
 
     With one of them the interval is unknown: its ends are NaN. Of none there is no mean: None.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> mean = method.student_interval([1.0, 2.0, 3.0])
+        >>> f"{mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f})"
+        '2.00 (-0.48 to 4.48)'
     """
     x = [v for v in values if not math.isnan(v)]
     if len(x) < 2:

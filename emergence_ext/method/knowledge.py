@@ -99,7 +99,15 @@ class PointCount:
 
 
 def point_count(per_image: Tensor, random_state: int = 0) -> PointCount:
-    """Add up points, reliable and shared ones of images, `[3, N]`, with bootstrap intervals."""
+    """Add up points, reliable and shared ones of images, `[3, N]`, with bootstrap intervals.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> points = torch.tensor([[4.0, 6.0], [3.0, 6.0], [1.0, 0.0]])  # of two images
+        >>> count = method.point_count(points)
+        >>> count.total.value, round(count.ratio.value, 2)
+        (10.0, 0.9)
+    """
     total, reliable, shared = bootstrap_sums([*per_image], random_state)
     ratio = bootstrap_ratio(per_image[1], per_image[0], random_state)
     return PointCount(per_image.shape[1], total, reliable, shared, ratio)
@@ -173,7 +181,13 @@ def _best_two(h: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
 
 
 def usual_tau(C: int) -> float:
-    """The paper's 0.4, or 1.2 / C where that is more: of two categories every region passes 0.4."""
+    """The paper's 0.4, or 1.2 / C where that is more: of two categories every region passes 0.4.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.usual_tau(10), method.usual_tau(2)
+        (0.4, 0.6)
+    """
     return max(PAPER_TAU, 1.2 / C)
 
 
@@ -182,6 +196,10 @@ def check_tau(tau: float, C: int) -> None:
 
     Raises:
         ValueError: tau outside of `[1/C, 1)` for C categories.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.check_tau(0.4, C=10)  # of two categories 0.4 would be refused
     """
     if not 1 / C <= tau < 1:
         raise ValueError(

@@ -59,6 +59,13 @@ def learning(reliable: Iterable[Tensor], epochs: Sequence[int]) -> Learning:
 
     Raises:
         ValueError: no checkpoint, or another number of them than epochs.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> at = [torch.tensor([[True, False, False]]), torch.tensor([[True, True, False]])]
+        >>> found = method.learning(at, epochs=[1, 8])
+        >>> found.epoch, found.kept
+        (tensor([8.]), tensor([1.]))
     """
     states = iter(reliable)
     most = ever = last = torch.empty(0)

@@ -144,9 +144,8 @@ class SampleProjection(Estimator):
             cosine = mean_cosine(frame.directions)
             if cosine <= COLLAPSE:
                 break
-            logger.warning(
-                "the category directions collapsed (mean cosine %.2f); new start", cosine
-            )
+            # Only that none of all starts helps is the user's matter.
+            logger.info("the category directions collapsed (mean cosine %.2f); new start", cosine)
         else:
             advice = "Lower `temperature`. A larger `strength_prior` helps, too."
             if self.solver == "sgd":

@@ -88,6 +88,12 @@ def similarity_with(z: Tensor, others: Tensor, kappa_p: float) -> Tensor:
 
     Returns:
         `[n, N]`, rows sum to 1.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> method.similarity_with(z[:1], z, kappa_p=2.0)
+        tensor([[0.8808, 0.1192]])
     """
     return torch.softmax(kappa_p * (unit_rows(z.float()) @ unit_rows(others.float()).t()), dim=1)
 

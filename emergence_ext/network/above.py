@@ -121,6 +121,14 @@ def region_cells(size: Sequence[int], grid: tuple[int, int]) -> Tensor:
 
     Raises:
         ValueError: a map with fewer rows or columns than the grid.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.region_cells((4, 4), (2, 2))
+        tensor([[0, 0, 1, 1],
+                [0, 0, 1, 1],
+                [2, 2, 3, 3],
+                [2, 2, 3, 3]])
     """
     if size[0] < grid[0] or size[1] < grid[1]:
         raise ValueError(

@@ -47,7 +47,15 @@ def forward(module: nn.Module, images: Tensor) -> Any:
 
 
 def classify(module: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits `[B, C]` of images, in the network's own dtype; see `forward`, `logits`."""
+    """Return the logits `[B, C]` of images, in the network's own dtype; see `forward`, `logits`.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import network
+        >>> net = ee.load_model("small_vgg28", num_classes=10).module
+        >>> network.classify(net, torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
     return logits(forward(module, images), len(images))
 
 
@@ -114,7 +122,13 @@ def fitted(module: nn.Module, images: Tensor) -> Tensor:
 
 
 def input_channels(module: nn.Module) -> int:
-    """Return how many channels a network's images have, by its first convolution; else three."""
+    """Return how many channels a network's images have, by its first convolution; else three.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.input_channels(torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3)))
+        1
+    """
     return next((p.in_channels for p in module.modules() if isinstance(p, nn.Conv2d)), 3) or 3
 
 
@@ -129,6 +143,11 @@ def logits(output: Any, count: int | None = None) -> Tensor:
 
     Raises:
         ValueError: there is no such tensor.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.logits({"maps": torch.zeros(1, 3, 4, 4), "logits": torch.tensor([[0.5, 1.5]])})
+        tensor([[0.5000, 1.5000]])
     """
     found = {
         name: flat for name, x in _entries(output) if (flat := _as_logits(x, count)) is not None
@@ -163,7 +182,17 @@ def _selected(name: str, _module: nn.Module, _inputs: Any, output: Any) -> Any:
 
 @contextmanager
 def preserved(module: nn.Module) -> Iterator[None]:
-    """Put the module into eval mode and give back training modes and random state on leaving."""
+    """Put the module into eval mode and give back training modes and random state on leaving.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Dropout()
+        >>> with network.preserved(net):
+        ...     net.training
+        False
+        >>> net.training
+        True
+    """
     modes = [(part, part.training) for part in module.modules()]
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     try:

@@ -91,6 +91,14 @@ def inspect_model(
 
     Raises:
         ValueError: no layer that could be analysed.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import network
+        >>> net = ee.load_model("small_vgg28", num_classes=10).module
+        >>> report = network.inspect_model(net, torch.rand(1, 1, 28, 28))
+        >>> report.head, list(report.suggested)
+        ('fc2', ['conv1_2', 'conv2_2', 'conv3_3', 'conv4_3', 'conv5_3'])
     """
     watch = RectifierMode(module)
     watch.run(example)
@@ -105,7 +113,7 @@ def inspect_model(
     for name, dotted in suggested.items():
         try:
             size = (example.shape[-2], example.shape[-1])
-            fields[name] = receptive_field(module, dotted, size)
+            fields[name] = receptive_field(module, dotted, size, layout=found.layers.get(dotted))
         except (RuntimeError, TypeError, ValueError) as error:
             problems.append(f"no receptive field for layer {dotted!r}: {error}")
     parts = [
@@ -162,7 +170,8 @@ def format_report(report: ModelReport) -> str:
         lines.append(f"  {layer.name:<{width}}  {layer.kind:<{kinds}} {shape}{tail}")
     lines += ["", "ReLUs"]
     lines.append(f"  in place: {_listed(report.in_place)}")
-    lines.append(f"  shared (run more than once): {_listed(report.shared)}")
+    around = "; as a layer name the block around it" if report.shared else ""
+    lines.append(f"  shared (run more than once): {_listed(report.shared)}{around}")
     calls = [f"{name} in {owner!r} x{n}" for owner, name, n in report.functional]
     lines.append(f"  functional (no module): {_listed(calls)}")
     lines += ["", "suggested layers (name, dotted name, map, receptive field, stride)"]
@@ -274,11 +283,6 @@ def _advice(report: ModelReport) -> list[str]:
             )
     if report.training:
         advice.append("the network is in training mode; it is analysed in eval mode and put back")
-    if report.shared:
-        advice.append(
-            f"ReLU modules {_listed(report.shared)} run more than once: name the block that "
-            "contains them as a layer"
-        )
     if report.functional:
         advice.append(
             "there are functional ReLUs: hooks on ReLU modules, by which guided backpropagation "

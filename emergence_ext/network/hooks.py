@@ -43,6 +43,13 @@ def find_layers(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]
 
     Raises:
         ValueError: an unknown name, with the nearest ones, or one that is listed twice.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import network
+        >>> net = ee.load_model("small_vgg28", num_classes=10).module
+        >>> list(network.find_layers(net, ["conv1_2", "fc2"]))
+        ['conv1_2', 'fc2']
     """
     known = dict(module.named_modules(remove_duplicate=False))
     layers: dict[str, nn.Module] = {}
@@ -84,6 +91,14 @@ def recorder(
     Raises:
         ValueError: an unknown layer, or what `check_open` says; in a forward pass, a layer that
             runs twice or whose output is no map of the image.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> with network.recorder(net, ["0"]) as record:
+        ...     _ = net(torch.rand(1, 3, 8, 8))
+        >>> record.outputs["0"].shape
+        torch.Size([1, 4, 6, 6])
     """
     record = Record(layouts=dict(layouts or {}))
     size: list[int] = []
@@ -149,6 +164,13 @@ def find_head(module: nn.Module, images: Tensor) -> tuple[str, bool]:
 
     Raises:
         ValueError: none of them runs, or what `check_open` says.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import network
+        >>> net = ee.load_model("small_vgg28", num_classes=10).module
+        >>> network.find_head(net, torch.zeros(1, 1, 28, 28))
+        ('fc2', True)
     """
     calls: list[Call] = []
 
@@ -224,6 +246,12 @@ def as_map(output: Tensor) -> Tensor:
 
     Raises:
         ValueError: tokens that are no square grid.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> tokens = torch.zeros(1, 1 + 14 * 14, 192)  # a class token in front
+        >>> network.as_map(tokens).shape
+        torch.Size([1, 192, 14, 14])
     """
     if output.ndim == 4:
         return output
@@ -240,6 +268,11 @@ def regions(output: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
 
     Raises:
         ValueError: tokens that are no square grid.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.regions(torch.zeros(1, 64, 14, 14), grid=(7, 7)).shape
+        torch.Size([1, 49, 64])
     """
     maps = as_map(output).float()
     if grid is not None and grid != tuple(maps.shape[2:]):

@@ -24,7 +24,15 @@ _CONSTANTS = (bool, int, float, str, bytes, type(None))
 
 
 def weights_digest(module: nn.Module) -> str:
-    """Digest of the names and values of all parameters and buffers of a module."""
+    """Digest of the names and values of all parameters and buffers of a module.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> import copy
+        >>> a = torch.nn.Linear(4, 2)
+        >>> network.weights_digest(copy.deepcopy(a)) == network.weights_digest(a)
+        True
+    """
     # Buffers that are not persistent are in no state_dict.
     return digest(dict(module.named_buffers()) | dict(module.state_dict()))
 

@@ -166,6 +166,11 @@ def taken(module: nn.Module) -> LoadedModel:
 
     Args:
         module: the network, with its weights.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.taken(torch.nn.Linear(4, 2)).description
+        'a Linear of torch.nn.modules.linear'
     """
     module = _opened(module)
     kind = type(module)

@@ -105,6 +105,11 @@ def imagenet_names(outputs: int) -> list[tuple[str, ...]]:
 
     Args:
         outputs: of the network; empty where these are not ImageNet's.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.imagenet_names(10)  # ImageNet has 1000, a few networks 1001
+        []
     """
     if outputs != IMAGENET:
         return []

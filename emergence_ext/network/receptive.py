@@ -83,7 +83,11 @@ class RegionBoxes:
 
 
 def receptive_field(
-    module: nn.Module, layer: str, input_size: int | tuple[int, int]
+    module: nn.Module,
+    layer: str,
+    input_size: int | tuple[int, int],
+    *,
+    layout: Layout | None = None,
 ) -> ReceptiveField:
     """Measure the receptive fields of the regions of a layer.
 
@@ -91,12 +95,21 @@ def receptive_field(
         module: the network, for images `[B, channels, height, width]`.
         layer: dotted name of a layer that gives a map `[B, K, H, W]` or tokens `[B, T, K]`.
         input_size: `(height, width)` of the images, or the side of square ones.
+        layout: how the layer gives its map, where that is known; else a forward pass of a few
+            images tells.
 
     Raises:
         ValueError: an unknown layer, or one that does not depend on the image.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3))
+        >>> field = network.receptive_field(net, "1", 16)
+        >>> field.size, field.stride, field.box(0, 0)
+        ((5, 5), (1.0, 1.0), (0, 0, 5, 5))
     """
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-    layout = _layout(module, layer, (height, width))
+    layout = layout or _layout(module, layer, (height, width))
     image, output = _image_and_map(module, layer, layout, (height, width))
     rows, columns = _all_spans(image, output)
     down = _regular(rows, height) or _on_canvas(module, layer, layout, (height, width), axis=0)
@@ -125,6 +138,14 @@ def region_boxes(field: ReceptiveField | tuple[int, int], grid: tuple[int, int])
 
     Raises:
         ValueError: a grid without cells.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.region_boxes((8, 8), (2, 2)).cells
+        tensor([[0, 0, 4, 4],
+                [0, 4, 4, 8],
+                [4, 0, 8, 4],
+                [4, 4, 8, 8]])
     """
     if min(grid) < 1:
         raise ValueError(f"grid: expected at least one cell in each direction, got {grid}")

@@ -90,7 +90,13 @@ def choose(
 def in_words(
     backend: Backend = "auto", device: torch.device | str = "cpu", **rows: Unpack[Rows]
 ) -> str:
-    """What `choose` takes, for a log."""
+    """What `choose` takes, for a log.
+
+    Examples:
+        >>> from emergence_ext import ops
+        >>> ops.in_words("reference")
+        'plain torch: as asked'
+    """
     if choose(backend, device, **rows).name == "fused":
         if torch.device(device).type == "cuda":
             return "the fused ops, on CUDA"

@@ -180,7 +180,17 @@ def maxsim_packed(
 
 
 def as_tensor(x: Any) -> Tensor:
-    """A tensor on the same memory: a file that is mapped stays where it is."""
+    """A tensor on the same memory: a file that is mapped stays where it is.
+
+    Examples:
+        >>> from emergence_ext import ops
+        >>> import numpy as np
+        >>> array = np.zeros(2, dtype=np.float32)
+        >>> tensor = ops.as_tensor(array)
+        >>> array[0] = 1
+        >>> tensor
+        tensor([1., 0.])
+    """
     if isinstance(x, Tensor):
         return x
     with warnings.catch_warnings():

@@ -46,7 +46,14 @@ def maxsim(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
-    """As `emergence_ext.ops.maxsim`; on the CPU in float32 or float64, whatever the precision."""
+    """As `emergence_ext.ops.maxsim`; on the CPU in float32 or float64, whatever the precision.
+
+    Examples:
+        >>> from emergence_ext import reference
+        >>> q, d = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.5, 0.0], [0.9, 0.1]]])
+        >>> reference.maxsim(q, d)
+        tensor([[0.9000]])
+    """
     lengths: dict[str, Any] = {"q_lengths": q_lengths, "d_lengths": d_lengths}
     options: dict[str, Any] = {
         "empty_score": empty_score,
@@ -70,7 +77,14 @@ def maxsim_indices(
     index_dtype: torch.dtype | None = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `maxsim`, with the matches: `(T [B, N], argmax [B, N, R])`, without gradient."""
+    """As `maxsim`, with the matches: `(T [B, N], argmax [B, N, R])`, without gradient.
+
+    Examples:
+        >>> from emergence_ext import reference
+        >>> q, d = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.5, 0.0], [0.9, 0.1]]])
+        >>> reference.maxsim_indices(q, d)
+        (tensor([[0.9000]]), tensor([[[1]]]))
+    """
     matches = matches_of(q, d, a, index_dtype, out)
     stored, ragged = q.dtype, Ragged(q_lengths, d_lengths, empty_score)
     q, d, a = checked("maxsim", q, d, a, precision, ragged=ragged)
@@ -100,7 +114,16 @@ def maxsim_packed(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Any:
-    """As `emergence_ext.ops.maxsim_packed`, the sets padded for as long as the call lasts."""
+    """As `emergence_ext.ops.maxsim_packed`, the sets padded for as long as the call lasts.
+
+    Examples:
+        >>> from emergence_ext import reference
+        >>> tokens = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+        >>> queries, documents = torch.tensor([0, 1, 3]), torch.tensor([0, 2, 3])
+        >>> reference.maxsim_packed(tokens, queries, tokens, documents)
+        tensor([[1.0000, 1.5000],
+                [0.5000, 1.0000]])
+    """
     options = {"empty_score": empty_score, "precision": precision}
     matcher = packed.Matcher(ops=sys.modules[__name__], compiled=None, options=options)
     return packed.maxsim_packed(matcher, q, cu_q, d, cu_d, pairs, topk, prepare, max_memory)

@@ -266,7 +266,12 @@ def _strengths(last: Source, held_out: Tensor, settings: Settings, folder: RunFo
     parallel.barrier()
     if settings.temperature in reasons:
         raise ValueError(reasons[settings.temperature])
-    return [f"No correlation at temperature {t:g}: {why}" for t, why in reasons.items()]
+    return [f"No correlation at temperature {t:g}: {_fact(why)}" for t, why in reasons.items()]
+
+
+def _fact(reason: str) -> str:
+    """What an error says without its argument and its advice: nobody asked for that temperature."""
+    return reason.partition(". ")[0].removeprefix("z: ")
 
 
 def _computed(results: Emergence, others: Sequence[ImportanceStrength]) -> str:

@@ -249,7 +249,13 @@ class Config:
 
 
 def file_name(label: str) -> str:
-    """A label as a file name of its own: labels may hold anything, slashes among it."""
+    """A label as a file name of its own: labels may hold anything, slashes among it.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> run.file_name("epoch 3"), run.file_name("conv5_3")
+        ('epoch_3.11a1d6a0', 'conv5_3')
+    """
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in label)[:80]
     plain = plain or "_"
     return plain if plain == label else f"{plain}.{zlib.crc32(label.encode()):08x}"

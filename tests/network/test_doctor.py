@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from emergence_ext.network import doctor
+from emergence_ext.network import doctor, receptive
 from emergence_ext.network.builtin import small_vgg28
 from emergence_ext.network.doctor import (
     environment,
@@ -91,6 +91,18 @@ def test_suggested_layers_come_with_their_receptive_fields():
     last = list(report.fields.values())[-1]
     assert last.grid == (7, 7) and last.stride == (4, 4)
     assert report.head == "fc2" and report.head_gives_output and not report.training
+
+
+def test_what_the_survey_found_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(receptive, "read_layouts", lambda *args: asked.append(args) or {})
+    assert inspect_model(small_vgg28().eval(), torch.rand(1, 1, 28, 28)).fields and not asked
+
+
+def test_a_shared_relu_is_no_warning_where_layers_are_blocks(net, example):
+    report = inspect_model(net, example)
+    assert report.shared and not any("shared" in text for text in report.warnings)
+    assert "as a layer name the block around it" in format_report(report)
 
 
 def test_precision_mode_and_head_are_reported(example):

@@ -426,13 +426,14 @@ def test_a_collapse_at_another_temperature_is_told_and_does_not_end_the_run(
 
     def collapsing(f: Any, z: Any, y: Any, temperatures: list[float], **kwargs: Any) -> Any:
         found = real(f, z, y, [t for t in temperatures if t != 4], **kwargs)
-        none = "z: the category directions collapsed onto one"
+        none = "z: the directions collapsed; no picture. Lower `temperature`."
         return {t: none if t == 4 else found[t] for t in temperatures}
 
     monkeypatch.setattr(run, "strength_entropy", collapsing)
     finished = run.run(subject, tmp_path / "run", SETTINGS)
     assert [s.temperature for s in finished.strengths()] == [1]
-    assert any("temperature 4: z: the category" in text for text in warnings(finished))
+    told = next(text for text in warnings(finished) if "temperature 4" in text)
+    assert told == "No correlation at temperature 4: the directions collapsed; no picture"
 
 
 def test_figures_that_cannot_be_are_left_out(whole: Path) -> None:
