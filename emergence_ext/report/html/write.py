@@ -45,7 +45,7 @@ def write_page(
     warnings: Sequence[str] = (),
     left_out: Collection[str] = (),
     view: str = "",
-    findings: Sequence[str] = (),
+    findings: Sequence[object] = (),
 ) -> Path:
     """Write `report.html` into a run directory: one file with all figures and tables, for offline.
 
@@ -60,7 +60,7 @@ def write_page(
         warnings: what to know before believing the numbers.
         left_out: experiments that were made from other results of the run.
         view: what `view_data` gave; nothing for a page without the view.
-        findings: what was found, a sentence each.
+        findings: what was found, each with `question`, `text` and `view`.
 
     Returns:
         The path of the report.
