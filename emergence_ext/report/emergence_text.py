@@ -122,8 +122,8 @@ SECTIONS = (
                 "knowledge_through_layers",
                 "Knowledge points through the layers",
                 "The counts and the ratio on held-out images, along depth (after Fig. 6).",
-                "A line is a checkpoint, the stronger the later. Where a line begins to rise is the "
-                "depth at which the regions start to carry the category.",
+                "A line is a checkpoint, the stronger the later. Where a line begins to rise is "
+                "the depth at which the regions start to carry the category.",
             ),
         ),
         (

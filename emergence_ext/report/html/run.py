@@ -107,7 +107,7 @@ def _checkpoint(entry: Any) -> dict[str, str]:
     return {
         "label": str(entry.get("label", NOTHING)),
         "epoch": shown(entry.get("epoch")),
-        "accuracy": f"{100 * accuracy:.1f} %" if known else NOTHING,
+        "accuracy": f"{accuracy:.1%}".replace("%", " %") if known else NOTHING,
     }
 
 
