@@ -131,8 +131,8 @@ def _saved(figure: Figure, kind: str, name: str) -> bytes:
 
 def _is_picture(artist: Artist) -> bool:
     """Whether colours come from an image rather than from a scale."""
-    pixels = artist.get_array() if isinstance(artist, AxesImage) else None
-    return pixels is not None and pixels.ndim == 3
+    values = artist.get_array() if isinstance(artist, AxesImage) else None
+    return values is not None and values.ndim == 3
 
 
 def _many_marks(artist: Artist) -> bool:

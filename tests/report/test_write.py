@@ -116,7 +116,9 @@ def test_everything_is_drawn_again_without_network_and_images(
 
 def test_the_page_has_the_headline_and_the_warnings(reported: Path) -> None:
     run = FinishedRun.open(reported)
-    page = html.unescape((reported / "report.html").read_text(encoding="utf-8"))
+    page = html.unescape((reported / "report.html").read_text(encoding="utf-8")).replace(
+        "\u00a0", " "
+    )
     numbers, texts = headline(run), warnings(run)
     assert {"accuracy", "strength and uncertainty", "knowledge points per image"} <= numbers.keys()
     assert len(texts) >= 1

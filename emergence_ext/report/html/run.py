@@ -103,11 +103,11 @@ def _checkpoint(entry: Any) -> dict[str, str]:
     if not isinstance(entry, dict):
         return {"label": str(entry), "epoch": NOTHING, "accuracy": NOTHING}
     accuracy = entry.get("accuracy")
-    known = math.nan if not isinstance(accuracy, int | float) else accuracy
+    known = isinstance(accuracy, int | float) and math.isfinite(accuracy)
     return {
         "label": str(entry.get("label", NOTHING)),
         "epoch": shown(entry.get("epoch")),
-        "accuracy": f"{100 * known:.1f} %" if math.isfinite(known) else NOTHING,
+        "accuracy": f"{accuracy:.1%}".replace("%", " %") if known else NOTHING,
     }
 
 

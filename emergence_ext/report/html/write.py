@@ -13,6 +13,7 @@ from typing import Any
 from emergence_ext.report.emergence_text import IMAGES_TABLE, SECTIONS
 from emergence_ext.report.experiments import experiments
 from emergence_ext.report.files import FIGURES, TABLES
+from emergence_ext.report.findings import Finding
 from emergence_ext.report.html.others import eye_section, eyes, others, undone
 from emergence_ext.report.html.page import fill_template, page_part, view_script
 from emergence_ext.report.html.pictures import Picture, read_pictures
@@ -45,7 +46,7 @@ def write_page(
     warnings: Sequence[str] = (),
     left_out: Collection[str] = (),
     view: str = "",
-    findings: Sequence[object] = (),
+    findings: Sequence[Finding] = (),
 ) -> Path:
     """Write `report.html` into a run directory: one file with all figures and tables, for offline.
 
@@ -60,7 +61,7 @@ def write_page(
         warnings: what to know before believing the numbers.
         left_out: experiments that were made from other results of the run.
         view: what `view_data` gave; nothing for a page without the view.
-        findings: what was found, each with `question`, `text` and `view`.
+        findings: what was found, a question and its answer each.
 
     Returns:
         The path of the report.
