@@ -107,7 +107,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), options.images)
-        runs = [in_processes(n, Path(folder), options.region_images) for n in options.processes]
+        runs = []
+        for count in options.processes:
+            runs.append(in_processes(count, Path(folder), options.region_images))
+            print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
     heads = [f"{n}, {what}" for what in ("clock", "processor") for n in options.processes]
     print(f"| seconds | {' | '.join(heads)} | times as fast |")
     print("|--" * (len(heads) + 2) + "|")

@@ -141,11 +141,11 @@ def main(
     asked.set(context.invoked_subcommand)
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
     log_to_terminal(level)
-    if processes() > 1 and context.invoked_subcommand != "run":
+    if processes() > 1 and context.invoked_subcommand not in ("run", "plan"):
         with reported():
             raise ValueError(
-                f"torchrun started {processes()} processes, and `run` alone is shared among them: "
-                f"call {context.invoked_subcommand} without torchrun"
+                f"torchrun started {processes()} processes, and emergence run alone is shared "
+                f"among them: call {context.invoked_subcommand} without torchrun"
             )
 
 

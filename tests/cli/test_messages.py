@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import emergence_ext
 from emergence_ext.cli import app, common
@@ -94,3 +95,13 @@ def test_an_error_is_one_line(
 def test_an_interrupt_is_nobodys_error() -> None:
     with pytest.raises(KeyboardInterrupt), common.reported():
         raise KeyboardInterrupt
+
+
+def test_what_torchrun_does_not_share_is_refused_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    answer = CliRunner().invoke(app, ["report", "no-such-run"])
+    assert answer.exit_code == 2
+    assert "emergence run alone is shared among them: call report without" in answer.stderr
