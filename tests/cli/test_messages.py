@@ -66,6 +66,11 @@ def test_what_the_command_line_calls_something_else() -> None:
     assert (
         common.in_options("ab: no. Say it by `outputs`.", "run") == "ab: no. Say it by --class-map."
     )
+    assert common.in_options("module: no map", "run") == "--model: no map"
+    assert common.in_options("images: no folder x", "apply") == "--data: no folder x"
+    assert common.in_options("checkpoints: no epoch 7", "train") == "--keep: no epoch 7"
+    assert common.in_options("layers: no 'a'", "run") == "--layers: no 'a'"
+    assert common.in_options("layers: no 'a'", "shapley") == "--layer: no 'a'"
     assert common.in_options("z: collapsed. Raise `strength_prior`.", "run") == "collapsed."
 
 
@@ -78,6 +83,8 @@ def test_what_the_command_line_calls_something_else() -> None:
         (SystemExit(3), "in test_an_error_is_one_line: SystemExit: 3", 2),
         (MemoryError(), "error: MemoryError. There is not enough memory", 1),
         (OSError("disk\nfull"), "error: OSError: disk full", 1),
+        (RuntimeError("run: not finished"), "error: run: not finished", 1),
+        (RuntimeError("Expected all tensors"), "error: RuntimeError: Expected all tensors", 1),
     ],
 )
 def test_an_error_is_one_line(
