@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from emergence_ext.cli.terminal import echo, leads, log_to_terminal
 
@@ -42,6 +42,22 @@ class Listed(TyperGroup):
             with formatter.section(group):
                 helps = [(n, self.commands[n].get_short_help_str(limit=1000)) for n in names]
                 formatter.write_dl([(name.ljust(width), text) for name, text in helps])
+
+
+class Quoting(TyperCommand):
+    """Asks, of words that are too many, whether the shell made them of a pattern."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of a command line."""
+        given = {"--checkpoints", "--data"} & set(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # click's; which click typer brings is typer's matter
+            said = getattr(error, "message", None)
+            if isinstance(said, str) and "unexpected extra argument" in said and given:
+                option = min(given)
+                error.message = f"{said}. Is the pattern in quotes, as {option} 'x/*'?"  # type: ignore[attr-defined]
+            raise
 
 
 app = typer.Typer(
@@ -94,7 +110,7 @@ def command(name: str | None = None, *, goes_on: bool = False) -> Callable[[_Fun
             [x.replace(annotation=hints[x.name]) for x in (*own, *logged)]
         )
         called.__annotations__ = hints
-        app.command(name)(called)
+        app.command(name, cls=Quoting)(called)
         return function
 
     return add

@@ -90,7 +90,7 @@ Size = Annotated[
     typer.Option(
         "--size",
         help="Side of the images in pixels; default: that of the training, where the weights say "
-        "it, or else 224 (64 to train).",
+        "it, that which the network is published for, or else 224 (64 to train).",
     ),
 ]
 Preprocess = Annotated[
@@ -252,7 +252,9 @@ def _line(error: BaseException) -> _Line | None:
         text = f"{name}: {error}. Make room there, and give the same command again: what is "
         text += "finished is kept"
     elif isinstance(error, StoreError | OSError | RuntimeError):
-        text = f"{name}: {in_options(str(error))}"
+        # What this package says begins with an argument, and needs no name of a class.
+        ours = type(error) is RuntimeError and re.match(r"[a-z_]+: ", str(error))
+        text = in_options(str(error)) if ours else f"{name}: {in_options(str(error))}"
     elif user_place(error):
         misuse, text = True, told(error)
     else:
@@ -260,7 +262,15 @@ def _line(error: BaseException) -> _Line | None:
     return _Line(" ".join(text.split()), 2 if misuse else 1)
 
 
-_OTHERWISE: Final = {"random_state": "seed", "outputs": "class_map", "root": "data"}
+_OTHERWISE: Final = {
+    "random_state": "seed",
+    "outputs": "class_map",
+    "root": "data",
+    "module": "model",
+    "layers": "layer",
+    "images": "data",
+    "checkpoints": "keep",
+}
 """Arguments that the command line calls something else."""
 
 
@@ -294,4 +304,4 @@ def _options(command: str | None) -> dict[str, str]:
     group: Any = typer.main.get_command(app)
     parameters = group.commands[command].params if command in group.commands else []
     options = {x.name: x.opts[-1] for x in parameters if x.opts[-1].startswith("--")}
-    return options | {name: options[own] for name, own in _OTHERWISE.items() if own in options}
+    return {name: options[own] for name, own in _OTHERWISE.items() if own in options} | options

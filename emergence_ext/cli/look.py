@@ -31,7 +31,7 @@ from emergence_ext.cli.common import (
     reported,
 )
 from emergence_ext.cli.terminal import closing, echo
-from emergence_ext.settings import Technique, words
+from emergence_ext.settings import Technique, require_choice, words
 
 if TYPE_CHECKING:
     from emergence_ext.report.look import Looked
@@ -116,11 +116,16 @@ def look(
         from emergence_ext.report import refresh
         from emergence_ext.store import locked
 
-        if out is None and run_dir is None:
-            raise ValueError("out: say where to write, --out DIR")
+        techniques = None if only is None else [name.strip() for name in only.split(",")]
+        for name in techniques or ():
+            require_choice("only", name, Technique)
         files = existing(
             keypoints=keypoints, boxes=boxes, attributes=attributes, annotators=annotators
         )
+        if run_dir is None and (data is None or model is None):
+            raise ValueError("run: expected the folder of a run, or --data and --model")
+        if out is None and run_dir is None:
+            raise ValueError("out: say where to write, --out DIR")
         described = {
             "data": as_text(data), "model": model, "weights": as_text(weights),
             "checkpoints": checkpoints, "class_map": as_text(class_map), "size": size,
@@ -133,7 +138,7 @@ def look(
         place = out if out is not None else Path(run_dir or "") / "look"
         with locked(place):
             looked = _look(
-                subject, run, place, images, only, files,
+                subject, run, place, images, techniques, files,
                 {"window": window, "stride": stride, "fill": fill}, seed,
             )  # fmt: skip
         for name, sheet in looked.sheets.items():
@@ -151,7 +156,7 @@ def _look(
     run: FinishedRun | None,
     out: Path,
     images: str | None,
-    only: str | None,
+    only: list[str] | None,
     files: Mapping[str, Path],
     choices: Mapping[str, float | None],
     seed: int,
@@ -167,7 +172,7 @@ def _look(
     return make(
         Scene(subject, shown, list(subject.layers), run, seed, files, given),
         out,
-        None if only is None else [name.strip() for name in only.split(",")],
+        only,
         command=command_line(),
     )
 
@@ -179,8 +184,6 @@ def _load(
     from emergence_ext.run import FinishedRun, SubjectSpec
 
     if run_dir is None:
-        if not {"data", "model"} <= described.keys():
-            raise ValueError("run: expected the folder of a run, or --data and --model")
         return SubjectSpec(**described, **settings).load(device), None
     if described:
         raise ValueError(

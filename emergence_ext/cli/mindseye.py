@@ -142,4 +142,4 @@ def _refuse(why: str, **options: object) -> None:
     """Refuse options that were given though they change nothing."""
     for name, value in options.items():
         if value is not None and value is not False:
-            raise ValueError(f"{name}: --{name.replace('_', '-')} {why}")
+            raise ValueError(f"{name}: it {why}")

@@ -52,8 +52,9 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
     """
     with reported():
         from emergence_ext import data, network, report, training
-        from emergence_ext.run import DIGITS, SubjectSpec, run
+        from emergence_ext.run import DIGITS, SubjectSpec, check_place, run
 
+        check_place(out)
         started = time.perf_counter()
         train_set, test_set = data.digits(train=True), data.digits(train=False)
         model = network.load_model("small_vgg28", num_classes=10, random_state=seed)
@@ -112,10 +113,12 @@ def train(
     """
     with reported():
         from emergence_ext import network, training
+        from emergence_ext.run import check_place
 
+        check_place(out, data)
         weights = network.weights_file(model, weights)
         origin = network.read_origin(weights)
-        size = origin.size_for(size, 64)
+        size = origin.size_for(size, default=64)
         output = origin.output_for(output)
         train_set, val_set = _both_splits(data, split, size)
         loaded = network.load_model(
@@ -243,8 +246,10 @@ def run(
     given = locals()
     with reported():
         from emergence_ext import parallel, report
+        from emergence_ext.run import check_place
         from emergence_ext.run import run as analyse
 
+        check_place(out, data)  # before any image is read
         spec, settings, others = analysis(given)
         with parallel.job():  # which shares the reading of the images, too
             finished = analyse(
@@ -282,10 +287,11 @@ def open_page(run_dir: RunDir) -> None:
     with reported():
         import webbrowser
 
-        from emergence_ext.run import RunFolder
+        from emergence_ext.run import Config, RunFolder
 
         page = RunFolder(run_dir).report.resolve()
         if not page.is_file():
+            Config.read(RunFolder(run_dir).config)  # which says where there is no run at all
             raise FileNotFoundError(
                 f"run: {run_dir} holds no report; `emergence report {run_dir}` makes it"
             )
@@ -321,9 +327,10 @@ def doctor(
         if model is not None:
             import torch
 
+            published = size or network.published_size(model, weights)
             weights = network.weights_file(model, weights)
             origin = network.read_origin(weights)
-            size = origin.size_for(size)
+            size = origin.size_for(size, published)
             loaded = network.load_model(model, weights=weights, image_size=size, output=output)
             if channels is None:
                 channels = network.input_channels(loaded.module)

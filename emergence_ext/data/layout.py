@@ -92,6 +92,10 @@ def categories_of(root: Path, split: str | None) -> tuple[Path, list[tuple[str, 
         ValueError: no such folder or split, a layout that is none, or a split that has to be
             chosen; the text says which there are.
     """
+    if root.is_file():
+        raise ValueError(
+            f"root: {root} is a file, expected a folder with one folder of images per category"
+        )
     if not root.is_dir():
         raise ValueError(f"root: no folder {root}")
     if is_result(root):

@@ -60,7 +60,8 @@ def class_map(
             raise ValueError(ONE_OUTPUT)
         if len(categories) != n_outputs:
             raise ValueError(
-                f"class_map: {len(categories)} categories but {n_outputs} outputs. {_EXAMPLE}"
+                f"class_map: {len(categories)} categor{'ies' if len(categories) > 1 else 'y'} but "
+                f"{n_outputs} outputs. {_EXAMPLE}"
             )
         return list(range(n_outputs))
     if not isinstance(mapping, Mapping):

@@ -147,7 +147,8 @@ class SampleProjection(Estimator):
             # Only that none of all starts helps is the user's matter.
             logger.info("the category directions collapsed (mean cosine %.2f); new start", cosine)
         else:
-            advice = "Lower `temperature`. A larger `strength_prior` helps, too."
+            advice = "Is the network trained on these categories? If it is: lower `temperature`. "
+            advice += "A larger `strength_prior` helps, too."
             if self.solver == "sgd":
                 advice = f"Gradient descent at sample_rate = {self.rate:g} may go too short a way "
                 advice += "for features of this size: take a larger one."

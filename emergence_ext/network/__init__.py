@@ -54,7 +54,7 @@ from emergence_ext.network.models import LoadedModel, load_model, taken
 from emergence_ext.network.origin import Origin, read_origin
 from emergence_ext.network.preprocessing import preprocess
 from emergence_ext.network.pretrained import load_pretrained
-from emergence_ext.network.published import DEFAULT, imagenet_names, weights_file
+from emergence_ext.network.published import DEFAULT, imagenet_names, published_size, weights_file
 from emergence_ext.network.receptive import receptive_field, region_boxes
 from emergence_ext.network.rectifiers import AsModules, RectifierMode
 from emergence_ext.network.trace import Call, check_open, observed, trace
@@ -112,6 +112,7 @@ __all__ = [
     "output_rows",
     "preprocess",
     "preserved",
+    "published_size",
     "randomise",
     "read_ahead",
     "read_layouts",

@@ -55,10 +55,10 @@ def find_layers(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]
     layers: dict[str, nn.Module] = {}
     for name in names:
         if name in layers:
-            raise ValueError(f"features: layer {name!r} is listed twice")
+            raise ValueError(f"layers: {name!r} is listed twice")
         if name not in known or name == "":
             raise ValueError(
-                f"features: no layer {name!r}.{nearest(name, filter(None, known))} "
+                f"layers: no layer {name!r}.{nearest(name, filter(None, known))} "
                 "emergence doctor --model ... lists all."
             )
         layers[name] = known[name]

@@ -16,7 +16,7 @@ from torch import nn
 from emergence_ext.lookup import optional
 from emergence_ext.network.preprocessing import normalisation
 
-__all__ = ["hub_builder", "hub_preprocess", "output_names"]
+__all__ = ["hub_builder", "hub_preprocess", "hub_size", "output_names"]
 
 
 def hub_builder(name: str) -> Callable[..., nn.Module]:
@@ -54,11 +54,8 @@ def hub_preprocess(name: str) -> str | None:
 
     None where there is no processor.
     """
-    transformers = optional("transformers", f"model: hf:{name}")
-    try:
-        read = transformers.BaseImageProcessor.get_image_processor_dict
-        processor: Mapping[str, Any] = _read(name, read)[0]
-    except (ValueError, FileNotFoundError):
+    processor = _processor(name)
+    if processor is None:
         return None
     mean, std = processor.get("image_mean"), processor.get("image_std")
     if not processor.get("do_normalize", mean is not None) or mean is None or std is None:
@@ -68,6 +65,27 @@ def hub_preprocess(name: str) -> str | None:
     if not processor.get("do_rescale", True):
         scale = 255
     return normalisation([x / scale for x in mean], [x / scale for x in std])
+
+
+def hub_size(name: str) -> int | None:
+    """Return the side of the images that the processor beside the weights makes; None: unknown."""
+    processor = _processor(name) or {}
+    cropped = processor.get("do_center_crop", True) and processor.get("crop_size")
+    side = cropped or processor.get("size")
+    if isinstance(side, Mapping):
+        side = side.get("height") or side.get("shortest_edge")
+    return side if isinstance(side, int) and side > 0 else None
+
+
+def _processor(name: str) -> Mapping[str, Any] | None:
+    """What the processor beside the weights does; None where there is none."""
+    try:
+        transformers = optional("transformers", f"model: hf:{name}")
+        read = transformers.BaseImageProcessor.get_image_processor_dict
+        processor: Mapping[str, Any] = _read(name, read)[0]
+    except (ImportError, ValueError, FileNotFoundError):
+        return None
+    return processor
 
 
 def output_names(module: nn.Module) -> list[tuple[str, ...]]:

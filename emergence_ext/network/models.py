@@ -4,6 +4,7 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -191,7 +192,7 @@ def _builder(
     """What builds the network of this name, and in words what it is."""
     if not name:
         if spec not in BUILTIN:
-            raise ValueError(f"model: expected {_FORMS}, got {spec!r}.{nearest(spec, BUILTIN)}")
+            raise ValueError(f"model: expected {_FORMS}, got {spec!r}.{_meant(spec)}")
         build = BUILTIN[spec]
         first = (inspect.getdoc(build) or "").partition("\n")[0]
         return build, first.removeprefix("Return ")
@@ -202,6 +203,20 @@ def _builder(
     if source == "hf":
         return hub_builder(name), f"Hugging Face's {name}, with its own weights"
     return load_callable(spec, "model"), "a network of your own"
+
+
+def _meant(spec: str) -> str:
+    """What a name without a colon may have meant, as a sentence; nothing where nobody knows."""
+    if Path(spec).suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors"):
+        return " A file of weights goes beside the name of its network: give it as `weights`."
+    with suppress(ImportError):
+        models = optional("torchvision.models", "")
+        if spec in models.list_models(module=models):
+            return f" Is it torchvision:{spec}?"
+    with suppress(ImportError):
+        if optional("timm", "").is_model(spec):
+            return f" Is it timm:{spec}?"
+    return nearest(spec, BUILTIN)
 
 
 def _with_weights(

@@ -46,12 +46,27 @@ class Origin:
     categories: tuple[str, ...] = ()
     output: str | None = None
 
-    def size_for(self, given: int | None, default: int = 224) -> int:
-        """Settle the side of images: the one given, or that of the training, or the default."""
+    def size_for(
+        self, given: int | None, published: int | None = None, *, default: int = 224
+    ) -> int:
+        """Settle the side of images, the first that is known.
+
+        Args:
+            given: by the user.
+            published: what the network is published for; that of the training stands before it.
+            default: where neither is known.
+
+        Raises:
+            ValueError: no pixel.
+        """
+        if given is not None and given < 1:
+            raise ValueError(f"size: expected at least 1 pixel, got {given}")
         if given is None:
             if self.size is not None:
                 logger.info("images of %d pixels, as the weights were trained", self.size)
-            return self.size or default
+            elif published not in (None, default):
+                logger.info("images of %d pixels, as the network is published for", published)
+            return self.size or published or default
         if self.size not in (None, given):
             logger.warning("size %d: these weights were trained at %s pixels", given, self.size)
         return given

@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from emergence_ext.lookup import nearest, optional
+from emergence_ext.network.huggingface import hub_size
 
-__all__ = ["DEFAULT", "imagenet_names", "weights_file"]
+__all__ = ["DEFAULT", "imagenet_names", "published_size", "weights_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +38,10 @@ def weights_file(model: str, weights: Path | str | None) -> Path | None:
         FileNotFoundError: they are not in the cache and cannot be fetched; says where they belong.
         ImportError: torchvision or timm is needed and absent.
     """
-    if weights is None or str(weights) != DEFAULT:
-        return None if weights is None else Path(weights)
+    if weights is None:
+        return None
+    if str(weights).upper() != DEFAULT or Path(weights).is_file():
+        return Path(weights)
     source, _, name = model.partition(":")
     if source == "torchvision":
         return _of_torchvision(name)
@@ -48,6 +52,31 @@ def weights_file(model: str, weights: Path | str | None) -> Path | None:
     raise ValueError(
         f"weights: DEFAULT is for torchvision:NAME and timm:NAME; give {model} a file of weights"
     )
+
+
+def published_size(model: str, weights: Path | str | None = None) -> int | None:
+    """Return the side of the images that a network is published for; None where nobody says it.
+
+    A network of timm says it, and the processor beside one of Hugging Face. Of torchvision it is
+    that of the weights that DEFAULT stands for, which says nothing of others.
+
+    Args:
+        model: name, as `load_model` takes it; an unknown one has no size.
+        weights: as `weights_file` takes them.
+    """
+    source, _, name = model.partition(":")
+    if source == "hf":
+        return hub_size(name)
+    with suppress(ImportError, ValueError):  # what is said when the network is built
+        if source == "timm":
+            timm = optional("timm", f"model: {model}")
+            config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+            size = getattr(config, "input_size", None)
+            return int(size[-1]) if size else None
+        if source == "torchvision" and str(weights).upper() == DEFAULT:
+            models = optional("torchvision.models", f"model: {model}")
+            return int(models.get_model_weights(name).DEFAULT.transforms().crop_size[0])
+    return None
 
 
 def _of_torchvision(name: str) -> Path:

@@ -16,7 +16,14 @@ from emergence_ext.run.estimators import (
 )
 from emergence_ext.run.finished import FinishedRun, Learned, require_same_network
 from emergence_ext.run.fixed_frame import Fitted, FixedFrame, claim_folder
-from emergence_ext.run.folder import Config, FitsFolder, RunFolder, StateFolder, file_name
+from emergence_ext.run.folder import (
+    Config,
+    FitsFolder,
+    RunFolder,
+    StateFolder,
+    check_place,
+    file_name,
+)
 from emergence_ext.run.forecast import Forecast, Stage, forecast
 from emergence_ext.run.given import subject_of
 from emergence_ext.run.identity import file_digest, identity
@@ -51,6 +58,7 @@ __all__ = [
     "SubjectSpec",
     "Thumbnails",
     "Verification",
+    "check_place",
     "claim_folder",
     "emergence",
     "file_digest",

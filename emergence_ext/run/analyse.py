@@ -23,7 +23,7 @@ from emergence_ext.ops import build_info, in_words
 from emergence_ext.run.emerging import Checkpoint, emergence
 from emergence_ext.run.estimators import origins_of_choices, sample_projection
 from emergence_ext.run.finished import FinishedRun
-from emergence_ext.run.folder import STUDY, Config, RunFolder
+from emergence_ext.run.folder import STUDY, Config, RunFolder, check_place
 from emergence_ext.run.identity import (
     comparable,
     feature_origins,
@@ -91,6 +91,7 @@ def run(
         OSError: what it writes does not fit on the disk.
     """
     folder = RunFolder(Path(out))
+    check_place(out, None if subject.spec is None else subject.spec.data)
     for state in subject.checkpoints:  # before the first of them costs anything
         check_fits(subject.module, state.path)
     # Features are kept on the CPU, whatever the network runs on.

@@ -248,6 +248,25 @@ class Config:
         write_document(path, asdict(replace(self, format_version=FORMAT_VERSION)))
 
 
+def check_place(out: Path | str, data: Path | str | None = None) -> None:
+    """Refuse a place for results that is a file, or the folder of the images itself.
+
+    Args:
+        out: the place, which need not be there.
+        data: the folder of the images.
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    if Path(out).is_file():
+        raise ValueError(f"out: {out} is a file; name a folder, which is made if it is not there")
+    if data is not None and Path(out).exists() and Path(out).resolve() == Path(data).resolve():
+        raise ValueError(
+            f"out: {out} is the folder of the images, where results would be taken for "
+            "categories; name another"
+        )
+
+
 def file_name(label: str) -> str:
     """A label as a file name of its own: labels may hold anything, slashes among it.
 

@@ -87,7 +87,7 @@ def subject_of(
     first = states[-1].path if states else network.weights_file(str(model), weights)
     origin = network.read_origin(first)
     loaded = _network(model, first, size)
-    size = origin.size_for(size, _own_size(loaded.module) or 224)
+    size = origin.size_for(size, _own_size(loaded.module))
     if isinstance(images, str | Path):
         dataset = SubjectSpec(str(images), loaded.name, split=split).images(size)
     else:

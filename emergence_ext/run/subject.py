@@ -123,7 +123,8 @@ class SubjectSpec:
         checkpoints: pattern of files instead of weights; the last is the finished network.
         layers: names with commas between; None for the network's own or suggested ones.
         last_linear: module whose input is the sample feature; None: the one that gives the output.
-        size: side of the images in pixels; None for what the weights were trained at, or else 224.
+        size: side of the images in pixels; None for what the weights were trained at, or the
+            network is published for, or else 224.
         preprocess: as `network.preprocess` takes it, or "auto" for what the weights were trained
             with, or else what the network is known to need.
         class_map: file that says which column of the output each folder is, as `data.class_map`
@@ -173,7 +174,8 @@ class SubjectSpec:
         states = load_checkpoints(self.checkpoints) if self.checkpoints else []
         first = states[-1].path if states else network.weights_file(self.model, self.weights)
         origin = network.read_origin(first)
-        size = origin.size_for(self.size)
+        published = self.size or network.published_size(self.model, self.weights)
+        size = origin.size_for(self.size, published)
         output = origin.output_for(self.output)
         dataset = self.images(size) if images is None else images(size)
         loaded = network.load_model(

@@ -81,6 +81,7 @@ def locked(folder: Path | str, what: str = "out") -> Iterator[None]:
         what: the argument or option that named it, for the error.
 
     Raises:
+        ValueError: it is a file, or lies below one.
         RuntimeError: another process holds it.
         OSError: it cannot be made or written.
     """
@@ -88,7 +89,14 @@ def locked(folder: Path | str, what: str = "out") -> Iterator[None]:
     if not parallel.leads():
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{what}: {folder} is a file, or lies below one; name a folder") from None
+    except OSError as error:
+        raise type(error)(
+            f"{what}: {folder} cannot be made ({error.strerror}); choose another"
+        ) from error
     lock = FileLock(folder.resolve() / LOCK, timeout=0, is_singleton=True)
     try:
         lock.acquire()
@@ -97,6 +105,10 @@ def locked(folder: Path | str, what: str = "out") -> Iterator[None]:
             f"{what}: another process works in {folder}; wait for it or choose another"
         ) from None
     except OSError as error:
+        if isinstance(error, PermissionError):
+            raise PermissionError(
+                f"{what}: {folder} cannot be written ({error.strerror}); choose another"
+            ) from error
         if error.errno not in _NO_LOCKS:
             raise
         logger.warning("%s cannot be locked here (%s): let one process work in it", folder, error)

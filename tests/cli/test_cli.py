@@ -266,12 +266,23 @@ def test_a_folder_that_cannot_be_written_ends_with_1(
     _assert_refused(result, "PermissionError", status=1)
 
 
-def test_a_file_where_the_directory_should_be_ends_with_1(
-    image_folder: Path, weights: Path, tmp_path: Path
+def test_a_place_that_can_hold_no_results_is_refused_before_anything_is_read(
+    image_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "run").write_text("a file")
-    result = _run(image_folder, tmp_path / "run", "--weights", weights)
-    _assert_refused(result, "Error", status=1)
+    there = sorted(image_folder.rglob("*"))
+    asked = ("--weights", "no/such/weights.pt")  # which would be told next
+    _assert_refused(_run(image_folder, tmp_path / "run", *asked), "--out: ", "is a file; name a")
+    _assert_refused(_run(image_folder, image_folder, *asked), "--out: ", "folder of the images")
+    train = ["train", "--data", image_folder, "--out", image_folder, "--model", "small_vgg28"]
+    _assert_refused(_call(*train), "--out: ", "folder of the images")
+    assert sorted(image_folder.rglob("*")) == there
+
+
+def test_a_file_in_place_of_the_folder_of_images_is_told(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_text("a file")
+    result = _run(tmp_path / "photo.jpg", tmp_path / "run")
+    _assert_refused(result, "--data: ", "photo.jpg is a file, expected a folder")
 
 
 def test_training_keeps_checkpoints_that_a_run_takes(
@@ -304,7 +315,7 @@ def test_training_keeps_checkpoints_that_a_run_takes(
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (["--keep", "0,9"], ["checkpoints", "[0, 9]"]),
+        (["--keep", "0,9"], ["--keep: ", "[0, 9]"]),
         (["--keep", "first"], ["keep", "'first'"]),
         (["--freeze", "nothing"], ["freeze"]),
         (["--epochs", "0"], ["epochs"]),

@@ -36,6 +36,23 @@ def test_every_command_is_listed_once_in_its_group_and_in_the_order_of_use() -> 
     assert "..." not in said.partition("Start:")[2], "sentences stand whole"
 
 
+@pytest.mark.parametrize("option", ["--checkpoints", "--data"])
+def test_a_pattern_that_the_shell_took_apart_is_asked_about(option: str) -> None:
+    given = ["run", "--data", "d", "--model", "m", "--out", "o", option, "e_0.pt", "e_1.pt"]
+    done = _call(*given)
+    assert done.exit_code == 2 and "(e_1.pt). Is the pattern in quotes, as --" in done.stderr
+
+
+def test_look_asks_first_for_what_it_is_to_look_at() -> None:
+    done = _call("look")
+    assert done.exit_code == 2 and "the folder of a run, or --data and --model" in done.stderr
+
+
+def test_there_is_nothing_to_open_where_there_is_no_run(tmp_path: Path) -> None:
+    done = _call("open", tmp_path)
+    assert done.exit_code == 2 and "holds no finished run" in done.stderr
+
+
 def test_help_loads_no_more_than_it_needs() -> None:
     program = (
         "import sys\n"

@@ -68,6 +68,11 @@ def test_what_the_command_line_calls_something_else() -> None:
     assert (
         common.in_options("ab: no. Say it by `outputs`.", "run") == "ab: no. Say it by --class-map."
     )
+    assert common.in_options("module: no map", "run") == "--model: no map"
+    assert common.in_options("images: no folder x", "apply") == "--data: no folder x"
+    assert common.in_options("checkpoints: no epoch 7", "train") == "--keep: no epoch 7"
+    assert common.in_options("layers: no 'a'", "run") == "--layers: no 'a'"
+    assert common.in_options("layers: no 'a'", "shapley") == "--layer: no 'a'"
     assert common.in_options("z: collapsed. Raise `strength_prior`.", "run") == "collapsed."
 
 
@@ -81,6 +86,8 @@ def test_what_the_command_line_calls_something_else() -> None:
         (MemoryError(), "error: MemoryError. There is not enough memory", 1),
         (OSError("disk\nfull"), "error: OSError: disk full", 1),
         (OSError(errno.ENOSPC, "No space left", "a/b"), "'a/b'. Make room there, and give", 1),
+        (RuntimeError("run: not finished"), "error: run: not finished", 1),
+        (RuntimeError("Expected all tensors"), "error: RuntimeError: Expected all tensors", 1),
     ],
 )
 def test_an_error_is_one_line(

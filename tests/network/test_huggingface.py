@@ -19,7 +19,7 @@ from emergence_ext.network import (
     suggest_layers,
     weights_file,
 )
-from emergence_ext.network.huggingface import output_names
+from emergence_ext.network.huggingface import hub_size, output_names
 from emergence_ext.run import SubjectSpec
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -117,6 +117,26 @@ def test_a_processor_that_scales_otherwise_is_told_for_images_in_0_to_1(
     assert load_model(f"hf:{folder}").preprocess == "none"
     (folder / "preprocessor_config.json").unlink()
     assert load_model(f"hf:{folder}").preprocess == "none"
+
+
+@pytest.mark.parametrize(
+    ("told", "size"),
+    [
+        ({"size": {"height": 384, "width": 384}}, 384),
+        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, 224),
+        ({"size": 288, "crop_size": 256, "do_center_crop": False}, 288),
+        ({"do_normalize": False}, None),
+        (None, None),
+    ],
+)
+def test_images_are_of_the_size_that_the_processor_makes(
+    told: dict[str, Any] | None, size: int | None, hub: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(hub / "resnet", tmp_path / "net")
+    (folder / "preprocessor_config.json").unlink()
+    if told is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(told))
+    assert hub_size(str(folder)) == size
 
 
 def test_what_is_no_classifier_is_one_line(hub: Path, tmp_path: Path) -> None:

@@ -181,6 +181,9 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_one() -> 
     ("spec", "message"),
     [
         ("small_vgg46", "Nearest: 'small_vgg64'"),
+        ("resnet18", r"Is it torchvision:resnet18\?"),
+        ("vit_tiny_patch16_224", r"Is it timm:vit_tiny_patch16_224\?"),
+        ("runs/net.safetensors", "give it as `weights`"),
         ("torchvision:vgg61", "torchvision has no 'vgg61'. Nearest: .*'vgg16'"),
         ("timm:resnet5O", "timm has no 'resnet5O'. Nearest: .*'resnet50"),
         ("no_such_module:net", "cannot import 'no_such_module'"),
@@ -190,8 +193,9 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_one() -> 
     ],
 )
 def test_unknown_networks_are_refused_with_the_nearest(spec: str, message: str) -> None:
-    if spec.startswith(("timm", "torchvision")):
-        pytest.importorskip(spec.partition(":")[0])
+    for package in ("timm", "torchvision"):
+        if package in f"{spec} {message}":
+            pytest.importorskip(package)
     with pytest.raises(ValueError, match=message):
         load_model(spec)
 

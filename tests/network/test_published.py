@@ -11,7 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from emergence_ext.network import imagenet_names, load_model, weights_file
+from emergence_ext.network import (
+    Origin,
+    imagenet_names,
+    load_model,
+    published_size,
+    weights_file,
+)
 from emergence_ext.run import SubjectSpec
 
 models = pytest.importorskip("torchvision.models")
@@ -45,6 +51,7 @@ def _publish(cache: Path, scale: float = 0.5) -> Path:
 def test_what_is_published_is_taken_from_the_cache(cache: Path) -> None:
     file = _publish(cache)
     assert weights_file(f"torchvision:{SMALL}", "DEFAULT") == file
+    assert weights_file(f"torchvision:{SMALL}", "default") == file
     loaded = load_model(f"torchvision:{SMALL}", weights="DEFAULT")
     assert loaded.module.state_dict()["classifier.1.bias"][0] == 0.5
     assert loaded.preprocess == "imagenet"
@@ -106,6 +113,31 @@ def test_other_networks_have_none(model: str, error: str) -> None:
         pytest.importorskip("timm")
     with pytest.raises(ValueError, match=error):
         weights_file(model, "DEFAULT")
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "size"),
+    [
+        ("torchvision:efficientnet_b4", "DEFAULT", 380),
+        ("torchvision:efficientnet_b4", "mine.pt", None),  # trained at who knows what
+        ("timm:mobilevit_xxs", None, 256),
+        ("timm:no_such_network", None, None),
+        ("torchvision:no_such_network", "DEFAULT", None),
+        ("small_vgg28", None, None),
+    ],
+)
+def test_images_are_of_the_size_that_a_network_is_published_for(
+    model: str, weights: str | None, size: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    if model.startswith("timm"):
+        pytest.importorskip("timm")
+    assert published_size(model, weights) == size
+    caplog.set_level("INFO", "emergence_ext")
+    assert Origin().size_for(None, size) == (size or 224)
+    assert ("as the network is published for" in caplog.text) == (size is not None)
+    assert Origin(size=64).size_for(None, size) == 64 and Origin().size_for(32, size) == 32
+    with pytest.raises(ValueError, match="size: expected at least 1 pixel, got -3"):
+        Origin().size_for(-3, size)
 
 
 def test_files_stay_as_they_are() -> None:

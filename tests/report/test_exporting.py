@@ -155,6 +155,8 @@ def test_wrong_use_is_told(
     text = told("--out", out, "--format", "xlsx")
     assert "--format: expected one of parquet, csv, got 'xlsx'" in text
     assert "is the run itself" in told("--out", str(run.folder), "--format", "csv")
+    (tmp_path / "file").touch()
+    assert "--out: " in told("--out", str(tmp_path / "file")) and not Path(out).exists()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     text = told("--out", out)

@@ -159,14 +159,14 @@ def test_a_compiled_network_is_refused_where_its_layers_are_looked_at(
     options = (
         "--data", image_folder, "--model", "tests.tiny_networks:compiled", "--size", 16, "--out"
     )  # fmt: skip
-    message = "module: it is compiled to TorchScript"
+    message = "it is compiled to TorchScript"
     result = call(*options, tmp_path / "all")
-    assert result.exit_code == 2 and message in result.stderr
+    assert result.exit_code == 2 and f"error: --model: {message}" in result.stderr
     only = ("--layers", "conv", "--only", "filters,activations,attributes")
     result = call(*options, tmp_path / "some", *only)
     assert result.exit_code == 0, result.output
     for name in ("filters", "activations"):
-        assert f"{name} is left out: {message}" in result.stderr
+        assert f"{name} is left out: module: {message}" in result.stderr
     assert (tmp_path / "some" / "attributes" / "accuracy.png").is_file()
 
 
@@ -181,7 +181,9 @@ def test_nothing_but_its_own_files_is_touched(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--out DIR"),
+        ([], "expected the folder of a run, or --data and --model"),
+        (["--data", "x", "--model", "y"], "--out DIR"),
+        (["nowhere", "--only", "filter"], "--only must be one of activations"),
         (["--out", "x"], "expected the folder of a run, or --data and --model"),
         (["nowhere", "--data", "x"], "not RUN and --data"),
         (["nowhere", "--size", 64], "not RUN and --size"),

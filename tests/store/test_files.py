@@ -174,6 +174,13 @@ def test_a_file_system_without_locks_is_warned_of_and_others_are_refused(
         raise AssertionError("not reached")
 
 
+def test_a_folder_that_cannot_be_made_names_who_asked_for_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        with pytest.raises(ValueError, match="is a file, or lies below one; name a folder"):
+            locked(tmp_path / place, "a").__enter__()
+
+
 def test_a_pipe_in_place_of_a_result_is_not_waited_for(tmp_path: Path) -> None:
     save_arrays(tmp_path / "a", {"x": torch.zeros(2)}, {}, kind="test")
     for suffix in ("safetensors", "json"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from emergence_ext.data import image_set
 from emergence_ext.mindseye import Preprocess
-from emergence_ext.network import load_model, preprocess, read_origin
+from emergence_ext.network import load_model, preprocess, published_size, read_origin
 from emergence_ext.run import Emergence, FinishedRun, Subject
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ def folder_images(
         folder: of images.
         model, weights: as `network.load_model` takes them.
         layers: dotted, or the paper's names.
-        size: side in pixels; None: that of the training, where the weights say it, or else 224.
+        size: side in pixels; None: that of the training, where the weights say it, or that which
+            the network is published for, or else 224.
         output: likewise.
         prepared: name for `network.preprocess`; auto: likewise, or the model's own.
         device: of network and images.
@@ -71,7 +72,7 @@ def folder_images(
         ValueError: no images there, or a network that takes neither one nor three channels.
     """
     origin = read_origin(weights)
-    size = origin.size_for(size)
+    size = origin.size_for(size, size or published_size(model, weights))
     samples = image_set(folder, size=size)
     loaded = load_model(
         model, weights=weights, image_size=size, output=output, random_state=random_state
