@@ -5,6 +5,10 @@ BIN := .venv/bin
 # What the installation depends on; Python sources are installed in place and need no new set-up.
 BUILD := pyproject.toml constraints.txt setup.py build_support.py $(shell find csrc -type f)
 
+# Installs what an extra asks for, without the library itself, which is built already.
+extra = $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$(1)"], sep="\n")' \
+	| $(BIN)/python -m pip install -q --no-build-isolation -r /dev/stdin
+
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-report fuzz demo lint sanitize bench docs wheels gpu-check resources faults audit clean
 
@@ -62,14 +66,14 @@ bench: .venv/.bench ## time the ops beside what else there is; ARGS=--quick for 
 
 # A peer that cannot be installed here is a line in the tables that says so.
 .venv/.bench: .venv/.installed
-	-$(BIN)/python -m pip install --no-build-isolation -e '.[bench]'
+	-$(call extra,bench)
 	@touch $@
 
 docs: .venv/.docs ## build the documentation as a site in build/site, offline, with warnings as errors
 	@$(BIN)/python -m mkdocs -q build --strict && echo build/site/index.html
 
 .venv/.docs: .venv/.installed
-	$(BIN)/python -m pip install -q --no-build-isolation -e '.[docs]'
+	$(call extra,docs)
 	@touch $@
 
 # Of the torch and Python of .venv; what torch brings stays outside, its OpenMP among it: two would have threads of their own. FORCE_CUDA=1 or 0 says whether CUDA's kernels are in it.
