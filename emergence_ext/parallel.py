@@ -94,6 +94,11 @@ def world() -> int:
     return 1 if _job is None else _job.world
 
 
+def neighbours() -> int:
+    """Return how many processes of the job share this machine, this one included."""
+    return 1 if _job is None else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def leads() -> bool:
     """Say whether this is the process that does what only one does."""
     return rank() == 0

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from emergence_ext import parallel
 from emergence_ext.lookup import told
 
 __all__ = ["in_processes", "in_threads", "threads"]
@@ -34,10 +35,10 @@ TOGETHER: Final = 8
 
 
 def threads() -> int:
-    """Return how many threads read: one for each core that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(MOST, len(os.sched_getaffinity(0)))
-    return min(MOST, os.cpu_count() or 1)
+    """Return how many threads read: one for each core, shared with the job's other processes."""
+    cores = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return max(1, min(MOST, allowed, cores // parallel.neighbours()))
 
 
 def in_threads(work: Callable[[T], R], items: Iterable[T], most: int) -> Generator[R, None, None]:

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
-from emergence_ext.data import ImageFolder, as_samples, subset
+from emergence_ext import parallel
+from emergence_ext.data import ImageFolder, ahead, as_samples, subset
 from emergence_ext.data.ahead import in_processes, in_threads
 from emergence_ext.lookup import UserCodeError
 
@@ -101,6 +102,17 @@ def test_a_process_that_is_killed_ends_the_reading() -> None:
     with pytest.raises(RuntimeError, match=r"ended from outside, .* fewer `workers`"):
         list(in_processes(work, range(100), 2))
     assert nothing_is_left()
+
+
+def test_processes_of_a_job_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    alone = ahead.threads()
+    monkeypatch.setattr(parallel, "neighbours", lambda: 4)
+    assert (alone, ahead.threads()) == (6, 1)
+    # A launcher that has given each process cores of its own is not asked to share them again.
+    monkeypatch.setattr(os, "cpu_count", lambda: 24)
+    assert ahead.threads() == 6
 
 
 def test_no_more_is_in_flight_than_was_asked_for() -> None:
