@@ -5,7 +5,7 @@ It knows nothing of what is analysed afterwards.
 
 from emergence_ext.training.distilling import FeaturePlace, distil
 from emergence_ext.training.log import TrainingLog
-from emergence_ext.training.loop import train
+from emergence_ext.training.loop import evaluate, train
 from emergence_ext.training.recipes import RECIPES, Recipe
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "Recipe",
     "TrainingLog",
     "distil",
+    "evaluate",
     "train",
 ]
