@@ -93,8 +93,8 @@ def locked(folder: Path | str, what: str = "out") -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ValueError(f"{what}: {folder} is a file, or lies below one; name a folder") from None
-    except OSError as error:
-        raise type(error)(
+    except PermissionError as error:
+        raise PermissionError(
             f"{what}: {folder} cannot be made ({error.strerror}); choose another"
         ) from error
     lock = FileLock(folder.resolve() / LOCK, timeout=0, is_singleton=True)

@@ -377,7 +377,7 @@ def test_a_report_is_written_again(
 def test_a_report_is_opened_in_the_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
-    _assert_refused(_call("open", tmp_path), "holds no report", "emergence report")
+    _assert_refused(_call("open", tmp_path), "holds no finished run", "emergence run")
     assert not opened
     page = tmp_path / "report.html"
     page.write_text("<!doctype html>")

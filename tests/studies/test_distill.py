@@ -552,7 +552,7 @@ def test_a_network_that_comes_with_its_weights_does_not_start_as_its_own_teacher
         (["--layer", "conv7"], ["layer: the run has no layer 'conv7'"]),
         (["--epochs", "0"], ["epochs: expected more than 0"]),
         (["--keep", "x"], ["keep: expected numbers"]),
-        (["--epochs", "1", "--keep", "5"], ["checkpoints: expected epochs in 0..1"]),
+        (["--epochs", "1", "--keep", "5"], ["keep: expected epochs in 0..1"]),
     ],
 )
 def test_wrong_use_is_told_before_anything_is_trained(
