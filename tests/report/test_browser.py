@@ -558,9 +558,27 @@ def test_a_lasso_shows_what_it_holds_alone_and_in_the_table(page: Any) -> None:
     assert page.evaluate("view.selecting") is False
 
 
+def test_late_frames_are_of_fewer_points(page: Any) -> None:
+    paced = """
+    (times) => {
+      const { scene } = view;
+      Object.assign(scene, { many: 25000, late: 0, before: undefined, rough: true });
+      for (const now of times) scene.keepPace(now);
+      scene.rough = false;
+      return scene.many;
+    }
+    """
+    assert page.evaluate(paced, [30 * k for k in range(40)]) == 25000
+    assert page.evaluate(paced, [0, 100, 130, 230, 260]) == 25000  # now and then is no pace
+    assert page.evaluate(paced, [1000 * k for k in range(9)]) == 25000  # it stood still
+    assert page.evaluate(paced, [100 * k for k in range(4)]) == 12500
+    assert page.evaluate(paced, [100 * k for k in range(90)]) == 3000
+
+
 @pytest.mark.slow
 def test_many_points_are_drawn_share_by_share_and_only_one_while_they_move(page: Any) -> None:
-    steps = page.evaluate("[1e3, 3e4, 1e6].map((n) => view.scene.coarseness(n))")
+    first = "view.scene.many = 25000; [1e3, 3e4, 1e6].map((n) => view.scene.coarseness(n))"
+    steps = page.evaluate(first)
     assert steps[0] == 1 and 1 < steps[1] <= 31 and steps[2] == 31
     before = page.evaluate(PIXELS)
     page.evaluate(

@@ -3,6 +3,8 @@
 const SIZE = { regions: 5.5, samples: 9 }; // pixels across
 const SPEED = 1 / 450; // checkpoints or layers in a millisecond
 const MANY = 25000; // points drawn at once: of more a share, and while nothing moves the others share by share
+const FEW = 3000; // at least, where a slow machine draws fewer while something moves
+const LATE = 60; // milliseconds between frames, of which three in a row are too slow
 const REST = 160; // milliseconds without a movement, after which it stands still
 const HALF = Math.sqrt(2.366); // of a Gaussian in space lies within so many standard deviations
 
@@ -24,6 +26,8 @@ class Scene {
     this.layouts = first?.layouts ?? new Layouts(data, this.camera.reach);
     this.still = matchMedia("(prefers-reduced-motion: reduce)");
     this.frames = 0; // drawn so far
+    this.many = MANY;
+    this.late = 0;
     new ResizeObserver(() => this.request()).observe(stage);
   }
 
@@ -52,7 +56,18 @@ class Scene {
     this.request();
   }
 
+  // A machine that is slow while something moves draws fewer points at once from then on.
+  keepPace(now) {
+    const passed = now - this.before;
+    this.before = this.rough || this.moving ? now : undefined;
+    this.late = passed > LATE && passed < 8 * LATE ? this.late + 1 : 0;
+    if (this.late < 3 || this.many <= FEW) return;
+    this.many = Math.max(FEW, this.many / 2);
+    this.late = 0;
+  }
+
   step(now) {
+    this.keepPace(now);
     const passed = this.still.matches ? Infinity : Math.min(60, now - (this.last ?? now)) * SPEED;
     for (const name of ["e", "l"]) {
       const left = this.aim[name] - this[name];
@@ -158,7 +173,7 @@ class Scene {
 
   // Every how many-th point is drawn at once: a step that no row of regions is a multiple of.
   coarseness(points) {
-    let step = Math.min(31, Math.ceil(points / MANY));
+    let step = Math.min(31, Math.ceil(points / this.many));
     while (step > 1 && step < 31 && this.data.grid[1] % step === 0) step += 1;
     return step;
   }
