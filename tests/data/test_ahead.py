@@ -77,8 +77,16 @@ def test_an_error_comes_in_its_turn_and_as_it_was_raised(read: Reader) -> None:
     assert nothing_is_left()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in the foreground: a shell's background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("read", [by_threads, by_processes])
-def test_an_interrupt_leaves_no_thread_and_no_process(read: Reader) -> None:
+def test_an_interrupt_leaves_no_thread_and_no_process(read: Reader, interruptible: None) -> None:
     results = read(slow_where_even, range(10_000))
     with pytest.raises(KeyboardInterrupt):
         for n in results:
