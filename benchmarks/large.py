@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from unittest import mock
 
 import torch
@@ -186,38 +186,39 @@ def resident(what: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def one(
-    images: int,
-    keep_features: int,
-    evaluations: int,
-    region_images: int,
-    with_report: bool,
-    with_plan: bool,
-) -> dict[str, Any]:
-    """Do a run, and say what it took.
+class Asked(NamedTuple):
+    """What is done with any number of images.
 
-    Args:
-        images: how many.
-        keep_features: as of `Settings`.
+    Attributes:
         evaluations: of every fit, at most; 0: as a run does it.
         region_images: as of `Settings`.
-        with_report: whether to draw the report, too.
-        with_plan: whether to forecast it before, by the processor's time; the memory that this
-            leaves behind counts with the run's.
+        report: whether to draw the report, too.
+        plan: whether to forecast it before, by the processor's time; the memory that this leaves
+            behind counts with the run's.
     """
+
+    evaluations: int
+    region_images: int
+    report: bool
+    plan: bool
+
+
+def one(images: int, keep_features: int, asked: Asked) -> dict[str, Any]:
+    """Do a run of so many images, and say what it took; `keep_features` as of `Settings`."""
+    evaluations = asked.evaluations
     subject = Subject(network(), {f"s{k + 1}": f"stages.{k}" for k in range(5)}, Drawn(images))
     stages = Stages()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
         for owner, name, stage in WATCHED:
             held.enter_context(stages.watch(owner, name, stage))
-        settings = Settings(keep_features=keep_features, region_images=region_images)
+        settings = Settings(keep_features=keep_features, region_images=asked.region_images)
         if evaluations:
             few = {"importance_evals": evaluations, "regional_evals": evaluations}
             settings = replace(settings, **few)
             held.enter_context(mock.patch.object(sample, "EVALS_PER_ROUND", evaluations))
             held.enter_context(mock.patch.object(strength, "TEMPERATURES", (1.0,)))
         planned = None
-        if with_plan:
+        if asked.plan:
             planned = forecast(subject, folder, settings, clock=time.process_time)
             stages.restart()
         clock, processor = time.perf_counter(), time.process_time()
@@ -225,7 +226,7 @@ def one(
         seconds = time.perf_counter() - clock
         processor = time.process_time() - processor
         count = finished.emergence.held_out_counts[-1][-1]
-        if with_report:
+        if asked.report:
             with stages.stage("report"):
                 report.write(finished)
         stages._look("between")
@@ -258,19 +259,13 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def in_process(
-    images: int,
-    keep_features: int,
-    evaluations: int,
-    region_images: int,
-    with_report: bool,
-    with_plan: bool,
-) -> dict[str, Any]:
+def in_process(images: int, keep_features: int, asked: Asked) -> dict[str, Any]:
     """Do a run in a process of its own, see `one`."""
     command = [sys.executable, "-m", "benchmarks.large", "--one", str(images), str(keep_features)]
-    command += ["--evaluations", str(evaluations), "--region-images", str(region_images)]
-    command += ["--report"] if with_report else []
-    command += ["--plan"] if with_plan else []
+    command += ["--evaluations", str(asked.evaluations)]
+    command += ["--region-images", str(asked.region_images)]
+    command += ["--report"] if asked.report else []
+    command += ["--plan"] if asked.plan else []
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise RuntimeError(f"{images} images: {answer.stderr[-2000:]}")
@@ -318,18 +313,18 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=0, help="of short fits; 0: as usual")
     parser.add_argument("--region-images", type=int, default=Settings.region_images)
     parser.add_argument("--report", action="store_true", help="also tables, figures and page")
-    parser.add_argument("--plan", action="store_true", help="forecast it before, see `one`")
+    parser.add_argument("--plan", action="store_true", help="forecast it before, see `Asked`")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    asked = options.evaluations, options.region_images, options.report, options.plan
+    asked = Asked(options.evaluations, options.region_images, options.report, options.plan)
     if options.one:
-        print(json.dumps(one(*options.one, *asked)))
+        print(json.dumps(one(*options.one, asked)))
         return
     rows = []
     for keep_features in options.keep_features:
         for images in options.images:
-            rows.append(in_process(images, keep_features, *asked))
+            rows.append(in_process(images, keep_features, asked))
             print(json.dumps(rows[-1]), flush=True)
             if options.out:
                 options.out.write_text(json.dumps(rows, indent=1))

@@ -75,7 +75,8 @@ def published_size(model: str, weights: Path | str | None = None) -> int | None:
             return int(size[-1]) if size else None
         if source == "torchvision" and str(weights).upper() == DEFAULT:
             models = optional("torchvision.models", f"model: {model}")
-            return int(models.get_model_weights(name).DEFAULT.transforms().crop_size[0])
+            crop = getattr(models.get_model_weights(name).DEFAULT.transforms(), "crop_size", None)
+            return int(crop[0]) if crop else None  # what is no classifier crops nothing
     return None
 
 

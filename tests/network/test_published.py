@@ -123,6 +123,11 @@ def test_other_networks_have_none(model: str, error: str) -> None:
         ("timm:mobilevit_xxs", None, 256),
         ("timm:no_such_network", None, None),
         ("torchvision:no_such_network", "DEFAULT", None),
+        (
+            "torchvision:fcn_resnet50",
+            "DEFAULT",
+            None,
+        ),  # crops nothing
         ("small_vgg28", None, None),
     ],
 )
