@@ -66,8 +66,9 @@ def mean_over_blocks(loss: Callable[..., Tensor], count: int, *inputs: Tensor) -
             everyone = _of_everyone(own)
             for k, together in enumerate(rounds[first : first + some]):
                 for theirs, _ in zip(everyone, together, strict=False):
-                    part = theirs[k]
-                    total = [x + y for x, y in zip(total, part, strict=True)] if total else part
+                    total = total or [torch.zeros_like(x) for x in theirs[k]]
+                    for x, y in zip(total, theirs[k], strict=True):
+                        x += y
         return total
 
     return _mean(evaluate, inputs)

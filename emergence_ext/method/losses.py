@@ -54,12 +54,12 @@ def similarity_loss(
         lengths: how many of the R regions each image has, `[N]`; w is 0 beyond.
     """
     strength, orientation = polar(h)
+    fixed = strength.detach()
+    kappa, slope = frame.kappa.with_slope(fixed)
     if strength_gradient:
-        kappa = frame.kappa(strength)
+        kappa = kappa + slope * (strength - fixed)
     else:
-        strength = strength.detach()
-        orientation = h / torch.where(strength == 0, 1, strength)[..., None]
-        kappa = frame.kappa.with_slope(strength)[0]
+        orientation = h / torch.where(fixed == 0, 1, fixed)[..., None]
     if weights_of == "conditioning":
         bias = h.new_zeros(len(h))  # log C of one image is the same for all others
     else:
