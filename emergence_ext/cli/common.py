@@ -253,8 +253,9 @@ def _line(error: BaseException) -> _Line | None:
         text += "finished is kept"
     elif isinstance(error, StoreError | OSError | RuntimeError):
         # What this package says begins with an argument, and needs no name of a class.
-        ours = type(error) is RuntimeError and re.match(r"[a-z_]+: ", str(error))
-        text = in_options(str(error)) if ours else f"{name}: {in_options(str(error))}"
+        ours = type(error) in (RuntimeError, StoreError) and re.match(r"[a-z_]+: ", str(error))
+        said = in_options(str(error).removeprefix("path: "))  # which says the file itself
+        text = said if ours else f"{name}: {said}"
     elif user_place(error):
         misuse, text = True, told(error)
     else:

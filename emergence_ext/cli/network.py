@@ -79,7 +79,12 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
 
 @command(goes_on=True)
 def train(
-    data: Data,
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="A folder of images with train/ and val/ (or test/), one folder per category each."
+        ),
+    ],
     out: Out,
     model: ModelName = "small_vgg64",
     weights: Weights = None,

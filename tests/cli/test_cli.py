@@ -254,7 +254,7 @@ def test_a_result_that_was_damaged_ends_with_1(
     array = out / "fits" / "frame.safetensors"
     array.write_bytes(array.read_bytes()[:-8])
     result = _run(image_folder, out, "--weights", weights)
-    _assert_refused(result, "StoreError", "frame", status=1)
+    _assert_refused(result, f"error: {array} is", status=1)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a folder without rights")
