@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -171,7 +173,7 @@ class ShardStore:
     def _empty(self, name: str, count: int) -> Tensor:
         if name not in self.shapes:
             raise ValueError(f"name: no array {name!r}; there are {', '.join(self.shapes)}")
-        return torch.empty((count, *self.shapes[name][1:]), dtype=self.dtypes[name])
+        return _empty((count, *self.shapes[name][1:]), self.dtypes[name])
 
     @contextmanager
     def _mapped(self, number: int, name: str, into: Tensor | None = None) -> Iterator[Tensor]:
@@ -238,7 +240,7 @@ def _read(file: Path, name: str, like: Tensor, into: Tensor | None) -> tuple[Ten
     """
     array = into
     if array is None or (array.shape, array.dtype) != (like.shape, like.dtype):
-        array = torch.empty(like.shape, dtype=like.dtype)
+        array = _empty(like.shape, like.dtype)
     sha = hashlib.sha256()
     if not array.numel():
         return array, sha.hexdigest()
@@ -256,6 +258,14 @@ def _read(file: Path, name: str, like: Tensor, into: Tensor | None) -> tuple[Ten
             digesting.submit(sha.update, content[done : done + count])
             done += count
     return array, sha.hexdigest()
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Memory for what is read, of NumPy, which asks for large pages: new ones take most time."""
+    content = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
+    if not content.size:
+        return torch.empty(*shape, dtype=dtype)
+    return torch.from_numpy(content).view(dtype).view(*shape)
 
 
 def _expect(file: Path) -> None:
