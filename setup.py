@@ -77,16 +77,34 @@ else:
                 generated = Path(self.build_temp) / "generated"
                 header = build_support.facts_header(facts)
                 build_support.write_if_changed(generated / "build_facts.h", header)
-                vars(self.extensions[0]).update(vars(library(plan, generated)))
+                for extension, described in zip(
+                    self.extensions, parts(plan, generated), strict=True
+                ):
+                    vars(extension).update(vars(described))
             else:
                 self.extensions = []
             super().run()
             package = (ROOT if in_place else Path(self.build_lib)) / "emergence_ext"
             if not plan.builds("cpu"):
-                for stale in package.glob("_C.*"):
+                for stale in [*package.glob("_C.*"), *package.glob(build_support.LIBRARY)]:
                     stale.unlink()
             text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
             build_support.write_if_changed(package / "_build.json", text)
+
+        def get_ext_filename(self, fullname: str) -> str:
+            """Give the library of the ops a name that tells of no Python."""
+            *package, name = fullname.split(".")
+            if name != "_ops":
+                return super().get_ext_filename(fullname)
+            return os.path.join(*package, build_support.LIBRARY)
+
+        def build_extension(self, ext: Extension) -> None:
+            """Link the module with the library, which is built first and lies beside it."""
+            if ext.name == MODULE:
+                folder = Path(self.get_ext_fullpath(OPS)).parent
+                ext.extra_link_args += [f"-L{folder}", f"-l:{build_support.LIBRARY}"]
+                ext.extra_link_args += ["-Wl,-rpath,$ORIGIN"]
+            super().build_extension(ext)
 
 
 class Wheel(bdist_wheel):
@@ -101,8 +119,8 @@ class Wheel(bdist_wheel):
         super().run()
 
 
-def library(plan: build_support.Plan, generated: Path) -> Extension:
-    """Describe the shared object to torch's builder."""
+def parts(plan: build_support.Plan, generated: Path) -> list[Extension]:
+    """Describe to torch's builder the library of the ops, and the module beside it."""
     folders = ["csrc", "csrc/cpu"] + (["csrc/cuda"] if plan.builds("cuda") else [])
     sources = [
         str(path.relative_to(ROOT))
@@ -112,16 +130,31 @@ def library(plan: build_support.Plan, generated: Path) -> Extension:
     ]
     flags = {"cxx": list(plan.cxx_flags), "nvcc": list(plan.nvcc_flags)}
     make = cpp_extension.CUDAExtension if plan.builds("cuda") else cpp_extension.CppExtension
-    return make(
-        "emergence_ext._C",
+    ops = make(
+        OPS,
         sources,
         include_dirs=[str(ROOT / "csrc"), str(generated)],
         extra_compile_args=flags,
-        extra_link_args=plan.link_flags,
+        extra_link_args=[*plan.link_flags, f"-Wl,-soname,{build_support.LIBRARY}"],
     )
+    # The stable ABI is in these; what else torch's builder would link is of one torch or Python.
+    ops.libraries = [
+        name for name in ops.libraries if name in ("torch_cpu", "torch_cuda", "cudart")
+    ]
+    module = Extension(
+        MODULE,
+        ["csrc/python/module.cpp"],
+        include_dirs=cpp_extension.include_paths(),  # torch brings pybind11
+        extra_compile_args=flags,
+        extra_link_args=list(plan.link_flags),
+        language="c++",
+    )
+    return [ops, module]
 
+
+OPS, MODULE = "emergence_ext._ops", "emergence_ext._C"
 
 setup(
-    ext_modules=[Extension("emergence_ext._C", sources=[])],
+    ext_modules=[Extension(name, sources=[]) for name in (OPS, MODULE)],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": Wheel},
 )

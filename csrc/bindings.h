@@ -2,33 +2,35 @@
 // two ops of match_kl.h out of one function.
 #pragma once
 
-#include <ATen/ATen.h>
-
+#include <algorithm>
 #include <array>
 #include <optional>
+#include <string>
 #include <tuple>
+#include <vector>
 
 #include "checks.h"
+#include "tensors.h"
 
 namespace emergence_ext {
 
-using OptionalTensor = std::optional<at::Tensor>;
-
 // Calls run(0.0) or run(0.0f): a number of the type of the arithmetic.
 template <typename function>
-auto by_type(const at::Tensor& q, function&& run) {
-  return q.scalar_type() == at::kDouble ? run(double{}) : run(float{});
+auto by_type(const Tensor& q, function&& run) {
+  return q.scalar_type() == kDouble ? run(double{}) : run(float{});
 }
 
-// Zeros for a gradient that is asked for, else an empty tensor.
-inline at::Tensor zeros_for(const at::Tensor& like, bool need) {
-  const auto options = like.options().dtype(compute_type(like));
-  return need ? at::zeros(like.sizes(), options) : at::empty({0}, options);
+// Zeros for the gradient of `like`, or of such sizes, where it is asked for; else an empty tensor.
+inline Tensor zeros_for(const Tensor& like, Sizes sizes, bool need) {
+  return need ? zeros(sizes, compute_type(like), like) : empty({0}, compute_type(like), like);
+}
+inline Tensor zeros_for(const Tensor& like, bool need) {
+  return zeros_for(like, like.sizes(), need);
 }
 
 // Its entries, null where nobody asked for it.
 template <typename scalar>
-scalar* data(const at::Tensor& gradient, bool need) {
+scalar* data(const Tensor& gradient, bool need) {
   return need ? gradient.mutable_data_ptr<scalar>() : nullptr;
 }
 
@@ -38,42 +40,54 @@ struct Ragged {
   OptionalTensor q_lengths, d_lengths;
   double empty_score = 0;
 
-  void check(const char* op, const at::Tensor& q, const at::Tensor& d) const {
+  void check(const char* op, const Tensor& q, const Tensor& d) const {
     check_lengths(op, "q_lengths", q_lengths, "q", q);
     check_lengths(op, "d_lengths", d_lengths, "d", d);
   }
 };
 
 // A backend's loss and gradients of (q, d, a, b), or with v of (v, d, a, b).
-using LossAndGradients = std::array<at::Tensor, 5>(
-    const char* op, const at::Tensor& q, const OptionalTensor& v, const at::Tensor& d,
-    const at::Tensor& a, const at::Tensor& b, const at::Tensor& P, const OptionalTensor& exclude,
-    std::array<bool, 4> needs, const Ragged& ragged, Over over, c10::string_view precision,
-    std::optional<int64_t> max_memory);
+using LossAndGradients = std::array<Tensor, 5>(const char* op, const Tensor& q,
+                                               const OptionalTensor& v, const Tensor& d,
+                                               const Tensor& a, const Tensor& b, const Tensor& P,
+                                               const OptionalTensor& exclude,
+                                               std::array<bool, 4> needs, const Ragged& ragged,
+                                               Over over, const std::string& precision,
+                                               std::optional<int64_t> max_memory);
+
+// As many switches as a schema says.
+template <size_t count>
+std::array<bool, count> switches(const char* op, const std::vector<bool>& needs) {
+  EMERGENCE_CHECK(value_error, needs.size() == count, op, ": needs must have ", count,
+                  " entries, got ", needs.size());
+  std::array<bool, count> found;
+  std::copy(needs.begin(), needs.end(), found.begin());
+  return found;
+}
 
 template <LossAndGradients loss_and_gradients>
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> match_kl(
-    const at::Tensor& q, const at::Tensor& d, const at::Tensor& a, const at::Tensor& b,
-    const at::Tensor& P, const OptionalTensor& exclude, std::array<bool, 4> needs,
-    const OptionalTensor& q_lengths, const OptionalTensor& d_lengths, double empty_score,
-    c10::string_view over, c10::string_view precision, std::optional<int64_t> max_memory) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> match_kl(
+    const Tensor& q, const Tensor& d, const Tensor& a, const Tensor& b, const Tensor& P,
+    const OptionalTensor& exclude, const std::vector<bool>& needs, const OptionalTensor& q_lengths,
+    const OptionalTensor& d_lengths, double empty_score, const std::string& over,
+    const std::string& precision, std::optional<int64_t> max_memory) {
   const char* const op = "match_kl";
-  const auto [loss, dq, dd, da, db] =
-      loss_and_gradients(op, q, {}, d, a, b, P, exclude, needs, {q_lengths, d_lengths, empty_score},
-                         over_of(op, over), precision, max_memory);
+  const auto [loss, dq, dd, da, db] = loss_and_gradients(
+      op, q, {}, d, a, b, P, exclude, switches<4>(op, needs), {q_lengths, d_lengths, empty_score},
+      over_of(op, over), precision, max_memory);
   return {loss, dq, dd, da, db};
 }
 
 template <LossAndGradients loss_and_gradients>
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> match_kl_scaled(
-    const at::Tensor& f, const at::Tensor& v, const at::Tensor& d, const at::Tensor& a,
-    const at::Tensor& b, const at::Tensor& P, const OptionalTensor& exclude,
-    std::array<bool, 3> needs, const OptionalTensor& q_lengths, const OptionalTensor& d_lengths,
-    double empty_score, c10::string_view over, c10::string_view precision,
-    std::optional<int64_t> max_memory) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> match_kl_scaled(
+    const Tensor& f, const Tensor& v, const Tensor& d, const Tensor& a, const Tensor& b,
+    const Tensor& P, const OptionalTensor& exclude, const std::vector<bool>& needs,
+    const OptionalTensor& q_lengths, const OptionalTensor& d_lengths, double empty_score,
+    const std::string& over, const std::string& precision, std::optional<int64_t> max_memory) {
   const char* const op = "match_kl_scaled";
+  const auto wanted = switches<3>(op, needs);
   const auto [loss, dv, dd, da, db] = loss_and_gradients(
-      op, f, v, d, a, b, P, exclude, {needs[0], false, needs[1], needs[2]},
+      op, f, v, d, a, b, P, exclude, {wanted[0], false, wanted[1], wanted[2]},
       {q_lengths, d_lengths, empty_score}, over_of(op, over), precision, max_memory);
   return {loss, dv, da, db};
 }

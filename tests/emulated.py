@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +21,12 @@ from emergence_ext.ops.registration import register
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["-std=c++20", "-fPIC", "-DEMERGENCE_EMULATED", "-O2", "-ffp-contract=off", "-Wall"]
-FLAGS += ["-Werror", "-Wno-unknown-pragmas", *(["-mfma"] if os.uname().machine == "x86_64" else [])]
+FLAGS += [
+    "-Werror",
+    "-Wno-attributes",
+    "-Wno-unknown-pragmas",
+    *(["-mfma"] if os.uname().machine == "x86_64" else []),
+]
 # Torch's own headers, found second, are not held to our warnings.
 INCLUDED = [f"-I{ROOT / folder}" for folder in ("csrc", "csrc/cuda", "tests/emulation")]
 
@@ -94,13 +100,14 @@ def _build(compiler: str, sources: list[Path], folder: Path, library: Path) -> N
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = [*pool.map(partial(_compile, compiler, folder), sources)]
     built, libraries = library.with_suffix(".part"), Path(torch.__file__).parent / "lib"
-    linked = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-lc10", "-ltorch_cpu", "-ltorch"]
+    linked = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-ltorch_cpu"]
     _run([*compiler.split(), "-shared", "-o", str(built), *objects, *linked])
     built.rename(library)
 
 
 def _sources() -> Iterator[Path]:
     yield ROOT / "csrc/cuda/bindings.cpp"  # which takes longest, so first
+    yield ROOT / "csrc/errors.cpp"
     yield from (
         ROOT / "tests/emulation" / name
         for name in ("library.cpp", "emulation.cpp", "hopper_emulation.cpp", "arithmetic.cpp")
@@ -111,8 +118,8 @@ def _sources() -> Iterator[Path]:
 def _compile(compiler: str, folder: Path, source: Path) -> str:
     out = str(folder / f"{source.name}.o")
     headers = Path(torch.__file__).parent / "include"
-    torch_headers = [headers, headers / "torch/csrc/api/include"] if source.suffix == ".cpp" else []
-    system = [x for path in torch_headers for x in ("-isystem", str(path))]
+    outside = [headers, sysconfig.get_path("include")] if source.suffix == ".cpp" else []
+    system = [x for path in outside for x in ("-isystem", str(path))]
     what = ["-x", "c++", "-c", str(source), "-o", out]
     _run([*compiler.split(), *FLAGS, *INCLUDED, *system, *what])
     return out

@@ -159,7 +159,7 @@ def _judge_build(place: Place, ended: Ended) -> Verdict:
 
 def is_built(place: Place) -> bool:
     """Whether the library that is there is of these sources, for this device and torch."""
-    there = any((ROOT / "emergence_ext").glob("_C.*"))
+    there = any((ROOT / "emergence_ext").glob("libemergence_ext.*"))
     return there and STAMP.exists() and STAMP.read_text() == _digest(place)
 
 

@@ -1,8 +1,5 @@
 // CPU: checks arguments, allocates results, calls the work.
 
-#include <ATen/ATen.h>
-#include <torch/library.h>
-
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -16,6 +13,8 @@
 #include "match_kl.h"
 #include "matching.h"
 #include "maxsim.h"
+#include "schemas.h"
+#include "values.h"
 
 namespace emergence_ext {
 namespace {
@@ -24,31 +23,12 @@ using cpu::Gradients;
 using cpu::Matches;
 using cpu::Operand;
 using cpu::Problem;
+using cpu::require_finite;
+using cpu::require_finite_row;
 using cpu::starts_of;
 
-// Raises where x is not finite; else its largest magnitude. What is beyond `lengths` is not read.
-double require_finite(const char* op, const char* name, const at::Tensor& x,
-                      const OptionalTensor& lengths = {}) {
-  const auto shaped = x.dim() == 3   ? x
-                      : x.dim() == 2 ? x.unsqueeze(-1)
-                                     : x.unsqueeze(0).unsqueeze(-1);
-  const auto starts = starts_of(lengths);
-  const double largest = cpu::largest_magnitude(Operand(shaped, starts));
-  if (!(largest <= std::numeric_limits<double>::max())) report_not_finite(op, name, x, lengths);
-  return largest;
-}
-
-// The same of packed rows [rows, D].
-double require_finite_row(const char* op, const char* name, const at::Tensor& x) {
-  const double largest = cpu::largest_magnitude(Operand(x.unsqueeze(0)));
-  if (largest <= std::numeric_limits<double>::max()) return largest;
-  const auto wrong = at::isfinite(x).logical_not().any(1).nonzero();
-  TORCH_CHECK_VALUE(false, op, ": ", name, " is not finite at row ", wrong[0][0].item<int64_t>(),
-                    "; find out where it comes from before matching");
-}
-
-std::vector<int64_t> entries(const at::Tensor& starts) {
-  const auto given = starts.contiguous();
+std::vector<int64_t> entries(const Tensor& starts) {
+  const auto given = in_order(starts);
   const int64_t* const first = given.const_data_ptr<int64_t>();
   return {first, first + given.numel()};
 }
@@ -57,21 +37,20 @@ std::vector<int64_t> entries(const at::Tensor& starts) {
 template <typename scalar>
 struct Prepared {
   std::vector<int64_t> of_q, of_d;  // where their images begin
-  at::Tensor v, a;
+  OptionalTensor v, a;
   Problem<scalar> problem;
   double largest_q;
 
-  Prepared(const char* op, const at::Tensor& q, const OptionalTensor& v_, const at::Tensor& d,
+  Prepared(const char* op, const Tensor& q, const OptionalTensor& v_, const Tensor& d,
            const OptionalTensor& a_, const Ragged& ragged)
       : of_q(starts_of(ragged.q_lengths)),
         of_d(starts_of(ragged.d_lengths)),
-        v(v_ ? v_->to(type).contiguous() : at::Tensor()),
-        a(a_ ? a_->to(type).contiguous()
-             : at::ones(q.sizes().slice(0, 2), q.options().dtype(type))),
+        v(v_ ? OptionalTensor(in_order(as_type(*v_, type))) : std::nullopt),
+        a(a_ ? in_order(as_type(*a_, type)) : full({q.size(0), q.size(1)}, 1, type, q)),
         problem{Operand(q, of_q),
                 Operand(d, of_d),
-                v_ ? v.const_data_ptr<scalar>() : nullptr,
-                a.const_data_ptr<scalar>(),
+                v ? v->const_data_ptr<scalar>() : nullptr,
+                a->const_data_ptr<scalar>(),
                 false,
                 static_cast<scalar>(ragged.empty_score),
                 nullptr,
@@ -82,8 +61,8 @@ struct Prepared {
   }
 
   // All images of q one after the other in [rows, D], and of d.
-  Prepared(const char* op, const at::Tensor& q, const at::Tensor& q_starts, const at::Tensor& d,
-           const at::Tensor& d_starts, double empty_score)
+  Prepared(const char* op, const Tensor& q, const Tensor& q_starts, const Tensor& d,
+           const Tensor& d_starts, double empty_score)
       : of_q(entries(q_starts)),
         of_d(entries(d_starts)),
         problem{Operand::packed(q, of_q),
@@ -95,67 +74,65 @@ struct Prepared {
                 nullptr,
                 nullptr},
         largest_q(require_finite_row(op, "q", q)) {
-    a = at::ones({problem.R()}, q.options().dtype(type));
-    problem.a = a.const_data_ptr<scalar>();
+    a = full({problem.R()}, 1, type, q);
+    problem.a = a->const_data_ptr<scalar>();
   }
 
   // The kernels for these inputs, after a look at d.
-  void choose(const char* op, const at::Tensor& d, const Ragged& ragged,
-              c10::string_view precision) {
+  void choose(const char* op, const Tensor& d, const Ragged& ragged, const std::string& precision) {
     const double largest_d = require_finite(op, "d", d, ragged.d_lengths);
-    cpu::choose_kernels(problem, std::string(precision), largest_q, largest_d);
+    cpu::choose_kernels(problem, precision, largest_q, largest_d);
   }
 
   Prepared(const Prepared&) = delete;  // the problem points into it
   Prepared& operator=(const Prepared&) = delete;
 
-  static constexpr at::ScalarType type = c10::CppTypeToScalarType<scalar>::value;
+  static constexpr ScalarType type = type_of<scalar>;
 };
 
 // Calls match(&largest), which gives the largest magnitude of d, with the kernels that nearly all
 // inputs take, and again where theirs are others: so d is not read once more to find out.
 // `look(x)` raises where x is not finite; else its largest magnitude.
 template <typename scalar, typename Match, typename Look>
-void match_looking(Prepared<scalar>& in, c10::string_view precision, Match&& match, Look&& look) {
+void match_looking(Prepared<scalar>& in, const std::string& precision, Match&& match, Look&& look) {
   auto& p = in.problem;
-  const std::string wanted(precision);
-  cpu::choose_kernels(p, wanted, in.largest_q, 1.0);
+  cpu::choose_kernels(p, precision, in.largest_q, 1.0);
   const auto* const kernels = p.kernels;
   const auto* const pairs = p.pairs;
   double largest = 0;
   match(&largest);
   const bool unread = p.q.start(p.N()) == 0;
   if (unread || !(largest <= std::numeric_limits<double>::max())) largest = look();
-  cpu::choose_kernels(p, wanted, in.largest_q, largest);
+  cpu::choose_kernels(p, precision, in.largest_q, largest);
   if (p.kernels != kernels || p.pairs != pairs) match(&largest);
 }
 
 // Memory that is about to be written for the first time. Huge pages, where the system grants them,
 // spare it a fault every 4 KiB: a quarter of the time of maxsim_indices at N = R = 200, D = 3.
-at::Tensor fresh(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  auto x = at::empty(sizes, options);
+Tensor fresh(Sizes sizes, ScalarType type, const Tensor& like) {
+  auto x = empty(sizes, type, like);
 #if defined(__linux__)
   constexpr uintptr_t huge = 2 << 20;
   const auto begin = reinterpret_cast<uintptr_t>(x.mutable_data_ptr());
-  const auto first = (begin + huge - 1) / huge * huge, last = (begin + x.nbytes()) / huge * huge;
+  const auto first = (begin + huge - 1) / huge * huge, last = (begin + bytes_of(x)) / huge * huge;
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #endif
   return x;
 }
 
-// `argmax` is [B, N, R] of a type in maxsim.h, or undefined where nobody asked.
-at::Tensor matched(const char* op, const at::Tensor& q, const at::Tensor& d,
-                   const OptionalTensor& a, const Ragged& ragged, c10::string_view precision,
-                   std::optional<int64_t> max_memory, at::Tensor argmax) {
+// `argmax` is [B, N, R] of a type in maxsim.h, or absent where nobody asked.
+Tensor matched(const char* op, const Tensor& q, const Tensor& d, const OptionalTensor& a,
+               const Ragged& ragged, const std::string& precision,
+               std::optional<int64_t> max_memory, const OptionalTensor& argmax) {
   ragged.check(op, q, d);
   check_options(op, precision, max_memory);
   const int64_t B = d.size(0);
-  auto T = at::empty({B, q.size(0)}, q.options().dtype(compute_type(q)));
+  const auto T = empty({B, q.size(0)}, compute_type(q), q);
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
     Prepared<scalar> in(op, q, {}, d, a, ragged);
-    char* const data = argmax.defined() ? static_cast<char*>(argmax.mutable_data_ptr()) : nullptr;
-    const int size = argmax.defined() ? static_cast<int>(argmax.element_size()) : 0;
+    char* const data = argmax ? static_cast<char*>(argmax->mutable_data_ptr()) : nullptr;
+    const int size = argmax ? static_cast<int>(argmax->element_size()) : 0;
     match_looking(
         in, precision,
         [&](double* largest) {
@@ -166,89 +143,98 @@ at::Tensor matched(const char* op, const at::Tensor& q, const at::Tensor& d,
   return T;
 }
 
-at::Tensor maxsim(const at::Tensor& q, const at::Tensor& d, const OptionalTensor& a,
-                  const OptionalTensor& q_lengths, const OptionalTensor& d_lengths,
-                  double empty_score, c10::string_view precision,
-                  std::optional<int64_t> max_memory) {
+Tensor maxsim(const Tensor& q, const Tensor& d, const OptionalTensor& a,
+              const OptionalTensor& q_lengths, const OptionalTensor& d_lengths, double empty_score,
+              const std::string& precision, std::optional<int64_t> max_memory) {
   check_maxsim("maxsim", q, d, a);
   return matched("maxsim", q, d, a, {q_lengths, d_lengths, empty_score}, precision, max_memory, {});
 }
 
-std::tuple<at::Tensor, at::Tensor> maxsim_indices(const at::Tensor& q, const at::Tensor& d,
-                                                  const OptionalTensor& a,
-                                                  const OptionalTensor& q_lengths,
-                                                  const OptionalTensor& d_lengths,
-                                                  double empty_score, c10::string_view precision,
-                                                  std::optional<int64_t> max_memory, bool compact) {
+std::tuple<Tensor, Tensor> maxsim_indices(const Tensor& q, const Tensor& d, const OptionalTensor& a,
+                                          const OptionalTensor& q_lengths,
+                                          const OptionalTensor& d_lengths, double empty_score,
+                                          const std::string& precision,
+                                          std::optional<int64_t> max_memory, bool compact) {
   check_maxsim("maxsim_indices", q, d, a);
-  const auto type = compact ? index_type(d, kCompactLimit) : at::kLong;
-  const auto argmax = fresh({d.size(0), q.size(0), q.size(1)}, q.options().dtype(type));
+  const auto type = compact ? index_type(d, kCompactLimit) : kLong;
+  const auto argmax = fresh({d.size(0), q.size(0), q.size(1)}, type, q);
   return {matched("maxsim_indices", q, d, a, {q_lengths, d_lengths, empty_score}, precision,
                   max_memory, argmax),
           argmax};
 }
 
 // Places into memory that is there already.
-at::Tensor maxsim_indices_into(const at::Tensor& q, const at::Tensor& d, const OptionalTensor& a,
-                               const OptionalTensor& q_lengths, const OptionalTensor& d_lengths,
-                               at::Tensor argmax, double empty_score, c10::string_view precision,
-                               std::optional<int64_t> max_memory) {
+Tensor maxsim_indices_into(const Tensor& q, const Tensor& d, const OptionalTensor& a,
+                           const OptionalTensor& q_lengths, const OptionalTensor& d_lengths,
+                           Tensor argmax, double empty_score, const std::string& precision,
+                           std::optional<int64_t> max_memory) {
   const char* const op = "maxsim_indices";
   check_maxsim(op, q, d, a);
-  TORCH_CHECK_VALUE(argmax.sizes() == at::IntArrayRef({d.size(0), q.size(0), q.size(1)}) &&
-                        argmax.is_contiguous() && argmax.is_cpu(),
-                    op, ": out must be contiguous [", d.size(0), ", ", q.size(0), ", ", q.size(1),
-                    "] on cpu, got ", argmax.sizes(), " on ", argmax.device());
-  TORCH_CHECK_TYPE(argmax.scalar_type() == at::kLong || argmax.scalar_type() == at::kInt ||
-                       argmax.scalar_type() == index_type(d, kCompactLimit),
-                   op, ": out of ", argmax.scalar_type(), " cannot hold the places of ", d.size(1),
-                   " candidates; take int32 or int64");
+  EMERGENCE_CHECK(value_error,
+                  argmax.sizes().equals({d.size(0), q.size(0), q.size(1)}) &&
+                      argmax.is_contiguous() && argmax.is_cpu(),
+                  op, ": out must be contiguous [", d.size(0), ", ", q.size(0), ", ", q.size(1),
+                  "] on cpu, got ", shape(argmax), " on ", place(argmax));
+  EMERGENCE_CHECK(type_error,
+                  argmax.scalar_type() == kLong || argmax.scalar_type() == kInt ||
+                      argmax.scalar_type() == index_type(d, kCompactLimit),
+                  op, ": out of ", argmax.scalar_type(), " cannot hold the places of ", d.size(1),
+                  " candidates; take int32 or int64");
   return matched(op, q, d, a, {q_lengths, d_lengths, empty_score}, precision, max_memory, argmax);
+}
+
+// A set of one row at most.
+Tensor first_row(Tensor x) {
+  return torch::stable::unsqueeze(torch::stable::narrow(x, 0, 0, std::min<int64_t>(1, x.size(0))),
+                                  0);
 }
 
 // The op that takes packed sets: starts [images + 1], int64, from 0 to the number of rows; pairs
 // [P, 2], int64, of images of q and d, or absent for all, T then [B, N] and else [P]. What is wrong
 // with offsets and pairs, emergence_ext/ops/packed.py says.
-at::Tensor maxsim_packed(const at::Tensor& q, const at::Tensor& q_starts, const at::Tensor& d,
-                         const at::Tensor& d_starts, const OptionalTensor& pairs,
-                         double empty_score, c10::string_view precision) {
+Tensor maxsim_packed(const Tensor& q, const Tensor& q_starts, const Tensor& d,
+                     const Tensor& d_starts, const OptionalTensor& pairs, double empty_score,
+                     const std::string& precision) {
   const char* const op = "maxsim_packed";
   // Types and widths; sets are counted below.
-  check_maxsim(op, q.slice(0, 0, 1).unsqueeze(0), d.slice(0, 0, 1).unsqueeze(0), {});
+  check_maxsim(op, first_row(q), first_row(d), {});
   check_options(op, precision, {});
-  const auto type = q.options().dtype(compute_type(q));
-  auto T = pairs ? at::empty({pairs->size(0)}, type)
-                 : at::empty({d_starts.numel() - 1, q_starts.numel() - 1}, type);
+  const auto type = compute_type(q);
+  const auto T = pairs ? empty({pairs->size(0)}, type, q)
+                       : empty({d_starts.numel() - 1, q_starts.numel() - 1}, type, q);
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
     Prepared<scalar> in(op, q, q_starts, d, d_starts, empty_score);
     const auto& p = in.problem;
-    TORCH_CHECK_VALUE(p.S() <= kMostRegions, op, ": a set of d may have at most 2^24 rows, got ",
-                      p.S());
+    EMERGENCE_CHECK(value_error, p.S() <= kMostRegions, op,
+                    ": a set of d may have at most 2^24 rows, got ", p.S());
     scalar* const out = T.mutable_data_ptr<scalar>();
-    const auto listed = pairs ? pairs->contiguous() : at::Tensor();
+    const auto listed = pairs ? OptionalTensor(in_order(*pairs)) : std::nullopt;
     match_looking(
         in, precision,
         [&](double* largest) {
           if (!pairs) return cpu::match_images(p, 0, p.d.images, out, {nullptr, 0}, largest);
-          cpu::match_pairs(p, listed.const_data_ptr<int64_t>(), listed.size(0), out, largest);
+          cpu::match_pairs(p, listed->const_data_ptr<int64_t>(), listed->size(0), out, largest);
         },
         [&] { return require_finite_row(op, "d", d); });
   });
   return T;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
-    const at::Tensor& G, const at::Tensor& q, const at::Tensor& d, const OptionalTensor& a,
-    const at::Tensor& argmax, std::array<bool, 3> needs, const OptionalTensor& q_lengths,
-    const OptionalTensor& d_lengths) {
+std::tuple<Tensor, Tensor, Tensor> maxsim_backward(const Tensor& G, const Tensor& q,
+                                                   const Tensor& d, const OptionalTensor& a,
+                                                   const Tensor& argmax,
+                                                   const std::vector<bool>& wanted,
+                                                   const OptionalTensor& q_lengths,
+                                                   const OptionalTensor& d_lengths) {
+  const auto needs = switches<3>("maxsim_backward", wanted);
   check_maxsim_backward(G, q, d, a, argmax);
   const Ragged ragged{q_lengths, d_lengths};
   ragged.check("maxsim_backward", q, d);
-  auto dq = zeros_for(q, needs[0]), dd = zeros_for(d, needs[1]),
-       da = zeros_for(q.select(2, 0), needs[2]);
-  const auto scores = G.contiguous();
-  const auto indices = argmax.to(index_type(d, kCompactLimit)).contiguous();
+  const auto dq = zeros_for(q, needs[0]), dd = zeros_for(d, needs[1]),
+             da = zeros_for(q, {q.size(0), q.size(1)}, needs[2]);
+  const auto scores = in_order(G);
+  const auto indices = in_order(as_type(argmax, index_type(d, kCompactLimit)));
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
     Prepared<scalar> in("maxsim_backward", q, {}, d, a, ragged);
@@ -260,38 +246,36 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
                                          data<scalar>(da, needs[2]), nullptr});
   });
   const auto type = q.scalar_type();
-  return {dq.to(type), dd.to(type), da.to(type)};
+  return {as_type(dq, type), as_type(dd, type), as_type(da, type)};
 }
 
 // Loss and the gradients of (q, d, a, b), or with v of (v, d, a, b).
-std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q,
-                                             const OptionalTensor& v, const at::Tensor& d,
-                                             const at::Tensor& a, const at::Tensor& b,
-                                             const at::Tensor& P, const OptionalTensor& exclude,
-                                             std::array<bool, 4> needs, const Ragged& ragged,
-                                             Over over, c10::string_view precision,
-                                             std::optional<int64_t> max_memory) {
+std::array<Tensor, 5> loss_and_gradients(const char* op, const Tensor& q, const OptionalTensor& v,
+                                         const Tensor& d, const Tensor& a, const Tensor& b,
+                                         const Tensor& P, const OptionalTensor& exclude,
+                                         std::array<bool, 4> needs, const Ragged& ragged, Over over,
+                                         const std::string& precision,
+                                         std::optional<int64_t> max_memory) {
   check_match_kl(op, q, v, d, a, b, P, exclude, over);
   ragged.check(op, q, d);
   check_options(op, precision, max_memory);
   require_finite(op, "b", b);
   require_finite(op, "P", P);
-  check_values(op, P, exclude, over);
+  cpu::check_values(op, P, exclude, over);
   const auto type = compute_type(q);
-  auto first = zeros_for(v ? *v : q, needs[0]), dd = zeros_for(d, needs[1]),
-       da = zeros_for(a, needs[2]);
-  auto db = zeros_for(b, needs[3]).to(type);
-  auto loss = at::empty({}, q.options().dtype(type));
-  const auto bias = b.to(type).contiguous(), targets = P.to(type).contiguous();
-  const auto excluded = exclude ? exclude->contiguous() : at::Tensor();
+  const auto first = zeros_for(v ? *v : q, needs[0]), dd = zeros_for(d, needs[1]),
+             da = zeros_for(a, needs[2]);
+  const auto db = as_type(zeros_for(b, needs[3]), type), loss = empty({}, type, q);
+  const auto bias = in_order(as_type(b, type)), targets = in_order(as_type(P, type));
+  const auto excluded = exclude ? OptionalTensor(in_order(*exclude)) : std::nullopt;
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
     Prepared<scalar> in(op, q, v, d, a, ragged);
     in.choose(op, d, ragged, precision);
-    loss.fill_(cpu::match_kl<scalar>(
+    *loss.mutable_data_ptr<scalar>() = static_cast<scalar>(cpu::match_kl<scalar>(
         op, in.problem,
         {over, bias.const_data_ptr<scalar>(), targets.const_data_ptr<scalar>(),
-         exclude ? excluded.const_data_ptr<int64_t>() : nullptr},
+         excluded ? excluded->const_data_ptr<int64_t>() : nullptr},
         {v ? nullptr : data<scalar>(first, needs[0]), data<scalar>(dd, needs[1]),
          data<scalar>(da, needs[2]), v ? data<scalar>(first, needs[0]) : nullptr},
         data<scalar>(db, needs[3]), max_memory));
@@ -302,7 +286,7 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
 }  // namespace
 
 // What only the CPU has; elsewhere Python puts it together from the ops of schemas.h.
-TORCH_LIBRARY_FRAGMENT(emergence_ext, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(emergence_ext, m) {
   m.def(
       "maxsim_packed(Tensor q, Tensor q_starts, Tensor d, Tensor d_starts, Tensor? pairs, *, "
       "float empty_score=-1e9, str precision=\"highest\") -> Tensor");
@@ -312,14 +296,14 @@ TORCH_LIBRARY_FRAGMENT(emergence_ext, m) {
       "int? max_memory=None) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(emergence_ext, CPU, m) {
-  m.impl("maxsim_packed", &maxsim_packed);
-  m.impl("maxsim_indices_into", &maxsim_indices_into);
-  m.impl("maxsim", &maxsim);
-  m.impl("maxsim_indices", &maxsim_indices);
-  m.impl("maxsim_backward", &maxsim_backward);
-  m.impl("match_kl", &match_kl<loss_and_gradients>);
-  m.impl("match_kl_scaled", &match_kl_scaled<loss_and_gradients>);
+STABLE_TORCH_LIBRARY_IMPL(emergence_ext, CPU, m) {
+  m.impl("maxsim_packed", TORCH_BOX(&maxsim_packed));
+  m.impl("maxsim_indices_into", TORCH_BOX(&maxsim_indices_into));
+  m.impl("maxsim", TORCH_BOX(&maxsim));
+  m.impl("maxsim_indices", TORCH_BOX(&maxsim_indices));
+  m.impl("maxsim_backward", TORCH_BOX(&maxsim_backward));
+  m.impl("match_kl", TORCH_BOX(&match_kl<loss_and_gradients>));
+  m.impl("match_kl_scaled", TORCH_BOX(&match_kl_scaled<loss_and_gradients>));
 }
 
 }  // namespace emergence_ext

@@ -1,5 +1,3 @@
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 
 #include "matching.h"
@@ -138,7 +136,7 @@ template <typename scalar>
 void add_scored(const Problem<scalar>& p, int64_t first, int64_t last, const scalar* G,
                 Matches matches, const Gradients<scalar>& out) {
   const int64_t columns = columns_at_once(p), images = images_at_once(p);
-  at::parallel_for(0, p.N(), 1, [&](int64_t j0, int64_t j1) {
+  torch::stable::parallel_for(0, p.N(), 1, [&](int64_t j0, int64_t j1) {
     ScoredTask<scalar> task(p, out, first, G, matches);
     for (int64_t i0 = first; i0 < last; i0 += images)
       for (int64_t k = 0; k < p.D(); k += columns) {
@@ -224,8 +222,8 @@ template <typename scalar>
 void add_conditioning(const Problem<scalar>& p, int64_t first, int64_t last, const scalar* G,
                       Matches matches, scalar* dd) {
   const int64_t columns = columns_at_once(p);
-  const int64_t group = std::clamp<int64_t>((last - first) / at::get_num_threads(), 1, kGroup);
-  at::parallel_for(0, ceil_div(last - first, group), 1, [&](int64_t g0, int64_t g1) {
+  const int64_t group = std::clamp<int64_t>((last - first) / threads(), 1, kGroup);
+  torch::stable::parallel_for(0, ceil_div(last - first, group), 1, [&](int64_t g0, int64_t g1) {
     ConditioningTask<scalar> task(p, group, first, G, matches);
     for (int64_t i0 = first + g0 * group; i0 < std::min(last, first + g1 * group); i0 += group)
       for (int64_t k = 0; k < p.D(); k += columns)

@@ -1,7 +1,5 @@
 #include "match_kl.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -78,9 +76,9 @@ double match_kl(const char* op, const Problem<scalar>& p, const Targets<scalar>&
   if (max_memory) {
     const int64_t needed = scratch_bytes(p, matched);
     room = *max_memory - needed;
-    TORCH_CHECK_VALUE(room >= group * per_image, op, ": max_memory = ", *max_memory,
-                      " bytes holds no block; with ", at::get_num_threads(),
-                      " threads give at least ", needed + group * per_image);
+    EMERGENCE_CHECK(value_error, room >= group * per_image, op, ": max_memory = ", *max_memory,
+                    " bytes holds no block; with ", threads(), " threads give at least ",
+                    needed + group * per_image);
   }
   const int64_t length =
       std::clamp<int64_t>(room / per_image / group * group, group, std::max<int64_t>(rows, group));
@@ -94,7 +92,7 @@ double match_kl(const char* op, const Problem<scalar>& p, const Targets<scalar>&
     const int64_t last = std::min(rows, first + length);
     const Pairs<scalar> pairs = pairs_of(p, out, targets.over, first, last);
     match_images(pairs.problem, pairs.first, pairs.last, T.get(), matches);
-    at::parallel_for(first, last, 1, [&](int64_t x0, int64_t x1) {
+    torch::stable::parallel_for(first, last, 1, [&](int64_t x0, int64_t x1) {
       std::vector<double> terms(columns);
       for (int64_t x = x0; x < x1; ++x)
         losses[x] =
@@ -103,7 +101,7 @@ double match_kl(const char* op, const Problem<scalar>& p, const Targets<scalar>&
                    1.0 / static_cast<double>(rows), terms.data());
     });
     if (db)
-      at::parallel_for(0, columns, 256, [&](int64_t y0, int64_t y1) {
+      torch::stable::parallel_for(0, columns, 256, [&](int64_t y0, int64_t y1) {
         for (int64_t x = 0; x < last - first; ++x)
           for (int64_t y = y0; y < y1; ++y) sums[y] += T[x * pairs.row + y * pairs.column];
       });

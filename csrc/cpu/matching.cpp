@@ -1,7 +1,5 @@
 #include "matching.h"
 
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -31,19 +29,22 @@ scalar larger(scalar x, scalar y) {
 template <typename scalar>
 double largest_of(const Operand& x, const Kernels<scalar>& kernels) {
   if (x.images == 0 || x.rows == 0) return 0;
-  return at::parallel_reduce(
-      0, x.images, ceil_div(1 << 16, x.rows * x.columns), scalar(0),
-      [&](int64_t first, int64_t last, scalar largest) {
-        const auto copied = scratch<scalar>(x.rows * x.columns);
-        for (int64_t image = first; image < last; ++image) {
-          const int64_t rows = x.length(image);
-          if (rows == 0) continue;
-          const Rows<scalar> in = x.read<scalar>(x.start(image), rows, 0, x.columns, copied.get());
-          largest = larger(largest, kernels.largest(in.data, in.stride, rows, x.columns));
-        }
-        return largest;
-      },
-      larger<scalar>);
+  scalar largest = 0;
+  std::mutex lock;
+  const int64_t worth_a_thread = ceil_div(1 << 16, x.rows * x.columns);
+  torch::stable::parallel_for(0, x.images, worth_a_thread, [&](int64_t first, int64_t last) {
+    const auto copied = scratch<scalar>(x.rows * x.columns);
+    scalar seen = 0;
+    for (int64_t image = first; image < last; ++image) {
+      const int64_t rows = x.length(image);
+      if (rows == 0) continue;
+      const Rows<scalar> in = x.read<scalar>(x.start(image), rows, 0, x.columns, copied.get());
+      seen = larger(seen, kernels.largest(in.data, in.stride, rows, x.columns));
+    }
+    const std::lock_guard<std::mutex> alone(lock);
+    largest = larger(largest, seen);
+  });
+  return largest;
 }
 
 // How the pairs of images are cut into tasks: results do not depend on it.
@@ -95,7 +96,7 @@ Cut cut(const Problem<scalar>& p, int64_t first, int64_t last) {
   c.slab = slab_rows(p);
   // Many rows to a task waste little of the last tile, many tasks of one size even out between
   // threads. A task of fewer than eight conditioning images is hardly worth its packing.
-  const int64_t wanted = 8 * at::get_num_threads();
+  const int64_t wanted = 8 * threads();
   const int64_t split_j = ceil_div(wanted, std::max<int64_t>(1, ceil_div(count, 8)));
   const int64_t images = std::clamp<int64_t>(N / split_j, std::max<int64_t>(1, kFewestRows / R),
                                              std::max<int64_t>(1, kMostRows / R));
@@ -252,7 +253,7 @@ class Largest {
 }  // namespace
 
 double largest_magnitude(const Operand& x) {
-  return x.type() == at::kDouble ? largest_of(x, generic_float64) : largest_of(x, *level().float32);
+  return x.type() == kDouble ? largest_of(x, generic_float64) : largest_of(x, *level().float32);
 }
 
 template <typename scalar>
@@ -266,7 +267,7 @@ void choose_kernels(Problem<scalar>& p, const std::string& precision, double lar
                       std::max(largest_q, largest_d) < limit;
     p.kernels = safe ? level().float32 : &generic_float32;
     // Products of bfloat16 inputs are exact; of other inputs they are what "medium" allows.
-    const bool exact = p.q.type() == at::kBFloat16 && !p.v;
+    const bool exact = p.q.type() == kBFloat16 && !p.v;
     const bool wanted = exact || precision == "medium";
     // Products of pairs that float32 holds as subnormal numbers are taken for zero.
     const bool normal = largest_q * largest_d > kLeastProduct;
@@ -280,7 +281,7 @@ void match_images(const Problem<scalar>& p, int64_t first, int64_t last, scalar*
   Largest<scalar> seen(largest);
   if (first == last || p.N() == 0) return;
   const Cut c = cut(p, first, last);
-  at::parallel_for(0, c.tasks(), 1, [&](int64_t t0, int64_t t1) {
+  torch::stable::parallel_for(0, c.tasks(), 1, [&](int64_t t0, int64_t t1) {
     MatchTask<scalar> task(p, c, largest != nullptr);
     for (int64_t t = t0; t < t1; ++t) {
       const int64_t j = t / c.tasks_i(), i = t % c.tasks_i();
@@ -299,11 +300,13 @@ void match_pairs(const Problem<scalar>& p, const int64_t* pairs, int64_t count, 
   c.others = 1;
   c.padded = p.R() + kLargestTile;
   const int64_t work = std::max<int64_t>(1, p.R() * p.S() * p.D());
-  at::parallel_for(0, count, std::max<int64_t>(1, kPairWork / work), [&](int64_t x0, int64_t x1) {
-    MatchTask<scalar> task(p, c, largest != nullptr);
-    for (int64_t x = x0; x < x1; ++x) T[x] = task.score(pairs[2 * x], pairs[2 * x + 1]);
-    seen.take(task.largest);
-  });
+  torch::stable::parallel_for(0, count, std::max<int64_t>(1, kPairWork / work),
+                              [&](int64_t x0, int64_t x1) {
+                                MatchTask<scalar> task(p, c, largest != nullptr);
+                                for (int64_t x = x0; x < x1; ++x)
+                                  T[x] = task.score(pairs[2 * x], pairs[2 * x + 1]);
+                                seen.take(task.largest);
+                              });
 }
 
 template <typename scalar>
@@ -311,7 +314,7 @@ int64_t scratch_bytes(const Problem<scalar>& p, bool gradients) {
   const int64_t forward = match_scratch(p, cut(p, 0, std::min<int64_t>(64, p.d.images)));
   const int64_t backward =
       gradients ? sizeof(scalar) * (images_at_once(p) * p.S() + 2 * p.R()) * scratch_stride(p) : 0;
-  return at::get_num_threads() * std::max(forward, backward);
+  return threads() * std::max(forward, backward);
 }
 
 #define EMERGENCE_INSTANTIATE(scalar)                                                              \

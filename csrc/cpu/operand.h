@@ -4,12 +4,12 @@
 // Or one [rows, columns] of all images, one after the other, without room between them.
 #pragma once
 
-#include <ATen/ATen.h>
-#include <ATen/Dispatch.h>
-
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <vector>
+
+#include "../tensors.h"
 
 namespace emergence_ext::cpu {
 
@@ -21,10 +21,10 @@ struct Rows {
 
 // Where each image begins among the rows that are there, and the end of the last: [images + 1].
 // Empty where every image is full.
-inline std::vector<int64_t> starts_of(const std::optional<at::Tensor>& lengths) {
+inline std::vector<int64_t> starts_of(const OptionalTensor& lengths) {
   std::vector<int64_t> starts;
   if (!lengths) return starts;
-  const auto counts = lengths->to(at::kLong).contiguous();
+  const auto counts = in_order(as_type(*lengths, kLong));
   const int64_t* const count = counts.const_data_ptr<int64_t>();
   starts.resize(counts.numel() + 1);
   for (int64_t image = 0; image < counts.numel(); ++image)
@@ -35,18 +35,28 @@ inline std::vector<int64_t> starts_of(const std::optional<at::Tensor>& lengths) 
 class Operand {
  public:
   // `starts` as above, which it does not copy.
-  explicit Operand(const at::Tensor& x, const std::vector<int64_t>& starts = {})
-      : images(x.size(0)),
-        rows(x.size(1)),
-        columns(x.size(2)),
-        data_(x.const_data_ptr()),
-        type_(x.scalar_type()),
-        starts_(starts.empty() ? nullptr : starts.data()),
-        stride_{x.stride(0), x.stride(1), x.stride(2)} {}
+  explicit Operand(const Tensor& x, const std::vector<int64_t>& starts = {})
+      : Operand(x, {x.size(0), x.size(1), x.size(2)}, {x.stride(0), x.stride(1), x.stride(2)}) {
+    if (!starts.empty()) starts_ = starts.data();
+  }
+
+  // [rows, columns] as one image.
+  static Operand one_image(const Tensor& x) {
+    return {x, {1, x.size(0), x.size(1)}, {x.size(0) * x.stride(0), x.stride(0), x.stride(1)}};
+  }
+
+  // [images, rows] of one column, as above; [rows] is one image.
+  static Operand one_column(const Tensor& x, const std::vector<int64_t>& starts = {}) {
+    if (x.dim() == 1) return {x, {1, x.size(0), 1}, {x.size(0) * x.stride(0), x.stride(0), 1}};
+    Operand all(x, {x.size(0), x.size(1), 1}, {x.stride(0), x.stride(1), 1});
+    if (!starts.empty()) all.starts_ = starts.data();
+    return all;
+  }
 
   // Packed: x [rows, columns]; `starts` as above, of as many entries as there are images and one.
-  static Operand packed(const at::Tensor& x, const std::vector<int64_t>& starts) {
-    Operand all(x.unsqueeze(0), starts);
+  static Operand packed(const Tensor& x, const std::vector<int64_t>& starts) {
+    Operand all = one_image(x);
+    all.starts_ = starts.data();
     all.packed_ = true;
     all.images = static_cast<int64_t>(starts.size()) - 1;
     all.rows = 0;
@@ -66,15 +76,14 @@ class Operand {
   }
   bool ragged() const { return starts_ != nullptr; }
 
-  at::ScalarType type() const { return type_; }
+  ScalarType type() const { return type_; }
 
   // `count` images from `first` on; not of packed ones.
   Operand some(int64_t first, int64_t count) const {
     Operand part = *this;
     part.images = count;
     if (starts_) part.starts_ += first;
-    part.data_ = static_cast<const char*>(data_) +
-                 first * stride_[0] * static_cast<int64_t>(c10::elementSize(type_));
+    part.data_ = static_cast<const char*>(data_) + first * stride_[0] * element_size_;
     return part;
   }
 
@@ -103,7 +112,8 @@ class Operand {
   template <typename scalar>
   void copy(int64_t first, int64_t count, int64_t k, int64_t width, scalar* out, int64_t out_stride,
             const scalar* v = nullptr) const {
-    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type_, "read_rows", [&] {
+    by_element([&](auto zero) {
+      using scalar_t = decltype(zero);
       int64_t image = image_of(first), row = first - start(image);
       for (int64_t x = 0; x < count; ++x, ++row, out += out_stride) {
         for (; row >= length(image); ++image) row = 0;
@@ -121,6 +131,32 @@ class Operand {
   }
 
  private:
+  Operand(const Tensor& x, std::array<int64_t, 3> sizes, std::array<int64_t, 3> strides)
+      : images(sizes[0]),
+        rows(sizes[1]),
+        columns(sizes[2]),
+        data_(x.const_data_ptr()),
+        type_(x.scalar_type()),
+        element_size_(static_cast<int64_t>(x.element_size())),
+        stride_{strides[0], strides[1], strides[2]} {}
+
+  // Calls run(zero) with a zero of the type of the entries.
+  template <typename function>
+  void by_element(function&& run) const {
+    switch (type_) {
+      case kFloat:
+        return run(float{});
+      case kDouble:
+        return run(double{});
+      case kHalf:
+        return run(torch::headeronly::Half{});
+      case kBFloat16:
+        return run(torch::headeronly::BFloat16{});
+      default:
+        raise<type_error>("rows of ", type_, " cannot be read");
+    }
+  }
+
   int64_t offset(int64_t image, int64_t row) const {
     return packed_ ? (starts_[image] + row) * stride_[1] : image * stride_[0] + row * stride_[1];
   }
@@ -133,12 +169,13 @@ class Operand {
 
   template <typename scalar>
   bool plain() const {
-    return type_ == c10::CppTypeToScalarType<scalar>::value && (stride_[2] == 1 || columns == 1);
+    return type_ == type_of<scalar> && (stride_[2] == 1 || columns == 1);
   }
 
   const void* data_;
-  at::ScalarType type_;
-  const int64_t* starts_;
+  ScalarType type_;
+  int64_t element_size_;
+  const int64_t* starts_ = nullptr;
   int64_t stride_[3];
   bool packed_ = false;
 };

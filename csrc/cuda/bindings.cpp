@@ -3,19 +3,19 @@
 
 #include "../bindings.h"
 
-#include <ATen/ATen.h>
-#include <torch/library.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <string>
 #include <tuple>
+#include <vector>
 
 #include "../maxsim.h"
 #include "../schemas.h"
 #include "blocks.h"
+#include "filled.h"
 #include "paths.h"
 
 namespace emergence_ext {
@@ -24,13 +24,13 @@ namespace {
 using namespace cuda;
 
 // What EMERGENCE_CUDA says of every device, where it says anything, else what this one may take.
-Ways allowed_on(const char* op, const at::Device& device) {
+Ways allowed_on(const char* op, const Tensor& x) {
   const char* const said = std::getenv("EMERGENCE_CUDA");
-  if (said == nullptr || *said == 0) return allowed_ways(device.index()).load();
+  if (said == nullptr || *said == 0) return allowed_ways(x.get_device_index()).load();
   if (std::strcmp(said, "off") == 0) return 0;
   if (std::strcmp(said, "portable") == 0) return kPortableWays;
   if (std::strcmp(said, "all") == 0) return kAllWays;
-  TORCH_CHECK_VALUE(false, op, ": EMERGENCE_CUDA must be off, portable or all; got '", said, "'");
+  raise<value_error>(op, ": EMERGENCE_CUDA must be off, portable or all; got '", said, "'");
 }
 
 // Whether EMERGENCE_CUDA_PATH names a way; "triton" is the Python layer's.
@@ -39,87 +39,35 @@ bool preferred(const char* op, const char* way) {
   if (named == nullptr || *named == 0) return false;
   for (const char* known : {"auto", "portable", "split", "hopper", "triton"})
     if (std::strcmp(named, known) == 0) return std::strcmp(named, way) == 0;
-  TORCH_CHECK_VALUE(false, op,
-                    ": EMERGENCE_CUDA_PATH must be one of auto, portable, split, hopper, triton; "
-                    "got '",
-                    named, "'");
+  raise<value_error>(op,
+                     ": EMERGENCE_CUDA_PATH must be one of auto, portable, split, hopper, triton; "
+                     "got '",
+                     named, "'");
 }
 
 // Refuses where the device may take none of `ways`. Who calls through emergence_ext.ops has plain
 // torch there instead.
-void check_allowed(const char* op, Ways allowed, Ways ways, const at::Device& device) {
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      allowed & ways, op, ": the kernels that this takes have not proved themselves on ", device,
+void check_allowed(const char* op, Ways allowed, Ways ways, const Tensor& x) {
+  EMERGENCE_CHECK(
+      not_implemented_error, allowed & ways, op,
+      ": the kernels that this takes have not proved themselves on ", place(x),
       ". Call it through emergence_ext.ops, which sees to that, or set EMERGENCE_CUDA=portable");
 }
 
-Way way_of(const char* op, const at::Tensor& q, const OptionalTensor& v,
-           c10::string_view precision) {
-  const Way way = portable_way({q.size(2) <= kNarrow, q.scalar_type() == at::kDouble,
+Way way_of(const char* op, const Tensor& q, const OptionalTensor& v, const std::string& precision) {
+  const Way way = portable_way({q.size(2) <= kNarrow, q.scalar_type() == kDouble,
                                 q.element_size() == 2, v.has_value(), precision == "highest"});
-  const Ways allowed = allowed_on(op, q.device());
-  check_allowed(op, allowed, bit(way), q.device());
+  const Ways allowed = allowed_on(op, q);
+  check_allowed(op, allowed, bit(way), q);
   const bool split = way == Way::narrow && preferred(op, "split") && allowed & bit(Way::split);
   const bool hopper = way == Way::planes && preferred(op, "hopper") && allowed & bit(Way::hopper);
   return split ? Way::split : hopper ? Way::hopper : way;
 }
 
-// Full sets out of ragged ones, for kernels that know no lengths: padding of d is copies of the
-// image's first row, which never win against it, padding of q is zeros of weight 0, and an image of
-// d without regions is zeros.
-class Filled {
- public:
-  at::Tensor q, d;
-  OptionalTensor a;
-
-  Filled(const at::Tensor& q_, const at::Tensor& d_, const OptionalTensor& a_, const Ragged& ragged)
-      : q(q_), d(d_), a(a_), empty_score_(ragged.empty_score) {
-    const auto beyond = [](const at::Tensor& lengths, const at::Tensor& x) {
-      return at::arange(x.size(1), lengths.options()) >= lengths.unsqueeze(1);
-    };
-    if (ragged.q_lengths) {
-      const auto padding = beyond(*ragged.q_lengths, q);
-      a = (a ? *a : at::ones(q.sizes().slice(0, 2), q.options())).masked_fill(padding, 0);
-      q = q.masked_fill(padding.unsqueeze(2), 0);
-    }
-    if (ragged.d_lengths) {
-      empty_ = ragged.d_lengths->eq(0);
-      d = at::where(beyond(*ragged.d_lengths, d).unsqueeze(2), d.narrow(1, 0, 1), d);
-      d.masked_fill_(empty_.view({-1, 1, 1}), 0);
-    }
-  }
-
-  // Bytes that this took.
-  int64_t bytes(const at::Tensor& q_, const at::Tensor& d_) const {
-    return (q.is_same(q_) ? 0 : q.nbytes() + a->nbytes()) + (d.is_same(d_) ? 0 : d.nbytes());
-  }
-
-  // Scores [B, N] of images without regions.
-  void set_scores(const at::Tensor& T) const {
-    if (empty_.defined()) T.masked_fill_(empty_.unsqueeze(1), empty_score_);
-  }
-
-  // What stands in for these scores in a softmax; over q all of an image's are equal.
-  at::Tensor bias(const at::Tensor& b, Over over) const {
-    if (!empty_.defined() || over == Over::q) return b;
-    const auto lowered = empty_.logical_and(empty_.all().logical_not());
-    return b + lowered.to(b.scalar_type()).mul_(empty_score_);
-  }
-
-  // Images without regions have no gradient.
-  void set_gradient(const at::Tensor& dd) const {
-    if (empty_.defined() && dd.numel() > 0) dd.masked_fill_(empty_.view({-1, 1, 1}), 0);
-  }
-
- private:
-  at::Tensor empty_;  // [B], undefined where every image is full
-  double empty_score_;
-};
-
-// T, and argmax [B, N, R] of any index type where it is defined.
-at::Tensor matched(const char* op, const at::Tensor& q_, const at::Tensor& d_,
-                   const OptionalTensor& a_, const Ragged& ragged, c10::string_view precision,
-                   std::optional<int64_t> max_memory, const at::Tensor& argmax) {
+// T, and argmax [B, N, R] of any index type where it is there.
+Tensor matched(const char* op, const Tensor& q_, const Tensor& d_, const OptionalTensor& a_,
+               const Ragged& ragged, const std::string& precision,
+               std::optional<int64_t> max_memory, const OptionalTensor& argmax) {
   ragged.check(op, q_, d_);
   const Filled in(q_, d_, a_, ragged);
   const auto &q = in.q, &d = in.d;
@@ -127,7 +75,7 @@ at::Tensor matched(const char* op, const at::Tensor& q_, const at::Tensor& d_,
   check_options(op, precision, max_memory);
   const Way way = way_of(op, q, {}, precision);
   const Context context(q);
-  auto T = at::empty({d.size(0), q.size(0)}, q.options().dtype(compute_type(q)));
+  const auto T = empty({d.size(0), q.size(0)}, compute_type(q), q);
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
     const Matching<scalar> matching(q, {}, d, a, precision, Use::scores, way, context.on);
@@ -136,37 +84,41 @@ at::Tensor matched(const char* op, const at::Tensor& q_, const at::Tensor& d_,
     const Images all = matching.scored();
     if (matching.narrow())
       return matching.match(all, matching.conditioning(), scores, nullptr, matches_of(argmax));
-    const Parts parts{.values = true, .matches = matching.needs_matches() && !argmax.defined()};
-    Block block = make_block(op, matching, parts, in.bytes(q_, d_), max_memory, q.options());
+    const Parts parts{.values = true, .matches = matching.needs_matches() && !argmax};
+    Block block = make_block(op, matching, parts, in.bytes(), max_memory, q);
     for (int64_t first = 0; first < B; first += block.length)
       matching.match(all, {first, std::min(block.length, B - first)}, scores + first * N,
                      block.values<scalar>(),
-                     argmax.defined() ? matches_of(argmax, first) : matches_of(block.argmax));
+                     argmax ? matches_of(argmax, first) : matches_of(block.argmax));
   });
   in.set_scores(T);
   return T;
 }
 
-at::Tensor maxsim(const at::Tensor& q, const at::Tensor& d, const OptionalTensor& a,
-                  const OptionalTensor& q_lengths, const OptionalTensor& d_lengths,
-                  double empty_score, c10::string_view precision,
-                  std::optional<int64_t> max_memory) {
+Tensor maxsim(const Tensor& q, const Tensor& d, const OptionalTensor& a,
+              const OptionalTensor& q_lengths, const OptionalTensor& d_lengths, double empty_score,
+              const std::string& precision, std::optional<int64_t> max_memory) {
   check_maxsim("maxsim", q, d, a);
   return matched("maxsim", q, d, a, {q_lengths, d_lengths, empty_score}, precision, max_memory, {});
 }
 
-std::tuple<at::Tensor, at::Tensor> maxsim_indices(const at::Tensor& q, const at::Tensor& d,
-                                                  const OptionalTensor& a,
-                                                  const OptionalTensor& q_lengths,
-                                                  const OptionalTensor& d_lengths,
-                                                  double empty_score, c10::string_view precision,
-                                                  std::optional<int64_t> max_memory, bool compact) {
+std::tuple<Tensor, Tensor> maxsim_indices(const Tensor& q, const Tensor& d, const OptionalTensor& a,
+                                          const OptionalTensor& q_lengths,
+                                          const OptionalTensor& d_lengths, double empty_score,
+                                          const std::string& precision,
+                                          std::optional<int64_t> max_memory, bool compact) {
   check_maxsim("maxsim_indices", q, d, a);
-  const auto type = compact ? index_type(d, kCompactLimit) : at::kLong;
-  const auto argmax = at::empty({d.size(0), q.size(0), q.size(1)}, q.options().dtype(type));
+  const auto type = compact ? index_type(d, kCompactLimit) : kLong;
+  const auto argmax = empty({d.size(0), q.size(0), q.size(1)}, type, q);
   return {matched("maxsim_indices", q, d, a, {q_lengths, d_lengths, empty_score}, precision,
                   max_memory, argmax),
           argmax};
+}
+
+// dq out of u, in place.
+Tensor weighted(const Tensor& u, const Tensor& a) {
+  const auto weights = torch::stable::unsqueeze(as_type(a, u.scalar_type()), 2);
+  return call("aten::mul_", "Tensor", u, weights);
 }
 
 // Gradients of q (as u = dq / a), d, a and, as parts, v; null where nobody asked. All begin as
@@ -195,11 +147,14 @@ struct Gradients {
   }
 };
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
-    const at::Tensor& G, const at::Tensor& q_, const at::Tensor& d_, const OptionalTensor& a_,
-    const at::Tensor& argmax, std::array<bool, 3> needs, const OptionalTensor& q_lengths,
-    const OptionalTensor& d_lengths) {
+std::tuple<Tensor, Tensor, Tensor> maxsim_backward(const Tensor& G, const Tensor& q_,
+                                                   const Tensor& d_, const OptionalTensor& a_,
+                                                   const Tensor& argmax,
+                                                   const std::vector<bool>& wanted,
+                                                   const OptionalTensor& q_lengths,
+                                                   const OptionalTensor& d_lengths) {
   const char* const op = "maxsim_backward";
+  const auto needs = switches<3>(op, wanted);
   check_maxsim_backward(G, q_, d_, a_, argmax);
   const Ragged ragged{q_lengths, d_lengths};
   ragged.check(op, q_, d_);
@@ -209,11 +164,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
   const Way way = q.size(2) <= kNarrow ? Way::narrow : Way::wide;
   // Whatever found the matches of wide rows proved itself with these gradients.
   const Ways ways = way == Way::narrow ? bit(way) : bit(way) | bit(Way::planes);
-  check_allowed(op, allowed_on(op, q.device()), ways, q.device());
+  check_allowed(op, allowed_on(op, q), ways, q);
   const Context context(q);
-  auto dq = zeros_for(q, needs[0]), dd = zeros_for(d, needs[1]);
-  auto da = zeros_for(q.select(2, 0), needs[2]);
-  const auto scores = G.contiguous(), indices = argmax.contiguous();
+  auto dq = zeros_for(q, needs[0]);
+  const auto dd = zeros_for(d, needs[1]), da = zeros_for(q, {q.size(0), q.size(1)}, needs[2]);
+  const auto scores = in_order(G), indices = in_order(argmax);
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
     const int64_t B = d.size(0), N = q.size(0);
@@ -221,7 +176,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
     const Gradients<scalar> gradients{data<scalar>(dq, needs[0]), data<scalar>(dd, needs[1]),
                                       data<scalar>(da, needs[2]), nullptr, N};
     const bool scored = needs[2] && !matching.narrow();
-    Block block = make_block(op, matching, Parts{.values = scored}, 0, std::nullopt, q.options());
+    Block block = make_block(op, matching, Parts{.values = scored}, 0, std::nullopt, q);
     for (int64_t first = 0; first < B; first += block.length) {
       const int64_t count = std::min(block.length, B - first);
       const Matches matches = matches_of(indices, first);
@@ -233,20 +188,19 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> maxsim_backward(
                     context.on);
     }
   });
-  if (needs[0] && a) dq.mul_(a->to(dq.scalar_type()).unsqueeze(2));
+  if (needs[0] && a) dq = weighted(dq, *a);
   in.set_gradient(dd);
   const auto type = q.scalar_type();
-  return {dq.to(type), dd.to(type), da.to(type)};
+  return {as_type(dq, type), as_type(dd, type), as_type(da, type)};
 }
 
 // Loss and the gradients of (q, d, a, b), or with v of (v, d, a, b).
-std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q_,
-                                             const OptionalTensor& v, const at::Tensor& d_,
-                                             const at::Tensor& a_, const at::Tensor& b,
-                                             const at::Tensor& P, const OptionalTensor& exclude,
-                                             std::array<bool, 4> needs, const Ragged& ragged,
-                                             Over over, c10::string_view precision,
-                                             std::optional<int64_t> max_memory) {
+std::array<Tensor, 5> loss_and_gradients(const char* op, const Tensor& q_, const OptionalTensor& v,
+                                         const Tensor& d_, const Tensor& a_, const Tensor& b,
+                                         const Tensor& P, const OptionalTensor& exclude,
+                                         std::array<bool, 4> needs, const Ragged& ragged, Over over,
+                                         const std::string& precision,
+                                         std::optional<int64_t> max_memory) {
   check_match_kl(op, q_, v, d_, a_, b, P, exclude, over);
   ragged.check(op, q_, d_);
   const Filled in(q_, d_, a_, ragged);
@@ -257,12 +211,14 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
   const auto type = compute_type(q);
   const bool over_q = over == Over::q;
   const int64_t B = d.size(0), N = q.size(0), rows = over_q ? B : N, columns = over_q ? N : B;
-  auto first_gradient = zeros_for(v ? *v : q, needs[0]), dd = zeros_for(d, needs[1]);
-  auto da = zeros_for(a, needs[2]), db = zeros_for(b, needs[3]).to(type);
+  auto first_gradient = zeros_for(v ? *v : q, needs[0]);
+  const auto dd = zeros_for(d, needs[1]), da = zeros_for(a, needs[2]);
+  const auto db = as_type(zeros_for(b, needs[3]), type);
   const bool of_v = needs[0] && v;
-  const auto losses = at::empty({rows}, q.options().dtype(at::kDouble));
-  const auto bias = in.bias(b.to(type), over).contiguous(), targets = P.to(type).contiguous();
-  const auto excluded = exclude ? exclude->contiguous() : at::Tensor();
+  const auto losses = empty({rows}, kDouble, q);
+  const auto bias = in_order(in.bias(as_type(b, type), over));
+  const auto targets = in_order(as_type(P, type));
+  const auto excluded = exclude ? OptionalTensor(in_order(*exclude)) : std::nullopt;
   const bool gradients_of_rows = needs[0] || needs[1] || needs[2];
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
@@ -273,31 +229,30 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
                                 over_q ? N : kScoredOfGroup};
     // Beside the inputs and results: copies of targets, parts of dv, and gradients before they are
     // rounded.
-    int64_t beside = in.bytes(q_, d_);
-    if (of_v) beside += ceil_div(q.size(1), kRowsOfPart) * first_gradient.nbytes();
-    if (!bias.is_alias_of(b)) beside += bias.nbytes();
-    if (!targets.is_alias_of(P)) beside += targets.nbytes();
-    if (type != q.scalar_type()) beside += first_gradient.nbytes() + dd.nbytes() + da.nbytes();
+    int64_t beside = in.bytes();
+    if (of_v) beside += ceil_div(q.size(1), kRowsOfPart) * bytes_of(first_gradient);
+    if (!same_entries(bias, b)) beside += bytes_of(bias);
+    if (!same_entries(targets, P)) beside += bytes_of(targets);
+    if (type != q.scalar_type()) beside += bytes_of(first_gradient) + bytes_of(dd) + bytes_of(da);
     const Parts block_parts{true, !matching.narrow(),
                             gradients_of_rows || matching.needs_matches()};
-    Block block = make_block(op, matching, block_parts, beside, max_memory, q.options(), over);
+    Block block = make_block(op, matching, block_parts, beside, max_memory, q, over);
     auto* const T = block.scores<scalar>();
     const Matches matches = matches_of(block.argmax);
     // Over q a block of conditioning images is complete in itself, over d one of scored images.
-    at::Tensor parts;
+    OptionalTensor parts;
     for (int64_t first = 0; first < rows; first += block.length) {
       const Images some{first, std::min(block.length, rows - first)};
       const Images scored = over_q ? matching.scored() : some;
       const Images conditioning = over_q ? some : matching.conditioning();
       if (of_v && (first == 0 || !over_q)) {
-        parts = at::zeros({ceil_div(q.size(1), kRowsOfPart), scored.count, q.size(2)},
-                          first_gradient.options());
-        gradients.parts = parts.mutable_data_ptr<scalar>();
+        parts = zeros({ceil_div(q.size(1), kRowsOfPart), scored.count, q.size(2)}, type, q);
+        gradients.parts = parts->mutable_data_ptr<scalar>();
       }
       matching.match(scored, conditioning, T, block.values<scalar>(), matches);
       const Targets<scalar> block_targets{
           bias.const_data_ptr<scalar>(), targets.const_data_ptr<scalar>() + first * columns,
-          exclude ? excluded.const_data_ptr<int64_t>() + first : nullptr,
+          excluded ? excluded->const_data_ptr<int64_t>() + first : nullptr,
           1.0 / static_cast<double>(rows)};
       const SoftmaxRows softmax{some.count, columns, over_q ? N : 1, over_q ? 1 : some.count};
       check(kl_rows(block_targets, softmax, T, losses.mutable_data_ptr<double>() + first,
@@ -306,25 +261,28 @@ std::array<at::Tensor, 5> loss_and_gradients(const char* op, const at::Tensor& q
       if (gradients_of_rows)
         gradients.add(matching, scored, conditioning, T, block.values<scalar>(), matches,
                       context.on);
-      if (of_v && (!over_q || first + block.length >= rows))
-        first_gradient.narrow(0, scored.first, scored.count).copy_(parts.sum(0));
+      if (of_v && (!over_q || first + block.length >= rows)) {
+        auto of_scored = torch::stable::narrow(first_gradient, 0, scored.first, scored.count);
+        torch::stable::copy_(of_scored, torch::stable::sum(*parts, Sizes({0})));
+      }
     }
   });
-  if (needs[0] && !v) first_gradient.mul_(a.to(type).unsqueeze(2));
+  if (needs[0] && !v) first_gradient = weighted(first_gradient, a);
   in.set_gradient(dd);
-  const auto loss =
-      rows == 0 ? at::zeros({}, losses.options()) : losses.sum() / static_cast<double>(rows);
-  return {loss.to(type), first_gradient, dd, da, db};
+  const auto loss = rows == 0 ? zeros({}, kDouble, q)
+                              : call("aten::div", "Tensor", torch::stable::sum(losses),
+                                     number(static_cast<double>(rows), kDouble));
+  return {as_type(loss, type), first_gradient, dd, da, db};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(EMERGENCE_NAMESPACE, EMERGENCE_GPU, m) {
-  m.impl("maxsim", &maxsim);
-  m.impl("maxsim_indices", &maxsim_indices);
-  m.impl("maxsim_backward", &maxsim_backward);
-  m.impl("match_kl", &match_kl<loss_and_gradients>);
-  m.impl("match_kl_scaled", &match_kl_scaled<loss_and_gradients>);
+STABLE_TORCH_LIBRARY_IMPL(EMERGENCE_NAMESPACE, EMERGENCE_GPU, m) {
+  m.impl("maxsim", TORCH_BOX(&maxsim));
+  m.impl("maxsim_indices", TORCH_BOX(&maxsim_indices));
+  m.impl("maxsim_backward", TORCH_BOX(&maxsim_backward));
+  m.impl("match_kl", TORCH_BOX(&match_kl<loss_and_gradients>));
+  m.impl("match_kl_scaled", TORCH_BOX(&match_kl_scaled<loss_and_gradients>));
 }
 
 }  // namespace emergence_ext

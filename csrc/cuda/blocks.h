@@ -2,8 +2,6 @@
 // takes, and room for as many images of a side as memory allows.
 #pragma once
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <optional>
 #include <utility>
@@ -19,21 +17,24 @@ namespace emergence_ext::cuda {
 
 constexpr int64_t kBlockBytes = 256 << 20;  // when `max_memory` is not given
 
-template <typename scalar>
-constexpr at::ScalarType type_of = c10::CppTypeToScalarType<scalar>::value;
+inline Matches matches_of(const OptionalTensor& argmax, int64_t first = 0) {
+  if (!argmax) return {nullptr, 0};
+  auto* const data = static_cast<char*>(argmax->mutable_data_ptr());
+  const auto size = static_cast<int>(argmax->element_size());
+  return {data + first * argmax->stride(0) * size, size};
+}
 
-inline Matches matches_of(const at::Tensor& argmax, int64_t first = 0) {
-  if (!argmax.defined()) return {nullptr, 0};
-  auto* const data = static_cast<char*>(argmax.mutable_data_ptr());
-  return {data + first * argmax.stride(0) * argmax.element_size(),
-          static_cast<int>(argmax.element_size())};
+// Whether they are the same memory.
+inline bool same_entries(const Tensor& x, const Tensor& y) {
+  return x.const_data_ptr() == y.const_data_ptr();
 }
 
 // 16-bit rows as matching.h wants them: whole pieces, aligned. The tensor itself where it is so.
-inline at::Tensor whole_pieces(const at::Tensor& x) {
-  const int64_t missing = round_up(x.size(-1), kPiece) - x.size(-1);
-  auto rows = missing > 0 ? at::constant_pad_nd(x, {0, missing}) : x.contiguous();
-  return reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 ? rows : rows.clone();
+inline Tensor whole_pieces(const Tensor& x) {
+  const int64_t missing = round_up(x.size(2), kPiece) - x.size(2);
+  auto rows = missing > 0 ? torch::stable::pad(x, {0, missing}) : in_order(x);
+  const bool aligned = reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0;
+  return aligned ? rows : torch::stable::clone(rows);
 }
 
 // What a block of images has room for.
@@ -48,8 +49,8 @@ enum class Use { scores, gradients, both };
 template <typename scalar>
 class Matching {
  public:
-  Matching(const at::Tensor& q, const OptionalTensor& v, const at::Tensor& d,
-           const OptionalTensor& a, c10::string_view precision, Use use, Way way, const Device& on)
+  Matching(const Tensor& q, const OptionalTensor& v, const Tensor& d, const OptionalTensor& a,
+           const std::string& precision, Use use, Way way, const Device& on)
       : on_(on), way_(way) {
     problem_.N = q.size(0), problem_.R = q.size(1), problem_.D = q.size(2);
     problem_.B = d.size(0), problem_.S = d.size(1);
@@ -62,26 +63,23 @@ class Matching {
     }
     // Wide rows of 16 bits stay as they are: in float32 only match_wide takes them.
     const bool halves = half && kind_ != Kind::narrow;
-    const auto keep = [&](const at::Tensor& x) {
-      // In the order of a contiguous tensor at once: a strided one is copied no more than once.
-      auto rows = x.to(type_of<scalar>, false, false, at::MemoryFormat::Contiguous).contiguous();
-      return kept(x, std::move(rows)).template const_data_ptr<scalar>();
+    const auto keep = [&](const Tensor& x) {
+      return kept(&x, in_order_of_type(x)).template const_data_ptr<scalar>();
     };
     if (!halves || (kind_ == Kind::wide && use != Use::gradients)) {
       problem_.q = keep(q);
       problem_.d = keep(d);
     }
     if (halves && (kind_ == Kind::planes || use != Use::scores)) {
-      const auto rows = [&](const at::Tensor& x) {
-        return static_cast<const uint16_t*>(kept(x, whole_pieces(x)).const_data_ptr());
+      const auto rows = [&](const Tensor& x) {
+        return static_cast<const uint16_t*>(kept(&x, whole_pieces(x)).const_data_ptr());
       };
-      problem_.halves = {rows(q), rows(d), round_up(problem_.D, kPiece),
-                         q.scalar_type() == at::kHalf};
+      problem_.halves = {rows(q), rows(d), round_up(problem_.D, kPiece), q.scalar_type() == kHalf};
     }
     problem_.v = v ? keep(*v) : nullptr;
     problem_.a = a ? keep(*a) : nullptr;
     if (kind_ == Kind::planes) prepare_planes(q);
-    if constexpr (type_of<scalar> == at::kFloat) {
+    if constexpr (type_of<scalar> == kFloat) {
       if (way == Way::split && use != Use::gradients && split_applies(problem_)) prepare_split(q);
     }
   }
@@ -120,15 +118,15 @@ class Matching {
   void match(Images scored, Images conditioning, scalar* T, scalar* value, Matches matches) const {
     const Problem<scalar> p = block(scored, conditioning);
     const int64_t row = scored.first * p.R, candidate = conditioning.first * p.S;
-    if constexpr (type_of<scalar> == at::kFloat) {
-      if (q_split_.defined()) {
-        const auto* const of_q = q_split_.const_data_ptr<uint8_t>() + split_bytes(row, p.D);
-        const auto* const of_d = d_split_.const_data_ptr<uint8_t>() + split_bytes(candidate, p.D);
+    if constexpr (type_of<scalar> == kFloat) {
+      if (q_split_) {
+        const auto* const of_q = q_split_->const_data_ptr<uint8_t>() + split_bytes(row, p.D);
+        const auto* const of_d = d_split_->const_data_ptr<uint8_t>() + split_bytes(candidate, p.D);
         return check(match_split(p, of_q, of_d, T, matches, on_));
       }
     }
     if (narrow()) return check(match_narrow(p, T, matches, on_));
-    if constexpr (type_of<scalar> == at::kFloat) {
+    if constexpr (type_of<scalar> == kFloat) {
       if (kind_ == Kind::planes) {
         Planes planes = planes_;
         planes.q += row * planes.planes * planes.width;
@@ -148,13 +146,20 @@ class Matching {
  private:
   enum class Kind { narrow, wide, planes };
 
+  // In the order of a contiguous tensor at once: a strided one is copied no more than once.
+  static Tensor in_order_of_type(const Tensor& x) {
+    if (x.scalar_type() == type_of<scalar>) return in_order(x);
+    constexpr auto format = torch::headeronly::MemoryFormat::Contiguous;
+    return in_order(torch::stable::to(x, type_of<scalar>, {}, {}, {}, false, false, format));
+  }
+
   // Holds what a kernel will read; it costs memory where it is not the caller's own `x`.
-  const at::Tensor& kept(const at::Tensor& x, at::Tensor used) {
-    copied_bytes_ += x.defined() && used.is_alias_of(x) ? 0 : used.nbytes();
+  const Tensor& kept(const Tensor* x, Tensor used) {
+    copied_bytes_ += x && same_entries(used, *x) ? 0 : bytes_of(used);
     return kept_.emplace_back(std::move(used));
   }
 
-  void prepare_planes(const at::Tensor& q) {
+  void prepare_planes(const Tensor& q) {
     planes_.rows = problem_.N * problem_.R, planes_.S = problem_.S;
     planes_.width = round_up(problem_.D, kPiece);
     if (!scored_again_) {
@@ -162,10 +167,10 @@ class Matching {
       planes_.float16 = problem_.halves.float16;
       return;
     }
-    if constexpr (type_of<scalar> == at::kFloat) {
+    if constexpr (type_of<scalar> == kFloat) {
       const auto packed = [&](auto pack, int64_t count) {
-        const auto options = q.options().dtype(at::kBFloat16);
-        const auto& out = kept({}, at::empty({count, planes_.planes * planes_.width}, options));
+        const auto& out =
+            kept(nullptr, empty({count, planes_.planes * planes_.width}, kBFloat16, q));
         auto* const data = static_cast<uint16_t*>(out.mutable_data_ptr());
         check(pack(problem_, planes_.width, planes_.planes, data, on_));
         return data;
@@ -175,11 +180,12 @@ class Matching {
     }
   }
 
-  void prepare_split(const at::Tensor& q) {
-    const auto options = q.options().dtype(at::kByte);
-    q_split_ = kept({}, at::empty({split_bytes(problem_.N * problem_.R, problem_.D)}, options));
-    d_split_ = kept({}, at::empty({split_bytes(problem_.B * problem_.S, problem_.D)}, options));
-    check(split_rows(problem_, q_split_.mutable_data_ptr(), d_split_.mutable_data_ptr(), on_));
+  void prepare_split(const Tensor& q) {
+    const int64_t of_q = split_bytes(problem_.N * problem_.R, problem_.D);
+    const int64_t of_d = split_bytes(problem_.B * problem_.S, problem_.D);
+    q_split_ = kept(nullptr, empty({of_q}, kByte, q));
+    d_split_ = kept(nullptr, empty({of_d}, kByte, q));
+    check(split_rows(problem_, q_split_->mutable_data_ptr(), d_split_->mutable_data_ptr(), on_));
   }
 
   Device on_;
@@ -188,23 +194,23 @@ class Matching {
   bool scored_again_ = false;  // matches were selected with rounded rows
   Problem<scalar> problem_{};
   Planes planes_{nullptr, nullptr, 0, 0, 0, 0, 1, false};
-  at::Tensor q_split_, d_split_;  // defined where rows were split
+  OptionalTensor q_split_, d_split_;  // there where rows were split
   int64_t copied_bytes_ = 0;
-  std::vector<at::Tensor> kept_;
+  std::vector<Tensor> kept_;
 };
 
 // Room for a block of images of one side, `length` of them, with all of the other.
 struct Block {
   int64_t length = 0;
-  at::Tensor T, value, argmax;
+  OptionalTensor T, value, argmax;
 
   template <typename scalar>
-  scalar* scores() {
-    return T.defined() ? T.mutable_data_ptr<scalar>() : nullptr;
+  scalar* scores() const {
+    return T ? T->mutable_data_ptr<scalar>() : nullptr;
   }
   template <typename scalar>
-  scalar* values() {
-    return value.defined() ? value.mutable_data_ptr<scalar>() : nullptr;
+  scalar* values() const {
+    return value ? value->mutable_data_ptr<scalar>() : nullptr;
   }
 };
 
@@ -213,32 +219,35 @@ struct Block {
 // device has less to give, half as many, and again.
 template <typename scalar>
 Block make_block(const char* op, const Matching<scalar>& matching, const Parts& parts,
-                 int64_t beside, std::optional<int64_t> max_memory,
-                 const at::TensorOptions& options, Over over = Over::q) {
+                 int64_t beside, std::optional<int64_t> max_memory, const Tensor& like,
+                 Over over = Over::q) {
   const auto& p = matching.problem();
   const int64_t all = over == Over::q ? p.B : p.N, others = over == Over::q ? p.N : p.B;
   const int64_t group = over == Over::q ? kImagesOfGroup : kScoredOfGroup;
   const int64_t each = std::max<int64_t>(1, others * matching.bytes_of_pair(parts));
   const int64_t fixed = matching.fixed_bytes() + beside;
   const int64_t room = max_memory.value_or(kBlockBytes + fixed) - fixed;
-  TORCH_CHECK_VALUE(!max_memory || room >= group * each, op, ": max_memory = ", *max_memory,
-                    " bytes holds no block; give at least ", fixed + group * each);
+  EMERGENCE_CHECK(value_error, !max_memory || room >= group * each, op,
+                  ": max_memory = ", *max_memory, " bytes holds no block; give at least ",
+                  fixed + group * each);
   Block block;
   block.length = std::clamp<int64_t>(room / each / group * group, group,
                                      round_up(std::max<int64_t>(all, 1), group));
   for (;; block.length = larger(group, block.length / 2 / group * group)) {
     const int64_t pairs = std::min(block.length, all) * others;
-    const auto floats = options.dtype(type_of<scalar>);
-    const auto places = options.dtype(p.S <= kCompactLimit ? at::kByte : at::kInt);
-    try {
-      if (parts.scores) block.T = allocate({pairs}, floats);
-      if (parts.values) block.value = allocate({pairs, p.R}, floats);
-      if (parts.matches) block.argmax = allocate({pairs, p.R}, places);
+    const auto places = p.S <= kCompactLimit ? kByte : kInt;
+    const auto room_for = [&](bool asked, OptionalTensor& x, Sizes sizes, ScalarType type) {
+      if (asked) x = allocate(sizes, type, like);
+      return !asked || x;
+    };
+    if (room_for(parts.scores, block.T, {pairs}, type_of<scalar>) &&
+        room_for(parts.values, block.value, {pairs, p.R}, type_of<scalar>) &&
+        room_for(parts.matches, block.argmax, {pairs, p.R}, places))
       return block;
-    } catch (const c10::OutOfMemoryError&) {
-      block.T = block.value = block.argmax = at::Tensor();
-      if (block.length == group) throw;
-    }
+    block.T = block.value = block.argmax = std::nullopt;
+    EMERGENCE_CHECK(out_of_memory_error, block.length > group, op, ": ", place(like),
+                    " has no room for the smallest block, ", pairs * matching.bytes_of_pair(parts),
+                    " bytes: ", what_torch_said());
   }
 }
 

@@ -1,4 +1,4 @@
-"""Load the compiled library, if it was built for the torch that is running; else say why not.
+"""Load the compiled library, if the torch that is running has its ABI; else say why not.
 
 Importing this module never fails for want of the library: `why_not()` tells what is missing, and
 the ops raise or fall back only when they are called.
@@ -10,6 +10,7 @@ import importlib
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -40,7 +41,8 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         Facts of the build as they were recorded then (`compiler`, `flags`, `cuda_compiler`,
-        `cuda_flags`, `cuda_architectures`, `package`, `torch`, `torch_variant`; absent where
+        `cuda_flags`, `cuda_architectures`, `package`, `torch`, `torch_variant`, and
+        `torch_at_least`, the release of torch that it runs with from there on; absent where
         nothing was recorded), `instruction_sets` that the library has for this machine, lowest
         first, and the `instruction_set` in use (both absent where the library is not loaded),
         `cuda_paths`, what EMERGENCE_CUDA_PATH can make the library prefer on a GPU (empty without
@@ -111,13 +113,26 @@ def reason_not_to_load(facts: Mapping[str, Any], running: tuple[str, str]) -> st
         return f"it was never built here. To build it: {REBUILD}"
     if facts["why_not"]["cpu"] is not None:
         return f"it was not built: {facts['why_not']['cpu']}. To build it: {REBUILD}"
-    built = (facts["torch"], facts["torch_variant"])
-    if built != running:
+    version, variant = running
+    least = facts["torch_at_least"]
+    if _release(version) < _release(least):
+        return f"it runs with torch {least} or later and torch {version} is running; update torch"
+    of_cuda = facts["torch_variant"]
+    if facts["why_not"]["cuda"] is None and not variant.startswith(of_cuda[:-1]):
         return (
-            f"it was built for torch {'+'.join(built)} and torch {'+'.join(running)} is running. "
+            f"it was built for {_cuda_of(of_cuda)} and torch {version}+{variant} is running. "
             f"To build it anew: {REBUILD}"
         )
     return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Its first two numbers, which the promise of the stable ABI goes by."""
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
+
+
+def _cuda_of(variant: str) -> str:
+    return f"a torch of CUDA {variant[2:-1]}"
 
 
 def _read_record(path: Path) -> dict[str, Any]:

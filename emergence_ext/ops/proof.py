@@ -241,7 +241,7 @@ def _driver() -> str:
 def _digest_of_code() -> str:
     """Of the library, Triton's kernels, what both are compared with, and the proof itself."""
     digest, here = hashlib.sha256(), Path(__file__).parent
-    files = [*sorted(here.parent.glob("_C.*")), *sorted(here.glob("proof*.py"))]
+    files = [*sorted(here.parent.glob("libemergence_ext.*")), *sorted(here.glob("proof*.py"))]
     for file in [*files, here / "narrow_triton.py", here / "reference.py"]:
         if file.is_file():
             digest.update(file.name.encode() + file.read_bytes())

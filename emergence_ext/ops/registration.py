@@ -28,6 +28,9 @@ def register(namespace: str = "emergence_ext") -> None:
         ("scale_gradient", _fake_scaled),
     ):
         library.register_fake(f"{namespace}::{name}", fake)
+        # Torch's stable ABI has had tags since 2.12 only.
+        if (tag := torch.Tag.pt2_compliant_tag) not in (tags := getattr(ops, name).default.tags):
+            tags.append(tag)
     for name, (backward, setup) in DERIVATIVES.items():
         library.register_autograd(
             f"{namespace}::{name}", partial(backward, ops), setup_context=setup

@@ -2,9 +2,7 @@
 // nothing but its limits, which a test may set.
 #pragma once
 
-#include <ATen/ATen.h>
-#include <c10/util/Exception.h>
-
+#include "../../csrc/tensors.h"
 #include "matching.h"
 
 namespace emergence_ext::cuda {
@@ -16,20 +14,19 @@ struct EmulatedDevice {
 extern EmulatedDevice emulated_device;
 
 struct Context {
-  explicit Context(const at::Tensor&) {}
+  explicit Context(const Tensor&) {}
 
   Device on{static_cast<int>(emulated_device.multiprocessors), emulated_device.shared, nullptr};
 };
 
-inline at::Tensor allocate(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  auto x = at::empty(sizes, options);
-  if (static_cast<int64_t>(x.nbytes()) > emulated_device.allocation)
-    throw c10::OutOfMemoryError({__func__, __FILE__, __LINE__}, "the emulated GPU is full");
+inline OptionalTensor allocate(Sizes sizes, ScalarType type, const Tensor& like) {
+  auto x = empty(sizes, type, like);
+  if (bytes_of(x) > emulated_device.allocation) return std::nullopt;
   return x;
 }
 
 inline void check(int status) {
-  TORCH_CHECK(status == 0, "the emulated launch gave error ", status);
+  EMERGENCE_CHECK(runtime_error, status == 0, "the emulated launch gave error ", status);
 }
 
 }  // namespace emergence_ext::cuda

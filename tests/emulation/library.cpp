@@ -18,4 +18,8 @@ extern "C" void emulation_set_device(int64_t multiprocessors, int64_t shared, in
 
 extern "C" void emulation_allow_ways(uint32_t ways) { emergence_ext::cuda::allowed_ways(0) = ways; }
 
-TORCH_LIBRARY(emergence_emulated, m) { emergence_ext::define_ops(m); }
+STABLE_TORCH_LIBRARY(emergence_emulated, m) { emergence_ext::define_ops(m); }
+
+STABLE_TORCH_LIBRARY_IMPL(emergence_emulated, CompositeExplicitAutograd, m) {
+  m.impl("scale_gradient", TORCH_BOX(&emergence_ext::scale_gradient));
+}

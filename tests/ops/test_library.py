@@ -1,10 +1,11 @@
-"""Loading of the compiled library: only into the torch it was built for, and never a crash."""
+"""Loading of the compiled library: only into a torch that has its ABI, and never a crash."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,15 @@ from typing import Any
 import pytest
 import torch
 
+import build_support
 import emergence_ext
 from emergence_ext.ops import library as _library
 
+ROOT = Path(__file__).resolve().parents[2]
 FACTS: dict[str, Any] = {
     "torch": "2.14.1",
     "torch_variant": "cu130",
+    "torch_at_least": "2.11",
     "why_not": {"cpu": None, "cuda": None},
 }
 
@@ -29,16 +33,53 @@ def test_every_required_backend_is_there() -> None:
         assert _library.why_not(backend.strip()) is None
 
 
-def test_a_library_of_this_torch_may_be_loaded() -> None:
-    assert _library.reason_not_to_load(FACTS, ("2.14.1", "cu130")) is None
+@pytest.mark.parametrize("version", ["2.11.0", "2.13.0a0", "2.14.1", "3.0.0"])
+def test_a_library_is_loaded_into_every_torch_from_its_abi_on(version: str) -> None:
+    assert _library.reason_not_to_load(FACTS, (version, "cu130")) is None
 
 
-@pytest.mark.parametrize("running", [("2.14.1", "cpu"), ("2.13.0", "cu130"), ("2.14.1", "cu129")])
-def test_a_library_of_another_torch_is_not_loaded(running: tuple[str, str]) -> None:
-    reason = _library.reason_not_to_load(FACTS, running)
+@pytest.mark.parametrize("version", ["2.9.1", "2.10.0", "1.13.1"])
+def test_a_library_is_not_loaded_into_a_torch_before_its_abi(version: str) -> None:
+    reason = _library.reason_not_to_load(FACTS, (version, "cu130"))
     assert reason is not None
-    for part in ("2.14.1+cu130", "+".join(running), _library.REBUILD):
+    for part in ("torch 2.11 or later", f"torch {version} is running"):
         assert part in reason
+
+
+@pytest.mark.parametrize("variant", ["cpu", "cu129", "rocm6.4"])
+def test_a_library_with_cuda_is_loaded_beside_its_cuda_alone(variant: str) -> None:
+    assert _library.reason_not_to_load(FACTS, ("2.14.1", "cu132")) is None
+    reason = _library.reason_not_to_load(FACTS, ("2.14.1", variant))
+    assert reason is not None
+    for part in ("a torch of CUDA 13", f"torch 2.14.1+{variant} is running", _library.REBUILD):
+        assert part in reason
+    without = {**FACTS, "why_not": {"cpu": None, "cuda": "no nvcc found"}}
+    assert _library.reason_not_to_load(without, ("2.14.1", variant)) is None
+
+
+def test_the_build_asks_for_the_torch_that_its_sources_keep_to() -> None:
+    text = (ROOT / "csrc" / "tensors.h").read_text()
+    major, minor = re.search(
+        r"TORCH_TARGET_VERSION .*\+ (\d+)\) << 56.*\+ (\d+)\) << 48", text
+    ).groups()
+    assert f"{major}.{minor}" == build_support.TORCH_AT_LEAST
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm to read the library with")
+def test_the_library_takes_nothing_of_one_torch_or_one_python(library: None) -> None:
+    path = Path(_library.__file__).parents[1] / build_support.LIBRARY
+    wanted = subprocess.run(
+        ["nm", "-D", "--undefined-only", path], capture_output=True, text=True, check=True
+    ).stdout.split()
+    names = {name for name in wanted if len(name) > 1}
+    assert not [name for name in names if re.match(r"_ZNK?(2at|3c10|5torch)", name)]
+    of_torch = {name for name in names if name.startswith(("aoti_torch_", "torch_"))}
+    assert {"torch_call_dispatcher", "torch_library_impl"} <= of_torch
+    of_python = {name for name in names if name.startswith(("Py", "_Py"))}
+    assert of_python <= {
+        *("PyErr_SetString", "PyImport_ImportModule", "PyObject_GetAttrString", "Py_DecRef"),
+        *("PyExc_TypeError", "PyExc_ValueError", "PyExc_NotImplementedError"),
+    }
 
 
 def test_a_build_without_a_compiler_says_so() -> None:
@@ -61,7 +102,7 @@ def test_running_torch_is_named_by_version_and_variant() -> None:
 def test_build_info_tells_of_compiler_flags_and_torch(library: None) -> None:
     info = _library.build_info()
     assert info["package"] == emergence_ext.__version__
-    assert (info["torch"], info["torch_variant"]) == _library.running_torch()
+    assert info["torch_at_least"] == build_support.TORCH_AT_LEAST
     assert info["compiler"] and "-O3" in info["flags"]
     known = ["generic", "avx2", "avx512", "avx512_bf16"]  # lowest first
     assert info["instruction_sets"] == known[: len(info["instruction_sets"])] != []
@@ -118,7 +159,7 @@ def test_the_environment_chooses_the_instruction_set(wanted: str, library: None)
     [
         (None, "never built"),
         ("{", "never built"),
-        (json.dumps({**FACTS, "torch": "1.0"}), "built for torch 1.0+cu130"),
+        (json.dumps({**FACTS, "torch_at_least": "1000.0"}), "runs with torch 1000.0 or later"),
     ],
     ids=["absent", "corrupt", "another torch"],
 )
@@ -127,7 +168,7 @@ def test_import_survives_a_library_that_does_not_fit(
 ) -> None:
     # A copy of the sources without the shared object, as a machine without a compiler has it.
     package = tmp_path / "emergence_ext"
-    left_out = shutil.ignore_patterns("_C.*", "_build.json", "__pycache__")
+    left_out = shutil.ignore_patterns("*.so", "_build.json", "__pycache__")
     shutil.copytree(Path(_library.__file__).parents[1], package, ignore=left_out)
     if record is not None:
         (package / "_build.json").write_text(record)

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from emergence_ext.ops import fused as ops
 from emergence_ext.ops import library as _library
 from emergence_ext.ops import ways
+from emergence_ext.ops.registration import DERIVATIVES
 from tests.cases import DIFFERENTIABLE, DTYPES, Case, build, build_loss
 from tests.emulated import EmulatedGPU
 
@@ -62,6 +63,11 @@ class Recorder(TorchDispatchMode):
         if func.namespace in ("emergence_ext", EmulatedGPU.namespace):
             self.calls.append((func.overloadpacket.__name__, args))
         return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("op", list(DERIVATIVES))
+def test_torch_compile_is_told_that_the_ops_are_made_for_it(op: str) -> None:
+    assert torch.Tag.pt2_compliant_tag in getattr(ops._compiled, op).default.tags
 
 
 @pytest.mark.parametrize("op", ["maxsim", "maxsim_indices"])
