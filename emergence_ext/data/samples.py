@@ -48,6 +48,12 @@ class Samples(Dataset[tuple[Tensor, int]]):
         labels: category of each sample, `[N]`, in `[0, C)`.
         names: name of each sample, `[N]`.
         bad: (name, reason) of what was left out: passed over, or not readable.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> images = data.ArraySamples(torch.rand(2, 3, 8, 8), [0, 1], ["cat", "dog"])
+        >>> isinstance(images, data.Samples), images.labels, images.categories
+        (True, [0, 1], ['cat', 'dog'])
     """
 
     def __init__(
@@ -163,6 +169,12 @@ class ImageFiles(Samples):
     Raises:
         ValueError: a category without a readable image.
         OSError, MemoryError: the machine cannot read it now; no image is left out for that.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)  # is one of these
+        >>> isinstance(images, ee.data.ImageFiles), images.names[0], images.bad
+        (True, 'blue/02.png', [])
     """
 
     def __init__(

@@ -80,6 +80,11 @@ class Manifold:
     Raises:
         ValueError: another method.
         ImportError: scikit-learn is absent.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.Manifold("Isomap", dim=2, neighbours=5).fit(torch.randn(20, 6)).points_.shape
+        torch.Size([20, 2])
     """
 
     def __init__(

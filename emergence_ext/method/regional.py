@@ -406,6 +406,19 @@ def normalise_strengths(
         projections: layer name -> projection, in the order of depth.
         features: layer name -> regional features, `[N, R, K]`.
         to: "last layer", or "own mean": 1, as in the authors' code.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import method
+        >>> run = ee.FinishedRun.open("runs/demo")
+        >>> learned, features = run.learned(), run.features()
+        >>> method.normalise_strengths(learned.regional, features.layers)
+        >>> means = [
+        ...     p.transform(features.layers[n]).norm(dim=-1).mean()
+        ...     for n, p in learned.regional.items()
+        ... ]
+        >>> bool(torch.isclose(means[0], means[1]))
+        True
     """
     strengths = {}
     for name, projection in projections.items():

@@ -106,6 +106,13 @@ def similarity_for(
     Args:
         z, kappa_p, include_self: as for `image_similarity`.
         pairs: of the fit.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> z = torch.randn(6, 3)
+        >>> P = method.similarity_for(z, 4.0, pairs=None)
+        >>> P.shape
+        torch.Size([6, 6])
     """
     if is_of_all(pairs, len(z)):
         return image_similarity(z, kappa_p, include_self=include_self)

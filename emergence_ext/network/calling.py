@@ -40,6 +40,12 @@ def forward(module: nn.Module, images: Tensor) -> Any:
             raised is the cause. Errors of observers, and those for want of memory, come as they
             are.
         ValueError: as `fitted`.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> network.forward(net, torch.rand(2, 3, 4, 4)).shape
+        torch.Size([2, 5])
     """
     given = fitted(module, images)
     with user_code("model"):
@@ -65,6 +71,12 @@ def first_logits(module: nn.Module, images: Tensor) -> Tensor:
     Raises:
         UserCodeError: as `forward`; where the network takes images of another size, it is named.
         ValueError: a quantised network, or as `classify`.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> network.first_logits(net, torch.rand(2, 3, 4, 4)).shape
+        torch.Size([2, 5])
     """
     quantised = next((n for n, part in module.named_modules() if _is_quantised(part)), None)
     if quantised is not None:
@@ -170,6 +182,17 @@ def select_output(module: nn.Module, name: str) -> None:
     Args:
         module: changed in place, by a forward hook.
         name: key, field or index of the output; with dots between where they are nested.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> class Net(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return {"logits": x.flatten(1), "features": x}
+        ...
+        >>> net = Net()
+        >>> network.select_output(net, "logits")
+        >>> net(torch.rand(2, 3, 4, 4)).shape
+        torch.Size([2, 48])
     """
     module.register_forward_hook(functools.partial(_selected, name))
 

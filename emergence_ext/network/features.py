@@ -61,6 +61,12 @@ class StreamOptions(TypedDict, total=False):
             any batch can be computed without those before it.
         example: image `[channels, H, W]` in 0..1 that the network is tried on in place of the first
             of the data set, where that may be a strange one.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> options: network.StreamOptions = {"batch_size": 8, "grid": (4, 4)}
+        >>> sorted(options)
+        ['batch_size', 'grid']
     """
 
     preprocess: Callable[[Tensor], Tensor] | None
@@ -149,6 +155,18 @@ def feature_stream(
     Raises:
         ValueError: an unknown or unusable layer; NaN or infinite values, with image and layer; no
             images; categories that do not match the outputs.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(784, 3)
+        ... )
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)
+        >>> with network.feature_stream(net, images, ["0"], batch_size=8) as stream:
+        ...     print([(rows.start, rows.stop) for rows, _ in stream.batches()])
+        ...
+        [(0, 8), (8, 12)]
     """
     named = dict(layers) if isinstance(layers, Mapping) else {name: name for name in layers}
     if not named:
@@ -189,6 +207,18 @@ class FeatureStream:
         batch_size: images at a time.
         random_state: seed.
         row_bytes: of all features of one image.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(784, 3)
+        ... )
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)
+        >>> with network.feature_stream(net, images, ["0"]) as stream:
+        ...     print(len(stream), stream.grid, stream.head)
+        ...
+        12 (14, 14) 2
     """
 
     run: ForwardPass

@@ -31,6 +31,15 @@ class Record:
         outputs: layer name -> what `keep` made of the layer's output.
         inputs: module name -> copy of the module's first input, channels first.
         layouts: layer name -> how the layer itself gives its map.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> with torch.no_grad(), network.recorder(net, ["1"]) as record:
+        ...     _ = net(torch.rand(2, 3, 8, 8))
+        ...
+        >>> record.outputs["1"].shape, record.layouts["1"].axes
+        (torch.Size([2, 4, 6, 6]), 'map')
     """
 
     outputs: dict[str, Any] = field(default_factory=dict)

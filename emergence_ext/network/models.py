@@ -72,6 +72,12 @@ class LoadedModel:
         preprocess: what its images need, for `preprocessing.preprocess`.
         description: what that name stands for, in words.
         outputs: for each output all of its names, where the network itself says them.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> network.LoadedModel(net, "mine", layers={}, preprocess="none").description
+        ''
     """
 
     module: nn.Module

@@ -19,6 +19,11 @@ class Pixels:
 
     Raises:
         ValueError: another number of axes, nothing in it, or a pixel that is not finite.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> render.Pixels(torch.tensor([[[[-1.0, 0.5, 2.0]]]])).values
+        tensor([[[[0.0000, 0.5000, 1.0000]]]], requires_grad=True)
     """
 
     def __init__(self, start: Tensor) -> None:
@@ -55,6 +60,12 @@ def check_images(name: str, images: Tensor) -> None:
 
     Raises:
         ValueError: another number of axes, nothing in it, or a pixel that is not finite.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> render.check_images("start", torch.zeros(3, 8, 8))
+        Traceback (most recent call last):
+        ValueError: start: expected images [n, channels, H, W], got ...
     """
     if images.ndim != 4 or not images.numel():
         raise ValueError(
@@ -86,6 +97,11 @@ def noise(
 
     Returns:
         Images in 0..1, `[n, channels, H, W]`.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> render.noise(2, 3, (8, 16)).shape
+        torch.Size([2, 3, 8, 16])
     """
     height, width = (size, size) if isinstance(size, int) else size
     images = []

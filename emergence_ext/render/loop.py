@@ -28,6 +28,16 @@ class Rendering:
         losses: the objective before every step, `[T, n]`; NaN once an image had arrived.
         arrived: iterations until `until` held, `[n]`; T where it never did.
         kept: iteration -> images after it; 0 are those of the start.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> objective = -render.channel("1", 0)
+        >>> result = render.render(
+        ...     net, render.noise(1, 3, 8), objective, steps=3, learning_rate=0.02, keep=[0]
+        ... )
+        >>> result.images.shape, result.losses.shape, list(result.kept)
+        (torch.Size([1, 3, 8, 8]), torch.Size([3, 1]), [0])
     """
 
     images: Tensor
@@ -86,6 +96,16 @@ def render(
     Raises:
         ValueError: an argument out of its range, an objective that does not depend on the image or
             is not finite, or whatever the objective or `seeing` refuse.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> objective = 0.5 * render.total_variation() - render.channel("1", 0)
+        >>> result = render.render(
+        ...     net, render.noise(1, 3, 8), objective, steps=5, learning_rate=0.02
+        ... )
+        >>> bool(result.losses[-1] < result.losses[0])
+        True
     """
     _check(steps, learning_rate, rule, octaves, until is not None)
     pixels, wanted = Pixels(start), set(keep)
@@ -152,6 +172,12 @@ def measure(
         images: in 0..1, `[n, channels, H, W]`.
         progress: at which ramps are read.
         batch_size: images at a time.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> grey, net = torch.full((1, 3, 4, 4), 0.5), torch.nn.Identity()
+        >>> render.measure(net, grey, render.total_variation())
+        tensor([0.])
     """
     layers, output = objective.layers, objective.output
     see: See

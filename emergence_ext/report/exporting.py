@@ -63,6 +63,11 @@ def export(run: FinishedRun | Path | str, out: Path | str, format: str = "parque
         FileNotFoundError: no finished run there.
         StoreError: a stored result is damaged.
         OSError: a file cannot be written.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> sorted(path.name for path in ee.report.export("runs/demo", "tables", format="csv"))[-2:]
+        ['samples.csv', 'similarity.csv']
     """
     if format not in get_args(ExportFormat):
         raise ValueError(f"format: expected one of {words(ExportFormat)}, got {format!r}")

@@ -18,6 +18,12 @@ def open_at(address: str) -> tuple[FinishedRun, int]:
     Raises:
         ValueError: nothing before or after the @, no such checkpoint, or several.
         FileNotFoundError: no finished run there.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> found, checkpoint = run.open_at("runs/demo@epoch 2")
+        >>> found.emergence.labels[checkpoint]
+        'epoch 2'
     """
     folder, label = split_address(address)
     run = FinishedRun.open(folder)
@@ -29,6 +35,11 @@ def split_address(text: str) -> tuple[Path, str | None]:
 
     Raises:
         ValueError: nothing before or after the @.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> run.split_address("runs/demo@epoch 2")[1], run.split_address("runs/demo")[1]
+        ('epoch 2', None)
     """
     if "@" not in text or Path(text).is_dir():
         return Path(text), None

@@ -89,6 +89,14 @@ def run(
         RuntimeError: a backend that cannot compute here, or a process of the job that ended.
         StoreError: a stored result is damaged.
         OSError: what it writes does not fit on the disk.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> subject = ee.FinishedRun.open("runs/demo").subject()
+        >>> settings = run.Settings(region_images=12, importance_evals=2, regional_evals=2)
+        >>> run.run(subject, "runs/short", settings).emergence.labels
+        ['epoch 0', 'epoch 2', 'epoch 12']
     """
     folder = RunFolder(Path(out))
     check_place(out, None if subject.spec is None else subject.spec.data)

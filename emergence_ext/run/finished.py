@@ -67,6 +67,13 @@ class Learned:
         samples: the projection of samples, `g = M f`.
         importance: layer -> w and v of the images that regions were learned on.
         regional: layer -> the projection of regions, with the factor that makes layers comparable.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> run = ee.FinishedRun.open("runs/demo")
+        >>> f = run.sample_features().f
+        >>> torch.allclose(run.learned().samples.transform(f), run.emergence.samples(), atol=1e-5)
+        True
     """
 
     frame: Frame
@@ -466,6 +473,15 @@ def require_same_network(z: Tensor, before: Tensor, largest: float) -> None:
 
     Raises:
         ValueError: they differ by more than a twentieth of that.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> z = torch.tensor([[1.0, -2.0]])
+        >>> run.require_same_network(z, z + 1e-5, largest=2.0)
+        >>> run.require_same_network(-z, z, largest=2.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: ...
     """
     if not torch.allclose(z, before, rtol=0, atol=0.05 * largest):
         raise ValueError(

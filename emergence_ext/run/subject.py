@@ -47,6 +47,12 @@ class Subject:
         precision, batch_size, device: of the network's forward pass.
         spec: how it was loaded, where it was.
         last_linear: module whose input is the sample feature; None: the one that gives the output.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> subject = ee.FinishedRun.open("runs/demo").subject()
+        >>> dict(subject.layers), len(subject.dataset)
+        ({'conv1_1': 'conv1_1', 'conv2_1': 'conv2_1'}, 48)
     """
 
     module: nn.Module
@@ -137,6 +143,12 @@ class SubjectSpec:
         random_state: seed of what is chosen or initialised.
         split: of the images, as `data.ImageFolder` takes it; None for the validation images where
             the folder is split, else the test images.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> spec = run.SubjectSpec(data="photos", model="torchvision:resnet18", weights="DEFAULT")
+        >>> spec.preprocess, spec.size  # as the weights say
+        ('auto', None)
     """
 
     data: str

@@ -51,6 +51,13 @@ def save_arrays(
     Raises:
         TypeError: a setting that JSON cannot hold.
         OSError: it cannot be written, a full disk among the reasons.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> store.save_arrays("g", {"g": torch.arange(3)}, {"tau": 0.4}, kind="samples")
+        >>> arrays, settings = store.load_arrays("g")
+        >>> arrays["g"], settings
+        (tensor([0, 1, 2]), {'tau': 0.4})
     """
     array_file, manifest_file = files_of(path)
     stored = {name: array.detach().cpu().contiguous().clone() for name, array in arrays.items()}
@@ -79,6 +86,17 @@ def save_rows(
         TypeError: a setting that JSON cannot hold.
         StoreError: a shard that is missing, damaged or of another store.
         OSError: it cannot be written.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> def halves(wanted):
+        ...     for rows in wanted:
+        ...         yield rows, {"half": torch.tensor([row / 2 for row in rows])}
+        ...
+        >>> store.fill_rows("many", {}, count=4, size=2, compute=halves)
+        >>> store.save_rows("many", {"tau": 0.4}, kind="halves")
+        >>> store.load_arrays("many", kind="halves")
+        ({'half': tensor([0.0000, 0.5000, 1.0000, 1.5000])}, {'tau': 0.4})
     """
     array_file, manifest_file = files_of(path)
     store = ShardStore(path)
@@ -106,6 +124,12 @@ def load_arrays(
         StoreError: absent, damaged, of another kind, or of a newer format.
         ValueError: no array of such a name.
         IndexError: no such row.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> store.save_arrays("g", {"g": torch.arange(3)}, {"tau": 0.4}, kind="samples")
+        >>> store.load_arrays("g", rows=torch.tensor([2, 0]))
+        ({'g': tensor([2, 0])}, {'tau': 0.4})
     """
     manifest_file = files_of(path)[1]
     manifest = read_manifest(manifest_file)
