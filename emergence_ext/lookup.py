@@ -15,7 +15,10 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES: Final = {
     "captum": ("captum", "studies"),
@@ -144,6 +147,54 @@ def load_callable(spec: str, argument: str) -> Callable[..., Any]:
             f"{argument}: {spec!r} is a {type(loaded).__name__}, expected something callable"
         )
     return loaded
+
+
+def device_named(name: Any) -> torch.device:
+    """Find a device, and see that it computes.
+
+    Raises:
+        ValueError: there is no such device, or none of that kind here.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device: expected cpu, cuda or cuda:1, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: there is no CUDA device here; take cpu")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"device: nothing can be computed on {str(device)!r} here") from None
+    return device
+
+
+def require_kind(**given: tuple[Any, type]) -> None:
+    """Refuse an argument that is not what it has to be, such as the path of a run in its place.
+
+    Args:
+        given: name of the argument -> what came, and the class that it has to be of.
+
+    Raises:
+        TypeError: names the first that is something else.
+    """
+    for name, (came, kind) in given.items():
+        if not isinstance(came, kind):
+            what = f"the class {came.__name__}" if isinstance(came, type) else type(came).__name__
+            raise TypeError(f"{name}: expected {kind.__name__}, got {what}")
+
+
+def path_named(path: Any, argument: str) -> Path:
+    """Take a path as a path.
+
+    Raises:
+        TypeError: it is none; names the argument.
+    """
+    try:
+        return Path(path)
+    except TypeError:
+        raise TypeError(f"{argument}: expected a path, got {type(path).__name__}") from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

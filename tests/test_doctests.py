@@ -7,6 +7,7 @@ import inspect
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,10 +29,14 @@ SLOW = {
 
 
 def _examples() -> Iterator[tuple[str, doctest.DocTest]]:
-    """Examples of the names at the top of the package, and of those at the doors of its rooms."""
+    """Examples at the top, at the doors of the rooms, and of the modules that these offer."""
     places = [("", ee, sorted(ee._ROOM_OF))]
     rooms = {room: getattr(ee, room) for room in ee._ROOMS}
     places += [(f"{name}.", room, room.__all__) for name, room in rooms.items()]
+    for name, room in rooms.items():
+        modules = inspect.getmembers(room, inspect.ismodule)
+        offered = [(inner, module) for inner, module in modules if inner in room.__all__]
+        places += [(f"{name}.{inner}.", module, _own(module)) for inner, module in offered]
     seen = set()
     for before, place, names in places:
         for name in names:
@@ -44,6 +49,15 @@ def _examples() -> Iterator[tuple[str, doctest.DocTest]]:
             for found in finder.find(thing, before + name, globs={"torch": torch}):
                 if found.examples:
                     yield before + name, found
+
+
+def _own(module: ModuleType) -> list[str]:
+    """Names of what a module defines for others."""
+    return [
+        name
+        for name, thing in vars(module).items()
+        if getattr(thing, "__module__", None) == module.__name__ and not name.startswith("_")
+    ]
 
 
 EXAMPLES = dict(_examples())

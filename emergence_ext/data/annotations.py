@@ -17,6 +17,7 @@ from emergence_ext.data.decode import FORMATS
 from emergence_ext.data.reading import is_trouble, patiently, require_file
 from emergence_ext.data.scan import find_images
 from emergence_ext.data.skipped import in_words
+from emergence_ext.lookup import path_named
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ def find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
         >>> data.find_masks(Path("photos/red"), ["red/00.png", "red/none.png"])
         {}
     """
+    folder = path_named(folder, "masks")
     if not folder.is_dir():
         raise ValueError(f"masks: {folder} is no folder; give one that holds NAME.png for NAME.jpg")
     found = find_images([folder], folder)

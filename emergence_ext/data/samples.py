@@ -21,6 +21,7 @@ from emergence_ext.data.decode import (
 )
 from emergence_ext.data.pixels import unit
 from emergence_ext.data.skipped import in_words
+from emergence_ext.settings import require_count
 from emergence_ext.store import digest
 
 __all__ = [
@@ -319,8 +320,7 @@ def subset(dataset: Samples, *, per_class: int, random_state: int = 0) -> Sample
 
 def choose(labels: Sequence[int], per_class: int, random_state: int) -> list[int]:
     """Return the places, in order, of at most `per_class` random samples of every label."""
-    if per_class < 1:
-        raise ValueError(f"per_class: expected at least 1, got {per_class}")
+    require_count("per_class", per_class, 1)
     places = defaultdict(list)
     for place, label in enumerate(labels):
         places[label].append(place)

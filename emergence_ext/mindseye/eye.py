@@ -25,10 +25,9 @@ from emergence_ext.mindseye.robust import AdaptiveRobust
 from emergence_ext.mindseye.schedule import Preprocess, Schedule
 from emergence_ext.mindseye.score import Score, score
 from emergence_ext.render import Number, Objective, Rendering, check_images, l1, maps_of, seeing
+from emergence_ext.settings import require_count
 
 logger = logging.getLogger(__name__)
-
-_ROUNDING = 1e-3  # of pixels that were resized
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,15 +299,9 @@ def _within(maps: Tensor, regions: Tensor | None) -> Tensor:
 
 
 def _check(images: Tensor, facets: int | Facets, regions: Tensor | None) -> None:
-    if not isinstance(images, Tensor):
-        raise ValueError(
-            f"images: expected a tensor [N, channels, H, W], got {type(images).__name__}; "
-            "torch.stack makes one of images of one size"
-        )
-    check_images("images", images)
-    low, high = images.min().item(), images.max().item()
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise ValueError(f"images: expected pixels in 0..1, got {low:g} to {high:g}")
+    check_images("images", images, within=True)
+    if not isinstance(facets, Facets):
+        require_count("facets", facets, 1)
     if isinstance(facets, Facets):
         if len(facets.labels) != len(images):
             raise ValueError(

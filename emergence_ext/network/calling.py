@@ -203,6 +203,34 @@ def _selected(name: str, _module: nn.Module, _inputs: Any, output: Any) -> Any:
     return output
 
 
+def require_module(module: Any, argument: str = "module") -> None:
+    """Refuse what is no network.
+
+    Raises:
+        TypeError: no module, but its class, for example.
+    """
+    if isinstance(module, type) and issubclass(module, nn.Module):
+        name = module.__name__
+        raise TypeError(f"{argument}: {name} is a class; give a network of it, as {name}()")
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{argument}: expected a torch.nn.Module, got {type(module).__name__}")
+
+
+def require_numbers(module: Any, argument: str = "module") -> None:
+    """Refuse what cannot be run: no network, or one without weights.
+
+    Raises:
+        TypeError: no module, but its class, for example.
+        ValueError: its weights are on the meta device.
+    """
+    require_module(module, argument)
+    if any(x.is_meta for x in (*module.parameters(), *module.buffers())):
+        raise ValueError(
+            f"{argument}: its weights are on the meta device, which holds no numbers; build the "
+            "network on the CPU, or load its weights"
+        )
+
+
 @contextmanager
 def preserved(module: nn.Module) -> Iterator[None]:
     """Put the module into eval mode and give back training modes and random state on leaving.
@@ -216,6 +244,7 @@ def preserved(module: nn.Module) -> Iterator[None]:
         >>> net.training
         True
     """
+    require_numbers(module)
     modes = [(part, part.training) for part in module.modules()]
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     try:

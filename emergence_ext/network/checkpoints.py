@@ -4,7 +4,7 @@ import glob
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from emergence_ext.lookup import path_named
 from emergence_ext.network.epochs import Epoch, read_epochs
 from emergence_ext.network.origin import Origin, sealed
 from emergence_ext.store import (
@@ -107,6 +108,7 @@ def load_checkpoints(pattern: Path | str | Sequence[Path | str]) -> list[Checkpo
     Raises:
         ValueError: nothing matches, something that is no file, a file without an epoch or with
             several numbers that it could be, two files of one epoch, or epochs beside steps.
+        TypeError: neither paths nor a pattern.
 
     Examples:
         >>> from emergence_ext import network
@@ -119,7 +121,8 @@ def load_checkpoints(pattern: Path | str | Sequence[Path | str]) -> list[Checkpo
     if isinstance(pattern, str | Path):
         paths = [Path(path) for path in glob.glob(str(pattern), recursive=True)]
     else:
-        paths = [Path(path) for path in pattern]
+        files = pattern if isinstance(pattern, Iterable) else [pattern]
+        paths = [path_named(path, "checkpoints") for path in files]
     if not paths:
         raise ValueError(f"checkpoints: nothing matches {str(pattern)!r}. Is the pattern quoted?")
     absent = next((path for path in paths if not path.is_file()), None)

@@ -34,7 +34,7 @@ from emergence_ext.network.hooks import (
     regions,
 )
 from emergence_ext.network.layout import Layout, read_layouts, strips
-from emergence_ext.settings import Precision
+from emergence_ext.settings import Precision, require_count
 from emergence_ext.store import Part, fill_rows, rows_per_shard
 
 logger = logging.getLogger(__name__)
@@ -173,8 +173,8 @@ def feature_stream(
         raise ValueError("layers: expected at least one layer, got none")
     if precision not in get_args(Precision):
         raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    require_count("batch_size", batch_size, 1)
+    _require_grid(grid)
     find_layers(module, named.values())
     samples = as_samples(dataset)
     with preserved(module), moved_to(module, device) as target, torch.no_grad():
@@ -403,6 +403,15 @@ def _probe(
 def _logits_of_pair(run: ForwardPass, images: Tensor) -> Tensor:
     torch.manual_seed(0)  # so that a network that draws numbers draws the same for either pair
     return run.logits(images)
+
+
+def _require_grid(grid: Any) -> None:
+    """Refuse what is neither "last" nor `(H, W)`."""
+    sides = grid if isinstance(grid, tuple | list) else ()
+    if grid != "last" and not (
+        len(sides) == 2 and all(isinstance(side, int) and side >= 1 for side in sides)
+    ):
+        raise ValueError(f'grid: expected "last" or two numbers of at least 1, got {grid!r}')
 
 
 def _has_categories(dataset: MapStyle | Iterable[Any]) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.data import Samples
+from emergence_ext.lookup import device_named
 from emergence_ext.network.batches import stacked
 from emergence_ext.network.calling import classify, fitted
 from emergence_ext.settings import Precision
@@ -174,7 +175,7 @@ def moved_to(module: nn.Module, device: torch.device | str | None) -> Iterator[t
     """
     first = next(iter([*module.parameters(), *module.buffers()]), None)
     home = torch.device("cpu") if first is None else first.device
-    target = home if device is None else torch.device(device)
+    target = home if device is None else device_named(device)
     if target == home:
         yield target
         return

@@ -63,7 +63,10 @@ class Origin:
 
         Raises:
             ValueError: no pixel.
+            TypeError: no number of pixels.
         """
+        if given is not None and not isinstance(given, int):
+            raise TypeError(f"size: expected a number of pixels, got {given!r}")
         if given is not None and given < 1:
             raise ValueError(f"size: expected at least 1 pixel, got {given}")
         if given is None:

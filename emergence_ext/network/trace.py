@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.network.calling import forward, observing, preserved
+from emergence_ext.network.calling import forward, observing, preserved, require_module
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +74,7 @@ def trace(
         '1'
         torch.Size([2, 5])
     """
+    require_module(module)
     check_open(*module.modules())
     parts = dict(module.named_modules())
     with preserved(module), torch.no_grad(), observed(parts, before=before, after=after):

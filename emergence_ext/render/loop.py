@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.render.image import Pixels
 from emergence_ext.render.objectives import Objective
-from emergence_ext.render.ramps import Number, ends, value
+from emergence_ext.render.ramps import Number, Ramp, ends, value
 from emergence_ext.render.seen import See, Seen, seeing
 from emergence_ext.render.transforms import Mask, Smoothing, View
+from emergence_ext.settings import require_count
 
 Rule = Literal["adam", "normalised"]
 
@@ -108,6 +111,7 @@ def render(
         True
     """
     _check(steps, learning_rate, rule, octaves, until is not None)
+    require_kind(objective=(objective, Objective), views=(views, Sequence))
     pixels, wanted = Pixels(start), set(keep)
     height, width = start.shape[2:]
     n, sides = len(start), tuple(octaves) or (1.0,)
@@ -256,8 +260,9 @@ def _settle(
 def _check(
     steps: int, learning_rate: Number, rule: Rule, octaves: Sequence[float], until: bool
 ) -> None:
-    if steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
+    require_count("steps", steps, 1)
+    if not isinstance(learning_rate, Real | Ramp):
+        raise TypeError(f"learning_rate: expected a number or a Ramp, got {learning_rate!r}")
     if not min(ends(learning_rate)) >= 0:
         raise ValueError(f"learning_rate: expected 0 or more, got {learning_rate}")
     if rule not in get_args(Rule):

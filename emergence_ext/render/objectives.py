@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -389,10 +390,17 @@ def _column(seen: Seen, category: int | Tensor) -> Tensor:
 
 
 def _told(category: int | Tensor) -> str:
-    return str(category if isinstance(category, int) else category.tolist())
+    if not isinstance(category, Integral | Tensor):
+        raise TypeError(
+            f"category: expected the number of a column of the output, got {category!r}"
+        )
+    return str(category.tolist() if isinstance(category, Tensor) else category)
 
 
 def _within(name: str, indices: Sequence[int], size: int, layer: str) -> None:
+    odd = [index for index in indices if not isinstance(index, Integral)]
+    if odd:
+        raise TypeError(f"{name}: expected numbers, got {odd[0]!r}")
     wrong = [index for index in indices if not 0 <= index < size]
     if wrong:
         raise ValueError(f"{name}: expected 0 to {size - 1} in {layer}, got {wrong[0]}")

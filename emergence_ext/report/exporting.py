@@ -20,7 +20,7 @@ from emergence_ext.report import emergence
 from emergence_ext.report.experiments import EXPERIMENTS
 from emergence_ext.report.files import TABLES, Row, Tables, write_table
 from emergence_ext.report.html.tables import NO_NUMBER
-from emergence_ext.run import Emergence, FinishedRun
+from emergence_ext.run import Emergence, FinishedRun, check_place
 from emergence_ext.settings import ExportFormat, words
 from emergence_ext.store import exists, replace_file
 
@@ -74,6 +74,7 @@ def export(run: FinishedRun | Path | str, out: Path | str, format: str = "parque
     if format == "parquet":
         _parquet()
     run = run if isinstance(run, FinishedRun) else FinishedRun.open(run)
+    check_place(out)
     out = Path(out)
     if out.resolve() == run.folder.resolve():
         raise ValueError(f"out: {out} is the run itself, which holds its own files; name another")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from emergence_ext.lookup import path_named
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.results import Emergence
 
@@ -41,6 +42,7 @@ def split_address(text: str) -> tuple[Path, str | None]:
         >>> run.split_address("runs/demo@epoch 2")[1], run.split_address("runs/demo")[1]
         ('epoch 2', None)
     """
+    text = str(path_named(text, "run"))
     if "@" not in text or Path(text).is_dir():
         return Path(text), None
     folder, _, label = text.rpartition("@")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.data import Samples, take
+from emergence_ext.lookup import path_named
 from emergence_ext.method import (
     Frame,
     RegionalProjection,
@@ -108,8 +109,9 @@ class FinishedRun:
             FileNotFoundError: none is there.
             RuntimeError: one is there that is not finished.
             StoreError: what is there cannot be read.
+            TypeError: it is no path.
         """
-        inside = RunFolder(Path(folder))
+        inside = RunFolder(path_named(folder, "run"))
         config = Config.read(inside.config)
         if not exists(inside.emergence) or (config.digested and not config.results):
             again = config.command or f"emergence run --out {folder} ..."

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from emergence_ext.lookup import path_named
 from emergence_ext.store import (
     StoreError,
     content_digest,
@@ -286,6 +287,7 @@ def check_place(out: Path | str, data: Path | str | None = None) -> None:
 
     Raises:
         ValueError: it is one of these.
+        TypeError: it is no path.
 
     Examples:
         >>> from emergence_ext import run
@@ -294,9 +296,10 @@ def check_place(out: Path | str, data: Path | str | None = None) -> None:
         ...
         ValueError: out: ...
     """
-    if Path(out).is_file():
+    place = path_named(out, "out")
+    if place.is_file():
         raise ValueError(f"out: {out} is a file; name a folder, which is made if it is not there")
-    if data is not None and Path(out).exists() and Path(out).resolve() == Path(data).resolve():
+    if data is not None and place.exists() and place.resolve() == Path(data).resolve():
         raise ValueError(
             f"out: {out} is the folder of the images, where results would be taken for "
             "categories; name another"

@@ -119,11 +119,6 @@ def subject_of(
 def _network(model: nn.Module | str, weights: Path | str | None, size: int | None) -> LoadedModel:
     if isinstance(model, str):
         return network.load_model(model, weights=weights, image_size=size)
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            "model: expected a torch.nn.Module or the name of a network, got "
-            f"{type(model).__name__}"
-        )
     return network.taken(model)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -337,6 +337,8 @@ def assembled(
         layers = [name.strip() for name in layers.split(",")]
     if layers is None:
         layers = loaded.layers or network.suggest_layers(loaded.module, example)
+    elif isinstance(layers, nn.Module) or not isinstance(layers, Iterable):
+        layers = {"": layers}
     elif not isinstance(layers, Mapping):
         layers = {name: loaded.layers.get(name, name) for name in layers}
     if class_map is None:

@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -49,7 +51,7 @@ def save_arrays(
             as "weights".
 
     Raises:
-        TypeError: a setting that JSON cannot hold.
+        TypeError: an array that is none, or a setting that JSON cannot hold.
         OSError: it cannot be written, a full disk among the reasons.
 
     Examples:
@@ -60,12 +62,25 @@ def save_arrays(
         (tensor([0, 1, 2]), {'tau': 0.4})
     """
     array_file, manifest_file = files_of(path)
-    stored = {name: array.detach().cpu().contiguous().clone() for name, array in arrays.items()}
+    stored = {name: _plain(name, array) for name, array in arrays.items()}
     described = {name: describe(array) for name, array in stored.items()}
     manifest = manifest_of(described, settings, kind, made_from)
     manifest_file.unlink(missing_ok=True)
     replace_file(array_file, lambda temporary: save_file(stored, temporary))
     write_document(manifest_file, manifest)
+
+
+def _plain(name: str, array: Any) -> Tensor:
+    """An array as it is stored: contiguous, from the CPU."""
+    if isinstance(array, np.ndarray):
+        array = torch.from_numpy(array)
+    if not isinstance(array, Tensor):
+        raise TypeError(f"arrays: {name!r} is a {type(array).__name__}, expected a tensor")
+    if array.is_meta or array.layout is not torch.strided:
+        raise TypeError(
+            f"arrays: {name!r} is sparse, or on the meta device; give it as it is dense"
+        )
+    return array.detach().cpu().contiguous().clone()
 
 
 def save_rows(

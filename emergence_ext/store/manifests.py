@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emergence_ext.lookup import path_named
 from emergence_ext.store.documents import StoreError, json_digest, read_document
 
 FORMAT_VERSION: Final = 1
@@ -154,6 +155,7 @@ def exists(path: Path | str) -> bool:
 def files_of(path: Path | str) -> tuple[Path, Path]:
     """The files of arrays and manifest at a path without a suffix."""
     # Path.with_suffix would cut a dotted layer name.
+    path = path_named(path, "path")
     return Path(f"{path}.safetensors"), Path(f"{path}.json")
 
 

@@ -114,6 +114,11 @@ def open_runs(folders: Sequence[Path | str]) -> dict[str, FinishedRun]:
     Raises:
         ValueError: a run that is given twice.
         FileNotFoundError: no finished run there.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> list(ee.studies.paper_tables.open_runs(["runs/demo"]))
+        ['demo']
     """
     whole = [Path(folder).resolve() for folder in folders]
     if len(set(whole)) < len(whole):
