@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
+from itertools import zip_longest
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -31,17 +32,14 @@ def takes_numpy(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = [*zip(kinds, args, strict=False), *kwargs.items()]
+        named = list(zip_longest([*kinds][: len(args)], args, fillvalue=""))  # too many
+        given = [*named, *kwargs.items()]
         numpy = any(
             isinstance(x, np.ndarray) or (isinstance(x, list) and kinds.get(name) == "Tensor")
             for name, x in given
         )
-        positional = [settled(name, x) for name, x in zip(kinds, args, strict=False)]
-        result = function(
-            *positional,
-            *args[len(positional) :],
-            **{name: settled(name, x) for name, x in kwargs.items()},
-        )
+        positional = [settled(name, x) for name, x in named]
+        result = function(*positional, **{name: settled(name, x) for name, x in kwargs.items()})
         return result.numpy() if numpy and isinstance(result, Tensor) else result  # type: ignore[return-value]
 
     return called

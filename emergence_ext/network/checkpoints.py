@@ -121,8 +121,8 @@ def load_checkpoints(pattern: Path | str | Sequence[Path | str]) -> list[Checkpo
     if isinstance(pattern, str | Path):
         paths = [Path(path) for path in glob.glob(str(pattern), recursive=True)]
     else:
-        files = pattern if isinstance(pattern, Iterable) else [pattern]
-        paths = [path_named(path, "checkpoints") for path in files]
+        given = pattern if isinstance(pattern, Iterable) else [pattern]
+        paths = [path_named(path, "checkpoints") for path in given]
     if not paths:
         raise ValueError(f"checkpoints: nothing matches {str(pattern)!r}. Is the pattern quoted?")
     absent = next((path for path in paths if not path.is_file()), None)

@@ -337,10 +337,10 @@ def assembled(
         layers = [name.strip() for name in layers.split(",")]
     if layers is None:
         layers = loaded.layers or network.suggest_layers(loaded.module, example)
-    elif isinstance(layers, nn.Module) or not isinstance(layers, Iterable):
-        layers = {"": layers}
     elif not isinstance(layers, Mapping):
-        layers = {name: loaded.layers.get(name, name) for name in layers}
+        several = isinstance(layers, Iterable) and not isinstance(layers, nn.Module)
+        listed: Iterable[Any] = layers if several else [layers]  # which is then refused
+        layers = {name: loaded.layers.get(name, name) for name in listed}
     if class_map is None:
         names = loaded.outputs or network.imagenet_names(width)
         # As many categories as outputs may as well be another thousand than ImageNet's.
