@@ -34,6 +34,10 @@ _PACKAGES: Final = {
 """Module -> the package that brings it, and the extra that brings the package."""
 
 
+_NEEDED: Final = ("torch", "numpy", "scipy", "matplotlib", "PIL", "safetensors", "filelock")
+"""Modules of the packages that no room does without."""
+
+
 class UserCodeError(ValueError):
     """What code of the user's raised, with its place; what it raised is the cause.
 
@@ -220,6 +224,15 @@ def optional(module: str, what: str) -> Any:
         raise ImportError(
             f"{what} needs {package}: pip install 'emergence_ext[{extra}]'"
         ) from error
+
+
+def needed(error: BaseException) -> str | None:
+    """Say what to do where something is missing that this package cannot do without; else None."""
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or name not in _NEEDED:
+        return None
+    package = "pillow" if name == "PIL" else name
+    return f"emergence_ext needs {package}, which is not installed here: pip install {package}"
 
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:
