@@ -89,17 +89,17 @@ def test_every_class_and_function_has_an_example(room: str) -> None:
     assert not (hasattr(place, "__all__") and _lacking(place))
 
 
-@pytest.mark.parametrize(
-    "example",
-    [
+def _cases(*, figures: bool) -> list[Any]:
+    return [
         pytest.param(x, id=name, marks=[pytest.mark.slow] * (name in SLOW))
         for name, x in EXAMPLES.items()
-    ],
-)
+        if name.startswith("figures.") == figures
+    ]
+
+
+@pytest.mark.parametrize("example", _cases(figures=False))
 def test_an_example_shows_what_it_says(
-    example: doctest.DocTest,
-    place: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    example: doctest.DocTest, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr("emergence_ext.report.framed.write", lambda run: write_page(run.folder))
@@ -110,3 +110,11 @@ def test_an_example_shows_what_it_says(
         torch.manual_seed(0)
         doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append)
     assert not said, "".join(said)
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("example", _cases(figures=True))
+def test_the_example_of_a_figure_draws_it(
+    example: doctest.DocTest, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_an_example_shows_what_it_says(example, place, monkeypatch)

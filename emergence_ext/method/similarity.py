@@ -196,7 +196,7 @@ def _softmax(scores: Tensor, rows: slice, include_self: bool) -> Tensor:
 
 
 def _require_concentration(kappa_p: object) -> None:
-    if not isinstance(kappa_p, Real | Tensor) or not kappa_p >= 0:
+    if not isinstance(kappa_p, Real | Tensor) or not float(kappa_p) >= 0:
         raise ValueError(f"kappa_p must be a number, at least 0, got {kappa_p!r}")
 
 
