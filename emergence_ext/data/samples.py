@@ -136,6 +136,7 @@ class ArraySamples(Samples):
         categories: Sequence[str],
         names: Sequence[str] | None = None,
     ) -> None:
+        images = torch.as_tensor(images)
         if images.ndim != 4 or len(images) != len(labels):
             raise ValueError(
                 f"images: expected [{len(labels)}, channels, H, W], one a label, got "

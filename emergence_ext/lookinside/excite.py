@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from emergence_ext.data import MapStyle
 from emergence_ext.lookinside.stream import stream
+from emergence_ext.lookup import require_kind
 from emergence_ext.network import Precision
 
 _PRODUCTS: Final = 2**24
@@ -79,6 +80,7 @@ def excite(
         >>> lookinside.excite.excite(net, images, {"0": torch.eye(4)}, k=2)["0"].images.shape
         torch.Size([4, 2])
     """
+    require_kind(directions=(directions, Mapping))
     for layer, given in directions.items():
         if given.ndim != 2 or not len(given) or not given.isfinite().all():
             raise ValueError(

@@ -13,6 +13,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.mindseye.facets import Facets, check_number, find_facets, pooled
 from emergence_ext.mindseye.objective import (
     alignment,
@@ -152,6 +153,7 @@ def minds_eye(
         True
     """
     schedule = schedule or Schedule()
+    require_kind(schedule=(schedule, Schedule))
     _check(images, facets, regions)
     options = _Options(regions=regions, preprocess=preprocess, batch_size=batch_size)
     if not isinstance(facets, Facets):

@@ -141,7 +141,15 @@ def strips(image: Tensor) -> Tensor:
 
     Returns:
         `[IMAGES, channels, H', W']`; values stay in the range of the image, if it has one.
+
+    Raises:
+        ValueError: no such tensor.
     """
+    if not isinstance(image, Tensor) or image.ndim != 4:
+        shape = f" {list(image.shape)}" if isinstance(image, Tensor) else ""
+        raise ValueError(
+            f"image: expected a tensor [1, channels, H', W'], got {type(image).__name__}{shape}"
+        )
     generator = torch.Generator().manual_seed(0)
     pixels = image[0].detach().float()
     noise = torch.randn(pixels.shape, generator=generator)

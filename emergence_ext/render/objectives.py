@@ -155,6 +155,7 @@ def direction(layer: str, vector: Tensor, regions: Tensor | None = None) -> Obje
         >>> render.measure(net, render.noise(2, 3, 8), render.direction("1", torch.ones(4))).shape
         torch.Size([2])
     """
+    vector = torch.as_tensor(vector)
     length = vector.double().norm()
     if vector.ndim != 1 or not 0 < float(length) < torch.inf:
         raise ValueError(
@@ -239,6 +240,7 @@ def code(layer: str, target: Tensor) -> Objective:
         >>> render.measure(torch.nn.Sequential(net), images, render.code("0", target))
         tensor([0.])
     """
+    target = torch.as_tensor(target)
     size = target.double().square().sum(dim=(-3, -2, -1))
     if target.ndim not in (3, 4) or not bool((size > 0).all()):
         raise ValueError(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.store.documents import StoreError, write_document
 from emergence_ext.store.files import replace_file
 from emergence_ext.store.manifests import (
@@ -62,6 +63,7 @@ def save_arrays(
         (tensor([0, 1, 2]), {'tau': 0.4})
     """
     array_file, manifest_file = files_of(path)
+    require_kind(arrays=(arrays, Mapping))
     stored = {name: _plain(name, array) for name, array in arrays.items()}
     described = {name: describe(array) for name, array in stored.items()}
     manifest = manifest_of(described, settings, kind, made_from)
