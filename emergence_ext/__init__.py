@@ -7,6 +7,7 @@ that `emergence_ext.ops` and `emergence_ext.reference` need nothing but torch.
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from emergence_ext._version import __version__
@@ -105,10 +106,22 @@ __all__ = ["__version__", *_ROOMS, *sorted(_ROOM_OF)]
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
-        return importlib.import_module(f"emergence_ext.{name}")
+        return _room(name)
     if name in _ROOM_OF:
-        return getattr(importlib.import_module(f"emergence_ext.{_ROOM_OF[name]}"), name)
+        return getattr(_room(_ROOM_OF[name]), name)
     raise AttributeError(f"module 'emergence_ext' has no attribute {name!r}")
+
+
+def _room(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"emergence_ext.{name}")
+    except ModuleNotFoundError as error:
+        from emergence_ext.lookup import needed
+
+        missing = needed(error)
+        if missing is None:
+            raise
+        raise ModuleNotFoundError(missing, name=error.name) from None
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,10 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES: Final = {
     "captum": ("captum", "studies"),
@@ -29,6 +32,10 @@ _PACKAGES: Final = {
     "transformers": ("transformers", "hf"),
 }
 """Module -> the package that brings it, and the extra that brings the package."""
+
+
+_NEEDED: Final = ("torch", "numpy", "scipy", "matplotlib", "PIL", "safetensors", "filelock")
+"""Modules of the packages that no room does without."""
 
 
 class UserCodeError(ValueError):
@@ -146,6 +153,54 @@ def load_callable(spec: str, argument: str) -> Callable[..., Any]:
     return loaded
 
 
+def device_named(name: Any) -> torch.device:
+    """Find a device, and see that it computes.
+
+    Raises:
+        ValueError: there is no such device, or none of that kind here.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device: expected cpu, cuda or cuda:1, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: there is no CUDA device here; take cpu")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"device: nothing can be computed on {str(device)!r} here") from None
+    return device
+
+
+def require_kind(**given: tuple[Any, type]) -> None:
+    """Refuse an argument that is not what it has to be, such as the path of a run in its place.
+
+    Args:
+        given: name of the argument -> what came, and the class that it has to be of.
+
+    Raises:
+        TypeError: names the first that is something else.
+    """
+    for name, (came, kind) in given.items():
+        if not isinstance(came, kind):
+            what = f"the class {came.__name__}" if isinstance(came, type) else type(came).__name__
+            raise TypeError(f"{name}: expected {kind.__name__}, got {what}")
+
+
+def path_named(path: Any, argument: str) -> Path:
+    """Take a path as a path.
+
+    Raises:
+        TypeError: it is none; names the argument.
+    """
+    try:
+        return Path(path)
+    except TypeError:
+        raise TypeError(f"{argument}: expected a path, got {type(path).__name__}") from None
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ` Nearest: 'a', 'b'.` for an error message, or nothing where nothing is near."""
     names = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
@@ -169,6 +224,15 @@ def optional(module: str, what: str) -> Any:
         raise ImportError(
             f"{what} needs {package}: pip install 'emergence_ext[{extra}]'"
         ) from error
+
+
+def needed(error: BaseException) -> str | None:
+    """Say what to do where something is missing that this package cannot do without; else None."""
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or name not in _NEEDED:
+        return None
+    package = "pillow" if name == "PIL" else name
+    return f"emergence_ext needs {package}, which is not installed here: pip install {package}"
 
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:

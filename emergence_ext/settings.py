@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, TypeVar, get_args
 
 Backend = Literal["auto", "fused", "reference"]
@@ -86,6 +87,19 @@ def require_choice(name: str, value: object, choices: Any) -> None:
     """
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {words(choices)}, got {value!r}")
+
+
+def require_count(name: str, value: object, least: int) -> None:
+    """Refuse what is no whole number of at least `least`.
+
+    Raises:
+        ValueError: it is less.
+        TypeError: it is no whole number.
+    """
+    if not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if int(value) < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
 RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -231,6 +245,11 @@ class Settings:
     random_state: int = 0
 
     def __post_init__(self) -> None:
+        for one in fields(self):
+            kind = _NUMBERS.get(str(one.type).removesuffix(" | None"))
+            value = getattr(self, one.name)
+            if kind is not None and value is not None and not isinstance(value, kind):
+                raise TypeError(f"{one.name} must be a number ({one.type}), got {value!r}")
         for name, holds, expected in (
             ("dim", self.dim >= 2, "at least 2"),
             ("alpha", 0 <= self.alpha < math.inf, "at least 0"),
@@ -275,6 +294,7 @@ class Settings:
         }
 
 
+_NUMBERS: Final = {"int": numbers.Integral, "float": numbers.Real}
 _POSITIVE: Final = (
     "kappa_p", "kappa_tilde", "sample_base", "region_base", "sample_rate", "importance_rate",
     "regional_rate",

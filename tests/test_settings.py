@@ -76,10 +76,12 @@ def test_every_field_of_a_recipe_is_one_that_earlier_runs_had_otherwise() -> Non
         ({"kappa_p": 0.0}, "kappa_p must be positive, got 0"),
         ({"region_prior": -1.0}, "region_prior must be at least 0"),
         ({"sample_base": float("inf")}, "sample_base must be positive"),
+        ({"dim": "3"}, "dim must be a number .int., got '3'"),
+        ({"tau": [0.4]}, r"tau must be a number"),
     ],
 )
 def test_what_contradicts_is_refused_and_named(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         Settings(**given)
 
 

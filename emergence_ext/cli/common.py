@@ -19,7 +19,7 @@ import typer
 from emergence_ext import __version__, settings
 from emergence_ext.cli.commands import Quiet, Verbose, app, asked
 from emergence_ext.cli.terminal import echo, leads, log_to_terminal, processes
-from emergence_ext.lookup import UserCodeError, told, user_place
+from emergence_ext.lookup import UserCodeError, device_named, needed, told, user_place
 from emergence_ext.settings import words
 
 if TYPE_CHECKING:
@@ -180,13 +180,7 @@ def device_name(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device: expected auto, cpu, cuda or cuda:1, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: there is no CUDA device here; use --device cpu")
-    return str(device)
+    return str(device_named(name))
 
 
 def with_interval(x: Interval | None, form: str) -> str:
@@ -235,6 +229,9 @@ class _Line(NamedTuple):
 
 def _line(error: BaseException) -> _Line | None:
     """What an error is told as; None for a mistake of this package."""
+    missing = needed(error)
+    if missing:
+        return _Line(missing, 2)
     from emergence_ext.store import StoreError
 
     misuse = isinstance(error, ValueError | TypeError | ImportError | FileNotFoundError)

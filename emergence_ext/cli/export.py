@@ -29,8 +29,6 @@ def export(
     """
     with reported():
         from emergence_ext import report
-        from emergence_ext.run import check_place
 
-        check_place(out)
         for path in report.export(run_dir, out, format):
             echo(path)

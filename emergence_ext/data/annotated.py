@@ -39,6 +39,21 @@ def coco2014(
 
     Raises:
         ValueError: not such a file, an unknown category, or none of a category readable.
+
+    Examples:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from emergence_ext import data
+        >>> box = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [2, 2, 8, 8], "iscrowd": 0}
+        >>> image = {"id": 7, "file_name": "00.png", "width": 16, "height": 16}
+        >>> said = {
+        ...     "images": [image],
+        ...     "annotations": [box],
+        ...     "categories": [{"id": 3, "name": "car"}],
+        ... }
+        >>> _ = Path("instances.json").write_text(json.dumps(said))
+        >>> data.coco2014("photos/red", "instances.json", ["car"], size=8)[0][0].shape
+        torch.Size([3, 8, 8])
     """
     try:
         content = json.loads(read_bytes(Path(annotations_json), "annotations_json"))
@@ -79,7 +94,7 @@ def cub200(
     crop: CropRule = "center",
     max_memory: int = MAX_MEMORY,
 ) -> ImageFiles:
-    """Cut the annotated boxes of CUB-200-2011 out of its images, as the paper does.
+    r"""Cut the annotated boxes of CUB-200-2011 out of its images, as the paper does.
 
     Args:
         root: the folder with `images.txt`, `classes.txt`, `bounding_boxes.txt` and `images/`.
@@ -91,6 +106,24 @@ def cub200(
 
     Raises:
         ValueError: a file is missing or odd, an unknown category, or none of a category readable.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import data
+        >>> Path("cub").mkdir()
+        >>> Path("cub/images").symlink_to(Path("photos").resolve())
+        >>> said = {
+        ...     "images": "red/00.png",
+        ...     "image_class_labels": "1",
+        ...     "bounding_boxes": "2 2 8 8",
+        ...     "train_test_split": "1",
+        ... }
+        >>> for name, words in said.items():
+        ...     _ = Path(f"cub/{name}.txt").write_text(f"1 {words}\n")
+        ...
+        >>> _ = Path("cub/classes.txt").write_text("1 001.Cardinal\n")
+        >>> data.cub200("cub", ["cardinal"], size=8)[0][0].shape
+        torch.Size([3, 8, 8])
     """
     if split not in (None, "train", "val"):
         raise ValueError(f"split: expected 'train', 'val' or None, got {split!r}")

@@ -17,6 +17,7 @@ from emergence_ext.data.decode import FORMATS
 from emergence_ext.data.reading import is_trouble, patiently, require_file
 from emergence_ext.data.scan import find_images
 from emergence_ext.data.skipped import in_words
+from emergence_ext.lookup import path_named
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,16 @@ def mask_on_grid(path: Path, grid: tuple[int, int]) -> Tensor:
 
     Raises:
         ValueError: a file that is no image.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from emergence_ext import data
+        >>> mask = Image.new("L", (8, 8))
+        >>> mask.paste(255, (0, 0, 4, 8))
+        >>> mask.save("mask.png")
+        >>> data.mask_on_grid(Path("mask.png"), (2, 2))
+        tensor([ True, False,  True, False])
     """
     require_file(path, "masks")
     try:
@@ -97,7 +108,14 @@ def find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
     Raises:
         ValueError: no such folder, or two masks of one name.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import data
+        >>> data.find_masks(Path("photos/red"), ["red/00.png", "red/none.png"])
+        {}
     """
+    folder = path_named(folder, "masks")
     if not folder.is_dir():
         raise ValueError(f"masks: {folder} is no folder; give one that holds NAME.png for NAME.jpg")
     found = find_images([folder], folder)
@@ -116,7 +134,7 @@ def find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
 
 def read_boxes(path: Path) -> Mapping[str, list[Box]]:
-    """Read boxes from a CSV file with the columns name, left, top, right and bottom.
+    r"""Read boxes from a CSV file with the columns name, left, top, right and bottom.
 
     Args:
         path: the file; an image may have several lines, coordinates are shares in 0..1.
@@ -127,6 +145,13 @@ def read_boxes(path: Path) -> Mapping[str, list[Box]]:
     Raises:
         ValueError: other columns, a box that is none, or what `read_csv` says.
         FileNotFoundError: no such file.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import data
+        >>> _ = Path("boxes.csv").write_text("name,left,top,right,bottom\na.png,0.1,0.2,0.5,0.6\n")
+        >>> data.read_boxes(Path("boxes.csv"))
+        {'a.png': [(0.1, 0.2, 0.5, 0.6)]}
     """
     boxes: dict[str, list[Box]] = {}
     file = read_csv(path, "boxes")

@@ -30,7 +30,7 @@ class CsvFile:
 
 
 def read_csv(path: Path, argument: str) -> CsvFile:
-    """Read a CSV file whose first line names its columns, in UTF-8, with or without a BOM.
+    r"""Read a CSV file whose first line names its columns, in UTF-8, with or without a BOM.
 
     The apostrophe that tables of this package have before a name such as `=1` is taken off.
 
@@ -42,6 +42,13 @@ def read_csv(path: Path, argument: str) -> CsvFile:
         ValueError: no regular file, what is no CSV or no UTF-8, a column that is named twice, or a
             line with more cells than columns.
         FileNotFoundError: no such file.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import data
+        >>> _ = Path("people.csv").write_text("name,age\nAnn,31\n")
+        >>> data.read_csv(Path("people.csv"), "annotators").rows
+        [('annotators: line 2 of people.csv', {'name': 'Ann', 'age': '31'})]
     """
     content = read_bytes(path, argument)
     try:

@@ -25,7 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 class MapStyle(Protocol):
-    """What `as_samples` accepts: a length, and (image, label) by index."""
+    """What `as_samples` accepts: a length, and (image, label) by index.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> pairs: data.MapStyle = [(torch.rand(3, 8, 8), 0), (torch.rand(3, 8, 8), 1)]
+        >>> len(data.as_samples(pairs))
+        2
+    """
 
     def __len__(self) -> int: ...
 

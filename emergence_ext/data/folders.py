@@ -8,6 +8,7 @@ from emergence_ext.data.layout import categories_of
 from emergence_ext.data.samples import MAX_MEMORY, ImageFiles
 from emergence_ext.data.scan import find_images
 from emergence_ext.data.skipped import in_words
+from emergence_ext.lookup import path_named
 
 __all__ = ["ImageFolder", "image_set"]
 
@@ -56,7 +57,7 @@ class ImageFolder(ImageFiles):
         max_memory: int = MAX_MEMORY,
         listed: bool = False,
     ) -> None:
-        holder, folders = categories_of(Path(root), split)
+        holder, folders = categories_of(path_named(root, "root"), split)
         found = find_images([folder for _, folder in folders], holder)
         # What holds nothing but results of an earlier run is no category.
         kept = [n for n, images in enumerate(found.images) if images or n not in found.results]

@@ -66,6 +66,11 @@ def held_out(root: Path | str) -> str | None:
 
     Raises:
         ValueError: there is only one to train on.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> data.held_out("photos") is None
+        True
     """
     present = splits(root)
     chosen = next((role for role in ("val", "test") if role in present), None)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from emergence_ext.data.csv_files import read_csv
 from emergence_ext.data.reading import read_bytes
-from emergence_ext.lookup import nearest
+from emergence_ext.lookup import nearest, path_named
 
 __all__ = ["LABELS", "ONE_OUTPUT", "by_name", "class_map"]
 
@@ -65,7 +65,7 @@ def class_map(
             )
         return list(range(n_outputs))
     if not isinstance(mapping, Mapping):
-        mapping = _read_mapping(Path(mapping), categories)
+        mapping = _read_mapping(path_named(mapping, "class_map"), categories)
     columns: list[int] = []
     for category in categories:
         if category not in mapping:

@@ -21,6 +21,7 @@ from emergence_ext.data.decode import (
 )
 from emergence_ext.data.pixels import unit
 from emergence_ext.data.skipped import in_words
+from emergence_ext.settings import require_count
 from emergence_ext.store import digest
 
 __all__ = [
@@ -48,6 +49,12 @@ class Samples(Dataset[tuple[Tensor, int]]):
         labels: category of each sample, `[N]`, in `[0, C)`.
         names: name of each sample, `[N]`.
         bad: (name, reason) of what was left out: passed over, or not readable.
+
+    Examples:
+        >>> from emergence_ext import data
+        >>> images = data.ArraySamples(torch.rand(2, 3, 8, 8), [0, 1], ["cat", "dog"])
+        >>> isinstance(images, data.Samples), images.labels, images.categories
+        (True, [0, 1], ['cat', 'dog'])
     """
 
     def __init__(
@@ -129,6 +136,7 @@ class ArraySamples(Samples):
         categories: Sequence[str],
         names: Sequence[str] | None = None,
     ) -> None:
+        images = torch.as_tensor(images)
         if images.ndim != 4 or len(images) != len(labels):
             raise ValueError(
                 f"images: expected [{len(labels)}, channels, H, W], one a label, got "
@@ -163,6 +171,12 @@ class ImageFiles(Samples):
     Raises:
         ValueError: a category without a readable image.
         OSError, MemoryError: the machine cannot read it now; no image is left out for that.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)  # is one of these
+        >>> isinstance(images, ee.data.ImageFiles), images.names[0], images.bad
+        (True, 'blue/02.png', [])
     """
 
     def __init__(
@@ -307,8 +321,7 @@ def subset(dataset: Samples, *, per_class: int, random_state: int = 0) -> Sample
 
 def choose(labels: Sequence[int], per_class: int, random_state: int) -> list[int]:
     """Return the places, in order, of at most `per_class` random samples of every label."""
-    if per_class < 1:
-        raise ValueError(f"per_class: expected at least 1, got {per_class}")
+    require_count("per_class", per_class, 1)
     places = defaultdict(list)
     for place, label in enumerate(labels):
         places[label].append(place)

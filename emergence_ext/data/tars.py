@@ -69,6 +69,20 @@ class TarFiles(ImageFiles):
             that are no categories, or none of a category readable.
         FileNotFoundError: a file that is not there.
         OSError, MemoryError: the machine cannot read it now; no image is left out for that.
+
+    Examples:
+        >>> import io, tarfile
+        >>> from pathlib import Path
+        >>> from emergence_ext import data
+        >>> picture = sorted(Path("photos/red").iterdir())[0].read_bytes()
+        >>> with tarfile.open("photos.tar", "w") as tar:
+        ...     for name, content in (("a.png", picture), ("a.cls", b"0")):
+        ...         member = tarfile.TarInfo(name)
+        ...         member.size = len(content)
+        ...         tar.addfile(member, io.BytesIO(content))
+        ...
+        >>> data.TarFiles("photos.tar", categories=["red"], size=16)[0][0].shape
+        torch.Size([3, 16, 16])
     """
 
     def __init__(

@@ -51,6 +51,12 @@ def ablation(
 
     Raises:
         ValueError: shapes that do not fit, or an empty array.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> r = figures.Band([0.5, 0.6], [0.4, 0.5], [0.6, 0.7])
+        >>> figures.ablation(r, [0.2, 0.3], ["alpha", "alpha"], ["0", "0.1"], [False, True])
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("ablation")
     which = sizes.names("factors", factors, "V")

@@ -55,6 +55,12 @@ def activation_grid(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> maps = torch.rand(1, 6, 4, 4)
+        >>> figures.activation_grid(torch.rand(1, 3, 8, 8), maps, [range(6)], "conv1", total=64)
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("activation_grid")
     pixels = as_pixels(sizes, images)
@@ -115,6 +121,13 @@ def layer_sparsity(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figures.layer_sparsity(
+        ...     [[0.5, 0.8]], [[0, 3]], [64, 128], ["conv1", "conv2"], ["epoch 10"]
+        ... )
+        <ShownFigure size ... with 2 Axes>
     """
     sizes = Sizes("layer_sparsity")
     depths = [literal_name(x, 14) for x in sizes.names("layers", layers, "L")]

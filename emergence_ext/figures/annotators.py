@@ -39,6 +39,12 @@ def confusions(confusion: Any, titles: Sequence[str], categories: Sequence[str])
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> confusion = [[[8, 2], [1, 9]], [[9, 1], [0, 10]]]
+        >>> figures.confusions(confusion, ["network", "Ann"], ["cat", "dog"])
+        <ShownFigure size ... with 3 Axes>
     """
     sizes = Sizes("confusions")
     names = sizes.names("categories", categories, "C")
@@ -74,6 +80,11 @@ def agreement(cohen: Any, raters: Sequence[str]) -> Figure:
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figures.agreement([[1.0, 0.7], [0.7, 1.0]], ["network", "Ann"])
+        <ShownFigure size ... with 2 Axes>
     """
     sizes = Sizes("agreement")
     names = [literal_name(name, 16) for name in sizes.names("raters", raters, "A")]
@@ -120,6 +131,12 @@ def seen_apart(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> p, votes = [[0.9, 0.1]], [[1, 4]]
+        >>> figures.seen_apart(torch.rand(1, 3, 8, 8), p, votes, [0.7], [0], ["cat", "dog"])
+        <ShownFigure size ... with 3 Axes>
     """
     sizes = Sizes("seen_apart")
     names = sizes.names("categories", categories, "C")

@@ -68,6 +68,12 @@ def new_samples(
 
     Raises:
         ValueError: shapes that do not fit, an empty array, labels outside `[0, C)`.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> mu, names = torch.eye(3), ["cat", "dog", "frog"]
+        >>> figures.new_samples(3 * mu, [0, 1, 2], 2 * mu[:1], [0], [False], mu, names)
+        <ShownFigure size ... with 2 Axes>
     """
     sizes = Sizes("new_samples")
     mu = sizes.directions(directions)
@@ -132,6 +138,13 @@ def unlike_images(
 
     Raises:
         ValueError: shapes that do not fit, or a grid that does not hold R regions.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> likeness = torch.rand(2, 4)
+        >>> args = (likeness, likeness < 0.2, (2, 2), ["cat", "dog"], ["in conv1", "in conv1"])
+        >>> figures.unlike_images(torch.rand(2, 3, 8, 8), *args)
+        <ShownFigure size ... with 4 Axes>
     """
     sizes = Sizes("unlike_images")
     pictures = as_pixels(sizes, images)
@@ -184,6 +197,12 @@ def similar_regions(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> new, old, cell = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8), [[0, 0, 4, 4]]
+        >>> figures.similar_regions(new, cell, old, cell, [("new: cat", "run: dog")])
+        <ShownFigure size ... with 2 Axes>
     """
     sizes = Sizes("similar_regions")
     pictures = as_pixels(sizes, images)

@@ -72,6 +72,15 @@ def attack_curves(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> one = torch.ones(2, 3)
+        >>> before_and_after = figures.Band(one, 0.9 * one, 1.1 * one)
+        >>> changes, types = figures.Band(*torch.rand(3, 3, 3)), figures.Band(*torch.rand(3, 4, 3))
+        >>> layers = ["conv1", "conv2", "conv3"]
+        >>> figures.attack_curves(before_and_after, before_and_after, changes, types, layers)
+        <ShownFigure size ... with 6 Axes>
     """
     sizes = Sizes("attack_curves")
     names = [literal_name(x, 16) for x in sizes.names("layers", layers, "L")]
@@ -185,6 +194,11 @@ def attack_utility(utility: Sequence[Any], layers: Sequence[str], *, tau: float 
 
     Raises:
         ValueError: shapes that do not fit, or no such region in any layer.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figures.attack_utility([torch.rand(20), torch.rand(9)], ["conv1", "conv2"])
+        <ShownFigure size ... with 2 Axes>
     """
     sizes = Sizes("attack_utility")
     names = [literal_name(x, 22) for x in sizes.names("layers", layers, "L")]
@@ -252,6 +266,12 @@ def attack_images(
 
     Raises:
         ValueError: shapes that do not fit, or a grid that does not hold R regions.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> images, p = torch.rand(2, 1, 3, 8, 8), torch.rand(2, 2, 1, 4)
+        >>> figures.attack_images(images, p, [0], [1], (2, 2), ["cat", "dog"], eps=8 / 255)
+        <ShownFigure size ... with 4 Axes>
     """
     sizes = Sizes("attack_images")
     names = sizes.names("categories", categories, "C")

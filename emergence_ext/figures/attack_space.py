@@ -71,6 +71,12 @@ def attack_paths(
 
     Raises:
         ValueError: shapes that do not fit, an empty array, labels outside `[0, C)`.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> path, important = torch.randn(5, 1, 4, 3), torch.ones(1, 4, dtype=torch.bool)
+        >>> figures.attack_paths(path, important, [0], [1], torch.eye(3), ["cat", "dog", "frog"])
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("attack_paths")
     mu = sizes.directions(directions)
@@ -121,6 +127,13 @@ def attack_types(
 
     Raises:
         ValueError: shapes that do not fit, an empty array, labels outside `[0, C)`.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> path, p, types = torch.randn(5, 4, 3), torch.rand(2, 5, 4), [1, 2, 3, 4]
+        >>> names = ["cat", "dog", "frog"]
+        >>> figures.attack_types(path, p, types, [0] * 4, [1] * 4, torch.eye(3), names)
+        <ShownFigure size ... with 8 Axes>
     """
     sizes = Sizes("attack_types")
     mu = sizes.directions(directions)

@@ -38,6 +38,13 @@ class AttributePanel(NamedTuple):
         accuracy: three arrays `[B]`, in 0..1.
         images: of each group, `[B]`.
         examples: `[k, channels, height, width]` in 0..1; None for none.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> share = figures.Band([0.9, 0.6], [0.8, 0.5], [1.0, 0.7])
+        >>> panel = figures.AttributePanel(["day", "night"], None, [0, 1], share, images=[40, 25])
+        >>> panel.names, panel.accuracy.value
+        (['day', 'night'], [0.9, 0.6])
     """
 
     names: Sequence[str]
@@ -62,6 +69,13 @@ def accuracy_by_attribute(panels: Mapping[str, AttributePanel], overall: float) 
 
     Raises:
         ValueError: no panel, or shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> share = figures.Band([0.9, 0.6], [0.8, 0.5], [1.0, 0.7])
+        >>> panel = figures.AttributePanel(["day", "night"], None, [0, 1], share, [40, 25])
+        >>> figures.accuracy_by_attribute({"light": panel}, overall=0.78)
+        <ShownFigure size ... with 1 Axes>
     """
     titles = Sizes("accuracy_by_attribute").names("panels", list(panels), "panels")
     rows = -(-len(titles) // _ACROSS)

@@ -39,6 +39,11 @@ def code_scatter(
 
     Raises:
         ValueError: shapes that do not fit, or labels outside `[0, C)`.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figures.code_scatter(torch.randn(20, 2), [0, 1] * 10, ["cat", "dog"])
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("code_scatter")
     names = sizes.names("categories", categories, "C")
@@ -79,6 +84,11 @@ def code_grid(images: Any, cells: Any, *, remark: str = "") -> Figure:
 
     Raises:
         ValueError: shapes that do not fit, or cells that do not hold every image once.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figures.code_grid(torch.rand(4, 3, 8, 8), [[3, 0], [1, 2]])
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("code_grid")
     pixels = as_pixels(sizes, images)

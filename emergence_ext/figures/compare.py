@@ -53,6 +53,12 @@ def layer_differences(
 
     Raises:
         ValueError: no measure, or shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> turned = figures.Band(*torch.rand(3, 2, 3))
+        >>> figures.layer_differences({"turned": turned}, ["conv1", "conv2"], ["cat", "dog"])
+        <ShownFigure size ... with 2 Axes>
     """
     if not measures:
         raise ValueError("layer_differences: measures is empty: there is nothing to draw")
@@ -132,6 +138,14 @@ def moved_regions(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> images, cells, p = torch.rand(1, 3, 8, 8), [[0, 0, 4, 4]], [[0.2, 0.9]]
+        >>> figures.moved_regions(
+        ...     images, cells, [0], [1.5], p, [("no point", "cat")], ["cat", "dog"]
+        ... )
+        <ShownFigure size ... with 2 Axes>
     """
     sizes = Sizes("moved_regions")
     names = sizes.names("categories", categories, "C")
@@ -196,6 +210,13 @@ def moved_images(
 
     Raises:
         ValueError: shapes that do not fit, or a grid that does not hold R regions.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> distance = torch.rand(2, 4)
+        >>> args = (distance, distance > 0.8, distance < 0.1, (2, 2), [0, 1], ["cat", "dog"])
+        >>> figures.moved_images(torch.rand(2, 3, 8, 8), *args)
+        <ShownFigure size ... with 6 Axes>
     """
     sizes = Sizes("moved_images")
     names = sizes.names("categories", categories, "C")

@@ -61,6 +61,11 @@ def contour_grid(directions: Any, strength: float, *, steps: int = 301) -> Array
 
     Raises:
         ValueError: another dim, fewer than two steps, or no positive strength.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figures.contour_grid(torch.eye(3), strength=2.0, steps=11).shape
+        (11, 22, 3)
     """
     sizes = Sizes("contour_grid")
     mu = sizes.directions(directions)
@@ -119,6 +124,13 @@ def confidence_map(
 
     Raises:
         ValueError: shapes that do not fit, probabilities outside 0..1, or only one of g and labels.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> mu = torch.eye(3)
+        >>> grid = torch.as_tensor(figures.contour_grid(mu, 2.0, steps=11), dtype=torch.float32)
+        >>> figures.confidence_map(grid, (grid @ mu.T).softmax(-1), mu, ["cat", "dog", "frog"])
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("confidence_map")
     mu = sizes.directions(directions)

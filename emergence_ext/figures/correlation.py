@@ -60,6 +60,14 @@ def strength_entropy(
 
     Raises:
         ValueError: shapes that do not fit, or an empty array.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> strength, entropy = torch.rand(20), torch.rand(20)
+        >>> figures.strength_entropy(
+        ...     strength, entropy, [0, 1] * 10, ["cat", "dog"], r=-0.5, mean_entropy=0.5
+        ... )
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("strength_entropy")
     names = sizes.names("categories", categories, "C")
@@ -132,6 +140,12 @@ def importance_strength(w: Any, strength: Any, r: Any, *, baseline_r: Any | None
 
     Raises:
         ValueError: shapes that do not fit, or an empty array.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> w = torch.rand(5, 4).softmax(1)
+        >>> figures.importance_strength(w, 3 * w, r=torch.ones(5))
+        <ShownFigure size ... with 3 Axes>
     """
     sizes = Sizes("importance_strength")
     share = sizes.numbers("w", w, "N R").ravel() * sizes["R"]

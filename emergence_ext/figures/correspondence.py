@@ -55,6 +55,12 @@ def correspondences(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> images, places = torch.rand(1, 2, 3, 8, 8), [[[0.2, 0.3], [0.7, 0.6]]]
+        >>> figures.correspondences(images, places, places, [[True, False]], "conv2")
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("correspondences")
     given = sizes.numbers("images", images, "n 2 channels height width")
@@ -123,6 +129,13 @@ def correspondence_scores(
 
     Raises:
         ValueError: shapes that do not fit, or more than two scores.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> share = figures.Band([0.5, 0.7], [0.4, 0.6], [0.6, 0.8])
+        >>> scores, chance = {"keypoints": share}, {"keypoints": [0.1, 0.1]}
+        >>> figures.correspondence_scores(scores, chance, [0.9, 0.9], ["conv1", "conv2"])
+        <ShownFigure size ... with 1 Axes>
     """
     if not 1 <= len(scores) <= 2:
         raise ValueError(f"correspondence_scores: expected one or two scores, got {len(scores)}")

@@ -41,6 +41,12 @@ def student_regions(orientation: Any, strength: Any, students: Sequence[str], la
 
     Raises:
         ValueError: shapes that do not fit, an empty array, or no finite value at all.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> turned, stronger = torch.rand(2, 5, 4), torch.randn(2, 5, 4)
+        >>> figures.student_regions(turned, stronger, ["dropout 0.1", "dropout 0.5"], "conv5_3")
+        <ShownFigure size ... with 2 Axes>
     """
     sizes = Sizes("student_regions")
     names = [literal_name(x, 20) for x in sizes.names("students", students, "S")]

@@ -50,6 +50,12 @@ def exciting_images(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> images, boxes = torch.rand(1, 2, 3, 8, 8), [[[0, 0, 4, 4], [2, 2, 6, 6]]]
+        >>> figures.exciting_images(images, boxes, [[3.1, 2.9]], ["channel 7"], "conv2")
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("exciting_images")
     rows = sizes.names("names", names, "D")
@@ -93,6 +99,12 @@ def exciting_patches(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> patches = [[torch.rand(3, 4, 4), torch.rand(3, 4, 2)]]
+        >>> figures.exciting_patches(patches, [[3.1, 2.9]], ["channel 7"], "conv2")
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("exciting_patches")
     rows = sizes.names("names", names, "D")

@@ -60,6 +60,12 @@ class Moment:
         h: projected regional features, `[N, R, dim]`; of the layers' half one sample a panel.
         p: probability of the true category, `[N, R]`, which the layers' half shows by depth of
             colour; the other does not need it.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> moment = figures.Moment(0.5, h=torch.zeros(4, 9, 3))
+        >>> moment.position, moment.p is None
+        (0.5, True)
     """
 
     position: float
@@ -87,6 +93,61 @@ class Stage:
 
     Raises:
         ValueError: shapes that do not fit, or neither epochs nor layers.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> names = ["cat", "dog", "frog"]
+        >>> stage = figures.Stage(torch.eye(3), names, 2.0, epochs=[0, 10], training_labels=[0, 1])
+        >>> stage.draw(training=figures.Moment(0.5, torch.randn(2, 4, 3)))
+        array([[[255, 255, 255],
+                [255, 255, 255],
+                [255, 255, 255],
+                ...,
+                [255, 255, 255],
+                [255, 255, 255],
+                [255, 255, 255]],
+        <BLANKLINE>
+               [[255, 255, 255],
+                [255, 255, 255],
+                [255, 255, 255],
+                ...,
+                [255, 255, 255],
+                [255, 255, 255],
+                [255, 255, 255]],
+        <BLANKLINE>
+               [[255, 255, 255],
+                [255, 255, 255],
+                [255, 255, 255],
+                ...,
+                [255, 255, 255],
+                [255, 255, 255],
+                [255, 255, 255]],
+        <BLANKLINE>
+               ...,
+        <BLANKLINE>
+               [[255, 255, 255],
+                [255, 255, 255],
+                [255, 255, 255],
+                ...,
+                [255, 255, 255],
+                [255, 255, 255],
+                [255, 255, 255]],
+        <BLANKLINE>
+               [[255, 255, 255],
+                [255, 255, 255],
+                [255, 255, 255],
+                ...,
+                [255, 255, 255],
+                [255, 255, 255],
+                [255, 255, 255]],
+        <BLANKLINE>
+               [[255, 255, 255],
+                [255, 255, 255],
+                [255, 255, 255],
+                ...,
+                [255, 255, 255],
+                [255, 255, 255],
+                [255, 255, 255]]], shape=(656, 1280, 3), dtype=uint8)
     """
 
     def __init__(

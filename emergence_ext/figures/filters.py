@@ -38,6 +38,14 @@ def first_filters(weight: Any, smoothness: Any, noisy: Any, layer: str) -> Figur
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> weight = torch.randn(4, 3, 5, 5)
+        >>> figures.first_filters(
+        ...     weight, [0.9, 0.8, 0.7, 0.1], [False, False, False, True], "conv1"
+        ... )
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("first_filters")
     values = sizes.numbers("weight", weight, "K channels h w")
@@ -87,6 +95,12 @@ def deep_filters(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> weight = torch.randn(2, 3, 3, 3)
+        >>> figures.deep_filters(weight, [0, 5], [[0, 1, 2], [3, 4, 5]], "conv2", total=(64, 32))
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("deep_filters")
     values = sizes.numbers("weight", weight, "n m h w")

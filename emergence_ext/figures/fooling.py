@@ -42,6 +42,13 @@ def fooling(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> start = torch.rand(1, 3, 8, 8)
+        >>> before, after = [[0.9, 0.1]], [[0.2, 0.8]]
+        >>> figures.fooling(start, 1 - start, before, after, [1], ["cat", "dog"])
+        <ShownFigure size ... with 3 Axes>
     """
     sizes = Sizes("fooling")
     names = sizes.names("categories", categories, "C")

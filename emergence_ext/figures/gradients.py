@@ -60,6 +60,12 @@ def attributions(
 
     Raises:
         ValueError: shapes that do not fit, or no method.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> maps = {"Grad-CAM": (torch.rand(2, 4, 4), torch.rand(2, 4, 4))}
+        >>> figures.attributions(torch.rand(2, 3, 8, 8), maps, [[0.1, 0.2]], [0, 1], ["cat", "dog"])
+        <ShownFigure size ... with 7 Axes>
     """
     sizes = Sizes("attributions")
     names = sizes.names("categories", categories, "C")

@@ -65,6 +65,13 @@ def point_regions(
 
     Raises:
         ValueError: shapes that do not fit, or a grid that does not hold R regions.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> p = torch.rand(2, 4)
+        >>> images, names = torch.rand(2, 3, 8, 8), ["cat", "dog"]
+        >>> figures.point_regions(images, [0, 1], p > 0.4, p > 0.6, p, (2, 2), names)
+        <ShownFigure size ... with 7 Axes>
     """
     sizes = Sizes("point_regions")
     names = sizes.names("categories", categories, "C")
@@ -140,6 +147,15 @@ def shared_regions(
 
     Raises:
         ValueError: shapes that do not fit, or a grid that does not hold R regions.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> shared = torch.rand(1, 2, 4) > 0.5
+        >>> images = torch.rand(1, 2, 3, 8, 8)
+        >>> figures.shared_regions(
+        ...     images, shared, (2, 2), ["cat and dog"], ["2 regions"], columns=2
+        ... )
+        <ShownFigure size ... with 3 Axes>
     """
     sizes = Sizes("shared_regions")
     heads = sizes.names("titles", titles, "pairs")
@@ -196,6 +212,12 @@ def importance_maps(
     Raises:
         ValueError: shapes that do not fit, a grid that does not hold R regions, or only one of
             labels and categories.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> w = torch.rand(2, 4).softmax(1)
+        >>> figures.importance_maps(torch.rand(2, 3, 8, 8), w, (2, 2))
+        <ShownFigure size ... with 5 Axes>
     """
     sizes = Sizes("importance_maps")
     pixels = as_pixels(sizes, images)

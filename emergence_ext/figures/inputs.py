@@ -36,7 +36,15 @@ _Intervals: TypeAlias = "_Interval | Sequence[_Intervals] | None"
 
 
 class Band(NamedTuple):
-    """A quantity with the ends of its interval, arrays of one shape."""
+    """A quantity with the ends of its interval, arrays of one shape.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> from emergence_ext.method import mean_interval
+        >>> band = figures.Band.of([mean_interval(torch.tensor([2.0, 3.0, 4.0])), None])
+        >>> band.value, band.low < band.value
+        (array([ 3., nan]), array([ True, False]))
+    """
 
     value: Any
     low: Any

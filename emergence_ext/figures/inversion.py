@@ -27,6 +27,14 @@ def inversions(images: Any, inverted: Sequence[Any], errors: Any, layers: Sequen
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> images = torch.rand(1, 3, 8, 8)
+        >>> figures.inversions(
+        ...     images, [images, images.roll(1, -1)], [[0.1], [0.4]], ["conv1", "conv2"]
+        ... )
+        <ShownFigure size ... with 3 Axes>
     """
     sizes = Sizes("inversions")
     names = sizes.names("layers", layers, "L")

@@ -53,6 +53,13 @@ def knowledge_curves(
 
     Raises:
         ValueError: shapes that do not fit, or another word for `along`.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> total = figures.Band([[0, 2], [8, 6]], [[0, 1], [7, 5]], [[1, 3], [9, 7]])
+        >>> ratio = figures.Band(*torch.rand(3, 2, 2))
+        >>> figures.knowledge_curves(total, total, ratio, epochs=[0, 10], layers=["conv1", "conv2"])
+        <ShownFigure size ... with 3 Axes>
     """
     if along not in ("epochs", "layers"):
         raise ValueError(f"knowledge_curves: along must be 'epochs' or 'layers', got {along!r}")
@@ -178,6 +185,11 @@ def tau_curve(
 
     Raises:
         ValueError: shapes that do not fit, or thresholds that do not ascend.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figures.tau_curve([0.2, 0.4, 0.6], [[9, 5, 1]], [[6, 4, 1]], ["conv1"])
+        <ShownFigure size ... with 3 Axes>
     """
     sizes = Sizes("tau_curve")
     depths = [literal_name(x, 16) for x in sizes.names("layers", layers, "L")]

@@ -41,6 +41,12 @@ def learning_speed(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> epoch, kept = figures.Band(*torch.rand(3, 1, 2)), figures.Band(*torch.rand(3, 1, 2))
+        >>> figures.learning_speed(epoch, [[1.0, 2.0]], kept, ["vgg16"], ["conv1", "conv2"])
+        <ShownFigure size ... with 3 Axes>
     """
     sizes = Sizes("learning_speed")
     names = [literal_name(x) for x in sizes.names("networks", networks, "S")]

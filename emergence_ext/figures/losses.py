@@ -38,6 +38,11 @@ def losses(curves: Mapping[str, Sequence[float]]) -> Figure:
 
     Raises:
         ValueError: no curve, an empty curve or a curve without a finite value.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figures.losses({"samples/0": [2.0, 1.0], "importance/conv1/0": [100.0, 1.0, 0.1]})
+        <ShownFigure size ... with 2 Axes>
     """
     if not curves:
         raise ValueError("losses: no curve was given")

@@ -52,6 +52,12 @@ def methods(
 
     Raises:
         ValueError: shapes that do not fit, or an empty array.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> r = figures.Band(*torch.zeros(3, 1, 1, 2))
+        >>> figures.methods(r, [[0.5]], ["ours", "PCA"], [1.0], ["vgg16"], left_out=[True, True])
+        <ShownFigure size ... with 1 Axes>
     """
     sizes = Sizes("methods")
     labels = [literal_name(x, 12) for x in sizes.names("names", names, "M")]

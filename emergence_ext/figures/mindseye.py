@@ -54,6 +54,14 @@ def facet_embedding(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> points, images = torch.randn(6, 2), [torch.rand(2, 3, 8, 8)] * 2
+        >>> figures.facet_embedding(
+        ...     points, [0, 1] * 3, points[:2], [[0, 2], [1, 3]], [[0.6, 0.4]] * 2, images
+        ... )
+        <ShownFigure size ... with 7 Axes>
     """
     sizes = Sizes("facet_embedding")
     place = sizes.numbers("points", points, "N 2")
@@ -134,6 +142,14 @@ def picture_sheet(
 
     Raises:
         ValueError: another number of rows, or of pictures in a row, than names.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> picture = torch.rand(3, 8, 8)
+        >>> figures.picture_sheet(
+        ...     [[picture, None], [picture, picture]], ["facet 1", "facet 2"], ["conv1", "conv2"]
+        ... )
+        <ShownFigure size ... with 6 Axes>
     """
     sizes = Sizes("picture_sheet")
     left_names = sizes.names("rows", rows, "rows")

@@ -59,6 +59,12 @@ def occlusion_maps(
 
     Raises:
         ValueError: shapes that do not fit.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> images, p, boxes = torch.rand(1, 3, 8, 8), torch.rand(1, 2, 2), torch.full((2, 2, 4), 4)
+        >>> figures.occlusion_maps(images, p, [0.9], -p, boxes, [0], ["cat", "dog"])
+        <ShownFigure size ... with 5 Axes>
     """
     sizes = Sizes("occlusion_maps")
     names = sizes.names("categories", categories, "C")
@@ -126,6 +132,15 @@ def occlusion_regions(
 
     Raises:
         ValueError: shapes that do not fit, or a grid that does not hold R regions.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> loss = torch.randn(1, 4)
+        >>> others = {"w": (loss / 2, [0.9])}
+        >>> figures.occlusion_regions(
+        ...     torch.rand(1, 3, 8, 8), loss, others, (2, 2), [0], ["cat", "dog"]
+        ... )
+        <ShownFigure size ... with 6 Axes>
     """
     sizes = Sizes("occlusion_regions")
     names = sizes.names("categories", categories, "C")

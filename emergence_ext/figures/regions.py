@@ -70,6 +70,12 @@ def regions_through_epochs(
 
     Raises:
         ValueError: shapes that do not fit, an empty array, labels outside `[0, C)`.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> h, names = torch.randn(2, 9, 4, 3), ["cat", "dog", "frog"]
+        >>> figures.regions_through_epochs(h, [0, 1, 2] * 3, torch.eye(3), names, epochs=[0, 10])
+        <ShownFigure size ... with 3 Axes>
     """
     sizes = Sizes("regions_through_epochs")
     mu = sizes.directions(directions)
@@ -173,6 +179,15 @@ def regions_through_layers(
 
     Raises:
         ValueError: shapes that do not fit, an empty array, labels outside `[0, C)`.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> h, p, names = torch.randn(2, 9, 4, 3), torch.rand(2, 9, 4), ["cat", "dog", "frog"]
+        >>> labels, layers = [0, 1, 2] * 3, ["conv1", "conv2"]
+        >>> figures.regions_through_layers(
+        ...     h, p, labels, torch.eye(3), names, layers, reliable=p[-1] > 0.4
+        ... )
+        <ShownFigure size ... with 3 Axes>
     """
     sizes = Sizes("regions_through_layers")
     mu = sizes.directions(directions)

@@ -67,6 +67,12 @@ def samples(
 
     Raises:
         ValueError: shapes that do not fit, an empty array, labels outside `[0, C)`.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> g, labels = torch.randn(9, 3), [0, 1, 2] * 3
+        >>> figures.samples(g, labels, torch.eye(3), ["cat", "dog", "frog"])
+        <ShownFigure size ... with 2 Axes>
     """
     sizes = Sizes("samples")
     mu = sizes.directions(directions)
@@ -133,6 +139,14 @@ def samples_through_epochs(
 
     Raises:
         ValueError: shapes that do not fit, an empty array, labels outside `[0, C)`.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> g, labels = torch.randn(2, 9, 3), [0, 1, 2] * 3
+        >>> figures.samples_through_epochs(
+        ...     g, labels, torch.eye(3), ["cat", "dog", "frog"], epochs=[0, 10]
+        ... )
+        <ShownFigure size ... with 2 Axes>
     """
     sizes = Sizes("samples_through_epochs")
     mu = sizes.directions(directions)
@@ -224,6 +238,13 @@ def drawable(points: Array, reach: float, max_points: int, random_state: int) ->
     """Return the indices of points `[n, 3]` that are drawn, and what must be said of this panel.
 
     The draw depends on n and the seed alone, so the same points appear in every panel.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> points = torch.rand(50, 3).double().numpy()
+        >>> chosen, remark = figures.drawable(points, reach=2.0, max_points=10, random_state=0)
+        >>> len(chosen), remark
+        (10, '')
     """
     if max_points < 1:
         raise ValueError(f"max_points must be at least 1, got {max_points}")

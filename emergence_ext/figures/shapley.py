@@ -51,6 +51,12 @@ def shapley_correlations(
 
     Raises:
         ValueError: shapes that do not fit, an empty array, or other names in the second.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> each, mean = torch.rand(1, 5), figures.Band([0.5], [0.3], [0.7])
+        >>> figures.shapley_correlations({"w": (each, mean)}, {"w": (each, mean)}, ["conv1"])
+        <ShownFigure size ... with 2 Axes>
     """
     sizes = Sizes("shapley_correlations")
     names = sizes.names("layers", layers, "L")
@@ -143,6 +149,14 @@ def shapley_maps(
 
     Raises:
         ValueError: shapes that do not fit, or a grid that does not hold R regions.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> values, w = torch.randn(1, 4), torch.rand(1, 4).softmax(1)
+        >>> figures.shapley_maps(
+        ...     torch.rand(1, 3, 8, 8), values, w, [0.8], (2, 2), [0], ["cat", "dog"]
+        ... )
+        <ShownFigure size ... with 8 Axes>
     """
     sizes = Sizes("shapley_maps")
     pixels = as_pixels(sizes, images)

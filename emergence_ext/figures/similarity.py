@@ -38,6 +38,12 @@ def category_similarity(
 
     Raises:
         ValueError: no square matrix of C rows, or values outside -1..1.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> cosines = [[1.0, 0.8, -0.5], [0.8, 1.0, -0.4], [-0.5, -0.4, 1.0]]
+        >>> figures.category_similarity(cosines, ["cat", "dog", "bus"], pairs=1)
+        <ShownFigure size ... with 3 Axes>
     """
     sizes = Sizes("category_similarity")
     names = [display_name(c) for c in sizes.names("categories", categories, "C")]

@@ -100,6 +100,11 @@ def strength_reach(points: Array, share: float = 0.99) -> float:
     It is a round number, so that it can be read as a scale, and at least the greatest strength,
     unless a few points lie so far out that all others would shrink to a dot. Then it follows the
     quantile `share` of the strengths; `onto_rim` moves what lies farther out.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figures.strength_reach(torch.eye(3).double().numpy())
+        1.0
     """
     strength = np.linalg.norm(points.reshape(-1, 3), axis=1)
     strength = strength[np.isfinite(strength)]

@@ -73,7 +73,15 @@ class CategoryStyle(NamedTuple):
 
 
 def category_style(index: int) -> CategoryStyle:
-    """Return colour and mark of category `index`; the pairs repeat only after 120 categories."""
+    """Return colour and mark of category `index`; the pairs repeat only after 120 categories.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figures.category_style(0) == figures.category_style(120)
+        True
+        >>> figures.category_style(0) == figures.category_style(1)
+        False
+    """
     column, turn = index % len(_COLORS), index // len(_COLORS)
     color = _COLORS[column]
     red, green, blue = (0.6 * x for x in to_rgb(color))
@@ -100,7 +108,16 @@ def _fonts() -> tuple[list[str], frozenset[int]]:
 
 
 def display_name(name: str, limit: int = 18) -> str:
-    """Return a category's name as it is drawn: underscores as spaces, else as `literal_name`."""
+    """Return a category's name as it is drawn: underscores as spaces, else as `literal_name`.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> (
+        ...     figures.display_name("tabby_cat"),
+        ...     figures.display_name("a_name_of_many_letters", limit=10),
+        ... )
+        ('tabby cat', 'a name…ers')
+    """
     return literal_name(str(name).replace("_", " "), limit)
 
 
@@ -128,6 +145,11 @@ def literal_name(name: str, limit: int = 24) -> str:
 
     A character that no installed font can draw, or that is a mark of direction, is shown by its
     code, so that names stay distinct.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figures.literal_name("a name that goes on", limit=8)
+        'a nam…on'
     """
     text = " ".join(str(name).split()) or "(no name)"
     if len(text) > limit:
@@ -143,6 +165,11 @@ def distinct_names(names: Sequence[str], limit: int = 18) -> list[str]:
     """Return the names, cut to `limit` where they would look alike when they are shortened.
 
     Then what all of them begin and end with goes first, since it tells none apart.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figures.distinct_names(["layers.0.attention", "layers.1.attention"], limit=10)
+        ['layers.0…', 'layers.1…']
     """
     drawn = {literal_name(name, limit) for name in names}
     if len(drawn) == len(set(names)):
@@ -308,7 +335,17 @@ def axes_note(axes: Axes, text: str, *, inside: bool = False) -> None:
 
 
 def signed_text(value: float, *, plus: bool = True) -> str:
-    """Return a number of two decimals as it is drawn; what rounds to zero has no sign."""
+    """Return a number of two decimals as it is drawn; what rounds to zero has no sign.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> (
+        ...     figures.signed_text(0.5),
+        ...     figures.signed_text(-0.001),
+        ...     figures.signed_text(0.5, plus=False),
+        ... )
+        ('+0.50', '0.00', '0.50')
+    """
     text = f"{value:{'+' if plus else ''}.2f}"
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")
 
@@ -319,7 +356,15 @@ def correlation_text(value: float, symbol: str = "ρ") -> str:
 
 
 def noted(figure: Figure, text: str) -> Figure:
-    """Write a remark above all that a figure holds, if there is one; the page grows by its line."""
+    """Write a remark above all that a figure holds, if there is one; the page grows by its line.
+
+    Examples:
+        >>> from emergence_ext import figures
+        >>> figure = figures.agreement([[1.0, 0.7], [0.7, 1.0]], ["network", "Ann"])
+        >>> height = figure.get_figheight()
+        >>> bool(figures.noted(figure, "two raters of ten images").get_figheight() > height)
+        True
+    """
     if not text:
         return figure
     width, before = figure.get_size_inches()

@@ -70,6 +70,13 @@ def activations(module: nn.Module, images: Tensor, layer: str) -> Activations:
 
     Raises:
         ValueError: an unknown layer, one that gives no map, that never runs or runs twice.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> found = lookinside.activations.activations(net, torch.rand(2, 3, 8, 8), "1")
+        >>> found.maps.shape
+        torch.Size([2, 4, 6, 6])
     """
     maps = layer_maps(module, images, layer)
     peaks = maps.flatten(2).amax(dim=2)
@@ -100,6 +107,20 @@ def sparsity(
 
     Raises:
         ValueError: as `stream.stream`; no images.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> import emergence_ext as ee
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3),
+        ...     torch.nn.ReLU(),
+        ...     torch.nn.Flatten(),
+        ...     torch.nn.Linear(784, 3),
+        ... )
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)
+        >>> found = lookinside.activations.sparsity(net, images, ["1"])["1"]
+        >>> found.zeros.shape
+        torch.Size([4])
     """
     counts: dict[str, _Count] = {}
 

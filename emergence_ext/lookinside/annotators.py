@@ -86,7 +86,7 @@ class Agreement:
 
 
 def read_labels(path: Path, names: Sequence[str], categories: Sequence[str]) -> Labels:
-    """Read labels by annotators from a CSV file, long or wide.
+    r"""Read labels by annotators from a CSV file, long or wide.
 
     Long: a line for each label, with the columns name, annotator and label. Wide: a line for each
     image, with a column name and one for each annotator; a cell may be empty. Labels are names of
@@ -102,6 +102,13 @@ def read_labels(path: Path, names: Sequence[str], categories: Sequence[str]) -> 
             annotator who is called like the network; no label of any image; or what `read_csv`
             says.
         FileNotFoundError: no such file.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import lookinside
+        >>> _ = Path("said.csv").write_text("name,Ann,Bob\na.png,cat,dog\n")
+        >>> lookinside.annotators.read_labels(Path("said.csv"), ["a.png"], ["cat", "dog"]).said
+        tensor([[0, 1]])
     """
     place = {name: n for n, name in enumerate(names)}
     category = {name: c for c, name in enumerate(categories)}
@@ -153,7 +160,7 @@ def _given(path: Path) -> Iterator[tuple[str, str, str, str]]:
 
 
 def agreement(labels: Labels, p: Tensor, y: Tensor) -> Agreement:
-    """Hold a network against annotators, on the images that they labelled.
+    r"""Hold a network against annotators, on the images that they labelled.
 
     Args:
         labels: what annotators said of `M` images.
@@ -163,6 +170,19 @@ def agreement(labels: Labels, p: Tensor, y: Tensor) -> Agreement:
     Raises:
         ValueError: shapes that do not fit, or an image without a label.
         ImportError: scikit-learn is absent.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import lookinside
+        >>> _ = Path("all.csv").write_text("name,Ann,Bob\na.png,cat,cat\nb.png,dog,dog\n")
+        >>> labels = lookinside.annotators.read_labels(
+        ...     Path("all.csv"), ["a.png", "b.png"], ["cat", "dog"]
+        ... )
+        >>> found = lookinside.annotators.agreement(
+        ...     labels, torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1])
+        ... )
+        >>> found.cohen[0]
+        tensor([nan, 1., 1.], dtype=torch.float64)
     """
     M, C = p.shape
     if len(labels.said) != M or y.shape != (M,):
@@ -195,7 +215,14 @@ def agreement(labels: Labels, p: Tensor, y: Tensor) -> Agreement:
 
 
 def counts(said: Tensor, C: int) -> Tensor:
-    """How many raters said each category, `[M, C]` of `[M, A]`, where -1 counts for nothing."""
+    """How many raters said each category, `[M, C]` of `[M, A]`, where -1 counts for nothing.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> lookinside.annotators.counts(torch.tensor([[0, 1, 1], [2, 2, -1]]), C=3)
+        tensor([[1, 2, 0],
+                [0, 0, 2]])
+    """
     return torch.stack([(said == c).sum(1) for c in range(C)], dim=1)
 
 
@@ -212,6 +239,11 @@ def fleiss_kappa(votes: Tensor) -> float:
 
     Returns:
         NaN where it is undefined: no image with two labels, or only one category.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> lookinside.annotators.fleiss_kappa(torch.tensor([[3.0, 0.0], [0.0, 3.0]]))
+        1.0
     """
     votes = votes[votes.sum(1) > 1].double()
     if not len(votes):

@@ -62,6 +62,11 @@ def image_attributes(images: Tensor) -> dict[str, Tensor]:
 
     Raises:
         ValueError: images of another shape, or below 3 x 3 pixels.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> sorted(lookinside.attributes.image_attributes(torch.rand(2, 3, 8, 8)))
+        ['brightness', 'contrast', 'sharpness']
     """
     if images.ndim != 4 or min(images.shape[2:]) < 3:
         raise ValueError(
@@ -94,6 +99,12 @@ def object_attributes(
 
     Raises:
         ValueError: no image has a box.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> boxes = {"a.png": [(0.0, 0.0, 0.5, 0.5)]}
+        >>> sorted(lookinside.attributes.object_attributes(boxes, ["a.png"]))
+        ['object: left to right', 'object: off centre', 'object: size', 'object: top to bottom']
     """
     if not any(boxes.get(name) for name in names):
         raise ValueError(
@@ -113,7 +124,7 @@ def object_attributes(
 
 
 def read_attributes(path: Path, names: Sequence[str]) -> dict[str, Tensor | list[str]]:
-    """Read a CSV file with a column `name` and a column for each attribute.
+    r"""Read a CSV file with a column `name` and a column for each attribute.
 
     Args:
         path: the file; images may be missing, and so may cells: empty, NA, N/A, NaN or -.
@@ -127,6 +138,13 @@ def read_attributes(path: Path, names: Sequence[str]) -> dict[str, Tensor | list
         ValueError: no column `name` or no other one, an image that is listed twice, none of the
             images, or what `read_csv` says.
         FileNotFoundError: no such file.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import lookinside
+        >>> _ = Path("photos.csv").write_text("name,light\na.png,day\nb.png,night\n")
+        >>> lookinside.attributes.read_attributes(Path("photos.csv"), ["a.png", "b.png"])
+        {'light': ['day', 'night']}
     """
     rows: dict[str, dict[str, str]] = {}
     file = read_csv(path, "attributes")
@@ -164,6 +182,11 @@ def odd_word(words: Sequence[str]) -> int | None:
 
     Returns:
         The first that is no number; None where half of the cells or more are none.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> lookinside.attributes.odd_word(["1", "2", "three", "4"])
+        2
     """
     odd = [n for n, word in enumerate(words) if word and not _is_number(word)]
     return odd[0] if odd and 2 * len(odd) < sum(map(bool, words)) else None
@@ -184,6 +207,13 @@ def accuracy_by(attribute: Tensor | Sequence[str], right: Tensor, bins: int = 5)
 
     Raises:
         ValueError: other shapes, fewer than one bin, or an attribute that no image has.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> right = torch.tensor([True, True, False, True])
+        >>> groups = lookinside.attributes.accuracy_by(["day", "day", "night", "night"], right)
+        >>> [(group.name, group.accuracy.value) for group in groups]
+        [('day', 1.0), ('night', 0.5)]
     """
     if len(attribute) != len(right) or right.ndim != 1:
         raise ValueError(

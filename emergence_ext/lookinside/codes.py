@@ -58,6 +58,15 @@ def codes(
 
     Raises:
         ValueError: no fully connected layer runs, or as `stream.stream`.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> import emergence_ext as ee
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(784, 3)
+        ... )
+        >>> lookinside.codes.codes(net, ee.ImageFolder("photos", size=16, per_class=4)).shape
+        torch.Size([12, 784])
     """
     if last_linear is None:
         with moved_to(module, device) as target:
@@ -100,6 +109,11 @@ def embed(
     Raises:
         ValueError: fewer than four codes, or values that are not finite or all the same.
         ImportError: scikit-learn is absent.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> lookinside.codes.embed(torch.randn(12, 5), perplexity=3).points.shape
+        torch.Size([12, 2])
     """
     PCA = optional("sklearn.decomposition", "t-SNE").PCA
     TSNE = optional("sklearn.manifold", "t-SNE").TSNE
@@ -129,6 +143,11 @@ def rectangle(count: int) -> tuple[int, int]:
 
     Raises:
         ValueError: no images.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> lookinside.codes.rectangle(12)
+        (3, 4)
     """
     if count < 1:
         raise ValueError(f"count: expected at least 1 image, got {count}")
@@ -152,6 +171,14 @@ def lay_out(points: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Raises:
         ValueError: another number of points than cells, or points that are not finite.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> lookinside.codes.lay_out(
+        ...     torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), (2, 2)
+        ... )
+        tensor([[2, 3],
+                [0, 1]])
     """
     H, W = grid
     if points.ndim != 2 or points.shape[1] != 2 or len(points) != H * W:

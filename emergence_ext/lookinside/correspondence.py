@@ -65,6 +65,12 @@ def correspond(a: Tensor, b: Tensor) -> Matches:
 
     Raises:
         ValueError: shapes that do not fit, or values that are not finite.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> a = torch.eye(3)
+        >>> lookinside.correspondence.correspond(a, a.flip(0)).region
+        tensor([2, 1, 0])
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not len(a) or not len(b):
         raise ValueError(
@@ -100,6 +106,14 @@ def transfer(
     Raises:
         ValueError: shapes that do not fit, keypoints outside of 0..1, or an alpha that is not
             positive.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> a = torch.eye(4)
+        >>> matches = lookinside.correspondence.correspond(a, a)
+        >>> places = torch.tensor([[0.25, 0.25]])
+        >>> lookinside.correspondence.transfer(matches, places, places, (2, 2)).near
+        tensor([True])
     """
     H, W = grid
     if len(matches.region) != H * W:
@@ -122,7 +136,14 @@ def transfer(
 
 
 def region_centres(grid: tuple[int, int]) -> Tensor:
-    """Return (x, y) of the centres of the regions of a grid in shares of the image, `[R, 2]`."""
+    """Return (x, y) of the centres of the regions of a grid in shares of the image, `[R, 2]`.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> lookinside.correspondence.region_centres((1, 2))
+        tensor([[0.2500, 0.5000],
+                [0.7500, 0.5000]])
+    """
     H, W = grid
     y, x = torch.meshgrid((torch.arange(H) + 0.5) / H, (torch.arange(W) + 0.5) / W, indexing="ij")
     return torch.stack([x, y], dim=2).flatten(0, 1)
@@ -154,7 +175,7 @@ def enlarged(
 
 
 def read_keypoints(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
-    """Read keypoints from a CSV file with the columns name, keypoint, x and y.
+    r"""Read keypoints from a CSV file with the columns name, keypoint, x and y.
 
     Args:
         path: the file: the name of an image, that of a keypoint, and where it is in shares of the
@@ -168,6 +189,13 @@ def read_keypoints(path: Path) -> dict[str, dict[str, tuple[float, float]]]:
         ValueError: other columns, a keypoint twice, a place outside of 0..1, or what `read_csv`
             says.
         FileNotFoundError: no such file.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import lookinside
+        >>> _ = Path("points.csv").write_text("name,keypoint,x,y\na.png,eye,0.2,0.3\n")
+        >>> lookinside.correspondence.read_keypoints(Path("points.csv"))
+        {'a.png': {'eye': (0.2, 0.3)}}
     """
     keypoints: dict[str, dict[str, tuple[float, float]]] = {}
     file = read_csv(path, "keypoints")
@@ -200,6 +228,15 @@ def shared_keypoints(
     Args:
         keypoints: as `read_keypoints` gives them.
         names: of the two images.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> keypoints = {
+        ...     "a.png": {"eye": (0.2, 0.3), "ear": (0.1, 0.1)},
+        ...     "b.png": {"eye": (0.6, 0.3)},
+        ... }
+        >>> lookinside.correspondence.shared_keypoints(keypoints, ["a.png", "b.png"])
+        (tensor([[0.2000, 0.3000]]), tensor([[0.6000, 0.3000]]))
     """
     a, b = (keypoints.get(name, {}) for name in names)
     both = [name for name in a if name in b]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from emergence_ext.data import MapStyle
 from emergence_ext.lookinside.stream import stream
+from emergence_ext.lookup import require_kind
 from emergence_ext.network import Precision
 
 _PRODUCTS: Final = 2**24
@@ -68,7 +69,18 @@ def excite(
     Raises:
         ValueError: directions of another width or that are not finite, k below 1, a position
             outside of the map, or as `stream.stream`.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> import emergence_ext as ee
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(784, 3)
+        ... )
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)
+        >>> lookinside.excite.excite(net, images, {"0": torch.eye(4)}, k=2)["0"].images.shape
+        torch.Size([4, 2])
     """
+    require_kind(directions=(directions, Mapping))
     for layer, given in directions.items():
         if given.ndim != 2 or not len(given) or not given.isfinite().all():
             raise ValueError(
@@ -109,6 +121,11 @@ def random_directions(D: int, K: int, random_state: int = 0) -> Tensor:
 
     Raises:
         ValueError: more directions than dimensions.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> lookinside.excite.random_directions(2, 8).norm(dim=1)
+        tensor([1., 1.])
     """
     if not 1 <= D <= K:
         raise ValueError(f"D: expected 1..{K} directions in {K} dimensions, got {D}")

@@ -59,6 +59,13 @@ def filters(module: nn.Module, images: Tensor, layer: str | None = None) -> Filt
     Raises:
         ValueError: an unknown layer, no two-dimensional convolution runs there, or what
             `check_open` says.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> found = lookinside.filters.filters(net, torch.rand(1, 3, 8, 8))
+        >>> found.name, found.weight.shape
+        ('0', torch.Size([4, 3, 3, 3]))
     """
     if layer is not None:
         find_layers(module, [layer])
@@ -92,6 +99,13 @@ def smoothness(weight: Tensor, random_state: int = 0) -> Smoothness:
 
     Raises:
         ValueError: another number of dimensions.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> ramp = torch.linspace(-1, 1, 25).reshape(1, 1, 5, 5)
+        >>> found = lookinside.filters.smoothness(torch.cat([ramp, torch.randn(1, 1, 5, 5)]))
+        >>> bool(found.score[0] > found.score[1])
+        True
     """
     if weight.ndim != 4:
         raise ValueError(f"weight: expected [K, channels, h, w], got {list(weight.shape)}")

@@ -91,12 +91,23 @@ def fool(
         ValueError: images that are none, a target out of range, a confidence that is no
             probability, or an output that is not logits of two classes at least.
         TypeError: a target that is no integer.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net, start = (
+        ...     torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)),
+        ...     torch.rand(1, 3, 8, 8),
+        ... )
+        >>> target = net(start).argmin(1)
+        >>> found = lookinside.fooling.fool(net, start, target, confidence=0.6)
+        >>> (found.before.argmax() == target).item(), (found.after.argmax() == target).item()
+        (False, True)
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a probability in (0, 1), got {confidence}")
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    check_images("start", start)
+    check_images("start", start, within=True)
     before = _probabilities(module, start, preprocess, batch_size)
     if before.shape[1] < 2:
         raise ValueError(

@@ -45,6 +45,12 @@ def saliency(module: nn.Module, inputs: Tensor, target: Target, *, batch_size: i
         ValueError: no gradient reaches the inputs, or it is zero everywhere, or what
             `target_columns` says.
         ImportError: captum is absent.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+        >>> lookinside.gradients.saliency(net, torch.rand(2, 3, 8, 8), 1).shape
+        torch.Size([2, 3, 8, 8])
     """
     method = _captum().Saliency(partial(classify, module))
     return _of_batches(
@@ -87,6 +93,12 @@ def smooth_grad(
     Raises:
         ValueError: a number out of its range, no gradient, or what `target_columns` says.
         ImportError: captum is absent.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+        >>> lookinside.gradients.smooth_grad(net, torch.rand(2, 3, 8, 8), 1, n_samples=4).shape
+        torch.Size([2, 3, 8, 8])
     """
     if n_samples < 1 or not noise_level >= 0:
         raise ValueError(
@@ -132,6 +144,17 @@ def deconvnet(module: nn.Module, inputs: Tensor, target: Target, *, batch_size: 
         ValueError: a network without ReLUs, or with parts that nobody can look into; no gradient;
             or what `target_columns` says.
         ImportError: captum is absent.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3),
+        ...     torch.nn.ReLU(),
+        ...     torch.nn.Flatten(),
+        ...     torch.nn.Linear(144, 2),
+        ... )
+        >>> lookinside.gradients.deconvnet(net, torch.rand(2, 3, 8, 8), [0, 1]).shape
+        torch.Size([2, 3, 8, 8])
     """
     return _with_rule(_captum().Deconvolution, module, inputs, target, batch_size)
 
@@ -147,6 +170,17 @@ def guided_backprop(
 
     Returns:
         `[n, channels, H', W']`.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3),
+        ...     torch.nn.ReLU(),
+        ...     torch.nn.Flatten(),
+        ...     torch.nn.Linear(144, 2),
+        ... )
+        >>> lookinside.gradients.guided_backprop(net, torch.rand(2, 3, 8, 8), [0, 1]).shape
+        torch.Size([2, 3, 8, 8])
     """
     return _with_rule(_captum().GuidedBackprop, module, inputs, target, batch_size)
 
@@ -172,6 +206,17 @@ def grad_cam(
         ValueError: an unknown layer, one without maps, one on whose maps the output does not
             depend, or what `target_columns` says.
         ImportError: captum is absent.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3),
+        ...     torch.nn.ReLU(),
+        ...     torch.nn.Flatten(),
+        ...     torch.nn.Linear(144, 2),
+        ... )
+        >>> lookinside.gradients.grad_cam(net, "0", torch.rand(2, 3, 8, 8), 1).shape
+        torch.Size([2, 6, 6])
     """
     columns = target_columns(module, inputs, target)
     check_batch("batch_size", batch_size)
@@ -187,7 +232,13 @@ def grad_cam(
 
 
 def magnitude(attributions: Tensor) -> Tensor:
-    """Largest absolute value over the channels, `[n, H', W']` of `[n, channels, H', W']`."""
+    """Largest absolute value over the channels, `[n, H', W']` of `[n, channels, H', W']`.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> lookinside.gradients.magnitude(torch.tensor([[[[3.0]], [[-4.0]], [[0.0]]]]))
+        tensor([[[4.]]])
+    """
     return attributions.abs().amax(dim=1)
 
 
@@ -196,6 +247,12 @@ def randomised(module: nn.Module, random_state: int = 0) -> nn.Module:
 
     What a map shows should change with it: Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS
     2018), Sec. 3, all layers at once.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Linear(3, 2)
+        >>> torch.equal(lookinside.gradients.randomised(net).weight, net.weight)
+        False
     """
     module = copy.deepcopy(module)
     randomise(module, random_state)
@@ -203,7 +260,14 @@ def randomised(module: nn.Module, random_state: int = 0) -> nn.Module:
 
 
 def map_similarity(maps: Tensor, others: Tensor) -> Tensor:
-    """Spearman correlation of two maps `[n, H, W]` within each image, `[n]` (Adebayo et al.)."""
+    """Spearman correlation of two maps `[n, H, W]` within each image, `[n]` (Adebayo et al.).
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> maps = torch.rand(1, 4, 4)
+        >>> lookinside.gradients.map_similarity(maps, 2 * maps)
+        tensor([1.])
+    """
     return spearman(maps.flatten(1), others.flatten(1))
 
 
@@ -213,6 +277,12 @@ def hidden_relus(module: nn.Module, inputs: Tensor) -> list[str]:
     Args:
         module: the network; it comes back as it was.
         inputs: `[n, channels, H', W']`, as the network takes them; the first one is run.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2), torch.nn.ReLU())
+        >>> lookinside.gradients.hidden_relus(net, torch.rand(1, 3, 8, 8))
+        []
     """
     watch = RectifierMode(module)
     watch.run(inputs[:1])

@@ -73,8 +73,15 @@ def invert(
 
     Raises:
         ValueError: an unknown layer, one whose code is zero for an image, or images that are none.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
+        >>> found = lookinside.inversion.invert(net, "1", torch.rand(1, 3, 8, 8), steps=5)
+        >>> found.images.shape
+        torch.Size([1, 3, 8, 8])
     """
-    check_images("images", images)
+    check_images("images", images, within=True)
     targets = maps_of(module, [layer], images, preprocess=preprocess, batch_size=batch_size)[layer]
     n, channels, height, width = images.shape
     starts = noise(n, channels, (height, width), random_state=random_state).to(images)

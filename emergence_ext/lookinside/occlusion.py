@@ -57,7 +57,13 @@ class Occlusion:
 
 
 def window_and_stride(size: int) -> tuple[int, int]:
-    """A window of an eighth of the image and half of it as stride: 15 x 15 positions at 112 px."""
+    """A window of an eighth of the image and half of it as stride: 15 x 15 positions at 112 px.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> lookinside.occlusion.window_and_stride(224)
+        (28, 14)
+    """
     window = max(1, round(size / 8))
     return window, max(1, window // 2)
 
@@ -91,6 +97,15 @@ def occlusion(
         ValueError: a window, stride or batch below 1, a window larger than the inputs, a stride
             that leaves pixels out, baselines that do not broadcast, logits that are not finite, or
             what `target_columns` says.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+        >>> found = lookinside.occlusion.occlusion(
+        ...     net, torch.rand(1, 3, 8, 8), 1, sliding_window_shapes=4, strides=2
+        ... )
+        >>> found.p.shape
+        torch.Size([1, 3, 3])
     """
     columns = target_columns(module, inputs, target)
     boxes = _windows(inputs.shape[2:], sliding_window_shapes, strides)
@@ -145,6 +160,17 @@ def region_occlusion(
         ValueError: a layer without maps or on whose maps the output does not depend, a map that is
             smaller than the grid, a batch below 1, logits that are not finite, or what
             `target_columns` says.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2)
+        ... )
+        >>> found = lookinside.occlusion.region_occlusion(
+        ...     net, "0", torch.rand(1, 3, 8, 8), 1, grid=(3, 3)
+        ... )
+        >>> found.loss.shape
+        torch.Size([1, 3, 3])
     """
     columns = target_columns(module, inputs, target)
     check_batch("perturbations_per_eval", perturbations_per_eval)

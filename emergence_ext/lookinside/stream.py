@@ -53,6 +53,18 @@ def stream(
     Raises:
         ValueError: an unknown layer, one that gives no map, that never runs or runs twice; values
             that are not finite, with their image; images of different sizes.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> import emergence_ext as ee
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(784, 3)
+        ... )
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)
+        >>> lookinside.stream.stream(
+        ...     net, images, ["0"], lambda start, record: print(start, record["0"].shape)
+        ... )
+        0 torch.Size([12, 4, 14, 14])
     """
     layers, inputs, samples = list(layers), list(inputs), as_samples(dataset)
     with (
@@ -83,7 +95,14 @@ def stream(
 
 
 def layer_maps(module: nn.Module, images: Tensor, layer: str) -> Tensor:
-    """Return what a layer makes of images, `[B, K, H, W]`; see `maps_of_layers`."""
+    """Return what a layer makes of images, `[B, K, H, W]`; see `maps_of_layers`.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> lookinside.stream.layer_maps(net, torch.rand(2, 3, 8, 8), "1").shape
+        torch.Size([2, 4, 6, 6])
+    """
     return maps_of_layers(module, images, [layer])[layer]
 
 
@@ -97,6 +116,12 @@ def maps_of_layers(module: nn.Module, images: Tensor, layers: Sequence[str]) -> 
 
     Raises:
         ValueError: an unknown layer, one that gives no map, that never runs or runs twice.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> list(lookinside.stream.maps_of_layers(net, torch.rand(2, 3, 8, 8), ["0", "1"]))
+        ['0', '1']
     """
     with torch.no_grad(), recorder(module, layers, keep=_copied) as record:
         forward(module, images)

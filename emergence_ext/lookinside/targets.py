@@ -34,8 +34,18 @@ def target_columns(module: nn.Module, inputs: Tensor, target: Target) -> Tensor:
     Raises:
         ValueError: inputs that are no batch of images, an output that is not logits `[n, C]`, or a
             target that is outside of `0..C-1` or not one for each input.
-        TypeError: a target that is no integer.
+        TypeError: inputs that are no tensor, or a target that is no integer.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+        >>> lookinside.targets.target_columns(net, torch.rand(3, 3, 8, 8), 1)
+        tensor([1, 1, 1])
     """
+    if not isinstance(inputs, Tensor):
+        raise TypeError(
+            f"inputs: expected a tensor [n, channels, H', W'], got {type(inputs).__name__}"
+        )
     if inputs.ndim != 4 or not len(inputs) or not inputs.is_floating_point():
         raise ValueError(
             "inputs: expected floating-point images [n, channels, H', W'] as the network takes "
@@ -65,6 +75,13 @@ def check_batch(argument: str, size: int) -> None:
 
     Raises:
         ValueError: `size` below 1, by the name of the argument.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> lookinside.targets.check_batch("batch_size", 0)
+        Traceback (most recent call last):
+        ...
+        ValueError: batch_size: ...
     """
     if size < 1:
         raise ValueError(f"{argument}: expected at least 1, got {size}")
@@ -94,6 +111,15 @@ def dataset_logits(
     Raises:
         ValueError: an output that is not logits, values that are not finite, with their image, or
             images of different sizes.
+
+    Examples:
+        >>> from emergence_ext import lookinside
+        >>> import emergence_ext as ee
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3))
+        >>> lookinside.targets.dataset_logits(
+        ...     net, ee.ImageFolder("photos", size=16, per_class=4)
+        ... ).shape
+        torch.Size([12, 3])
     """
     samples = as_samples(dataset)
     parts = []

@@ -11,7 +11,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from emergence_ext.lookup import optional
-from emergence_ext.settings import Settings
+from emergence_ext.method.numpy_arrays import takes_numpy
+from emergence_ext.settings import Settings, require_count
 
 MANIFOLDS: Final = ("t-SNE", "LLE", "Isomap")
 
@@ -38,12 +39,20 @@ class PCA:
     def __init__(
         self, dim: int = Settings.dim, *, standardise: bool = False, whiten: bool = False
     ) -> None:
+        require_count("dim", dim, 1)
         self.dim = dim
         self.standardise = standardise
         self.whiten = whiten
 
+    @takes_numpy
     def fit(self, f: Tensor) -> Self:
-        """Learn from sample features `[N, E]`."""
+        """Learn from sample features `[N, E]`.
+
+        Raises:
+            ValueError: another shape, or `dim` more than E.
+        """
+        if f.ndim != 2 or self.dim > f.shape[1]:
+            raise ValueError(f"f must be [N, E], E at least dim = {self.dim}, got {tuple(f.shape)}")
         self.mean_ = f.mean(0)
         centred = f - self.mean_
         # A channel that never varies has nothing to be scaled.
@@ -56,6 +65,7 @@ class PCA:
             self.components_ = self.components_ / deviation.clamp_min(1e-12)
         return self
 
+    @takes_numpy
     def transform(self, f: Tensor) -> Tensor:
         """Project sample features `[N, E]` to `[N, dim]`, centred."""
         return (f - self.mean_) @ self.components_.t()
@@ -80,6 +90,11 @@ class Manifold:
     Raises:
         ValueError: another method.
         ImportError: scikit-learn is absent.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.Manifold("Isomap", dim=2, neighbours=5).fit(torch.randn(20, 6)).points_.shape
+        torch.Size([20, 2])
     """
 
     def __init__(

@@ -115,12 +115,24 @@ def mean_over_groups(
 
 
 def is_of_all(pairs: int | None, count: int) -> bool:
-    """Whether scoring each image against `pairs` others, None for all, is scoring all pairs."""
+    """Whether scoring each image against `pairs` others, None for all, is scoring all pairs.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.is_of_all(None, 1000), method.is_of_all(256, 1000), method.is_of_all(256, 200)
+        (True, False, True)
+    """
     return pairs is None or count < 2 * (pairs + 1)
 
 
 def parts_of(pairs: int | None, count: int) -> int:
-    """In how many parts the loss over `count` images is computed, which processes can share."""
+    """In how many parts the loss over `count` images is computed, which processes can share.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.parts_of(None, 1000), method.parts_of(256, 1000)
+        (8, 3)
+    """
     if is_of_all(pairs, count):
         return -(-count // block_size(count))
     return max(1, count // ((pairs or 0) + 1))

@@ -6,9 +6,11 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.settings import Settings
 
 
+@takes_numpy
 def pearson(x: Tensor, y: Tensor) -> Tensor:
     """Pearson correlation along the last dimension; NaN where either is constant.
 
@@ -37,6 +39,7 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(constant, torch.nan, r).to(x.dtype)
 
 
+@takes_numpy
 def spearman(x: Tensor, y: Tensor) -> Tensor:
     """Pearson correlation of the ranks along the last dimension, equal values sharing their mean.
 

@@ -40,6 +40,15 @@ class Frame(Saved):
     kappa: ExactKappa | MonteCarloKappa
     kappa_p: float | None = None
 
+    def __post_init__(self) -> None:
+        of, dim = tuple(self.directions.shape[:1]), getattr(self.kappa, "dim", None)
+        if self.directions.ndim != 2 or self.priors.shape != of or dim != self.dim:
+            raise ValueError(
+                "frame: expected priors [C], directions [C, dim] and a kappa of as many "
+                f"dimensions, got {tuple(self.priors.shape)}, {tuple(self.directions.shape)} and "
+                f"{self.kappa!r}"
+            )
+
     @property
     def dim(self) -> int:
         """Projected width."""

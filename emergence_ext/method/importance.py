@@ -24,7 +24,14 @@ from emergence_ext.method.solver import (
     require_finite,
 )
 from emergence_ext.ops import choose
-from emergence_ext.settings import Backend, Settings, Solver, WeightsOf, require_choice
+from emergence_ext.settings import (
+    Backend,
+    Settings,
+    Solver,
+    WeightsOf,
+    require_choice,
+    require_count,
+)
 from emergence_ext.store import Estimator
 
 Loss = Callable[[list[Tensor] | None, Tensor, Tensor], Tensor]  # of groups, and of the free w and v
@@ -102,6 +109,7 @@ class RegionImportance(Estimator):
         require_choice("solver", solver, Solver)
         self.kappa_tilde = kappa_tilde
         self.include_self = include_self
+        require_count("max_evals", max_evals, 1)
         self.max_evals = max_evals
         self.tol = tol
         self.precision = precision
@@ -137,8 +145,8 @@ class RegionImportance(Estimator):
         matching = choose(
             self.backend, F.device, width=F.shape[-1], precision=self.precision, scaled=True
         )
-        if F.ndim != 3:
-            raise ValueError(f"F must be [N, R, K], got {tuple(F.shape)}")
+        if F.ndim != 3 or F.numel() == 0:
+            raise ValueError(f"F must be [N, R, K], none of them 0, got {tuple(F.shape)}")
         N, R, K = F.shape
         real = None if lengths is None else real_regions(lengths, F)
         F = F if real is None else F.masked_fill(~real[..., None], 0)

@@ -13,6 +13,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from emergence_ext.method.numpy_arrays import takes_numpy
+
 CONFIDENCE: Final = 0.95  # of all intervals
 RESAMPLES: Final = 1000
 BATCH: Final = 100  # resamples at a time: thousands of images are slow all at once
@@ -68,6 +70,7 @@ def bootstrap_sums(per_image: Sequence[Tensor], random_state: int = 0) -> list[I
     ]
 
 
+@takes_numpy
 def mean_interval(r: Tensor, random_state: int = 0) -> Interval | None:
     """Mean of the finite ones of `[n]` with a bootstrap interval over them; None if none is.
 

@@ -89,7 +89,15 @@ class KnowledgePoints(Saved):
 
 @dataclass(frozen=True)
 class PointCount:
-    """Numbers of knowledge points on `images` images; ratio is reliable / total, None without."""
+    """Numbers of knowledge points on `images` images; ratio is reliable / total, None without.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> everything, held_out = ee.FinishedRun.open("runs/demo").emergence.counts[-1][-1]
+        >>> count = everything.total
+        >>> everything.images, count.low <= count.value <= count.high
+        (19, True)
+    """
 
     images: int
     total: Interval
@@ -164,6 +172,15 @@ def shared_categories(h: Tensor, frame: Frame, tau: float | None = None) -> Tens
 
     Returns:
         The two by number, the lower first, `[N, R, 2]`; -1 where no two share the region.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import method
+        >>> frame = ee.Frame(torch.ones(3) / 3, torch.eye(3), ee.ExactKappa(3))
+        >>> between, clear = torch.tensor([3.0, 3.0, 0.0]), torch.tensor([0.0, 0.0, 5.0])
+        >>> method.shared_categories(torch.stack([between, clear])[None], frame, tau=0.4)
+        tensor([[[ 0,  1],
+                 [-1, -1]]])
     """
     tau = usual_tau(len(frame.priors)) if tau is None else tau
     p, y = _best_two(h, frame)

@@ -23,6 +23,12 @@ class Learning:
     Attributes:
         epoch: of the checkpoint at which an image has most of them, the first of equals, `[N]`.
         kept: share of the regions that ever were such points that are at the end, `[N]`.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> points = torch.tensor([[[True, False]], [[True, True]], [[False, True]]])
+        >>> method.learning(points, [0, 10, 20]).kept
+        tensor([0.5000])
     """
 
     epoch: Tensor

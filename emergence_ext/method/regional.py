@@ -33,6 +33,7 @@ from emergence_ext.settings import (
     StrengthScale,
     WeightsOf,
     require_choice,
+    require_count,
 )
 from emergence_ext.store import Estimator
 
@@ -122,6 +123,10 @@ class RegionalProjection(Estimator):
         rate: float = Settings.regional_rate,
         backend: Backend = "auto",
     ) -> None:
+        if not isinstance(frame, Frame):
+            raise TypeError(
+                f"frame: expected a Frame, as frame_ of samples, got {type(frame).__name__}"
+            )
         if alpha < 0:
             raise ValueError(f"alpha must not be negative, got {alpha}")
         if strength_prior < 0:
@@ -139,6 +144,7 @@ class RegionalProjection(Estimator):
         self.strength_prior = strength_prior
         self.pairs = pairs
         self.normaliser = normaliser
+        require_count("max_evals", max_evals, 1)
         self.max_evals = max_evals
         self.tol = tol
         self.random_state = random_state
@@ -341,8 +347,8 @@ class RegionalProjection(Estimator):
         lengths: Tensor | None,
     ) -> None:
         """Refuse what cannot be fitted, named."""
-        if F.ndim != 3:
-            raise ValueError(f"F must be [N, R, K], got {tuple(F.shape)}")
+        if F.ndim != 3 or F.numel() == 0:
+            raise ValueError(f"F must be [N, R, K], none of them 0, got {tuple(F.shape)}")
         N, R, K = F.shape
         dim = self.frame.dim
         if v is None and self.matches == "raw":
@@ -406,6 +412,19 @@ def normalise_strengths(
         projections: layer name -> projection, in the order of depth.
         features: layer name -> regional features, `[N, R, K]`.
         to: "last layer", or "own mean": 1, as in the authors' code.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import method
+        >>> run = ee.FinishedRun.open("runs/demo")
+        >>> learned, features = run.learned(), run.features()
+        >>> method.normalise_strengths(learned.regional, features.layers)
+        >>> means = [
+        ...     p.transform(features.layers[n]).norm(dim=-1).mean()
+        ...     for n, p in learned.regional.items()
+        ... ]
+        >>> bool(torch.isclose(means[0], means[1]))
+        True
     """
     strengths = {}
     for name, projection in projections.items():

@@ -30,7 +30,13 @@ from emergence_ext.method.solver import (
     require_finite,
 )
 from emergence_ext.method.vmf import ExactKappa, Kappa
-from emergence_ext.settings import Responsibilities, Settings, Solver, require_choice
+from emergence_ext.settings import (
+    Responsibilities,
+    Settings,
+    Solver,
+    require_choice,
+    require_count,
+)
 from emergence_ext.store import Estimator
 
 logger = logging.getLogger(__name__)
@@ -105,8 +111,7 @@ class SampleProjection(Estimator):
         solver: Solver = Settings.solver,
         rate: float = Settings.sample_rate,
     ) -> None:
-        if dim < 2:
-            raise ValueError(f"dim must be at least 2, got {dim}")
+        require_count("dim", dim, 2)
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         require_choice("responsibilities", responsibilities, Responsibilities)

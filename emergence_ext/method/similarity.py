@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from numbers import Real
 from typing import Final
 
 import torch
@@ -60,7 +61,7 @@ def image_similarity(
         `P`, `[N, N]`, rows sum to 1; the diagonal is 0 without `include_self`.
 
     Raises:
-        ValueError: fewer than two images, or logits that are not finite.
+        ValueError: fewer than two images, logits that are not finite, or kappa_p below 0.
 
     Examples:
         >>> import emergence_ext as ee
@@ -70,6 +71,7 @@ def image_similarity(
                 [0.4200, 0.4200, 0.1600],
                 [0.2100, 0.2100, 0.5800]])
     """
+    _require_concentration(kappa_p)
     unit = _unit(z)
     P = unit.new_empty(len(z), len(z))
     for rows in _blocks(len(z)):
@@ -106,6 +108,13 @@ def similarity_for(
     Args:
         z, kappa_p, include_self: as for `image_similarity`.
         pairs: of the fit.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> z = torch.randn(6, 3)
+        >>> P = method.similarity_for(z, 4.0, pairs=None)
+        >>> P.shape
+        torch.Size([6, 6])
     """
     if is_of_all(pairs, len(z)):
         return image_similarity(z, kappa_p, include_self=include_self)
@@ -184,6 +193,11 @@ def _softmax(scores: Tensor, rows: slice, include_self: bool) -> Tensor:
     if not include_self:
         scores.diagonal(rows.start).fill_(-torch.inf)
     return torch.softmax(scores, dim=1)
+
+
+def _require_concentration(kappa_p: object) -> None:
+    if not isinstance(kappa_p, Real | Tensor) or not float(kappa_p) >= 0:
+        raise ValueError(f"kappa_p must be a number, at least 0, got {kappa_p!r}")
 
 
 def _unit(z: Tensor) -> Tensor:

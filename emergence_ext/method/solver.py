@@ -31,6 +31,13 @@ class FitStats:
         terms: named values at the end, for example the loss on left-out images.
         backend: what matched regions, "fused" or "reference"; None where nothing was matched, and
             in results that were stored before this was noted.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> f = torch.randn(20, 5)
+        >>> stats = ee.SampleProjection().fit(f, 3 * f[:, :3]).stats_
+        >>> stats.losses[-1] <= stats.losses[0], stats.backend
+        (True, None)
     """
 
     losses: tuple[float, ...]
@@ -117,7 +124,13 @@ def minimise(
 
 
 def evaluations(max_evals: int) -> int:
-    """How many evaluations come of a limit that is not undercut: whole steps of the solver."""
+    """How many evaluations come of a limit that is not undercut: whole steps of the solver.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.evaluations(5), method.evaluations(100)
+        (10, 100)
+    """
     return ROUND * -(-max_evals // ROUND)
 
 
@@ -238,6 +251,13 @@ def require_finite(**arrays: Tensor) -> None:
 
     Raises:
         ValueError: the argument and its first such image, named.
+
+    Examples:
+        >>> from emergence_ext import method
+        >>> method.require_finite(f=torch.tensor([[1.0], [float("inf")]]))
+        Traceback (most recent call last):
+        ...
+        ValueError: f: ...
     """
     for name, x in arrays.items():
         if not bool(torch.isfinite(x).all()):

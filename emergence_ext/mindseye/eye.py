@@ -13,6 +13,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.mindseye.facets import Facets, check_number, find_facets, pooled
 from emergence_ext.mindseye.objective import (
     alignment,
@@ -25,10 +26,9 @@ from emergence_ext.mindseye.robust import AdaptiveRobust
 from emergence_ext.mindseye.schedule import Preprocess, Schedule
 from emergence_ext.mindseye.score import Score, score
 from emergence_ext.render import Number, Objective, Rendering, check_images, l1, maps_of, seeing
+from emergence_ext.settings import require_count
 
 logger = logging.getLogger(__name__)
-
-_ROUNDING = 1e-3  # of pixels that were resized
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,15 @@ class MindsEye:
         losses: the objective before every step, `[T, C]`.
         shape, scale: b and r of the robust distance at the end, `[C]`.
         score: of the images.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> images = torch.rand(6, 3, 8, 8)
+        >>> schedule = mindseye.Schedule(steps=2, denoising=None, sparsity=0)
+        >>> eye = mindseye.minds_eye(net, images, "1", top_k=2, schedule=schedule)
+        >>> eye.images.shape, eye.losses.shape
+        (torch.Size([1, 3, 8, 8]), torch.Size([2, 1]))
     """
 
     layer: str
@@ -71,6 +80,15 @@ class FacetObjective:
         target: activations to be reached, `[C, K, H, W]`.
         channels: `[C, k]`.
         previous: the layer of the last term; None where there is none.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> images = torch.rand(6, 3, 8, 8)
+        >>> facets = mindseye.find_facets(mindseye.layer_rows(net, "1", images))
+        >>> objective = mindseye.facet_objective(net, images, "1", facets, top_k=2, sparsity=0.0)
+        >>> objective.target.shape, objective.channels.shape, objective.previous
+        (torch.Size([1, 4, 6, 6]), torch.Size([1, 2]), None)
     """
 
     total: Objective
@@ -124,8 +142,18 @@ def minds_eye(
             images, an unknown layer, top_k above the layer's channels, a layer that is dead for the
             images, or an image without a region.
         ImportError: scikit-learn or scikit-image is absent.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> images = torch.rand(6, 3, 8, 8)
+        >>> schedule = mindseye.Schedule(steps=5, denoising=None, sparsity=0)
+        >>> eye = mindseye.minds_eye(net, images, "1", top_k=2, schedule=schedule)
+        >>> bool(eye.losses[-1] < eye.losses[0])
+        True
     """
     schedule = schedule or Schedule()
+    require_kind(schedule=(schedule, Schedule))
     _check(images, facets, regions)
     options = _Options(regions=regions, preprocess=preprocess, batch_size=batch_size)
     if not isinstance(facets, Facets):
@@ -168,6 +196,14 @@ def facet_objective(
 
     Raises:
         ValueError: see `minds_eye`.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> images = torch.rand(6, 3, 8, 8)
+        >>> facets = mindseye.find_facets(mindseye.layer_rows(net, "1", images))
+        >>> mindseye.facet_objective(net, images, "1", facets, top_k=2, sparsity=0.0).total
+        (distance(1) - alignment(1))
     """
     first = images[:1]
     previous = previous_layer(module, layer, first if preprocess is None else preprocess(first))
@@ -205,6 +241,12 @@ def layer_rows(
 
     Args:
         module, layer, images, regions, preprocess, batch_size: as in `minds_eye`.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> mindseye.layer_rows(net, "1", torch.rand(6, 3, 8, 8)).shape
+        torch.Size([6, 144])
     """
     check_number(len(images))
     rows = torch.empty(0)
@@ -259,15 +301,9 @@ def _within(maps: Tensor, regions: Tensor | None) -> Tensor:
 
 
 def _check(images: Tensor, facets: int | Facets, regions: Tensor | None) -> None:
-    if not isinstance(images, Tensor):
-        raise ValueError(
-            f"images: expected a tensor [N, channels, H, W], got {type(images).__name__}; "
-            "torch.stack makes one of images of one size"
-        )
-    check_images("images", images)
-    low, high = images.min().item(), images.max().item()
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise ValueError(f"images: expected pixels in 0..1, got {low:g} to {high:g}")
+    check_images("images", images, within=True)
+    if not isinstance(facets, Facets):
+        require_count("facets", facets, 1)
     if isinstance(facets, Facets):
         if len(facets.labels) != len(images):
             raise ValueError(

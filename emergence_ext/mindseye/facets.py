@@ -46,6 +46,13 @@ class Facet:
         members: indices of the images, `[m]`.
         weights: softmax of 1/distance, of sum 1, `[m]`.
         distances: from the centre in the embedding, `[m]`.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> rows = torch.cat([torch.randn(4, 6), torch.randn(4, 6) + 9])
+        >>> facet = mindseye.find_facets(rows, 2, members=3).facets[0]
+        >>> facet.members.shape, round(facet.weights.sum().item(), 4)
+        (torch.Size([3]), 1.0)
     """
 
     members: Tensor
@@ -66,6 +73,12 @@ class Facets:
         labels: facet of each image, `[N]`.
         centres: of the facets, `[C, 2]`.
         facets: what stands for each, `[C]`.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> rows = torch.cat([torch.randn(4, 6), torch.randn(4, 6) + 9])
+        >>> mindseye.find_facets(rows, 2).points.shape
+        torch.Size([8, 2])
     """
 
     points: Tensor
@@ -92,6 +105,13 @@ def find_facets(
         ValueError: fewer different images than facets, a facet that no image falls to, too many
             images, or activations that are not finite.
         ImportError: scikit-learn is absent.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> rows = torch.cat([torch.randn(4, 6), torch.randn(4, 6) + 9])
+        >>> labels = mindseye.find_facets(rows, 2).labels
+        >>> labels[:4].unique().numel(), labels[4:].unique().numel()
+        (1, 1)
     """
     if activations.ndim != 2 or not len(activations):
         raise ValueError(f"activations: expected [N, D], got {list(activations.shape)}")

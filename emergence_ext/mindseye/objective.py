@@ -25,6 +25,12 @@ def top_channels(target: Tensor, k: int) -> Tensor:
 
     Raises:
         ValueError: k outside of 1..K.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> target = torch.tensor([1.0, 3.0, 2.0]).reshape(1, 3, 1, 1)
+        >>> mindseye.top_channels(target, 2)
+        tensor([[1, 2]])
     """
     if not 1 <= k <= target.shape[1]:
         raise ValueError(f"top_k: expected 1 to {target.shape[1]}, the layer's channels, got {k}")
@@ -41,6 +47,15 @@ def alignment(layer: str, target: Tensor, channels: Tensor) -> Objective:
 
     Raises:
         ValueError: a target whose channels are all zero.
+
+    Examples:
+        >>> from emergence_ext import mindseye, render
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> images = torch.rand(1, 3, 8, 8)
+        >>> target = render.maps_of(net, ["1"], images)["1"]
+        >>> objective = mindseye.alignment("1", target, mindseye.top_channels(target, 2))
+        >>> round(render.measure(net, images, objective).item(), 4)
+        1.0
     """
     _check_alive(target, channels, layer)
 
@@ -65,6 +80,17 @@ def distance(layer: str, target: Tensor, channels: Tensor, adaptive: AdaptiveRob
 
     Raises:
         ValueError: a target whose channels are all zero.
+
+    Examples:
+        >>> from emergence_ext import mindseye, render
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> images = torch.rand(1, 3, 8, 8)
+        >>> target = render.maps_of(net, ["1"], images)["1"]
+        >>> channels = mindseye.top_channels(target, 2)
+        >>> objective = mindseye.distance("1", target, channels, mindseye.AdaptiveRobust(1))
+        >>> near, far = (render.measure(net, x, objective) for x in (images, 0 * images))
+        >>> bool(near < far)
+        True
     """
     _check_alive(target, channels, layer)
 
@@ -92,6 +118,15 @@ def previous_layer(module: nn.Module, layer: str, images: Tensor) -> str | None:
 
     Raises:
         ValueError: an unknown layer, or one that does not run.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> conv = torch.nn.Conv2d(3, 3, 3)
+        >>> net = torch.nn.Sequential(
+        ...     conv, torch.nn.ReLU(), torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()
+        ... )
+        >>> mindseye.previous_layer(net, "3", torch.rand(1, 3, 8, 8))
+        '1'
     """
     find_layers(module, [layer])
     events: list[tuple[str, bool]] = []

@@ -32,6 +32,12 @@ def robust(x: Tensor, shape: Tensor | float, scale: Tensor | float = 1.0) -> Ten
 
     Raises:
         ValueError: a scale that is not above 0, or a shape that is NaN or plus infinity.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> x = torch.tensor([0.5, 10.0])
+        >>> mindseye.robust(x, shape=2.0), mindseye.robust(x, shape=-2.0)
+        (tensor([ 0.1250, 50.0000]), tensor([0.1176, 1.9231]))
     """
     b = torch.as_tensor(shape, dtype=x.dtype, device=x.device)
     r = torch.as_tensor(scale, dtype=x.dtype, device=x.device)
@@ -63,6 +69,13 @@ def log_normaliser(shape: Tensor) -> Tensor:
 
     Raises:
         ValueError: a shape outside of [0, 2]; below 0 the integral is infinite.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> import math
+        >>> normal = mindseye.log_normaliser(torch.tensor(2.0, dtype=torch.float64)).exp()
+        >>> round(normal.item() ** 2 / math.pi, 6)
+        2.0
     """
     if not bool(((shape >= 0) & (shape <= 2)).all()):
         raise ValueError("shape: expected in [0, 2], where the loss has a normaliser")
@@ -84,6 +97,12 @@ class AdaptiveRobust(nn.Module):
         count: number of residuals `n`.
         scale: r at the start.
         device: of the parameters.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> adaptive = mindseye.AdaptiveRobust(3)
+        >>> adaptive(torch.tensor([0.0, 1.0, 2.0])).diff() > 0
+        tensor([True, True])
     """
 
     def __init__(

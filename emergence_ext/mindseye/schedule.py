@@ -51,6 +51,12 @@ class Schedule:
 
     Raises:
         ValueError: a number out of its range.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> mindseye.Schedule(steps=0)
+        Traceback (most recent call last):
+        ValueError: ...
     """
 
     steps: int = 200

@@ -28,6 +28,15 @@ class Score:
         share: mean of each target channel as a share of the target's, `[C, k]`; NaN where the
             target's is not above 0.
         logits: what the network says of the images, `[C, outputs]`; None where it names no class.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> images = torch.rand(6, 3, 8, 8)
+        >>> schedule = mindseye.Schedule(steps=2, denoising=None, sparsity=0)
+        >>> score = mindseye.minds_eye(net, images, "1", top_k=2, schedule=schedule).score
+        >>> score.rendered.shape, score.real.shape, score.share.shape
+        (torch.Size([1]), torch.Size([1, 6]), torch.Size([1, 2]))
     """
 
     rendered: Tensor
@@ -93,6 +102,18 @@ def score(
         regions: which count in each real image, bool `[N, H, W]`; all where left out.
         preprocess: from images in 0..1 to the network's input.
         batch_size: images at a time.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> images = torch.rand(6, 3, 8, 8)
+        >>> facets = mindseye.find_facets(mindseye.layer_rows(net, "1", images))
+        >>> goal = mindseye.facet_objective(net, images, "1", facets, top_k=2, sparsity=0.0)
+        >>> found = mindseye.score(
+        ...     net, "1", facets, goal.target, goal.channels, images[:1], images[:1], images
+        ... )
+        >>> torch.equal(found.rendered, found.initial)
+        True
     """
     channels = channels.cpu()
     own = target.new_ones(len(real), *target.shape[2:])
@@ -134,6 +155,12 @@ def logits_of(
     Returns:
         None where that names no class: no logits `[n, outputs]`, fewer than two outputs, or numbers
         that are not finite.
+
+    Examples:
+        >>> from emergence_ext import mindseye
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> mindseye.logits_of(net, torch.rand(2, 3, 4, 4)).shape
+        torch.Size([2, 5])
     """
     outputs = []
     with torch.no_grad(), preserved(module):

@@ -30,6 +30,16 @@ class Above:
         layout: how the layer itself gives its maps.
         alone: whether the logits depend on the images through this layer only. Then what lies below
             is run on one image, however many maps there are: its result is not used.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5)
+        ... )
+        >>> with network.above(net, "0", torch.rand(2, 3, 8, 8)) as part:
+        ...     print(part.maps.shape, part.alone)
+        ...
+        torch.Size([2, 4, 6, 6]) True
     """
 
     module: nn.Module
@@ -75,6 +85,17 @@ def above(module: nn.Module, layer: str, images: Tensor) -> Iterator[Above]:
     Raises:
         ValueError: an unknown layer, one that does not run or runs twice, one whose output is no
             map, or a network whose output is not logits.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5)
+        ... )
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> with torch.no_grad(), network.above(net, "0", images) as part:
+        ...     print(torch.allclose(part(part.maps), net(images), atol=1e-6))
+        ...
+        True
     """
     with preserved(module):
         others: list[Tensor | None] = []
@@ -153,6 +174,16 @@ def grad_cam(part: Above, columns: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Raises:
         ImportError: captum is absent.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5)
+        ... )
+        >>> with network.above(net, "0", torch.rand(2, 3, 8, 8)) as part:
+        ...     print(network.grad_cam(part, torch.tensor([1, 4]), (3, 3)).shape)
+        ...
+        torch.Size([2, 9])
     """
     entry = torch.nn.Identity()
     method = optional("captum.attr", "Grad-CAM").LayerGradCam(lambda maps: part(entry(maps)), entry)

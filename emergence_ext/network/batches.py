@@ -46,6 +46,13 @@ def in_batches(
     Raises:
         ValueError: a batch of no samples.
         MemoryError, RuntimeError: there is not enough memory for one sample, or another error.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> x = torch.arange(5)
+        >>> parts = network.in_batches(lambda rows: x[rows].sum().item(), 5, 2, description="sums")
+        >>> [total for _, total in parts]
+        [1, 5, 4]
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
@@ -103,6 +110,15 @@ def read_ahead(
 
     Yields:
         Batch -> `[B, channels, H, W]`; batches in order, or the last one again or a part of it.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import network
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)
+        >>> with network.read_ahead(images) as stack:
+        ...     print(stack(slice(0, 8)).shape)
+        ...
+        torch.Size([8, 3, 16, 16])
     """
     ranges = [range(len(samples))] if ranges is None else ranges
     held: list[Tensor] = []

@@ -40,6 +40,12 @@ def forward(module: nn.Module, images: Tensor) -> Any:
             raised is the cause. Errors of observers, and those for want of memory, come as they
             are.
         ValueError: as `fitted`.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> network.forward(net, torch.rand(2, 3, 4, 4)).shape
+        torch.Size([2, 5])
     """
     given = fitted(module, images)
     with user_code("model"):
@@ -65,6 +71,12 @@ def first_logits(module: nn.Module, images: Tensor) -> Tensor:
     Raises:
         UserCodeError: as `forward`; where the network takes images of another size, it is named.
         ValueError: a quantised network, or as `classify`.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> network.first_logits(net, torch.rand(2, 3, 4, 4)).shape
+        torch.Size([2, 5])
     """
     quantised = next((n for n, part in module.named_modules() if _is_quantised(part)), None)
     if quantised is not None:
@@ -170,6 +182,17 @@ def select_output(module: nn.Module, name: str) -> None:
     Args:
         module: changed in place, by a forward hook.
         name: key, field or index of the output; with dots between where they are nested.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> class Net(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return {"logits": x.flatten(1), "features": x}
+        ...
+        >>> net = Net()
+        >>> network.select_output(net, "logits")
+        >>> net(torch.rand(2, 3, 4, 4)).shape
+        torch.Size([2, 48])
     """
     module.register_forward_hook(functools.partial(_selected, name))
 
@@ -178,6 +201,34 @@ def _selected(name: str, _module: nn.Module, _inputs: Any, output: Any) -> Any:
     for part in name.split("."):
         output = _entry(output, part, name)
     return output
+
+
+def require_module(module: Any, argument: str = "module") -> None:
+    """Refuse what is no network.
+
+    Raises:
+        TypeError: no module, but its class, for example.
+    """
+    if isinstance(module, type) and issubclass(module, nn.Module):
+        name = module.__name__
+        raise TypeError(f"{argument}: {name} is a class; give a network of it, as {name}()")
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{argument}: expected a torch.nn.Module, got {type(module).__name__}")
+
+
+def require_numbers(module: Any, argument: str = "module") -> None:
+    """Refuse what cannot be run: no network, or one without weights.
+
+    Raises:
+        TypeError: no module, but its class, for example.
+        ValueError: its weights are on the meta device.
+    """
+    require_module(module, argument)
+    if any(x.is_meta for x in (*module.parameters(), *module.buffers())):
+        raise ValueError(
+            f"{argument}: its weights are on the meta device, which holds no numbers; build the "
+            "network on the CPU, or load its weights"
+        )
 
 
 @contextmanager
@@ -193,6 +244,7 @@ def preserved(module: nn.Module) -> Iterator[None]:
         >>> net.training
         True
     """
+    require_numbers(module)
     modes = [(part, part.training) for part in module.modules()]
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     try:

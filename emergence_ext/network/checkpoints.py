@@ -4,7 +4,7 @@ import glob
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from emergence_ext.lookup import path_named
 from emergence_ext.network.epochs import Epoch, read_epochs
 from emergence_ext.network.origin import Origin, sealed
 from emergence_ext.store import (
@@ -40,7 +41,14 @@ INDEX = "checkpoints.json"
 
 
 class CheckpointFile(NamedTuple):
-    """A stored state of a network: a label to show, its epoch, its file."""
+    """A stored state of a network: a label to show, its epoch, its file.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> torch.save(torch.nn.Linear(2, 2).state_dict(), "epoch_3.pt")
+        >>> network.load_checkpoints(["epoch_3.pt"])[0].label
+        'epoch 3'
+    """
 
     label: str
     epoch: int
@@ -48,12 +56,31 @@ class CheckpointFile(NamedTuple):
 
 
 def save_checkpoint(folder: Path, epoch: int, module: nn.Module, origin: Origin) -> None:
-    """Write `epoch_0003.safetensors`, the state_dict of a module as it is after an epoch."""
+    """Write `epoch_0003.safetensors`, the state_dict of a module as it is after an epoch.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import network
+        >>> folder = Path("saved")
+        >>> network.save_checkpoint(folder, 3, torch.nn.Linear(3, 2), network.Origin(size=32))
+        >>> network.read_origin(folder / "epoch_0003.safetensors").size
+        32
+    """
     write_file(_checkpoint_file(folder, epoch), sealed(module.state_dict(), origin))
 
 
 def write_index(folder: Path, rows: Sequence[Mapping[str, float]], origin: Origin) -> None:
-    """Write `checkpoints.json`: `epoch` and whatever else a row says, for files that are there."""
+    """Write `checkpoints.json`: `epoch` and whatever else a row says, for files that are there.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import network
+        >>> folder, origin = Path("indexed"), network.Origin(size=32)
+        >>> network.save_checkpoint(folder, 3, torch.nn.Linear(3, 2), origin)
+        >>> network.write_index(folder, [{"epoch": 3, "val_accuracy": 0.9}], origin)
+        >>> network.load_checkpoints("indexed/*.safetensors")[0].epoch
+        3
+    """
     entries = [
         {
             "file": _checkpoint_file(folder, int(row["epoch"])).name,
@@ -81,11 +108,21 @@ def load_checkpoints(pattern: Path | str | Sequence[Path | str]) -> list[Checkpo
     Raises:
         ValueError: nothing matches, something that is no file, a file without an epoch or with
             several numbers that it could be, two files of one epoch, or epochs beside steps.
+        TypeError: neither paths nor a pattern.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> for step in (0, 500):
+        ...     torch.save(torch.nn.Linear(3, 2).state_dict(), f"step_{step}.pt")
+        ...
+        >>> [file.label for file in network.load_checkpoints("step_*.pt")]
+        ['step 0', 'step 500']
     """
     if isinstance(pattern, str | Path):
         paths = [Path(path) for path in glob.glob(str(pattern), recursive=True)]
     else:
-        paths = [Path(path) for path in pattern]
+        given = pattern if isinstance(pattern, Iterable) else [pattern]
+        paths = [path_named(path, "checkpoints") for path in given]
     if not paths:
         raise ValueError(f"checkpoints: nothing matches {str(pattern)!r}. Is the pattern quoted?")
     absent = next((path for path in paths if not path.is_file()), None)
@@ -118,7 +155,17 @@ def keep_state(
     settings: Mapping[str, Any],
     depends_on: Mapping[str, str],
 ) -> None:
-    """Store what training goes on from, less the frozen weights; two are kept, should one break."""
+    """Store what training goes on from, less the frozen weights; two are kept, should one break.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Linear(3, 2)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> network.keep_state(Path("training"), 1, net, optimizer, {"epoch": 1}, {"images": "a1"})
+        >>> network.find_state(Path("training"))[1:]
+        ({'epoch': 1}, {'images': 'a1'})
+    """
     frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
     state = dict(module.state_dict())
     arrays = {f"module/{name}": value for name, value in state.items() if name not in frozen}
@@ -147,6 +194,13 @@ def find_state(
 
     Raises:
         StoreError: no state is whole, or none is there beside checkpoints of a training.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import network
+        >>> Path("empty").mkdir()
+        >>> network.find_state(Path("empty")) is None
+        True
     """
     stored = sorted(_states(folder).glob("[0-9]*.json"), reverse=True)
     for path in stored:
@@ -169,7 +223,21 @@ def find_state(
 def restore_state(
     arrays: Mapping[str, Tensor], module: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Put a stored state back into a module and its optimizer."""
+    """Put a stored state back into a module and its optimizer.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import network
+        >>> def made():
+        ...     net = torch.nn.Linear(3, 2)
+        ...     return net, torch.optim.SGD(net.parameters(), lr=0.1)
+        ...
+        >>> net, fresh = made(), made()
+        >>> network.keep_state(Path("stopped"), 1, *net, {}, {})
+        >>> network.restore_state(network.find_state(Path("stopped"))[0], *fresh)
+        >>> torch.equal(fresh[0].weight, net[0].weight)
+        True
+    """
     learned: dict[str, Tensor] = {}
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in arrays.items():

@@ -150,7 +150,17 @@ def inspect_model(
 
 
 def format_report(report: ModelReport) -> str:
-    """Return a report as text for a terminal."""
+    """Return a report as text for a terminal.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5)
+        ... )
+        >>> report = network.inspect_model(net.eval(), torch.rand(1, 3, 8, 8))
+        >>> print(network.format_report(report).splitlines()[0])
+        837 parameters, float32, eval mode
+    """
     state = "training" if report.training else "eval"
     lines = [
         f"{report.parameters:,} parameters, {', '.join(report.dtypes) or 'none'}, {state} mode",
@@ -220,7 +230,13 @@ def environment(*, prove: bool = False) -> dict[str, Any]:
 
 
 def format_environment(brief: bool = False, *, prove: bool = False) -> str:
-    """Return the environment as text for a terminal; `brief` leaves the build's flags out."""
+    """Return the environment as text for a terminal; `brief` leaves the build's flags out.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> "torch" in network.format_environment(brief=True)
+        True
+    """
     facts = environment(prove=prove)
     library = facts["library"]
     device = facts["cuda_device"] or "no CUDA device"

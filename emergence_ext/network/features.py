@@ -34,7 +34,7 @@ from emergence_ext.network.hooks import (
     regions,
 )
 from emergence_ext.network.layout import Layout, read_layouts, strips
-from emergence_ext.settings import Precision
+from emergence_ext.settings import Precision, require_count
 from emergence_ext.store import Part, fill_rows, rows_per_shard
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,12 @@ class StreamOptions(TypedDict, total=False):
             any batch can be computed without those before it.
         example: image `[channels, H, W]` in 0..1 that the network is tried on in place of the first
             of the data set, where that may be a strange one.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> options: network.StreamOptions = {"batch_size": 8, "grid": (4, 4)}
+        >>> sorted(options)
+        ['batch_size', 'grid']
     """
 
     preprocess: Callable[[Tensor], Tensor] | None
@@ -149,14 +155,26 @@ def feature_stream(
     Raises:
         ValueError: an unknown or unusable layer; NaN or infinite values, with image and layer; no
             images; categories that do not match the outputs.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(784, 3)
+        ... )
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)
+        >>> with network.feature_stream(net, images, ["0"], batch_size=8) as stream:
+        ...     print([(rows.start, rows.stop) for rows, _ in stream.batches()])
+        ...
+        [(0, 8), (8, 12)]
     """
     named = dict(layers) if isinstance(layers, Mapping) else {name: name for name in layers}
     if not named:
         raise ValueError("layers: expected at least one layer, got none")
     if precision not in get_args(Precision):
         raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    require_count("batch_size", batch_size, 1)
+    _require_grid(grid)
     find_layers(module, named.values())
     samples = as_samples(dataset)
     with preserved(module), moved_to(module, device) as target, torch.no_grad():
@@ -189,6 +207,18 @@ class FeatureStream:
         batch_size: images at a time.
         random_state: seed.
         row_bytes: of all features of one image.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(784, 3)
+        ... )
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)
+        >>> with network.feature_stream(net, images, ["0"]) as stream:
+        ...     print(len(stream), stream.grid, stream.head)
+        ...
+        12 (14, 14) 2
     """
 
     run: ForwardPass
@@ -373,6 +403,15 @@ def _probe(
 def _logits_of_pair(run: ForwardPass, images: Tensor) -> Tensor:
     torch.manual_seed(0)  # so that a network that draws numbers draws the same for either pair
     return run.logits(images)
+
+
+def _require_grid(grid: Any) -> None:
+    """Refuse what is neither "last" nor `(H, W)`."""
+    sides = grid if isinstance(grid, tuple | list) else ()
+    if grid != "last" and not (
+        len(sides) == 2 and all(isinstance(side, int) and side >= 1 for side in sides)
+    ):
+        raise ValueError(f'grid: expected "last" or two numbers of at least 1, got {grid!r}')
 
 
 def _has_categories(dataset: MapStyle | Iterable[Any]) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.data import Samples
+from emergence_ext.lookup import device_named
 from emergence_ext.network.batches import stacked
 from emergence_ext.network.calling import classify, fitted
 from emergence_ext.settings import Precision
@@ -23,6 +24,13 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """Return the context in which a network computes: "bfloat16" only where that is quicker.
 
     Without bfloat16 products of its own a CPU takes about ten times as long as in float32.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> with network.autocast("float32", torch.device("cpu")):
+        ...     print((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        ...
+        torch.float32
     """
     wanted = precision == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted and _multiplies(device.type))
@@ -46,7 +54,15 @@ def _multiplies(device: str) -> bool:
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """How one batch of images `[B, 3, H, W]` goes through the network."""
+    """How one batch of images `[B, 3, H, W]` goes through the network.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> run = network.ForwardPass(net, None, [4, 0], "float32", torch.device("cpu"))
+        >>> run.logits(torch.rand(2, 3, 4, 4)).shape
+        torch.Size([2, 2])
+    """
 
     module: nn.Module
     preprocess: Callable[[Tensor], Tensor] | None
@@ -91,6 +107,11 @@ def flat_features(f: Tensor, head: str) -> Tensor:
 
     Raises:
         ValueError: another shape.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.flat_features(torch.rand(2, 8, 4, 4), "head").shape
+        torch.Size([2, 8])
     """
     if f.ndim == 4:
         return f.float().mean(dim=(2, 3))
@@ -109,6 +130,14 @@ def check_finite(part: Tensor, what: str, names: Sequence[str]) -> None:
 
     Raises:
         ValueError: a value that is not finite.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> logits = torch.tensor([[1.0], [float("nan")]])
+        >>> network.check_finite(logits, "logits", ["a.png", "b.png"])
+        Traceback (most recent call last):
+        ...
+        ValueError: ...b.png...
     """
     finite = part.isfinite().flatten(1).all(dim=1)
     if not bool(finite.all()):
@@ -134,10 +163,19 @@ def check_batch(part: Tensor, what: str, expected: Sequence[int]) -> None:
 
 @contextmanager
 def moved_to(module: nn.Module, device: torch.device | str | None) -> Iterator[torch.device]:
-    """Have the module on a device for the length of the block."""
+    """Have the module on a device for the length of the block.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Linear(3, 2)
+        >>> with network.moved_to(net, None) as device:  # where it is
+        ...     print(device)
+        ...
+        cpu
+    """
     first = next(iter([*module.parameters(), *module.buffers()]), None)
     home = torch.device("cpu") if first is None else first.device
-    target = home if device is None else torch.device(device)
+    target = home if device is None else device_named(device)
     if target == home:
         yield target
         return

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from emergence_ext.lookup import nearest
-from emergence_ext.network.calling import logits, preserved
+from emergence_ext.network.calling import logits, preserved, require_module
 from emergence_ext.network.layout import Layout, is_reading, read_layouts
 from emergence_ext.network.trace import Call, check_open, observed, trace
 
@@ -31,6 +31,15 @@ class Record:
         outputs: layer name -> what `keep` made of the layer's output.
         inputs: module name -> copy of the module's first input, channels first.
         layouts: layer name -> how the layer itself gives its map.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> with torch.no_grad(), network.recorder(net, ["1"]) as record:
+        ...     _ = net(torch.rand(2, 3, 8, 8))
+        ...
+        >>> record.outputs["1"].shape, record.layouts["1"].axes
+        (torch.Size([2, 4, 6, 6]), 'map')
     """
 
     outputs: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +52,7 @@ def find_layers(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]
 
     Raises:
         ValueError: an unknown name, with the nearest ones, or one that is listed twice.
+        TypeError: something else than names.
 
     Examples:
         >>> import emergence_ext as ee
@@ -51,9 +61,16 @@ def find_layers(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]
         >>> list(network.find_layers(net, ["conv1_2", "fc2"]))
         ['conv1_2', 'fc2']
     """
+    require_module(module)
     known = dict(module.named_modules(remove_duplicate=False))
     layers: dict[str, nn.Module] = {}
     for name in names:
+        if not isinstance(name, str):
+            own = next((dotted for dotted, part in known.items() if part is name), None)
+            raise TypeError(
+                f"layers: expected dotted names, got {type(name).__name__}"
+                + (f", which is {own!r} here" if own else "")
+            )
         if name in layers:
             raise ValueError(f"layers: {name!r} is listed twice")
         if name not in known or name == "":

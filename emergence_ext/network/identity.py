@@ -47,6 +47,14 @@ def code_digest(part: nn.Module | Callable[..., Any]) -> str:
     top-level package or not installed, and so do global constants and tensors. The code of torch
     does not count, nor what is not written in Python. Another version of Python compiles to another
     digest.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> one, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+        >>> network.code_digest(one) == network.code_digest(other)
+        True
+        >>> network.code_digest(one) == network.code_digest(torch.nn.Linear(3, 4))
+        False
     """
     gathered: dict[str, Any] = {}
     if isinstance(part, nn.Module):

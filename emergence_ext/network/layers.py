@@ -199,6 +199,14 @@ def last_reached(module: nn.Module, image: Tensor, layers: Sequence[str]) -> str
 
     Raises:
         ValueError: an unknown layer, or one that gives no map.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5)
+        ... )
+        >>> network.last_reached(net, torch.rand(1, 3, 8, 8), ["0"])
+        '0'
     """
     parts = find_layers(module, layers)
     check_open(module, *parts.values())

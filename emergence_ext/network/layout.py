@@ -75,6 +75,12 @@ class Layout:
         grid: `(H, W)`.
         skip: tokens in front that are no places: class, distillation and register tokens.
         behind: such tokens behind the places.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> layout = network.Layout("tokens", grid=(2, 2), skip=1)
+        >>> layout.as_map(torch.rand(3, 5, 8)).shape
+        torch.Size([3, 8, 2, 2])
     """
 
     axes: Literal["map", "channels last", "tokens", "tokens last"]
@@ -135,7 +141,15 @@ def strips(image: Tensor) -> Tensor:
 
     Returns:
         `[IMAGES, channels, H', W']`; values stay in the range of the image, if it has one.
+
+    Raises:
+        ValueError: no such tensor.
     """
+    if not isinstance(image, Tensor) or image.ndim != 4:
+        shape = f" {list(image.shape)}" if isinstance(image, Tensor) else ""
+        raise ValueError(
+            f"image: expected a tensor [1, channels, H', W'], got {type(image).__name__}{shape}"
+        )
     generator = torch.Generator().manual_seed(0)
     pixels = image[0].detach().float()
     noise = torch.randn(pixels.shape, generator=generator)
@@ -167,6 +181,12 @@ def read_layouts(
 
     Raises:
         ValueError: a layer whose output is no map of the image, with those near to it that are.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> network.read_layouts(net, torch.rand(1, 3, 8, 8), {"1": net[1]})["1"]
+        Layout(axes='map', grid=(6, 6), skip=0, behind=0)
     """
     reader = Reader((image.shape[-2], image.shape[-1]))
     found: dict[str, Layout] = {}

@@ -22,7 +22,7 @@ from emergence_ext.network.builtin import (
     small_vgg64,
     vgg16_pooled,
 )
-from emergence_ext.network.calling import select_output
+from emergence_ext.network.calling import require_numbers, select_output
 from emergence_ext.network.huggingface import hub_builder, hub_preprocess, output_names
 from emergence_ext.network.layers import known_layers
 from emergence_ext.network.origin import read_origin
@@ -72,6 +72,12 @@ class LoadedModel:
         preprocess: what its images need, for `preprocessing.preprocess`.
         description: what that name stands for, in words.
         outputs: for each output all of its names, where the network itself says them.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> network.LoadedModel(net, "mine", layers={}, preprocess="none").description
+        ''
     """
 
     module: nn.Module
@@ -128,6 +134,8 @@ def load_model(
         >>> list(net.layers), net.preprocess
         (['conv1_2', 'conv2_2', 'conv3_3', 'conv4_3', 'conv5_3'], 'none')
     """
+    if not isinstance(spec, str):
+        raise TypeError(f"model: expected a name, got {type(spec).__name__}")
     weights = weights_file(spec, weights)
     origin = read_origin(weights)
     image_size = image_size or origin.size
@@ -168,11 +176,16 @@ def taken(module: nn.Module) -> LoadedModel:
     Args:
         module: the network, with its weights.
 
+    Raises:
+        TypeError: no module, but its class, for example.
+        ValueError: its weights are on the meta device.
+
     Examples:
         >>> from emergence_ext import network
         >>> network.taken(torch.nn.Linear(4, 2)).description
         'a Linear of torch.nn.modules.linear'
     """
+    require_numbers(module, "model")
     module = _opened(module)
     kind = type(module)
     source = kind.__module__.partition(".")[0]

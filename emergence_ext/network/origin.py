@@ -38,6 +38,11 @@ class Origin:
         model: what the network was built by, as `load_model` takes it.
         categories: of the columns of the output, in order.
         output: which of its outputs are the logits, as `load_model` takes it.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.Origin(size=32, categories=("cat", "dog"))
+        Origin(size=32, preprocess=None, model=None, categories=('cat', 'dog'), output=None)
     """
 
     size: int | None = None
@@ -58,7 +63,10 @@ class Origin:
 
         Raises:
             ValueError: no pixel.
+            TypeError: no number of pixels.
         """
+        if given is not None and not isinstance(given, int):
+            raise TypeError(f"size: expected a number of pixels, got {given!r}")
         if given is not None and given < 1:
             raise ValueError(f"size: expected at least 1 pixel, got {given}")
         if given is None:
@@ -156,6 +164,12 @@ def read_origin(path: Path | str | None) -> Origin:
 
     Raises:
         StoreError: it says something else than a training writes.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> torch.save(torch.nn.Linear(3, 2).state_dict(), "w.pt")  # says nothing of the training
+        >>> network.read_origin("w.pt") == network.Origin()
+        True
     """
     said = None if path is None else _said(Path(path))
     if said is None or path is None:

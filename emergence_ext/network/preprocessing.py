@@ -102,6 +102,11 @@ def preprocess(name: str | Callable[[Tensor], Tensor]) -> nn.Module:
     if isinstance(name, nn.Module):
         return name
     if not isinstance(name, str):
+        if not callable(name):
+            raise TypeError(
+                "preprocess: expected a name, or a module or function of images [B, 3, H, W], got "
+                f"{type(name).__name__}"
+            )
         return _Call(name)
     module = _made(name)
     module.name = name  # type: ignore[assignment]  # torch's stubs allow tensors and modules

@@ -27,6 +27,17 @@ def load_pretrained(module: nn.Module, weights: Path | str) -> list[str]:
 
     Raises:
         FileNotFoundError, ValueError: as `load_weights`.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> def net(outputs):
+        ...     return torch.nn.Sequential(
+        ...         torch.nn.Conv2d(3, 4, 1), torch.nn.Flatten(), torch.nn.Linear(4, outputs)
+        ...     )
+        ...
+        >>> torch.save(net(1000).state_dict(), "w.pt")
+        >>> network.load_pretrained(net(5), "w.pt")
+        ['2: 1000 outputs there, 5 here, trained anew']
     """
     state = read_weights(weights)
     there, own = matched(module, state, str(weights)).tensors, own_tensors(module)

@@ -37,6 +37,11 @@ def weights_file(model: str, weights: Path | str | None) -> Path | None:
         ValueError: no weights are published for that network.
         FileNotFoundError: they are not in the cache and cannot be fetched; says where they belong.
         ImportError: torchvision or timm is needed and absent.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.weights_file("vgg16", "runs/vgg16.pt").as_posix()
+        'runs/vgg16.pt'
     """
     if weights is None:
         return None
@@ -63,6 +68,10 @@ def published_size(model: str, weights: Path | str | None = None) -> int | None:
     Args:
         model: name, as `load_model` takes it; an unknown one has no size.
         weights: as `weights_file` takes them.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.published_size("resnet18")
     """
     source, _, name = model.partition(":")
     if source == "hf":

@@ -100,6 +100,7 @@ def receptive_field(
 
     Raises:
         ValueError: an unknown layer, or one that does not depend on the image.
+        TypeError: no size.
 
     Examples:
         >>> from emergence_ext import network
@@ -108,6 +109,11 @@ def receptive_field(
         >>> field.size, field.stride, field.box(0, 0)
         ((5, 5), (1.0, 1.0), (0, 0, 5, 5))
     """
+    if not isinstance(input_size, int | tuple | list):
+        raise TypeError(
+            "input_size: expected (height, width) or a side in pixels, got "
+            f"{type(input_size).__name__}"
+        )
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
     layout = layout or _layout(module, layer, (height, width))
     image, output = _image_and_map(module, layer, layout, (height, width))

@@ -42,6 +42,14 @@ class RectifierMode(TorchFunctionMode):
         functional: (module, function) -> how often a ReLU ran there that is no module.
         rectified: how often any ReLU ran.
         before_relu: modules whose output has negative values and goes straight into a ReLU.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> mode = network.RectifierMode(net)
+        >>> mode.run(torch.rand(1, 3, 8, 8))
+        >>> mode.rectified, dict(mode.functional), mode.before_relu
+        (1, {}, {'0'})
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -100,6 +108,15 @@ class AsModules(TorchFunctionMode):
 
     Args:
         relus: one module a call.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> relu = torch.nn.ReLU()
+        >>> with network.observed({"relu": relu}, after=lambda call: print(call.name)):
+        ...     with network.AsModules([relu]):
+        ...         _ = torch.nn.functional.relu(torch.tensor([-1.0, 2.0]))
+        ...
+        relu
     """
 
     def __init__(self, relus: Iterable[nn.Module]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emergence_ext.network.calling import forward, observing, preserved
+from emergence_ext.network.calling import forward, observing, preserved, require_module
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,17 @@ class Call:
         inputs: its positional arguments.
         keywords: its keyword arguments.
         output: what it returned; None before it did.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> def tell(call):
+        ...     print(repr(call.name), call.output.shape)
+        ...
+        >>> _ = network.trace(net, torch.rand(2, 3, 4, 4), after=tell)
+        '0' torch.Size([2, 48])
+        '1' torch.Size([2, 5])
+        '' torch.Size([2, 5])
     """
 
     name: str
@@ -52,7 +63,18 @@ def trace(
 
     Raises:
         ValueError: what `check_open` says.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> images = torch.rand(2, 3, 4, 4)
+        >>> network.trace(net, images, before=lambda call: print(repr(call.name))).shape
+        ''
+        '0'
+        '1'
+        torch.Size([2, 5])
     """
+    require_module(module)
     check_open(*module.modules())
     parts = dict(module.named_modules())
     with preserved(module), torch.no_grad(), observed(parts, before=before, after=after):
@@ -72,6 +94,14 @@ def observed(
         parts: name -> module.
         before: called as one of them begins to run; `output` is None.
         after: called as one of them has run.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> with network.observed({"head": net[1]}, after=lambda call: print(call.name)):
+        ...     _ = net(torch.rand(2, 3, 4, 4))
+        ...
+        head
     """
 
     def hook(name: str, tell: Observer) -> Callable[..., None]:
@@ -98,6 +128,10 @@ def check_open(*parts: nn.Module) -> None:
 
     Raises:
         ValueError: one is compiled to TorchScript.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.check_open(torch.nn.Linear(3, 2))  # raises where it takes no hooks
     """
     if any(isinstance(part, torch.jit.ScriptModule) for part in parts):
         raise ValueError(

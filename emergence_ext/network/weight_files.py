@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from emergence_ext.lookup import path_named
 from emergence_ext.network.origin import check_seal
 
 __all__ = ["WITHIN", "read_weights"]
@@ -40,7 +41,7 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         ValueError: no regular file, no tensors in it, or a file that could not have been written by
             torch.save or safetensors.
     """
-    path = Path(path)
+    path = path_named(path, "weights")
     if not path.exists():
         raise FileNotFoundError(f"weights: cannot read {path}, there is no such file")
     if not path.is_file():

@@ -54,12 +54,25 @@ def load_weights(module: nn.Module, weights: Path | str, *, partial: bool = Fals
         FileNotFoundError: no such file.
         ValueError: no file of weights, or missing, unexpected or wrongly shaped keys: a checkpoint
             of another network; other kinds of numbers, or NaN; two sets of weights that fit.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> torch.save({"model": {"module.weight": torch.eye(2)}}, "w.pt")
+        >>> net = torch.nn.Linear(2, 2, bias=False)
+        >>> network.load_weights(net, "w.pt"), net.weight.tolist()
+        ([], [[1.0, 0.0], [0.0, 1.0]])
     """
     return check_and_load(module, read_weights(weights), str(weights), partial_ok=partial)
 
 
 def check_fits(module: nn.Module, weights: Path | str) -> None:
-    """Raise what `load_weights` would raise, and load nothing."""
+    """Raise what `load_weights` would raise, and load nothing.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> torch.save(torch.nn.Linear(3, 2).state_dict(), "linear.pt")
+        >>> network.check_fits(torch.nn.Linear(3, 2), "linear.pt")  # raises where it does not fit
+    """
     _check(module, read_weights(weights), str(weights), partial_ok=False)
 
 
@@ -93,6 +106,12 @@ def output_rows(module: nn.Module, state: Mapping[str, Tensor]) -> int | None:
     Args:
         module: the network, built for any number of outputs.
         state: weights by name, as `read_weights` gives them.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> mine, published = torch.nn.Linear(48, 5), torch.nn.Linear(48, 1000)
+        >>> network.output_rows(mine, published.state_dict())
+        1000
     """
     own, tensors = own_tensors(module), matched(module, state, "the file").tensors
     head = _head(own, tensors)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from emergence_ext.data import MapStyle
 from emergence_ext.report import Framed, emergence, exporting, is_current, show, write
-from emergence_ext.run import FinishedRun, Settings, run, subject_of
+from emergence_ext.run import FinishedRun, Settings, check_place, run, subject_of
 from emergence_ext.settings import Backend, Precision
 
 logger = logging.getLogger(__name__)
@@ -139,6 +139,8 @@ def analyze(
         >>> run.emergence.layers, len(run.samples)  # run.points, run.regions, run.show()
         (['0'], 48)
     """
+    if out is not None:  # before anything is read
+        check_place(out, images if isinstance(images, str | Path) else None)
     subject = subject_of(
         model,
         images,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from emergence_ext.data import MapStyle
+from emergence_ext.data import MapStyle, tar_paths
 from emergence_ext.network import Origin, save_checkpoint, taken
 from emergence_ext.notebook.analysis import Analysis, analyze
+from emergence_ext.run import DIGITS, check_place
 
 
 class Watch:
@@ -28,7 +30,9 @@ class Watch:
             is learned fast: 0, 1, 2, 4, 8, ...
 
     Raises:
-        ValueError: `every` below 1, or `out` holds checkpoints already.
+        ValueError: `every` below 1, or `out` is a file, the images' folder, or holds checkpoints.
+        TypeError: images, `every` or `out` of another kind.
+        FileNotFoundError: no such images.
 
     Examples:
         >>> import emergence_ext as ee
@@ -50,11 +54,16 @@ class Watch:
         out: Path | str | None = None,
         every: int | None = None,
     ) -> None:
-        if every is not None and every < 1:
+        # All of it now: after the training would be late.
+        if every is not None and _whole("every", every) < 1:
             raise ValueError(f"every: expected at least 1 epoch, got {every}")
+        _require_images(images)
+        if out is None:
+            out = tempfile.mkdtemp(prefix="emergence-")
+        check_place(out, images if isinstance(images, str | Path) else None)
         self.images = images
         self.every = every
-        self.out = Path(tempfile.mkdtemp(prefix="emergence-") if out is None else out)
+        self.out = Path(out)
         self._folder = self.out / "checkpoints"
         if any(self._folder.glob("*")):
             raise ValueError(
@@ -75,13 +84,17 @@ class Watch:
             epoch: a number that grows.
 
         Raises:
-            ValueError: an epoch below 0, or not above the last.
+            ValueError: an epoch below 0, or not above the last, or another network than before.
+            TypeError: no network, or no whole number.
             OSError: its weights cannot be written.
         """
+        module, epoch = taken(model).module, _whole("epoch", epoch)
         if epoch < 0 or (self._last is not None and epoch <= self._last[1]):
             last = "" if self._last is None else f", after {self._last[1]}"
             raise ValueError(f"epoch: expected a number that grows, from 0, got {epoch}{last}")
-        self._last = (taken(model).module, epoch)
+        if self._last is not None and _shapes(module) != _shapes(self._last[0]):
+            raise ValueError("model: it has other weights than the network before; watch one alone")
+        self._last = (module, epoch)
         doubling = epoch & (epoch - 1) == 0
         if doubling if self.every is None else epoch % self.every == 0:
             self._keep()
@@ -110,3 +123,31 @@ class Watch:
         self._folder.mkdir(parents=True, exist_ok=True)
         save_checkpoint(self._folder, epoch, module, Origin())
         self._kept.add(epoch)
+
+
+def _whole(name: str, number: Any) -> int:
+    if isinstance(number, float) and number.is_integer():
+        return int(number)
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name}: expected a whole number of epochs, got {number!r}") from None
+
+
+def _require_images(images: Any) -> None:
+    """Refuse what `analyze` would; images are read by that alone."""
+    if isinstance(images, str | Path):
+        if str(images) != DIGITS and not tar_paths(images) and not Path(images).is_dir():
+            raise FileNotFoundError(f"images: no folder {images}")
+    elif isinstance(images, nn.Module) or not (
+        hasattr(images, "__iter__")
+        or (hasattr(images, "__getitem__") and hasattr(images, "__len__"))
+    ):
+        raise TypeError(
+            "images: expected a folder, or a data set of (image, label), got "
+            f"{type(images).__name__}"
+        )
+
+
+def _shapes(module: nn.Module) -> dict[str, Any]:
+    return {name: x.shape for name, x in module.state_dict(keep_vars=True).items()}

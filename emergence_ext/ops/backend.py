@@ -60,6 +60,12 @@ def choose(
     Raises:
         ValueError: an unknown backend.
         RuntimeError: "fused" where it cannot compute, with the reason and what to do.
+
+    Examples:
+        >>> from emergence_ext import ops
+        >>> x = torch.rand(2, 4, 8)
+        >>> ops.choose("reference").ops.maxsim(x, x).shape
+        torch.Size([2, 2])
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
@@ -115,6 +121,11 @@ def why_not_fused(
         device: as in `choose`.
         may_prove: whether a way that has no verdict on a GPU yet is proved now.
         rows: as in `choose`.
+
+    Examples:
+        >>> from emergence_ext import ops
+        >>> ops.why_not_fused() is None or "reference" in ops.why_not_fused()
+        True
     """
     place = torch.device(device)
     if place.type == "cpu":

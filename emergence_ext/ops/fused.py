@@ -355,6 +355,8 @@ def _instead_of_library(op: str, precision: str, **tensors: Tensor | None) -> An
         optional = name in _OPTIONAL or (name == "a" and op == "maxsim")
         if not isinstance(x, Tensor) and not (optional and x is None):
             raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
+        if x is not None and x.layout is not torch.strided:
+            raise TypeError(f"{op}: {name} is sparse; give it dense")
     rows = next(iter(tensors.values()))
     for name in ("q_lengths", "d_lengths"):  # which torch would take for where to compute
         lengths = tensors[name]

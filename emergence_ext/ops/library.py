@@ -157,6 +157,13 @@ def use_instruction_set(name: str) -> None:
     Raises:
         ValueError: another name.
         RuntimeError: the library is not loaded.
+
+    Examples:
+        >>> from emergence_ext import ops
+        >>> ops.use_instruction_set("abacus")
+        Traceback (most recent call last):
+        ...
+        ValueError: ...
     """
     if _library is None:
         raise RuntimeError(f"the compiled library is not there: {_not_loaded}")

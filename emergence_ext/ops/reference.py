@@ -145,7 +145,14 @@ def match_kl(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
-    """As `emergence_ext.ops.match_kl`; on the CPU in float32 or float64 at any precision."""
+    """As `emergence_ext.ops.match_kl`; on the CPU in float32 or float64 at any precision.
+
+    Examples:
+        >>> from emergence_ext import reference
+        >>> q = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+        >>> reference.match_kl(q, q, torch.ones(2, 1), torch.zeros(2), torch.full((2, 2), 0.5))
+        tensor(0.1201)
+    """
     stored, ragged = q.dtype, Ragged(q_lengths, d_lengths, empty_score)
     q, d, a = checked("match_kl", q, d, a, precision, ragged=ragged)
     products = tensor_cores.products_for(q, stored, precision)
@@ -172,7 +179,15 @@ def match_kl_scaled(
     precision: str = "highest",
     max_memory: int | None = None,
 ) -> Tensor:
-    """As `emergence_ext.ops.match_kl_scaled`; on the CPU in float32 or float64 always."""
+    """As `emergence_ext.ops.match_kl_scaled`; on the CPU in float32 or float64 always.
+
+    Examples:
+        >>> from emergence_ext import reference
+        >>> f = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+        >>> P = torch.full((2, 2), 0.5)
+        >>> reference.match_kl_scaled(f, torch.ones(2, 2), f, torch.ones(2, 1), torch.zeros(2), P)
+        tensor(0.1201)
+    """
     refuse_gradients("match_kl_scaled", f=f, d=d)
     v = checked_scale("match_kl_scaled", f, v)
     ragged = Ragged(q_lengths, d_lengths, empty_score)

@@ -193,6 +193,11 @@ class Standing(NamedTuple):
         way: one of `WAYS`.
         impossible: why it cannot run there; None where it can.
         verdict: what its proof found; None before there was one.
+
+    Examples:
+        >>> from emergence_ext import ops
+        >>> ops.Standing("tensor cores", "no GPU is there", None).impossible
+        'no GPU is there'
     """
 
     way: str
@@ -208,6 +213,11 @@ def standings(*, prove: bool = False) -> dict[str, list[Standing]]:
 
     Raises:
         RuntimeError: there is no GPU to prove on.
+
+    Examples:
+        >>> from emergence_ext import ops
+        >>> isinstance(ops.standings(), dict)
+        True
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if prove and count == 0:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from emergence_ext.settings import require_count
 
 
 class Pixels:
@@ -19,6 +23,11 @@ class Pixels:
 
     Raises:
         ValueError: another number of axes, nothing in it, or a pixel that is not finite.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> render.Pixels(torch.tensor([[[[-1.0, 0.5, 2.0]]]])).values
+        tensor([[[[0.0000, 0.5000, 1.0000]]]], requires_grad=True)
     """
 
     def __init__(self, start: Tensor) -> None:
@@ -46,16 +55,34 @@ class Pixels:
         )
 
 
-def check_images(name: str, images: Tensor) -> None:
+EDGE: Final = 1e-3
+"""By how much pixels that were resized may lie outside of 0..1."""
+
+
+def check_images(name: str, images: Tensor, *, within: bool = False) -> None:
     """Refuse what is no batch of images.
 
     Args:
         name: of the argument, for the error.
         images: expected in 0..1, `[n, channels, H, W]`.
+        within: whether pixels outside of 0..1 are refused too, which else are clipped.
 
     Raises:
-        ValueError: another number of axes, nothing in it, or a pixel that is not finite.
+        ValueError: no tensor, another number of axes, nothing in it, or a pixel that is not finite.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> render.check_images("start", torch.zeros(3, 8, 8))
+        Traceback (most recent call last):
+        ValueError: start: expected images [n, channels, H, W], got ...
     """
+    if not isinstance(images, Tensor):
+        raise ValueError(
+            f"{name}: expected a tensor [n, channels, H, W], got {type(images).__name__}; "
+            "torch.stack makes one of images of one size"
+        )
+    if images.is_meta:
+        raise ValueError(f"{name}: they are on the meta device, which holds no numbers")
     if images.ndim != 4 or not images.numel():
         raise ValueError(
             f"{name}: expected images [n, channels, H, W], got {list(images.shape)}; "
@@ -65,6 +92,9 @@ def check_images(name: str, images: Tensor) -> None:
         raise ValueError(f"{name}: expected pixels in 0..1, got {images.dtype}; divide by 255")
     if not bool(images.isfinite().all()):
         raise ValueError(f"{name}: it has pixels that are NaN or infinite")
+    low, high = float(images.min()), float(images.max())
+    if within and not -EDGE <= low <= high <= 1 + EDGE:
+        raise ValueError(f"{name}: expected pixels in 0..1, got {low:g} to {high:g}")
 
 
 def noise(
@@ -86,8 +116,20 @@ def noise(
 
     Returns:
         Images in 0..1, `[n, channels, H, W]`.
+
+    Raises:
+        ValueError: no image, or no size.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> render.noise(2, 3, (8, 16)).shape
+        torch.Size([2, 3, 8, 16])
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    require_count("count", count, 1)
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ValueError(f"size: expected (height, width) or a side in pixels, got {size!r}")
+    height, width = sides
     images = []
     for index in range(count):
         generator = torch.Generator().manual_seed(random_state + index)

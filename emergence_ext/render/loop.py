@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.render.image import Pixels
 from emergence_ext.render.objectives import Objective
-from emergence_ext.render.ramps import Number, ends, value
+from emergence_ext.render.ramps import Number, Ramp, ends, value
 from emergence_ext.render.seen import See, Seen, seeing
 from emergence_ext.render.transforms import Mask, Smoothing, View
+from emergence_ext.settings import require_count
 
 Rule = Literal["adam", "normalised"]
 
@@ -28,6 +31,16 @@ class Rendering:
         losses: the objective before every step, `[T, n]`; NaN once an image had arrived.
         arrived: iterations until `until` held, `[n]`; T where it never did.
         kept: iteration -> images after it; 0 are those of the start.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> objective = -render.channel("1", 0)
+        >>> result = render.render(
+        ...     net, render.noise(1, 3, 8), objective, steps=3, learning_rate=0.02, keep=[0]
+        ... )
+        >>> result.images.shape, result.losses.shape, list(result.kept)
+        (torch.Size([1, 3, 8, 8]), torch.Size([3, 1]), [0])
     """
 
     images: Tensor
@@ -86,8 +99,19 @@ def render(
     Raises:
         ValueError: an argument out of its range, an objective that does not depend on the image or
             is not finite, or whatever the objective or `seeing` refuse.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> objective = 0.5 * render.total_variation() - render.channel("1", 0)
+        >>> result = render.render(
+        ...     net, render.noise(1, 3, 8), objective, steps=5, learning_rate=0.02
+        ... )
+        >>> bool(result.losses[-1] < result.losses[0])
+        True
     """
     _check(steps, learning_rate, rule, octaves, until is not None)
+    require_kind(objective=(objective, Objective), views=(views, Sequence))
     pixels, wanted = Pixels(start), set(keep)
     height, width = start.shape[2:]
     n, sides = len(start), tuple(octaves) or (1.0,)
@@ -152,6 +176,12 @@ def measure(
         images: in 0..1, `[n, channels, H, W]`.
         progress: at which ramps are read.
         batch_size: images at a time.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> grey, net = torch.full((1, 3, 4, 4), 0.5), torch.nn.Identity()
+        >>> render.measure(net, grey, render.total_variation())
+        tensor([0.])
     """
     layers, output = objective.layers, objective.output
     see: See
@@ -230,8 +260,9 @@ def _settle(
 def _check(
     steps: int, learning_rate: Number, rule: Rule, octaves: Sequence[float], until: bool
 ) -> None:
-    if steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
+    require_count("steps", steps, 1)
+    if not isinstance(learning_rate, Real | Ramp):
+        raise TypeError(f"learning_rate: expected a number or a Ramp, got {learning_rate!r}")
     if not min(ends(learning_rate)) >= 0:
         raise ValueError(f"learning_rate: expected 0 or more, got {learning_rate}")
     if rule not in get_args(Rule):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -29,6 +30,12 @@ class Objective:
         layers: dotted names of the layers that are read.
         output: whether the network's output is read.
         parameters: what else is optimised together with the image.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> darkness = render.Objective(lambda seen: -seen.images.mean((1, 2, 3)), "darkness")
+        >>> -darkness + 0.5 * render.total_variation()
+        ((-1.0 * darkness) + (0.5 * total_variation(2)))
     """
 
     def __init__(
@@ -81,6 +88,12 @@ def channel(layer: str, channels: int | Sequence[int]) -> Objective:
     Args:
         layer: dotted name.
         channels: in `[0, K)`.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> render.measure(net, render.noise(2, 3, 8), -render.channel("1", [0, 2])).shape
+        torch.Size([2])
     """
     chosen = [channels] if isinstance(channels, int) else list(channels)
     if not chosen:
@@ -101,6 +114,13 @@ def unit(layer: str, channel: int, row: int | None = None, column: int | None = 
         layer: dotted name.
         channel: in `[0, K)`.
         row, column: of the region; the middle where left out.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> objective = render.unit("0", channel=3, row=0, column=0)
+        >>> render.measure(net, render.noise(2, 3, 8), objective).shape
+        torch.Size([2])
     """
 
     def compute(seen: Seen) -> Tensor:
@@ -128,7 +148,14 @@ def direction(layer: str, vector: Tensor, regions: Tensor | None = None) -> Obje
 
     Raises:
         ValueError: a vector of another length than K, zero or not finite, or no region.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> render.measure(net, render.noise(2, 3, 8), render.direction("1", torch.ones(4))).shape
+        torch.Size([2])
     """
+    vector = torch.as_tensor(vector)
     length = vector.double().norm()
     if vector.ndim != 1 or not 0 < float(length) < torch.inf:
         raise ValueError(
@@ -160,6 +187,12 @@ def logit(category: int | Tensor) -> Objective:
 
     Args:
         category: column of the output, or one for each image, `[n]`.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> render.measure(net, torch.rand(2, 3, 4, 4), render.logit(torch.tensor([2, 4]))).shape
+        torch.Size([2])
     """
     return Objective(lambda seen: _column(seen, category), f"logit({_told(category)})", output=True)
 
@@ -169,6 +202,12 @@ def log_probability(category: int | Tensor) -> Objective:
 
     Args:
         category: column of the output, or one for each image, `[n]`.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+        >>> bool(render.measure(net, torch.rand(1, 3, 4, 4), render.log_probability(2)) < 0)
+        True
     """
 
     def compute(seen: Seen) -> Tensor:
@@ -193,7 +232,15 @@ def code(layer: str, target: Tensor) -> Objective:
 
     Raises:
         ValueError: a code that is zero everywhere, or of another number of channels.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net, images = torch.nn.Conv2d(3, 4, 3), render.noise(1, 3, 8)
+        >>> target = render.maps_of(torch.nn.Sequential(net), ["0"], images)["0"]
+        >>> render.measure(torch.nn.Sequential(net), images, render.code("0", target))
+        tensor([0.])
     """
+    target = torch.as_tensor(target)
     size = target.double().square().sum(dim=(-3, -2, -1))
     if target.ndim not in (3, 4) or not bool((size > 0).all()):
         raise ValueError(
@@ -214,6 +261,12 @@ def alpha_norm(alpha: float = 6.0) -> Objective:
     """Mean of `|2 x - 1|^alpha` over pixels: keeps them away from the ends of 0..1.
 
     Mahendran and Vedaldi (CVPR 2015), Sec. 3: the alpha-norm of an image around its middle.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Identity()
+        >>> render.measure(net, torch.tensor([0.5, 1.0]).reshape(2, 1, 1, 1), render.alpha_norm())
+        tensor([0., 1.])
     """
     if not alpha >= 1:
         raise ValueError(f"alpha: expected at least 1, got {alpha}")
@@ -227,6 +280,12 @@ def total_variation(beta: float = 2.0) -> Objective:
     """Mean of `(dx^2 + dy^2)^(beta / 2)` over pixels: smooth images have little.
 
     Mahendran and Vedaldi (CVPR 2015), Eq. 4; beta = 2 is the mean squared gradient.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> grey, net = torch.full((1, 3, 4, 4), 0.5), torch.nn.Identity()
+        >>> render.measure(net, grey, render.total_variation())
+        tensor([0.])
     """
     if not beta > 0:
         raise ValueError(f"beta: expected above 0, got {beta}")
@@ -249,6 +308,12 @@ def l1(layer: str) -> Objective:
 
     Args:
         layer: dotted name.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Flatten())
+        >>> render.measure(net, torch.full((1, 3, 4, 4), 0.5), render.l1("0"))
+        tensor([1.5000])
     """
     return Objective(
         lambda seen: seen.layers[layer].abs().sum(1).mean(dim=(1, 2)), f"l1({layer})", [layer]
@@ -265,6 +330,11 @@ def like_maps(target: Tensor, maps: Tensor, layer: str) -> Tensor:
 
     Raises:
         ValueError: another number of channels, or of images.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> render.like_maps(torch.rand(4, 3, 3), torch.rand(2, 4, 6, 6), "conv1").shape
+        torch.Size([1, 4, 6, 6])
     """
     wanted = target if target.ndim == 4 else target[None]
     if wanted.shape[1] != maps.shape[1] or len(wanted) not in (1, len(maps)):
@@ -322,10 +392,17 @@ def _column(seen: Seen, category: int | Tensor) -> Tensor:
 
 
 def _told(category: int | Tensor) -> str:
-    return str(category if isinstance(category, int) else category.tolist())
+    if not isinstance(category, Integral | Tensor):
+        raise TypeError(
+            f"category: expected the number of a column of the output, got {category!r}"
+        )
+    return str(category.tolist() if isinstance(category, Tensor) else category)
 
 
 def _within(name: str, indices: Sequence[int], size: int, layer: str) -> None:
+    odd = [index for index in indices if not isinstance(index, Integral)]
+    if odd:
+        raise TypeError(f"{name}: expected numbers, got {odd[0]!r}")
     wrong = [index for index in indices if not 0 <= index < size]
     if wrong:
         raise ValueError(f"{name}: expected 0 to {size - 1} in {layer}, got {wrong[0]}")

@@ -22,6 +22,12 @@ class Seen:
         layers: dotted name -> maps, `[n, K, H, W]`.
         output: logits, `[n, C]`; None where nobody asked for them.
         progress: `(t - 1) / (T - 1)` of the iteration, 0 to 1.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> seen = render.Seen(torch.zeros(1, 3, 8, 8), {"conv1": torch.ones(1, 4, 6, 6)})
+        >>> render.l1("conv1").compute(seen)
+        tensor([4.])
     """
 
     images: Tensor
@@ -62,6 +68,14 @@ def seeing(
         ValueError: an unknown layer; when looking, a layer that does not run, that runs twice or
             whose output is no map, an output that is no tensor `[n, C]`, or images on another
             device than the network.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> with render.seeing(net, ["1"]) as see:
+        ...     print(see(torch.rand(2, 3, 8, 8)).layers["1"].shape)
+        ...
+        torch.Size([2, 4, 6, 6])
     """
     names = list(dict.fromkeys(layers))
     looking, whole = False, output or not names
@@ -126,6 +140,12 @@ def maps_of(
 
     Returns:
         Dotted name -> what was kept, `[n, ...]`.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+        >>> render.maps_of(net, ["0", "1"], torch.rand(5, 3, 8, 8))["1"].shape
+        torch.Size([5, 4, 6, 6])
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")

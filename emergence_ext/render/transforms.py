@@ -33,6 +33,12 @@ class GaussianBlur:
 
     Attributes:
         sigma: standard deviation in pixels; 0 does nothing.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> images = render.noise(1, 3, 16)
+        >>> bool(render.GaussianBlur(1.0)(images, 0.0).std() < images.std())
+        True
     """
 
     sigma: Number
@@ -66,6 +72,12 @@ class SplitBregman:
 
     Attributes:
         weight: of the fidelity to the image; a larger one denoises *less*.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> images = render.noise(1, 3, 16)
+        >>> bool(render.SplitBregman(10.0)(images, 0.0).std() < images.std())
+        True
     """
 
     weight: Number
@@ -93,6 +105,12 @@ class CentreMask:
 
     Attributes:
         sigma: standard deviation as a share of the image's height and width.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> weight = render.CentreMask(0.5)(torch.ones(1, 3, 9, 9), 0.0)
+        >>> (weight[0, 0, 4, 4] > weight[0, 0, 0, 0]).item()
+        True
     """
 
     sigma: Number
@@ -120,6 +138,13 @@ class Jitter:
 
     Attributes:
         pixels: at most so many, in each direction.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> images = torch.rand(1, 3, 8, 8)
+        >>> rolled = render.Jitter(2)(images, 0.0, torch.Generator().manual_seed(0))
+        >>> torch.equal(rolled.flatten().sort()[0], images.flatten().sort()[0])
+        True
     """
 
     pixels: int
@@ -140,6 +165,11 @@ class Crop:
 
     Attributes:
         share: side of the part as a share of the image's, in (0, 1].
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> render.Crop(0.5)(torch.rand(2, 3, 8, 8), 0.0, torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 3, 8, 8])
     """
 
     share: Number

@@ -20,7 +20,7 @@ from emergence_ext.report import emergence
 from emergence_ext.report.experiments import EXPERIMENTS
 from emergence_ext.report.files import TABLES, Row, Tables, write_table
 from emergence_ext.report.html.tables import NO_NUMBER
-from emergence_ext.run import Emergence, FinishedRun
+from emergence_ext.run import Emergence, FinishedRun, check_place
 from emergence_ext.settings import ExportFormat, words
 from emergence_ext.store import exists, replace_file
 
@@ -63,12 +63,18 @@ def export(run: FinishedRun | Path | str, out: Path | str, format: str = "parque
         FileNotFoundError: no finished run there.
         StoreError: a stored result is damaged.
         OSError: a file cannot be written.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> sorted(path.name for path in ee.report.export("runs/demo", "tables", format="csv"))[-2:]
+        ['samples.csv', 'similarity.csv']
     """
     if format not in get_args(ExportFormat):
         raise ValueError(f"format: expected one of {words(ExportFormat)}, got {format!r}")
     if format == "parquet":
         _parquet()
     run = run if isinstance(run, FinishedRun) else FinishedRun.open(run)
+    check_place(out)
     out = Path(out)
     if out.resolve() == run.folder.resolve():
         raise ValueError(f"out: {out} is the run itself, which holds its own files; name another")

@@ -62,6 +62,12 @@ def animate(
 
     Returns:
         The file.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> run = ee.FinishedRun.open("runs/demo")
+        >>> ee.report.animate(run, fps=2, seconds=1.0).exists()
+        True
     """
     e, thumbnails = run.emergence.sample, run.thumbnails
     images = None if thumbnails is None else thumbnails.alone.images(shown_samples(e))

@@ -17,6 +17,12 @@ class Framed:
     Attributes:
         path: its file.
         height: in the notebook, pixels.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import emergence_ext as ee
+        >>> ee.report.Framed(Path("runs/demo/report.html"), height=600)
+        file:///.../runs/demo/report.html
     """
 
     path: Path
@@ -46,7 +52,10 @@ def show(run: FinishedRun | Path | str, height: int = Framed.height) -> Framed:
         FileNotFoundError: no finished run there.
         StoreError: a stored result is damaged.
 
-    Example: `emergence_ext.report.show("runs/demo")`, the last line of a cell.
+    Examples:
+        >>> import emergence_ext as ee
+        >>> ee.report.show("runs/demo")  # the last line of a cell
+        file:///.../runs/demo/report.html
     """
     run = run if isinstance(run, FinishedRun) else FinishedRun.open(run)
     page = run.inside.report

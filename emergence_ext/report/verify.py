@@ -25,6 +25,11 @@ def verify_run(
 
     Raises:
         FileNotFoundError: no run, or no such report.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> ee.report.verify_run("runs/demo").wrong
+        []
     """
     found = verify(folder)
     inside = RunFolder(Path(folder))

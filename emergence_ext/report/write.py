@@ -36,6 +36,11 @@ def write(run: FinishedRun | Path | str) -> Path:
     Raises:
         FileNotFoundError: no finished run there.
         StoreError: a stored result is damaged.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> ee.report.write("runs/demo").as_posix()
+        'runs/demo/report.html'
     """
     run = run if isinstance(run, FinishedRun) else FinishedRun.open(run)
     with run.held():
@@ -74,6 +79,13 @@ def update(run: FinishedRun, name: str) -> Path:
     Raises:
         ValueError: no such experiment.
         StoreError: it was not done with this run, or its result is damaged.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> ee.report.update(ee.FinishedRun.open("runs/demo"), "atack")
+        Traceback (most recent call last):
+        ...
+        ValueError: ...
     """
     known = {experiment.section.anchor: experiment for experiment in experiments(run.inside)}
     if name not in known:
@@ -96,6 +108,13 @@ def refresh(run: FinishedRun) -> Path | None:
 
     Raises:
         StoreError: a stored result is damaged.
+
+    Examples:
+        >>> import shutil
+        >>> import emergence_ext as ee
+        >>> _ = shutil.copytree("runs/demo", "runs/new", ignore=shutil.ignore_patterns("*.html"))
+        >>> ee.report.refresh(ee.FinishedRun.open("runs/new")) is None  # none was written there
+        True
     """
     if not run.inside.report.exists():
         return None
@@ -104,7 +123,13 @@ def refresh(run: FinishedRun) -> Path | None:
 
 
 def is_current(run: FinishedRun) -> bool:
-    """Whether the page that is there, if any, was made of what the run has found now."""
+    """Whether the page that is there, if any, was made of what the run has found now.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> ee.report.is_current(ee.FinishedRun.open("runs/demo"))
+        True
+    """
     try:
         told = read_receipts(run.inside.report) or {}
     except (OSError, StoreError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from emergence_ext.lookup import path_named
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.results import Emergence
 
@@ -18,6 +19,12 @@ def open_at(address: str) -> tuple[FinishedRun, int]:
     Raises:
         ValueError: nothing before or after the @, no such checkpoint, or several.
         FileNotFoundError: no finished run there.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> found, checkpoint = run.open_at("runs/demo@epoch 2")
+        >>> found.emergence.labels[checkpoint]
+        'epoch 2'
     """
     folder, label = split_address(address)
     run = FinishedRun.open(folder)
@@ -29,7 +36,13 @@ def split_address(text: str) -> tuple[Path, str | None]:
 
     Raises:
         ValueError: nothing before or after the @.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> run.split_address("runs/demo@epoch 2")[1], run.split_address("runs/demo")[1]
+        ('epoch 2', None)
     """
+    text = str(path_named(text, "run"))
     if "@" not in text or Path(text).is_dir():
         return Path(text), None
     folder, _, label = text.rpartition("@")

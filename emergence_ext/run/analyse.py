@@ -18,6 +18,7 @@ from torch import Tensor
 
 from emergence_ext import parallel
 from emergence_ext._version import __version__
+from emergence_ext.lookup import require_kind
 from emergence_ext.network import CheckpointFile, FeatureSet, check_fits
 from emergence_ext.ops import build_info, in_words
 from emergence_ext.run.emerging import Checkpoint, emergence
@@ -89,14 +90,23 @@ def run(
         RuntimeError: a backend that cannot compute here, or a process of the job that ended.
         StoreError: a stored result is damaged.
         OSError: what it writes does not fit on the disk.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> subject = ee.FinishedRun.open("runs/demo").subject()
+        >>> settings = run.Settings(region_images=12, importance_evals=2, regional_evals=2)
+        >>> run.run(subject, "runs/short", settings).emergence.labels
+        ['epoch 0', 'epoch 2', 'epoch 12']
     """
-    folder = RunFolder(Path(out))
+    settings = settings or Settings()
+    require_kind(subject=(subject, Subject), settings=(settings, Settings))
     check_place(out, None if subject.spec is None else subject.spec.data)
+    folder = RunFolder(Path(out))
     for state in subject.checkpoints:  # before the first of them costs anything
         check_fits(subject.module, state.path)
     # Features are kept on the CPU, whatever the network runs on.
     logger.info("regions are matched by %s", in_words(backend))
-    settings = settings or Settings()
     logger.info("%s", settings.in_words)
     dataset = subject.dataset
     settings = settled(settings, torch.tensor(dataset.labels), dataset.categories)

@@ -32,7 +32,15 @@ from emergence_ext.store import once
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One state of the network: its name, its epoch, and where its features of all images are."""
+    """One state of the network: its name, its epoch, and where its features of all images are.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> features = ee.FinishedRun.open("runs/demo").features()
+        >>> run.Checkpoint("epoch 12", 12, lambda: features).features().z.shape
+        torch.Size([48, 3])
+    """
 
     label: str
     epoch: int
@@ -137,6 +145,19 @@ def stacked(labels: Sequence[str], states: Sequence[Fitted]) -> dict[str, Any]:
     Args:
         labels: of the states.
         states: their fits, all of the same layers, images and regions.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> from emergence_ext.run.rows import Rows
+        >>> found = ee.FinishedRun.open("runs/demo")
+        >>> e, fits = found.emergence, found.learned()
+        >>> rows = Rows(e.samples(), e.logits(), e.h[-1])
+        >>> fitted = run.Fitted(
+        ...     fits.samples, fits.importance, fits.regional, rows, e.raw_strength[-1]
+        ... )
+        >>> run.stacked(["epoch 12"], [fitted])["w"].shape
+        torch.Size([1, 2, 24, 64])
     """
     return {
         **_stacked_rows([s.rows for s in states]),

@@ -23,7 +23,13 @@ from emergence_ext.settings import BEFORE, Backend, Settings
 
 
 def sample_projection(settings: Settings, temperature: float | None = None) -> SampleProjection:
-    """Give what learns M and the frame, at the temperature of the settings or another one."""
+    """Give what learns M and the frame, at the temperature of the settings or another one.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> run.sample_projection(run.Settings(dim=2))
+        SampleProjection(dim=2), not fitted
+    """
     return SampleProjection(
         dim=settings.dim,
         temperature=settings.temperature if temperature is None else temperature,
@@ -37,7 +43,13 @@ def sample_projection(settings: Settings, temperature: float | None = None) -> S
 
 
 def region_importance(settings: Settings, backend: Backend = "auto") -> RegionImportance:
-    """Give what learns w and v."""
+    """Give what learns w and v.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> run.region_importance(run.Settings(importance_evals=8))
+        RegionImportance(max_evals=8), not fitted
+    """
     return RegionImportance(
         settings.kappa_tilde,
         settings.include_self,
@@ -54,7 +66,15 @@ def region_importance(settings: Settings, backend: Backend = "auto") -> RegionIm
 def regional_projection(
     settings: Settings, frame: Frame, backend: Backend = "auto"
 ) -> RegionalProjection:
-    """Give what learns Lambda, in the `frame_of_regions`."""
+    """Give what learns Lambda, in the `frame_of_regions`.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> frame = ee.Frame(torch.ones(3) / 3, torch.eye(3), ee.ExactKappa(3))
+        >>> run.regional_projection(run.Settings(regional_evals=9), frame).max_evals
+        9
+    """
     return RegionalProjection(
         frame,
         settings.alpha,
@@ -80,6 +100,13 @@ def frame_of_regions(settings: Settings, frame: Frame, kappa_p: float) -> Frame:
         settings: of the fits.
         frame: of `sample_projection`.
         kappa_p: concentration of the similarity between images.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> frame = ee.Frame(torch.ones(3) / 3, torch.eye(3), ee.ExactKappa(3))
+        >>> run.frame_of_regions(run.Settings(), frame, kappa_p=4.0).kappa_p
+        4.0
     """
     C = len(frame.priors)
     priors = frame.priors if settings.point_priors else torch.full_like(frame.priors, 1 / C)
@@ -97,14 +124,26 @@ def compared(settings: Settings, z: Tensor) -> Tensor:
 
 
 def settled_kappa_p(settings: Settings, z: Tensor) -> float:
-    """Give kappa_p: that of the settings, or the one that is solved for on logits z `[N, C]`."""
+    """Give kappa_p: that of the settings, or the one that is solved for on logits z `[N, C]`.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> run.settled_kappa_p(run.Settings(kappa_p=4.0), torch.randn(6, 3))
+        4.0
+    """
     if settings.kappa_p is not None:
         return settings.kappa_p
     return solve_kappa_p(compared(settings, z), include_self=settings.include_self)
 
 
 def image_similarities(settings: Settings, z: Tensor, kappa_p: float) -> Similarity:
-    """Give P of images from their logits z `[N, C]`, as fits take it."""
+    """Give P of images from their logits z `[N, C]`, as fits take it.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> run.image_similarities(run.Settings(), torch.randn(6, 3), kappa_p=4.0).shape
+        torch.Size([6, 6])
+    """
     return similarity_for(
         compared(settings, z), kappa_p, settings.pairs, include_self=settings.include_self
     )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.data import Samples, take
+from emergence_ext.lookup import path_named
 from emergence_ext.method import (
     Frame,
     RegionalProjection,
@@ -67,6 +68,13 @@ class Learned:
         samples: the projection of samples, `g = M f`.
         importance: layer -> w and v of the images that regions were learned on.
         regional: layer -> the projection of regions, with the factor that makes layers comparable.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> run = ee.FinishedRun.open("runs/demo")
+        >>> f = run.sample_features().f
+        >>> torch.allclose(run.learned().samples.transform(f), run.emergence.samples(), atol=1e-5)
+        True
     """
 
     frame: Frame
@@ -101,8 +109,9 @@ class FinishedRun:
             FileNotFoundError: none is there.
             RuntimeError: one is there that is not finished.
             StoreError: what is there cannot be read.
+            TypeError: it is no path.
         """
-        inside = RunFolder(Path(folder))
+        inside = RunFolder(path_named(folder, "run"))
         config = Config.read(inside.config)
         if not exists(inside.emergence) or (config.digested and not config.results):
             again = config.command or f"emergence run --out {folder} ..."
@@ -466,6 +475,15 @@ def require_same_network(z: Tensor, before: Tensor, largest: float) -> None:
 
     Raises:
         ValueError: they differ by more than a twentieth of that.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> z = torch.tensor([[1.0, -2.0]])
+        >>> run.require_same_network(z, z + 1e-5, largest=2.0)
+        >>> run.require_same_network(-z, z, largest=2.0)
+        Traceback (most recent call last):
+        ...
+        ValueError: ...
     """
     if not torch.allclose(z, before, rtol=0, atol=0.05 * largest):
         raise ValueError(

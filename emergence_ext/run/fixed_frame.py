@@ -53,6 +53,19 @@ class Fitted:
         importance, regional: layer -> its fit.
         rows: g, z and h of all images, strengths normalised within this state.
         raw_strength: `|F|` of the images that regions were learned on, `[L, n, R]`.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> from emergence_ext.run.rows import Rows
+        >>> found = ee.FinishedRun.open("runs/demo")
+        >>> e, fits = found.emergence, found.learned()
+        >>> rows = Rows(e.samples(), e.logits(), e.h[-1])
+        >>> fitted = run.Fitted(
+        ...     fits.samples, fits.importance, fits.regional, rows, e.raw_strength[-1]
+        ... )
+        >>> [name for name, layer, stats in fitted.statistics() if layer in ("", "conv1_1")]
+        ['samples', 'importance', 'regional']
     """
 
     samples: SampleProjection
@@ -81,6 +94,18 @@ class FixedFrame:
         region_images: indices of those that regions are learned on, `[n]`.
         backend: what matches regions, see `backend.choose`.
         made_from: digests of what the frame depends on, beside its projection of samples.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> found = ee.FinishedRun.open("runs/demo")
+        >>> e, learned = found.emergence, found.learned()
+        >>> frame = run.FixedFrame(
+        ...     found.settings, learned.samples, e.frame, ~e.held_out, e.region_images
+        ... )
+        >>> source = run.InMemory(found.features(0))
+        >>> torch.allclose(frame.refit(source).transform(source.about.f), e.samples(0), atol=1e-3)
+        True
     """
 
     settings: Settings
@@ -207,6 +232,13 @@ def claim_folder(
 
     Raises:
         ValueError: it holds fits of another study.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import run
+        >>> args = Path("fits"), run.Settings(), ["conv1_1"], ["a.png", "b.png"]
+        >>> run.claim_folder(*args, first=Path("fits/frame"))
+        >>> run.claim_folder(*args, first=Path("fits/frame"))  # the same study may go on
     """
     crc = zlib.crc32(json.dumps(list(names)).encode())
     here = {**asdict(settings), "layers": list(layers), "names": crc}

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from emergence_ext.lookup import path_named
 from emergence_ext.store import (
     StoreError,
     content_digest,
@@ -24,7 +25,14 @@ STUDY_VERSION: Final = 1  # the first had none
 
 @dataclass(frozen=True)
 class StateFolder:
-    """The fits of one state of a network: a checkpoint, or a student."""
+    """The fits of one state of a network: a checkpoint, or a student.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import run
+        >>> run.StateFolder(Path("fits/epoch_3")).importance("conv1_1").as_posix()
+        'fits/epoch_3/conv1_1.importance'
+    """
 
     path: Path
 
@@ -48,7 +56,14 @@ class StateFolder:
 
 @dataclass(frozen=True)
 class FitsFolder:
-    """The fits of several checkpoints, in one frame."""
+    """The fits of several checkpoints, in one frame.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import run
+        >>> run.RunFolder(Path("runs/demo")).fits.state("epoch 12").samples.parent.parent.name
+        'fits'
+    """
 
     path: Path
 
@@ -64,7 +79,15 @@ class FitsFolder:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run directory. Results are named without a suffix, as `store` takes them."""
+    """A run directory. Results are named without a suffix, as `store` takes them.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import run
+        >>> place = run.RunFolder(Path("runs/demo"))
+        >>> place.config.as_posix(), place.holds_results
+        ('runs/demo/config.json', True)
+    """
 
     path: Path
 
@@ -187,6 +210,13 @@ class Config:
         bad_images: name and reason of each that was left out.
         warnings: what went wrong while computing.
         format_version: of the run directory.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import run
+        >>> config = run.Config.read(Path("runs/demo/config.json"))
+        >>> config.categories, [state["label"] for state in config.checkpoints]
+        (['blue', 'green', 'red'], ['epoch 0', 'epoch 2', 'epoch 12'])
     """
 
     command: str = ""
@@ -257,10 +287,19 @@ def check_place(out: Path | str, data: Path | str | None = None) -> None:
 
     Raises:
         ValueError: it is one of these.
+        TypeError: it is no path.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> run.check_place("photos", data="photos")
+        Traceback (most recent call last):
+        ...
+        ValueError: out: ...
     """
-    if Path(out).is_file():
+    place = path_named(out, "out")
+    if place.is_file():
         raise ValueError(f"out: {out} is a file; name a folder, which is made if it is not there")
-    if data is not None and Path(out).exists() and Path(out).resolve() == Path(data).resolve():
+    if data is not None and place.exists() and place.resolve() == Path(data).resolve():
         raise ValueError(
             f"out: {out} is the folder of the images, where results would be taken for "
             "categories; name another"

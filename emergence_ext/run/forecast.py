@@ -49,6 +49,11 @@ class Stage:
         memory: bytes of its arrays.
         disk: bytes that it leaves.
         spread: whether two processes of a job share it.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> run.Stage("importance", of="regions", seconds=90.0, spread=True).seconds
+        90.0
     """
 
     name: str
@@ -69,6 +74,18 @@ class Forecast:
         rates: what the parts take here.
         alphas: how many further weights of the alignment are fitted.
         processes: that do it together, each with a core or GPU of its own.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(784, 3)
+        ... )
+        >>> subject = run.subject_of(net, ee.ImageFolder("photos", size=16, per_class=8), ["0"])
+        >>> settings = run.Settings(importance_evals=2, regional_evals=2)
+        >>> ahead = run.forecast(subject, "runs/new", settings)
+        >>> sum(stage.seconds for stage in ahead.stages) > 0
+        True
     """
 
     sizes: Sizes
@@ -273,6 +290,18 @@ def forecast(
     Raises:
         ValueError: as of `run`, where few images show it.
         OSError: what the run writes does not fit on the disk.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(784, 3)
+        ... )
+        >>> subject = run.subject_of(net, ee.ImageFolder("photos", size=16, per_class=8), ["0"])
+        >>> settings = run.Settings(importance_evals=2, regional_evals=2)
+        >>> ahead = run.forecast(subject, "runs/new", settings)
+        >>> ahead.seconds > 0, ahead.disk > 0
+        (True, True)
     """
     for state in subject.checkpoints:
         check_fits(subject.module, state.path)

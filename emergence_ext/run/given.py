@@ -55,6 +55,16 @@ def subject_of(
         ValueError: weights for a network that has its own, or anything about network or images that
             does not fit.
         FileNotFoundError: a file or folder that is not there.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(784, 3)
+        ... )
+        >>> subject = run.subject_of(net, ee.ImageFolder("photos", size=16, per_class=4), ["0"])
+        >>> len(subject.dataset), dict(subject.layers)
+        (12, {'0': '0'})
     """
     if weights is not None and not isinstance(model, str):
         raise ValueError(
@@ -109,11 +119,6 @@ def subject_of(
 def _network(model: nn.Module | str, weights: Path | str | None, size: int | None) -> LoadedModel:
     if isinstance(model, str):
         return network.load_model(model, weights=weights, image_size=size)
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            "model: expected a torch.nn.Module or the name of a network, got "
-            f"{type(model).__name__}"
-        )
     return network.taken(model)
 
 

@@ -26,7 +26,14 @@ _KNOWN: Final = {
 
 
 def identity(subject: Subject) -> dict[str, str]:
-    """Digests of what is the same in all states of a network: images, code, layers and so on."""
+    """Digests of what is the same in all states of a network: images, code, layers and so on.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> "images" in run.identity(ee.FinishedRun.open("runs/demo").subject())
+        True
+    """
     outputs = None if subject.outputs is None else list(subject.outputs)
     prepare = [code_digest(subject.preprocess), weights_digest(subject.preprocess)]
     # What else a subject may say of the forward pass counts as it stands.
@@ -70,7 +77,15 @@ def thumbnail_origins(config: Config) -> dict[str, str] | None:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import run
+        >>> _ = Path("note.txt").write_text("abc")
+        >>> run.file_digest(Path("note.txt"))[:8]
+        'ba7816bf'
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

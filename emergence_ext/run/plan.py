@@ -145,6 +145,13 @@ class Sizes:
 
 
 def free_space(folder: Path) -> int:
-    """Bytes that are free on the disk of a folder, which need not be there."""
+    """Bytes that are free on the disk of a folder, which need not be there.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import run
+        >>> run.free_space(Path("not/there/yet")) > 0
+        True
+    """
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     return shutil.disk_usage(there).free

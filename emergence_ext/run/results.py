@@ -59,6 +59,12 @@ class Emergence(Saved):
         projected: digest of the rows on disk of each checkpoint, `[T]`; empty where they are in
             memory.
         stores: these rows, `[T]`; who loads results opens them.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> found = ee.FinishedRun.open("runs/demo").emergence
+        >>> found.samples().shape, found.regions(layer=0).shape, found.accuracy()
+        (torch.Size([48, 3]), torch.Size([48, 64, 3]), 1.0)
     """
 
     frame: Frame

@@ -64,7 +64,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class InMemory:
-    """The features of all images."""
+    """The features of all images.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> images = run.InMemory(ee.FinishedRun.open("runs/demo").features())
+        >>> len(images.names), images.y.shape
+        (48, torch.Size([48]))
+    """
 
     about: FeatureSet
 
@@ -221,7 +229,20 @@ class Streamed:
 
 @contextmanager
 def in_state(module: nn.Module, state: CheckpointFile | None) -> Iterator[None]:
-    """Within the block a network has the weights of a checkpoint; None: its own."""
+    """Within the block a network has the weights of a checkpoint; None: its own.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> subject = ee.FinishedRun.open("runs/demo").subject()
+        >>> last = [x.clone() for x in subject.module.parameters()]
+        >>> with run.in_state(subject.module, subject.checkpoints[0]):
+        ...     print(torch.equal(next(subject.module.parameters()), last[0]))
+        ...
+        False
+        >>> torch.equal(next(subject.module.parameters()), last[0])
+        True
+    """
     if state is None:
         yield
         return

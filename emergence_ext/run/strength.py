@@ -52,6 +52,12 @@ class StrengthEntropy(Saved):
         mean_cosine: between category directions, mean over folds; near 1 the fit would have
             collapsed.
         images: indices of the `N` images in the run, where these are some of many; None: all.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> row = ee.FinishedRun.open("runs/demo").strengths()[0]
+        >>> row.temperature, row.entropy.shape, -1 <= row.r <= 1
+        (1.0, torch.Size([48]), True)
     """
 
     temperature: float
@@ -177,6 +183,12 @@ class ImportanceStrength:
         r: Pearson of `|h|` with `w` over the regions of each image, `[N]`.
         raw_r: the same of `|F|` with `w`, which needs no projection, `[N]`.
         projection: the fitted projection.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> run = ee.FinishedRun.open("runs/demo")
+        >>> run.other_alphas()  # none were asked for
+        []
     """
 
     alpha: float

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -47,6 +47,12 @@ class Subject:
         precision, batch_size, device: of the network's forward pass.
         spec: how it was loaded, where it was.
         last_linear: module whose input is the sample feature; None: the one that gives the output.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> subject = ee.FinishedRun.open("runs/demo").subject()
+        >>> dict(subject.layers), len(subject.dataset)
+        ({'conv1_1': 'conv1_1', 'conv2_1': 'conv2_1'}, 48)
     """
 
     module: nn.Module
@@ -137,6 +143,12 @@ class SubjectSpec:
         random_state: seed of what is chosen or initialised.
         split: of the images, as `data.ImageFolder` takes it; None for the validation images where
             the folder is split, else the test images.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> spec = run.SubjectSpec(data="photos", model="torchvision:resnet18", weights="DEFAULT")
+        >>> spec.preprocess, spec.size  # as the weights say
+        ('auto', None)
     """
 
     data: str
@@ -326,7 +338,9 @@ def assembled(
     if layers is None:
         layers = loaded.layers or network.suggest_layers(loaded.module, example)
     elif not isinstance(layers, Mapping):
-        layers = {name: loaded.layers.get(name, name) for name in layers}
+        several = isinstance(layers, Iterable) and not isinstance(layers, nn.Module)
+        listed: Iterable[Any] = layers if several else [layers]  # which is then refused
+        layers = {name: loaded.layers.get(name, name) for name in listed}
     if class_map is None:
         names = loaded.outputs or network.imagenet_names(width)
         # As many categories as outputs may as well be another thousand than ImageNet's.

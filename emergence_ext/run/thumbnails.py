@@ -31,6 +31,12 @@ class Thumbnails(Saved):
         fields: what each region of the last layer sees, `[R, 4]`, top, left, bottom and right in
             pixels of these images; `[0, 4]` where that is unknown, or nearly the whole image.
         index: places of these images in the run, `[n]`, ascending; None: all of them.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> small = ee.FinishedRun.open("runs/demo").thumbnails
+        >>> small.pixels.shape, small.pixels.dtype
+        (torch.Size([48, 3, 16, 16]), torch.uint8)
     """
 
     pixels: Tensor

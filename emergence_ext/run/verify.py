@@ -38,6 +38,12 @@ class Verification:
         read: kind -> how many were read and are as they were written.
         notes: what could not be compared, and why.
         wrong: what is damaged or does not belong together, a line each.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> found = run.verify("runs/demo")
+        >>> found.wrong, sum(found.read.values()) > 0
+        ([], True)
     """
 
     read: dict[str, int] = field(default_factory=dict)
@@ -59,6 +65,11 @@ def verify(folder: Path | str) -> Verification:
 
     Raises:
         FileNotFoundError: no run there.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> run.verify("runs/demo").wrong
+        []
     """
     inside, result = RunFolder(Path(folder)), Verification()
     if not inside.config.is_file():
@@ -91,6 +102,13 @@ def recompute(run: FinishedRun) -> Emergence:
 
     Raises:
         StoreError: a part is missing, damaged or of something else, or the result is another.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import run
+        >>> found = ee.FinishedRun.open("runs/demo")
+        >>> torch.allclose(run.recompute(found).h, found.emergence.h)
+        True
     """
     e, inside = run.emergence, run.inside
     if e.stores:

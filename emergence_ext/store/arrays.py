@@ -9,10 +9,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.store.documents import StoreError, write_document
 from emergence_ext.store.files import replace_file
 from emergence_ext.store.manifests import (
@@ -49,16 +52,37 @@ def save_arrays(
             as "weights".
 
     Raises:
-        TypeError: a setting that JSON cannot hold.
+        TypeError: an array that is none, or a setting that JSON cannot hold.
         OSError: it cannot be written, a full disk among the reasons.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> store.save_arrays("g", {"g": torch.arange(3)}, {"tau": 0.4}, kind="samples")
+        >>> arrays, settings = store.load_arrays("g")
+        >>> arrays["g"], settings
+        (tensor([0, 1, 2]), {'tau': 0.4})
     """
     array_file, manifest_file = files_of(path)
-    stored = {name: array.detach().cpu().contiguous().clone() for name, array in arrays.items()}
+    require_kind(arrays=(arrays, Mapping))
+    stored = {name: _plain(name, array) for name, array in arrays.items()}
     described = {name: describe(array) for name, array in stored.items()}
     manifest = manifest_of(described, settings, kind, made_from)
     manifest_file.unlink(missing_ok=True)
     replace_file(array_file, lambda temporary: save_file(stored, temporary))
     write_document(manifest_file, manifest)
+
+
+def _plain(name: str, array: Any) -> Tensor:
+    """An array as it is stored: contiguous, from the CPU."""
+    if isinstance(array, np.ndarray):
+        array = torch.from_numpy(array)
+    if not isinstance(array, Tensor):
+        raise TypeError(f"arrays: {name!r} is a {type(array).__name__}, expected a tensor")
+    if array.is_meta or array.layout is not torch.strided:
+        raise TypeError(
+            f"arrays: {name!r} is sparse, or on the meta device; give it as it is dense"
+        )
+    return array.detach().cpu().contiguous().clone()
 
 
 def save_rows(
@@ -79,6 +103,17 @@ def save_rows(
         TypeError: a setting that JSON cannot hold.
         StoreError: a shard that is missing, damaged or of another store.
         OSError: it cannot be written.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> def halves(wanted):
+        ...     for rows in wanted:
+        ...         yield rows, {"half": torch.tensor([row / 2 for row in rows])}
+        ...
+        >>> store.fill_rows("many", {}, count=4, size=2, compute=halves)
+        >>> store.save_rows("many", {"tau": 0.4}, kind="halves")
+        >>> store.load_arrays("many", kind="halves")
+        ({'half': tensor([0.0000, 0.5000, 1.0000, 1.5000])}, {'tau': 0.4})
     """
     array_file, manifest_file = files_of(path)
     store = ShardStore(path)
@@ -106,6 +141,12 @@ def load_arrays(
         StoreError: absent, damaged, of another kind, or of a newer format.
         ValueError: no array of such a name.
         IndexError: no such row.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> store.save_arrays("g", {"g": torch.arange(3)}, {"tau": 0.4}, kind="samples")
+        >>> store.load_arrays("g", rows=torch.tensor([2, 0]))
+        ({'g': tensor([2, 0])}, {'tau': 0.4})
     """
     manifest_file = files_of(path)[1]
     manifest = read_manifest(manifest_file)

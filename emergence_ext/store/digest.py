@@ -29,6 +29,11 @@ def digest(value: Any) -> str:
 
     Raises:
         TypeError: anything else.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> store.digest([1, 2]) == store.digest((1, 2)), store.digest(1) == store.digest(1.0)
+        (True, False)
     """
     result = hashlib.sha256()
     _feed(result, value)

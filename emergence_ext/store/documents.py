@@ -14,7 +14,15 @@ __all__ = ["StoreError", "json_digest", "read_document", "write_document"]
 
 
 class StoreError(ValueError):
-    """A stored result is absent, damaged, of another kind or written by another version."""
+    """A stored result is absent, damaged, of another kind or written by another version.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> store.save_arrays("g", {"g": torch.ones(2)}, {}, kind="samples")
+        >>> store.load_arrays("g", kind="regions")
+        Traceback (most recent call last):
+        emergence_ext.store.documents.StoreError: ...
+    """
 
 
 def write_document(path: Path, content: Mapping[str, Any]) -> None:
@@ -27,6 +35,13 @@ def write_document(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a number that is not finite.
         OSError: it cannot be written, a full disk among the reasons.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import store
+        >>> store.write_document(Path("index.json"), {"format_version": 1, "rows": 9})
+        >>> "sha256" in Path("index.json").read_text()
+        True
     """
     write_file(path, _as_bytes({**content, "sha256": json_digest(content)}))
 
@@ -46,6 +61,13 @@ def read_document(
     Raises:
         FileNotFoundError: no such file.
         StoreError: anything else that is wrong with it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import store
+        >>> store.write_document(Path("index.json"), {"format_version": 1, "rows": 9})
+        >>> store.read_document(Path("index.json"), 1, "Make it anew.")
+        {'format_version': 1, 'rows': 9}
     """
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"{what}: no file {path}")

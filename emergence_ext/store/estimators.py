@@ -12,7 +12,14 @@ from emergence_ext.store.objects import Saved, read_fields, take_fields
 
 
 class NotFittedError(ValueError, AttributeError):
-    """Something is asked of an estimator that only `fit` learns."""
+    """Something is asked of an estimator that only `fit` learns.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> ee.SampleProjection().transform(torch.rand(5, 4))
+        Traceback (most recent call last):
+        emergence_ext.store.estimators.NotFittedError: ...
+    """
 
 
 class Estimator(Saved):
@@ -22,6 +29,12 @@ class Estimator(Saved):
     by `fit` (`Lambda_: Tensor`) or a parameter that is no JSON (`frame: Frame`). The annotated are
     stored like the fields of a dataclass, under their names without the underscore at the end, the
     other parameters in `settings["parameters"]`.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext.store import Estimator
+        >>> issubclass(ee.SampleProjection, Estimator), ee.SampleProjection().set_params(dim=2)
+        (True, SampleProjection(dim=2), not fitted)
     """
 
     _unsaved: ClassVar[tuple[str, ...]] = ()

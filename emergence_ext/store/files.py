@@ -31,6 +31,13 @@ def write_file(path: Path | str, content: bytes) -> None:
 
     Raises:
         OSError: it cannot be written, a full disk among the reasons; names the file.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import store
+        >>> store.write_file("note.txt", b"whole or not at all")
+        >>> Path("note.txt").read_bytes()
+        b'whole or not at all'
     """
     replace_file(Path(path), lambda temporary: temporary.write_bytes(content))
 
@@ -40,6 +47,13 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
     Raises:
         OSError: it cannot be written; names the file.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from emergence_ext import store
+        >>> store.replace_file(Path("note.txt"), lambda temporary: temporary.write_text("whole"))
+        >>> Path("note.txt").read_text()
+        'whole'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not derived from the name: names may already be as long as the file system allows.
@@ -84,6 +98,12 @@ def locked(folder: Path | str, what: str = "out") -> Iterator[None]:
         ValueError: it is a file, or lies below one.
         RuntimeError: another process holds it.
         OSError: it cannot be made or written.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> with store.locked("out"):
+        ...     store.write_file("out/note.txt", b"written by one process at a time")
+        ...
     """
     folder = Path(folder)
     if not parallel.leads():

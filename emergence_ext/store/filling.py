@@ -44,6 +44,11 @@ def rows_per_shard(count: int, row_bytes: int, batch_size: int) -> int:
         count: of all rows.
         row_bytes: of all arrays of one row.
         batch_size: rows that are computed together.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> store.rows_per_shard(count=10_000, row_bytes=1 << 20, batch_size=32)
+        64
     """
     most = min(SHARD_BYTES // max(1, row_bytes), SHARD_ROWS, count // FEWEST)
     return batch_size * max(1, most // batch_size)
@@ -75,6 +80,16 @@ def fill_rows(
         StoreError: a manifest is damaged.
         RuntimeError: another job works in the folder, or a process of this one ended.
         OSError: it cannot be written, a full disk among the reasons; names the file.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> def halves(wanted):
+        ...     for rows in wanted:
+        ...         yield rows, {"half": torch.tensor([row / 2 for row in rows])}
+        ...
+        >>> store.fill_rows("shards", {"weights": "a1"}, count=4, size=2, compute=halves)
+        >>> len(store.ShardStore("shards"))
+        4
     """
     if size < 1:
         raise ValueError(f"size: expected at least one row a shard, got {size}")

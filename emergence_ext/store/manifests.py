@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emergence_ext.lookup import path_named
 from emergence_ext.store.documents import StoreError, json_digest, read_document
 
 FORMAT_VERSION: Final = 1
@@ -24,6 +25,14 @@ def made_from(path: Path | str) -> dict[str, str] | None:
 
     Raises:
         StoreError: no manifest, or a damaged one.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> store.save_arrays(
+        ...     "g", {"g": torch.ones(2)}, {}, kind="samples", made_from={"weights": "a1"}
+        ... )
+        >>> store.made_from("g")
+        {'weights': 'a1'}
     """
     given: dict[str, str] | None = read_manifest(files_of(path)[1]).get("made_from")
     return given
@@ -36,6 +45,14 @@ def content_digest(path: Path | str) -> str:
 
     Raises:
         StoreError: no manifest, or a damaged one.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> for path in ("a", "b"):
+        ...     store.save_arrays(path, {"g": torch.ones(2)}, {"tau": 0.4}, kind="samples")
+        ...
+        >>> store.content_digest("a") == store.content_digest("b")
+        True
     """
     return manifest_digest(read_manifest(files_of(path)[1]))
 
@@ -75,7 +92,13 @@ def manifest_of(
 
 
 def differences(there: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Name what of `now` is otherwise in what something was made from."""
+    """Name what of `now` is otherwise in what something was made from.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> store.differences({"weights": "a1", "images": "b2"}, {"weights": "a1", "images": "c3"})
+        ['images']
+    """
     return [name for name, value in now.items() if there.get(name) != value]
 
 
@@ -86,6 +109,15 @@ def require_made_from(path: Path | str, now: Mapping[str, str]) -> None:
 
     Raises:
         StoreError: names what differs; also no manifest, or a damaged one.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> store.save_arrays(
+        ...     "g", {"g": torch.ones(2)}, {}, kind="samples", made_from={"weights": "a1"}
+        ... )
+        >>> store.require_made_from("g", {"weights": "b2"})
+        Traceback (most recent call last):
+        emergence_ext.store.documents.StoreError: ...
     """
     there = made_from(path)
     different = [] if there is None else differences(there, now)
@@ -97,19 +129,33 @@ def require_made_from(path: Path | str, now: Mapping[str, str]) -> None:
 
 
 def in_words(names: Sequence[str]) -> str:
-    """Name a few, and count the rest."""
+    """Name a few, and count the rest.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> store.in_words(["a.png", "b.png"]), store.in_words([f"{i}.png" for i in range(9)])
+        ('a.png, b.png', '0.png, 1.png, 2.png, 3.png, 4.png, 5.png and 3 more')
+    """
     shown = ", ".join(names[:_NAMED])
     return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
 
 
 def exists(path: Path | str) -> bool:
-    """Say whether a whole result was written at `path` (without a suffix)."""
+    """Say whether a whole result was written at `path` (without a suffix).
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> store.save_arrays("g", {"g": torch.ones(2)}, {}, kind="samples")
+        >>> store.exists("g"), store.exists("h")
+        (True, False)
+    """
     return files_of(path)[1].is_file()
 
 
 def files_of(path: Path | str) -> tuple[Path, Path]:
     """The files of arrays and manifest at a path without a suffix."""
     # Path.with_suffix would cut a dotted layer name.
+    path = path_named(path, "path")
     return Path(f"{path}.safetensors"), Path(f"{path}.json")
 
 

@@ -36,6 +36,18 @@ class Saved:
     else is a setting. What is read may lack a field that has a default.
 
     A class that holds something else, like a function, wraps `_state` and `_from_state`.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> from emergence_ext import store
+        >>> @dataclass
+        ... class Counts(store.Saved):
+        ...     layer: str
+        ...     points: torch.Tensor
+        ...
+        >>> Counts("conv1", torch.tensor([3, 5])).save("counts")
+        >>> Counts.load("counts")
+        Counts(layer='conv1', points=[2] int64)
     """
 
     _unprefixed: ClassVar[tuple[str, ...]] = ()
@@ -109,6 +121,13 @@ def kept(
 
     Raises:
         StoreError: what is there is damaged or of another kind.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> import emergence_ext as ee
+        >>> ee.RegionImportance(max_evals=5).fit(torch.rand(6, 4, 5), torch.rand(6, 6)).save("w")
+        >>> store.kept("w", ee.RegionImportance).w_.shape, store.kept("absent", ee.RegionImportance)
+        (torch.Size([6, 4]), None)
     """
     if path is None or not exists(path):
         return None
@@ -139,6 +158,17 @@ def once(
 
     Raises:
         StoreError: what is there is damaged or of another kind; remove it to have it made again.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> import emergence_ext as ee
+        >>> def fit():
+        ...     print("fits")
+        ...     return ee.RegionImportance(max_evals=5).fit(torch.rand(6, 4, 5), torch.rand(6, 6))
+        ...
+        >>> first = store.once("importance", ee.RegionImportance, fit)
+        fits
+        >>> again = store.once("importance", ee.RegionImportance, fit)
     """
     if path is None:
         return make()

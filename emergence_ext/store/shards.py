@@ -55,6 +55,16 @@ class ShardStore:
     Raises:
         FileNotFoundError: no finished store there.
         StoreError: made from something else, written by another version, or its index is damaged.
+
+    Examples:
+        >>> from emergence_ext import store
+        >>> def halves(wanted):
+        ...     for rows in wanted:
+        ...         yield rows, {"half": torch.tensor([row / 2 for row in rows])}
+        ...
+        >>> store.fill_rows("shards", {"weights": "a1"}, count=4, size=2, compute=halves)
+        >>> store.ShardStore("shards").rows("half", [3, 0])
+        tensor([1.5000, 0.0000])
     """
 
     def __init__(self, folder: Path | str, made_from: Mapping[str, str] | None = None) -> None:

@@ -134,6 +134,12 @@ def variants(
 
     Returns:
         `(field of Choices, choices)` pairs; every factor has the default among its levels.
+
+    Examples:
+        >>> from emergence_ext import studies
+        >>> default = studies.ablation.Choices()
+        >>> len(studies.ablation.variants(default, available=100)) > 10
+        True
     """
     n, evals = default.images, default.importance_evals
     tildes = {KAPPA_TILDE * m for m in (0.25, 0.5, 1.0, 2.0, 4.0)}

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from emergence_ext.data import Samples, image_set, relabelled, splits, take
+from emergence_ext.lookup import require_kind
 from emergence_ext.method import (
     Frame,
     Interval,
@@ -189,6 +190,11 @@ def place(run: FinishedRun, name: str, checkpoint: int = -1) -> str:
         run: a finished run.
         name: of the set; may hold anything.
         checkpoint: of the run; all but the last stand in the name.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> ee.studies.apply.place(ee.FinishedRun.open("runs/demo"), "holiday")
+        'apply/holiday'
     """
     labels = run.emergence.labels
     last = checkpoint in (-1, len(labels) - 1)
@@ -263,6 +269,7 @@ def apply(
     Raises:
         ValueError: another number of names than images, or layers or widths that are not the run's.
     """
+    require_kind(run=(run, FinishedRun), subject=(subject, Subject))
     e, dataset = run.emergence, subject.dataset
     said = [dataset.categories[y] for y in dataset.labels] if said is None else list(said)
     if len(said) != len(dataset):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.method import Frame, Interval, KnowledgePoints, mean_interval, polar
 from emergence_ext.run import Emergence, FinishedRun, file_name, open_at
 from emergence_ext.store import Saved
@@ -174,7 +175,20 @@ def compare(
     Raises:
         ValueError: other layers, another grid, images, categories, labels, projected width or
             threshold of knowledge points, or fewer than two images that are held out in both.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> e = ee.FinishedRun.open("runs/demo").emergence
+        >>> found = ee.studies.compare.compare(e, e, 0, 2, names=("before", "after"))
+        >>> found.layers, found.distance.shape
+        (['conv1_1', 'conv2_1'], torch.Size([2, 48, 64]))
     """
+    for name, e, place in (("a", a, checkpoint_a), ("b", b, checkpoint_b)):
+        require_kind(**{name: (e, Emergence)})
+        if not -len(e.labels) <= place < len(e.labels):
+            raise ValueError(
+                f"checkpoint_{name}: expected the place of one of {len(e.labels)}, got {place}"
+            )
     order = _paired(a, b, names)
     held_out = a.held_out & b.held_out[order]
     if int(held_out.sum()) < 2:
@@ -230,6 +244,12 @@ def compare_runs(a: str, b: str) -> tuple[Comparison, FinishedRun, Path]:
     Raises:
         ValueError: twice the same, no such checkpoint, or what `compare` says.
         FileNotFoundError: no finished run there.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> found, run, folder = ee.studies.compare.compare_runs("runs/demo@epoch 0", "runs/demo")
+        >>> found.a, found.b, folder.as_posix()
+        ('epoch 0', 'epoch 12', 'runs/demo/compare/epoch_0_to_epoch_12.cbf32d93')
     """
     (run_a, t_a), (run_b, t_b) = open_at(a), open_at(b)
     labels = (run_a.emergence.labels[t_a], run_b.emergence.labels[t_b])
@@ -267,6 +287,12 @@ def align(a: Frame, b: Frame, random_state: int = 0) -> Alignment:
     Args:
         a, b: frames of the same categories, of one width.
         random_state: seed of the shuffles.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> frame = ee.FinishedRun.open("runs/demo").emergence.frame
+        >>> ee.studies.compare.align(frame, frame).cosine
+        tensor([1., 1., 1.], dtype=torch.float64)
     """
     from scipy.linalg import orthogonal_procrustes
 
@@ -288,7 +314,14 @@ def align(a: Frame, b: Frame, random_state: int = 0) -> Alignment:
 
 
 def comparable(c: Comparison) -> list[str]:
-    """Say in plain sentences what of the two can be compared, and how far."""
+    """Say in plain sentences what of the two can be compared, and how far.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> e = ee.FinishedRun.open("runs/demo").emergence
+        >>> ee.studies.compare.comparable(ee.studies.compare.compare(e, e, 0, 2))[0]
+        'The frames are one and the same: directions, strengths, points and w compare.'
+    """
     own = (
         "Each of the two has fits of its own: what two fits of one network differ by is in it all."
     )

@@ -122,7 +122,15 @@ def random_features(subject: Subject, grid: tuple[int, int], random_state: int) 
 
 
 def shuffled(features: FeatureSet, random_state: int) -> FeatureSet:
-    """Give every image the output and the label of another one; accuracy stays what it was."""
+    """Give every image the output and the label of another one; accuracy stays what it was.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> features = ee.FinishedRun.open("runs/demo").features()
+        >>> mixed = ee.studies.controls.shuffled(features, 0)
+        >>> torch.equal(mixed.z.sort(0)[0], features.z.sort(0)[0]), torch.equal(mixed.z, features.z)
+        (True, False)
+    """
     generator = torch.Generator().manual_seed(random_state)
     order = torch.randperm(len(features), generator=generator)
     other = torch.empty_like(order)

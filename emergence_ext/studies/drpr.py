@@ -165,20 +165,42 @@ class DRPR(Estimator):
 
 
 def mixture(x: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
-    """Priors `[C]` and P-weighted means `[C, dim]` of points `[N, dim]`, for P `[N, C]`."""
+    """Priors `[C]` and P-weighted means `[C, dim]` of points `[N, dim]`, for P `[N, C]`.
+
+    Examples:
+        >>> from emergence_ext import studies
+        >>> priors, centres = studies.drpr.mixture(torch.eye(2), torch.eye(2))
+        >>> priors, centres
+        (tensor([0.5000, 0.5000]), tensor([[1., 0.],
+                [0., 1.]]))
+    """
     mass = P.sum(0).clamp_min(1e-12)
     return mass / mass.sum(), (P.t() @ x) / mass[:, None]
 
 
 def log_responsibilities(x: Tensor, priors: Tensor, centres: Tensor) -> Tensor:
-    """`log softmax_c(log pi_c - |x - mu_c|^2)` of points `[N, dim]`, as `[N, C]`."""
+    """`log softmax_c(log pi_c - |x - mu_c|^2)` of points `[N, dim]`, as `[N, C]`.
+
+    Examples:
+        >>> from emergence_ext import studies
+        >>> x = 9 * torch.eye(2)
+        >>> studies.drpr.log_responsibilities(x, torch.full((2,), 0.5), x).exp().round()
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
     # |x|^2 is the same for all centres and leaves the softmax alone.
     closeness = 2 * x @ centres.t() - centres.square().sum(1)
     return torch.log_softmax(priors.log() + closeness, dim=1)
 
 
 def drpr_loss(x: Tensor, P: Tensor) -> Tensor:
-    """`mean_i KL[P_i || r_i]` of points `[N, dim]` whose centres are their own, a scalar."""
+    """`mean_i KL[P_i || r_i]` of points `[N, dim]` whose centres are their own, a scalar.
+
+    Examples:
+        >>> from emergence_ext import studies
+        >>> studies.drpr.drpr_loss(99 * torch.eye(2), torch.eye(2)).item() < 1e-3
+        True
+    """
     log_r = log_responsibilities(x, *mixture(x, P))
     return (torch.xlogy(P, P) - P * log_r).sum(1).mean()
 

@@ -36,7 +36,7 @@ class Objects(Saved):
 
 
 def find_objects(e: Emergence, *, boxes: Path | None = None, masks: Path | None = None) -> Objects:
-    """Read boxes or masks, and lay them on the regions of a run.
+    r"""Read boxes or masks, and lay them on the regions of a run.
 
     Args:
         e: what the run found.
@@ -47,6 +47,16 @@ def find_objects(e: Emergence, *, boxes: Path | None = None, masks: Path | None 
         ValueError: neither or both are given, one cannot be read, or there are none for any
             held-out image.
         FileNotFoundError: no such file.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import emergence_ext as ee
+        >>> e = ee.FinishedRun.open("runs/demo").emergence
+        >>> _ = Path("one.csv").write_text(
+        ...     f"name,left,top,right,bottom\n{e.names[0]},0,0,0.5,0.5\n"
+        ... )
+        >>> ee.studies.foreground.find_objects(e, boxes=Path("one.csv")).inside.sum()
+        tensor(16)
     """
     if (boxes is None) == (masks is None):
         raise ValueError("foreground: give either --boxes FILE or --masks DIR")
@@ -94,6 +104,13 @@ def foreground(points: KnowledgePoints, inside: Tensor, random_state: int = 0) -
 
     Raises:
         ValueError: another shape.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> e = ee.FinishedRun.open("runs/demo").emergence
+        >>> inside = torch.ones(len(e.names), 64, dtype=torch.bool)
+        >>> ee.studies.foreground.foreground(e.points(), inside).points.value
+        1.0
     """
     if inside.shape != points.point.shape:
         raise ValueError(
@@ -107,9 +124,18 @@ def foreground(points: KnowledgePoints, inside: Tensor, random_state: int = 0) -
 
 
 def share_of_points(e: Emergence, objects: Objects, layer: int = -1) -> Foreground:
-    """Count the knowledge points of held-out images on their objects, in a layer of a run.
+    r"""Count the knowledge points of held-out images on their objects, in a layer of a run.
 
     Images without an object that is given stay out.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> import emergence_ext as ee
+        >>> e = ee.FinishedRun.open("runs/demo").emergence
+        >>> _ = Path("few.csv").write_text(f"name,left,top,right,bottom\n{e.names[0]},0,0,1,1\n")
+        >>> objects = ee.studies.foreground.find_objects(e, boxes=Path("few.csv"))
+        >>> ee.studies.foreground.share_of_points(e, objects).images
+        1
     """
     inside = objects.by_name()
     known = [n for n in e.held_out.nonzero().flatten().tolist() if e.names[n] in inside]

@@ -57,6 +57,12 @@ def best_matches(
 
     Raises:
         ValueError: other widths, or no other image to match.
+
+    Examples:
+        >>> from emergence_ext import studies
+        >>> run = torch.eye(3)[None]
+        >>> studies.likeness.best_matches(2 * run, run).likeness
+        tensor([[1., 1., 1.]])
     """
     n, R, K = F.shape
     N, S = run.shape[:2]

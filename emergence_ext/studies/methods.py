@@ -232,6 +232,16 @@ def compare_methods(
         ValueError: no seeds or temperatures, a temperature that is not positive, fewer images than
             folds.
         ImportError: scikit-learn is absent.
+
+    Examples:
+        >>> from emergence_ext import studies
+        >>> f, y = torch.randn(30, 5), torch.arange(30) % 3
+        >>> pca = [method for method in studies.methods.METHODS if method.name == "PCA"]
+        >>> found = studies.methods.compare_methods(
+        ...     f, f[:, :3], y, [1.0], seeds=1, folds=2, methods=pca
+        ... )
+        >>> found[0].method, found[0].fits
+        ('PCA', 2)
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")

@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.method import pearson
 from emergence_ext.run import FinishedRun
 from emergence_ext.store import Saved
@@ -82,6 +83,7 @@ def paper_tables(
     """
     if images is not None and not with_ablation:
         raise ValueError("images: --images is of use only with --ablation")
+    require_kind(runs=(runs, Mapping))
     first = next(iter(runs.values()))
     # Before the long work, so that what cannot be done is refused at once.
     default = _default(first, images)
@@ -114,6 +116,11 @@ def open_runs(folders: Sequence[Path | str]) -> dict[str, FinishedRun]:
     Raises:
         ValueError: a run that is given twice.
         FileNotFoundError: no finished run there.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> list(ee.studies.paper_tables.open_runs(["runs/demo"]))
+        ['demo']
     """
     whole = [Path(folder).resolve() for folder in folders]
     if len(set(whole)) < len(whole):

@@ -35,7 +35,17 @@ def pgd(
         Images and their logits `[B, C]` at the steps 0, the clean images, to `steps`.
 
     Raises:
-        ValueError: logits or gradients that are not finite, or no gradient at all.
+        ValueError: logits or gradients that are not finite, no gradient at all, or other labels.
+
+    Examples:
+        >>> from emergence_ext import studies
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+        >>> images = torch.rand(1, 3, 8, 8)
+        >>> path = [
+        ...     x for x, logits in studies.pgd.pgd(net, images, torch.tensor([0]), eps=0.1, steps=3)
+        ... ]
+        >>> len(path), bool((path[-1] - images).abs().max() <= 0.1)
+        (4, True)
     """
     x = images.detach()
     for t in range(steps + 1):
@@ -43,6 +53,10 @@ def pgd(
         with torch.set_grad_enabled(t < steps):
             z = network(x)
         _check_finite(z, "logits", t)
+        if t == 0 and (labels.shape != z.shape[:1] or not _are_columns(labels, z.shape[1])):
+            raise ValueError(
+                f"labels: expected [{len(z)}], in 0..{z.shape[1] - 1}, got {labels.tolist()}"
+            )
         yield x.detach(), z.detach()
         if t == steps:
             return
@@ -59,6 +73,11 @@ def pgd(
         _check_finite(gradient, "gradients", t)
         change = (x.detach() + step * gradient.sign() - images).clamp(-eps, eps)
         x = (images + change).clamp(0, 1)
+
+
+def _are_columns(labels: Tensor, count: int) -> bool:
+    whole = not labels.is_floating_point()
+    return whole and bool(((labels >= 0) & (labels < count)).all())
 
 
 def _log_odds(z: Tensor, labels: Tensor) -> Tensor:
@@ -80,6 +99,13 @@ def require_differentiable(preprocess: Callable[[Tensor], Tensor], images: Tenso
 
     Raises:
         ValueError: it cuts the gradient, rounds, or leaves torch.
+
+    Examples:
+        >>> from emergence_ext import studies
+        >>> studies.pgd.require_differentiable(torch.round, torch.rand(1, 3, 8, 8))
+        Traceback (most recent call last):
+        ...
+        ValueError: preprocess: no gradient comes back through it...
     """
     x = images.detach().clone().requires_grad_()
     reason = "its result does not depend on the pixels in a way that torch can differentiate"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from emergence_ext.lookup import optional
+from emergence_ext.lookup import optional, require_kind
 from emergence_ext.method import pearson, spearman
 from emergence_ext.names import printable
 from emergence_ext.network import Above, above, grad_cam, region_cells
@@ -135,6 +135,7 @@ def shapley(
             the logit, values that are not finite, or another network than the run's.
         ImportError: captum is absent.
     """
+    require_kind(subject=(subject, Subject), emergence=(emergence, Emergence))
     names = list(layers) if layers is not None else emergence.layers[-1:]
     chosen = _choose(emergence, images)
     _check(names, emergence, samples, error)
@@ -201,6 +202,17 @@ def region_values(
     Raises:
         ValueError: maps that are smaller than the grid, or logits that are not finite.
         ImportError: captum is absent.
+
+    Examples:
+        >>> from emergence_ext import network, studies
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 2)
+        ... )
+        >>> with network.above(net, "0", torch.rand(1, 3, 8, 8)) as part:
+        ...     found = studies.shapley.region_values(part, torch.tensor([1]), (2, 2), samples=8)
+        ...
+        >>> torch.allclose(found.values.sum(), (found.full - found.none).sum(), atol=1e-4)
+        True
     """
     attribution = optional("captum.attr", "Shapley values").ShapleyValueSampling
     n, R, device = len(part.maps), grid[0] * grid[1], part.maps.device

@@ -28,6 +28,11 @@ class FeaturePlace:
         label: what it is called.
         module: dotted name of a module.
         side: its output, a map `[B, K, H, W]` or tokens, or its first input, `[B, E]`.
+
+    Examples:
+        >>> from emergence_ext import training
+        >>> training.FeaturePlace("conv5_3", "features.29")
+        FeaturePlace(label='conv5_3', module='features.29', side='output')
     """
 
     label: str
@@ -96,6 +101,21 @@ def distil(
     Raises:
         ValueError: another architecture, a place that does not run or that no parameter leads to,
             or as `training.train`.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import training
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)
+        >>> def net():
+        ...     return torch.nn.Sequential(
+        ...         torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(784, 3)
+        ...     )
+        ...
+        >>> place = training.FeaturePlace("conv", "0")
+        >>> recipe = training.Recipe(epochs=2, batch_size=4)
+        >>> log = training.distil(net(), net(), place, images, images, recipe, out="student")
+        >>> log.loss[2] < log.loss[1]
+        True
     """
     example = (preprocess or nn.Identity())(train_set[0][0][None])
     take_upper_layers(student, teacher, place, example)

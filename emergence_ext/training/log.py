@@ -18,6 +18,14 @@ class TrainingLog(Saved):
         accuracy: share right in those steps (weights still changing, images augmented).
         val_accuracy: share right on the validation set after the epoch.
         seconds: duration, validation included.
+
+    Examples:
+        >>> from emergence_ext import training
+        >>> log = training.TrainingLog(
+        ...     [0, 1], [float("nan"), 0.7], [float("nan"), 0.5], [0.1, 0.6], [0.0, 2.0]
+        ... )
+        >>> max(log.val_accuracy)
+        0.6
     """
 
     epoch: list[int] = field(default_factory=list)

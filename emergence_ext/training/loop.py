@@ -105,6 +105,15 @@ def train(
             longer finite.
         StoreError: what `out` holds of a training is damaged.
         RuntimeError: another process works in `out`.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import training
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3))
+        >>> recipe = training.Recipe(epochs=2, batch_size=4)
+        >>> training.train(net, images, images, recipe, out="trained", checkpoints=[0, 2]).epoch
+        [0, 1, 2]
     """
     kept = {recipe.epochs} if checkpoints is None else set(checkpoints)
     if not kept <= set(range(recipe.epochs + 1)):
@@ -155,7 +164,16 @@ def evaluate(
     batch_size: int = 64,
     precision: Precision = "float32",
 ) -> float:
-    """Return the share of samples that the module, left as it was, is right about."""
+    """Return the share of samples that the module, left as it was, is right about.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> from emergence_ext import training
+        >>> images = ee.ImageFolder("photos", size=16, per_class=4)
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3))
+        >>> 0 <= training.evaluate(net, images) <= 1
+        True
+    """
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     inputs = ImageInputs(samples, (preprocess or nn.Identity()).to(device), device)
     with preserved(module):

@@ -10,7 +10,7 @@ __all__ = ["RECIPES", "Recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: one rise and one cosine fall of the learning rate, no label smoothing.
+    r"""How to train: one rise and one cosine fall of the learning rate, no label smoothing.
 
     Attributes:
         epochs: passes over the training set.
@@ -23,6 +23,11 @@ class Recipe:
         precision: `bfloat16` computes in it where that is safe and the hardware has such products;
             weights stay float32.
         freeze: parameters whose names this regular expression finds stay as they are.
+
+    Examples:
+        >>> from emergence_ext import training
+        >>> training.Recipe(epochs=30, freeze=r"^features\.").epochs
+        30
     """
 
     epochs: int = 10

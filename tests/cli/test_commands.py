@@ -148,3 +148,14 @@ def _environment() -> dict[str, str]:
     import os
 
     return {k: v for k, v in os.environ.items() if k in ("PYTHONPATH", "HOME")}
+
+
+def test_torch_that_is_not_installed_is_named_in_a_line() -> None:
+    said = "emergence_ext needs torch, which is not installed here: pip install torch"
+    without = "import sys; sys.modules['torch'] = None; "
+    program = without + "from emergence_ext.cli import app; app(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, f"error: {said}\n")
+    program = without + "import emergence_ext as ee; ee.data"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.endswith(f"ModuleNotFoundError: {said}\n")

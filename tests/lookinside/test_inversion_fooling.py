@@ -236,8 +236,9 @@ def test_the_sheets_refuse_images_of_several_sizes(sheet: Callable[[Scene], Shee
 
 @pytest.mark.parametrize("sheet", [inversion, fooling])
 def test_the_sheets_leave_the_network_where_it_was(
-    sheet: Callable[[Scene], Sheet], images: Tensor
+    sheet: Callable[[Scene], Sheet], images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("emergence_ext.network.forward_pass.device_named", torch.device)
     moves: list[str] = []
 
     class Still(Net):

@@ -126,3 +126,45 @@ def test_features_in_place_of_logits_are_noticed(
     with suppress(ValueError):  # such a fit may collapse; what matters is that it was told why
         ee.SampleProjection(max_rounds=1).fit(FEATURES.z, wide)
     assert "It is fit(f, z)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (None, "f: expected a tensor or an array of numbers, got NoneType"),
+        ("photos", "f: expected a tensor or an array"),
+        ([[1.0], [1.0, 2.0]], "f: expected an array of numbers in rows of one length"),
+        (np.array([["a"]]), "f: expected .* got ndarray of <U1"),
+        (FEATURES.f.to("meta"), "f: it is on the meta device"),
+        (FEATURES.f.to_sparse(), "f: it is sparse"),
+        (FEATURES.f.to(torch.complex64), "f: expected real numbers, got torch.complex64"),
+    ],
+)
+def test_what_holds_no_numbers_is_named(f: Any, message: str, samples: ee.SampleProjection) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        samples.transform(f)
+    with pytest.raises((ValueError, TypeError), match=message):
+        ee.SampleProjection().fit(f, FEATURES.z)
+
+
+def test_lists_are_arrays(samples: ee.SampleProjection) -> None:
+    g = samples.transform(FEATURES.f[:2].tolist())
+    assert isinstance(g, np.ndarray)
+    np.testing.assert_allclose(g, samples.transform(FEATURES.f[:2]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ee.SampleProjection(dim="3"), "dim: expected a whole number, got '3'"),
+        (lambda: ee.RegionImportance(max_evals=0), "max_evals: expected at least 1, got 0"),
+        (lambda: ee.RegionalProjection(None), "frame: expected a Frame, .* got NoneType"),
+        (lambda: ee.Frame(torch.ones(2), torch.eye(3), ee.ExactKappa(3)), "frame: expected priors"),
+        (lambda: ee.Frame(torch.ones(3), torch.eye(3), ee.ExactKappa(2)), "frame: .* a kappa of"),
+        (lambda: ee.image_similarity(FEATURES.z, -1.0), "kappa_p must be a number, at least 0"),
+        (lambda: ee.method.PCA(dim=99).fit(FEATURES.f), "f must be .*, E at least dim = 99"),
+    ],
+)
+def test_parameters_of_another_kind_are_named(make: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()

@@ -470,10 +470,17 @@ def test_images_of_different_sizes_are_refused(net, images):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [({"precision": "float16"}, "precision"), ({"batch_size": 0}, "batch_size")],
+    [
+        ({"precision": "float16"}, "precision"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": "8"}, "batch_size: expected a whole number, got '8'"),
+        ({"grid": 4}, "grid: expected .last. or two numbers of at least 1, got 4"),
+        ({"grid": (0, 2)}, "grid: expected"),
+        ({"device": "gpu"}, "device: expected cpu, cuda or cuda:1, got 'gpu'"),
+    ],
 )
 def test_bad_settings_are_named(net, dataset, setting, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         extract(net, dataset, LAYERS, **setting)
 
 

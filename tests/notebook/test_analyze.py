@@ -142,10 +142,18 @@ def test_checkpoints_are_files_or_a_pattern(image_folder: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({"model": 3}, r"model: expected a torch.nn.Module or the name of a network, got int"),
+        ({"model": 3}, r"model: expected a torch.nn.Module, got int"),
         ({"weights": "w.pt"}, r"weights: load them into the network"),
         ({"images": "nowhere"}, r"nowhere"),
         ({"layers": ["conv9"]}, r"conv9"),
+        ({"layers": 3}, r"layers: expected dotted names, got int"),
+        ({"layers": nn.ReLU()}, "layers: expected dotted names, got ReLU"),
+        ({"model": tiny_networks.three}, "model: expected a torch.nn.Module, got function"),
+        ({"model": nn.Linear}, "model: Linear is a class"),
+        ({"size": "16"}, "size: expected a number of pixels, got '16'"),
+        ({"device": "gpu"}, "device: expected cpu, cuda or cuda:1, got 'gpu'"),
+        ({"device": "meta"}, "device: nothing can be computed on 'meta'"),
+        ({"checkpoints": 3}, "checkpoints: expected a path, got int"),
     ],
 )
 def test_what_does_not_fit_is_said(
@@ -174,3 +182,10 @@ def test_a_run_can_be_opened_again(analysis: ee.Analysis) -> None:
     again = ee.Analysis.open(analysis.folder)
     assert isinstance(again, ee.Analysis)
     assert again.folder == analysis.folder and replace(again) == again
+
+
+def test_the_folder_of_the_images_is_no_place_for_results(image_folder: Path) -> None:
+    before = sorted(image_folder.iterdir())
+    with pytest.raises(ValueError, match=r"out: .* is the folder of the images"):
+        ee.analyze(tiny_networks.three(), image_folder, size=16, out=image_folder)
+    assert sorted(image_folder.iterdir()) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 import emergence_ext as ee
 from tests import tiny_networks
 
+IMAGES = [(torch.zeros(3, 16, 16), 0)]
 QUICK = ee.run.Settings(importance_evals=2, regional_evals=2, held_out=0.3)
 
 
@@ -35,7 +37,7 @@ def _files(watch: ee.Watch) -> list[str]:
 def test_epochs_are_kept_evenly_or_ever_farther_apart(
     every: int | None, kept: list[int], tmp_path: Path
 ) -> None:
-    watch = ee.Watch("photos", tmp_path / "run", every=every)
+    watch = ee.Watch(IMAGES, tmp_path / "run", every=every)
     _train(watch, 7)
     assert _files(watch) == [f"epoch_{epoch:04d}" for epoch in kept]
     assert repr(watch).endswith(f"epochs kept: {', '.join(map(str, kept))}")
@@ -56,7 +58,7 @@ def test_every_kept_state_and_the_last_is_analysed(
 
 
 def test_wrappers_are_taken_off(tmp_path: Path) -> None:
-    watch = ee.Watch("photos", tmp_path)
+    watch = ee.Watch(IMAGES, tmp_path)
     module = tiny_networks.three()
     watch(nn.DataParallel(module), 1)
     state = ee.network.models.read_weights(tmp_path / "checkpoints" / "epoch_0001.safetensors")
@@ -65,8 +67,8 @@ def test_wrappers_are_taken_off(tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="every: expected at least 1 epoch, got 0"):
-        ee.Watch("photos", every=0)
-    watch = ee.Watch("photos", tmp_path)
+        ee.Watch(IMAGES, every=0)
+    watch = ee.Watch(IMAGES, tmp_path)
     with pytest.raises(RuntimeError, match="saw no network"):
         watch.analyze()
     with pytest.raises(ValueError, match=r"epoch: .* got -1"):
@@ -75,4 +77,44 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"epoch: .* got 1, after 1"):
         watch(tiny_networks.three(), 1)
     with pytest.raises(ValueError, match=r"out: .* checkpoints of another training"):
-        ee.Watch("photos", tmp_path)
+        ee.Watch(IMAGES, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"images": "nowhere"}, "images: no folder nowhere"),
+        ({"images": None}, "images: expected a folder, or a data set"),
+        ({"images": nn.Linear(2, 2)}, "images: expected a folder.*got Linear"),
+        ({"every": "2"}, "every: expected a whole number of epochs, got '2'"),
+        ({"out": __file__}, "out: .* is a file"),
+        ({"out": 3}, "out: expected a path, got int"),
+    ],
+)
+def test_what_analyze_would_refuse_is_refused_before_the_training(
+    given: dict[str, Any], error: str
+) -> None:
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=error):
+        ee.Watch(**{"images": IMAGES} | given)
+
+
+@pytest.mark.parametrize(
+    ("module", "epoch", "error"),
+    [
+        (nn.Linear, 0, r"model: Linear is a class; give a network of it, as Linear\(\)"),
+        (None, 0, "model: expected a torch.nn.Module, got NoneType"),
+        (nn.Linear(2, 2, device="meta"), 0, "model: its weights are on the meta device"),
+        (nn.Linear(2, 2), 0.5, "epoch: expected a whole number of epochs, got 0.5"),
+        (nn.Linear(2, 2), nn.Linear(2, 2), "epoch: expected a whole number"),
+    ],
+)
+def test_a_call_with_something_else_is_refused(
+    module: Any, epoch: Any, error: str, tmp_path: Path
+) -> None:
+    watch = ee.Watch(IMAGES, tmp_path)
+    with pytest.raises((ValueError, TypeError), match=error):
+        watch(module, epoch)
+    watch(nn.Linear(2, 2), 1.0)
+    assert _files(watch) == ["epoch_0001"]
+    with pytest.raises(ValueError, match="model: it has other weights than the network before"):
+        watch(nn.Linear(2, 3), 2)

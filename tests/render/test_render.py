@@ -74,6 +74,8 @@ def test_pixels_are_a_copy_within_0_and_1_of_any_number_of_channels() -> None:
         (torch.zeros(0, 3, 4, 4), r"\[n, channels, H, W\]"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "divide by 255"),
         (torch.full((1, 3, 4, 4), torch.nan), "NaN"),
+        ([torch.zeros(3, 4, 4)], "expected a tensor .* got list; torch.stack"),
+        (torch.zeros(1, 3, 4, 4, device="meta"), "meta device"),
     ],
 )
 def test_what_is_no_image_is_refused(start: Tensor, told: str) -> None:
@@ -276,6 +278,27 @@ def test_what_cannot_be_seen_is_refused(net: Net, images: Tensor) -> None:
         pytest.raises(ValueError, match=r"expected logits .* got dict"),
     ):
         see(images)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"objective": lambda seen: 0}, "objective: expected Objective, got function"),
+        ({"objective": r.Objective}, "objective: expected Objective, got the class Objective"),
+        ({"objective": -r.channel("conv2", ["a"])}, "channel.*numbers"),
+        ({"views": r.Jitter(1)}, "views: expected Sequence, got Jitter"),
+        ({"steps": 2.5}, "steps: expected a whole number, got 2.5"),
+        ({"learning_rate": "0.1"}, "learning_rate: expected a number or a Ramp, got '0.1'"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(
+    net: Net, images: Tensor, changes: dict[str, object], told: str
+) -> None:
+    with pytest.raises(TypeError, match=told):
+        go(net, images, **changes)
+    for swapped in (images, Net):
+        with pytest.raises(TypeError, match="module: "):
+            go(swapped, images)  # type: ignore[arg-type]
 
 
 class Twice(Net):
