@@ -175,6 +175,8 @@ def compare(
         ValueError: other layers, another grid, images, categories, labels, projected width or
             threshold of knowledge points, or fewer than two images that are held out in both.
     """
+    for e in (a, b):
+        e.require_every_region("a comparison")
     order = _paired(a, b, names)
     held_out = a.held_out & b.held_out[order]
     if int(held_out.sum()) < 2:

@@ -135,6 +135,7 @@ def shapley(
             the logit, values that are not finite, or another network than the run's.
         ImportError: captum is absent.
     """
+    emergence.require_every_region("the Shapley study")
     names = list(layers) if layers is not None else emergence.layers[-1:]
     chosen = _choose(emergence, images)
     _check(names, emergence, samples, error)
