@@ -135,8 +135,8 @@ class FeatureSet(Saved):
         layers = {
             k.removeprefix("layers/"): x for k, x in arrays.items() if k.startswith("layers/")
         }
-        own = {name: arrays[name] for name in ("f", "z", "y", "mask") if name in arrays}
-        return cls(layers=layers, **own, **about)
+        f, z, y, mask = arrays["f"], arrays["z"], arrays["y"], arrays.get("mask")
+        return cls(layers=layers, f=f, z=z, y=y, mask=mask, **about)
 
     @classmethod
     def finish(

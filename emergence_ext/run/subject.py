@@ -186,11 +186,7 @@ class SubjectSpec:
         size = origin.size_for(self.size, published)
         output = origin.output_for(self.output)
         dataset = self.images(size) if images is None else images(size)
-        masks = Masks.read(
-            dataset.names,
-            boxes=None if self.boxes is None else Path(self.boxes),
-            masks=None if self.masks is None else Path(self.masks),
-        )
+        masks = self.objects(dataset.names)
         loaded = network.load_model(
             self.model,
             weights=first,
@@ -302,6 +298,11 @@ class SubjectSpec:
             random_state=self.random_state,
             listed=listed,
         )
+
+    def objects(self, names: Sequence[str]) -> Masks | None:
+        """The masks or boxes of images by their names; None where all regions count."""
+        boxes, masks = (None if x is None else Path(x) for x in (self.boxes, self.masks))
+        return Masks.read(names, boxes=boxes, masks=masks)
 
     def _labels(self) -> Path | None:
         """Where the folder of images says what the outputs are called."""

@@ -31,6 +31,7 @@ from emergence_ext.run import (
     run,
     strength,
     subject_of,
+    verify,
 )
 from emergence_ext.store import content_digest
 from emergence_ext.studies.apply import apply
@@ -43,8 +44,8 @@ from emergence_ext.studies.paper_tables import paper_tables
 from emergence_ext.studies.shapley import shapley
 from tests.planted import feature_set
 
-C, N, GRID = 3, 48, (4, 4)
-FEW = Settings(region_images=16, importance_evals=3, regional_evals=3)
+C, N, GRID = 3, 36, (4, 4)
+FEW = Settings(region_images=12, importance_evals=3, regional_evals=3)
 BOXES = {
     str(n): [(0.25 * (n % 3), 0.0, 0.25 * (n % 3) + 0.5, 0.5 + 0.25 * (n % 2))] for n in range(N)
 }
@@ -105,7 +106,7 @@ def test_nothing_is_found_outside_of_the_objects(masked: FinishedRun) -> None:
     assert e.h is not None and not e.h[..., outside, :].any()
     assert (e.h[..., mask, :].norm(dim=-1) > 0).float().mean() > 0.9
     assert not e.w[..., outside[e.region_images]].any()
-    torch.testing.assert_close(e.w.sum(-1), torch.ones(1, 2, 16))
+    torch.testing.assert_close(e.w.sum(-1), torch.ones(1, 2, 12))
     for k in range(2):
         points = e.points(-1, k)
         assert points.point[mask].any() and not points.point[outside].any()
@@ -116,9 +117,9 @@ def test_nothing_is_found_outside_of_the_objects(masked: FinishedRun) -> None:
 
 
 def test_what_lies_outside_of_the_objects_changes_nothing() -> None:
-    features = feature_set(1.0, 60)
+    features = feature_set(1.0, 32)
     generator = torch.Generator().manual_seed(0)
-    mask = torch.rand(60, 6, generator=generator) < 0.6
+    mask = torch.rand(32, 6, generator=generator) < 0.6
     mask[:, 2] = True
 
     def found(fill: float) -> Any:
@@ -130,9 +131,6 @@ def test_what_lies_outside_of_the_objects_changes_nothing() -> None:
     assert torch.equal(one.h, other.h) and torch.equal(one.w, other.w)
     whole = emergence([Checkpoint("last", 1, lambda: features)], FEW)
     assert torch.equal(one.g, whole.g) and not torch.equal(one.h, whole.h)
-    every = replace(features, mask=torch.ones_like(mask))
-    same = emergence([Checkpoint("last", 1, lambda: every)], FEW)
-    torch.testing.assert_close(same.h, whole.h, rtol=1e-3, atol=1e-4)
 
 
 def test_many_images_are_masked_as_they_are_streamed(masked: FinishedRun, tmp_path: Path) -> None:
@@ -248,6 +246,12 @@ def test_the_command_takes_masks_or_boxes(
     assert mask is not None and mask.sum(1).tolist() == [8] * 23 + [1]
     assert mask[-1].nonzero().tolist() == [[1]]
     assert torch.equal(finished.subject().masks.on_grid(finished.emergence.names, GRID), mask)  # type: ignore[union-attr]
+    assert verify(finished.folder).read["sets of masks"] == 1
+    path = photographs / "masks" / "c0" / "1.png"
+    before = path.read_bytes()
+    Image.fromarray(np.ones((8, 8), np.uint8)).save(path)
+    assert verify(finished.folder).wrong[0].startswith(f"the masks in {photographs / 'masks'} are")
+    path.write_bytes(before)
     boxes = photographs / "boxes.csv"
     with boxes.open("w", newline="") as file:
         csv.writer(file).writerows(
