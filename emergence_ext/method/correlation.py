@@ -11,12 +11,13 @@ from emergence_ext.settings import Settings
 
 
 @takes_numpy
-def pearson(x: Tensor, y: Tensor) -> Tensor:
+def pearson(x: Tensor, y: Tensor, where: Tensor | None = None) -> Tensor:
     """Pearson correlation along the last dimension; NaN where either is constant.
 
     Args:
         x: `[..., n]`.
         y: `[..., n]`.
+        where: pairs that count, `[..., n]` bool; None: all.
 
     Returns:
         `[...]`, in the dtype of x.
@@ -32,11 +33,23 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
     if x.shape != y.shape:
         raise ValueError(f"x and y must have one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
     a, b = x.double(), y.double()
+    if where is not None:
+        first = where.int().argmax(-1, keepdim=True)  # the others are like the first that counts
+        a, b = (torch.where(where, v, v.gather(-1, first)) for v in (a, b))
     # By comparison: a constant less its rounded mean is not exactly 0.
     constant = (a == a[..., :1]).all(-1) | (b == b[..., :1]).all(-1)
-    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    a, b = (v - _mean(v, where) for v in (a, b))
+    if where is not None:
+        a, b = a * where, b * where
     r = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
     return torch.where(constant, torch.nan, r).to(x.dtype)
+
+
+def _mean(x: Tensor, where: Tensor | None) -> Tensor:
+    """The mean along the last dimension of what counts, `[..., 1]`."""
+    if where is None:
+        return x.mean(-1, keepdim=True)
+    return (x * where).sum(-1, keepdim=True) / where.sum(-1, keepdim=True)
 
 
 @takes_numpy

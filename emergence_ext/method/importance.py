@@ -13,7 +13,7 @@ from torch import Tensor
 
 from emergence_ext.method.blocks import deal, is_of_all, mean_over_blocks, mean_over_groups
 from emergence_ext.method.frame import unit_rows
-from emergence_ext.method.lengths import real_regions
+from emergence_ext.method.lengths import in_order, real_regions, to_front
 from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.method.similarity import Similarity, among, require_similarity
 from emergence_ext.method.solver import (
@@ -127,6 +127,7 @@ class RegionImportance(Estimator):
         P: Similarity,
         step: Callable[[int, float], None] | None = None,
         lengths: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Self:
         """Learn w and v of all images together.
 
@@ -137,11 +138,18 @@ class RegionImportance(Estimator):
             step: called after each evaluation with their number and the loss.
             lengths: how many of the R regions each image has, `[N]`, 1 to R; all when left out.
                 Rows beyond may hold anything and get w = 0.
+            mask: in place of lengths, which rows are regions, `[N, R]` bool, in any order.
 
         Raises:
-            ValueError: shapes that do not fit, features that are not finite, an unknown backend.
+            ValueError: shapes that do not fit, features that are not finite, an unknown backend,
+                lengths and a mask.
             RuntimeError: a backend that cannot compute here.
         """
+        if mask is not None and F.ndim == 3:
+            order, lengths = to_front(mask, F, lengths)
+            self.fit(in_order(F, order), P, step, lengths)
+            self.w_ = self.w_.new_zeros(mask.shape).scatter(1, order, self.w_)
+            return self
         matching = choose(
             self.backend, F.device, width=F.shape[-1], precision=self.precision, scaled=True
         )

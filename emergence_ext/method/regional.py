@@ -12,7 +12,7 @@ from torch import Tensor
 
 from emergence_ext.method.blocks import deal, deal_to_each, is_of_all
 from emergence_ext.method.frame import Frame
-from emergence_ext.method.lengths import mean_of_regions, real_regions
+from emergence_ext.method.lengths import in_order, mean_of_regions, real_regions, to_front
 from emergence_ext.method.losses import alignment_loss, matches_of, similarity_loss
 from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.method.similarity import Similarity, among, require_similarity
@@ -167,6 +167,7 @@ class RegionalProjection(Estimator):
         step: Callable[[int, float], None] | None = None,
         v: Tensor | None = None,
         lengths: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Self:
         """Learn Lambda.
 
@@ -184,12 +185,16 @@ class RegionalProjection(Estimator):
             v: importance of channels, `[N, K]`, which matches="raw" looks matches up with.
             lengths: how many of the R regions each image has, `[N]`, 1 to R; all when left out.
                 Rows beyond may hold anything.
+            mask: in place of lengths, which rows are regions, `[N, R]` bool, in any order.
 
         Raises:
             ValueError: shapes that do not fit, features that are not finite or all alike, `dim >
-                K`, an unknown backend, no v for raw matches.
+                K`, an unknown backend, no v for raw matches, lengths and a mask.
             RuntimeError: a backend that cannot compute here.
         """
+        if mask is not None and F.ndim == 3 and w.shape == F.shape[:2]:
+            order, lengths = to_front(mask, F, lengths)
+            F, w = in_order(F, order), w.gather(1, order)
         matching = choose(self.backend, F.device, width=self.frame.dim)
         F = F.detach()
         if lengths is not None and F.ndim == 3:
@@ -402,6 +407,7 @@ def normalise_strengths(
     projections: Mapping[str, RegionalProjection],
     features: Mapping[str, Tensor],
     to: StrengthScale = Settings.strength_scale,
+    mask: Tensor | None = None,
 ) -> None:
     """Bring every layer's mean strength to that of the last layer, or to 1, so that layers compare.
 
@@ -412,6 +418,7 @@ def normalise_strengths(
         projections: layer name -> projection, in the order of depth.
         features: layer name -> regional features, `[N, R, K]`.
         to: "last layer", or "own mean": 1, as in the authors' code.
+        mask: which regions count, `[N, R]` bool; None: all.
 
     Examples:
         >>> import emergence_ext as ee
@@ -429,7 +436,8 @@ def normalise_strengths(
     strengths = {}
     for name, projection in projections.items():
         projection.scale_ = 1.0
-        strengths[name] = float(projection.transform(features[name]).norm(dim=-1).mean())
+        each = projection.transform(features[name]).norm(dim=-1)
+        strengths[name] = float((each if mask is None else each[mask]).mean())
     wanted = strengths[list(projections)[-1]] if to == "last layer" else 1.0
     for name, projection in projections.items():
         if strengths[name] > 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,12 @@ class FeatureSet(Saved):
         y: labels, `[N]`, int64, in `[0, C)`.
         names: names of the images, `[N]`.
         categories: names of the categories, `[C]`.
+        mask: which regions count, `[N, R]` bool, at least one of each image; None: all. What lies
+            outside, such as padding or background, may hold anything, and is kept as 0.
 
     Raises:
-        ValueError: shapes that do not agree, or a label outside `[0, C)`.
+        ValueError: shapes that do not agree, a label outside `[0, C)`, or an image without a
+            region.
 
     Examples:
         >>> import emergence_ext as ee
@@ -47,6 +50,7 @@ class FeatureSet(Saved):
     y: Tensor
     names: list[str]
     categories: list[str]
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         count, regions_count = len(self.names), self.grid[0] * self.grid[1]
@@ -55,6 +59,8 @@ class FeatureSet(Saved):
         shapes["y"] = (self.y, (count,))
         for name, array in self.layers.items():
             shapes[f"layers[{name!r}]"] = (array, (count, regions_count, -1))
+        if self.mask is not None:
+            shapes["mask"] = (self.mask, (count, regions_count))
         for name, (array, expected) in shapes.items():
             pairs = zip(array.shape, expected, strict=False)
             if array.ndim != len(expected) or any(e not in (-1, got) for got, e in pairs):
@@ -67,6 +73,28 @@ class FeatureSet(Saved):
                 f"FeatureSet: y goes from {int(self.y.min())} to {int(self.y.max())}, expected "
                 f"labels in [0, {len(self.categories)})"
             )
+        if self.mask is not None:
+            self._clear(self.mask)
+
+    def _clear(self, mask: Tensor) -> None:
+        """Have nothing where no region counts: no strength, and no NaN that reaches others."""
+        if mask.dtype != torch.bool:
+            raise ValueError(f"FeatureSet: mask is {mask.dtype}, expected torch.bool")
+        none = (~mask).all(1).nonzero().flatten().tolist()
+        if none:
+            raise ValueError(
+                f"FeatureSet: mask has no region of image {self.names[none[0]]!r}; leave it out"
+            )
+        for name, F in self.layers.items():
+            if bool((F[~mask] != 0).any()):
+                cleared = F.masked_fill(~mask[..., None], 0)
+                object.__setattr__(self, "layers", {**self.layers, name: cleared})
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        arrays, settings = super()._state()
+        if self.mask is None:  # as sets were written, and digested, before there were masks
+            del settings["mask"]
+        return arrays, settings
 
     def __len__(self) -> int:
         """Return the number of samples N."""
@@ -87,6 +115,7 @@ class FeatureSet(Saved):
             y=self.y[chosen],
             names=[self.names[index] for index in chosen.tolist()],
             categories=self.categories,
+            mask=None if self.mask is None else self.mask[chosen],
         )
 
     def select(self, layers: Sequence[str]) -> FeatureSet:
@@ -98,8 +127,7 @@ class FeatureSet(Saved):
         absent = [name for name in layers if name not in self.layers]
         if absent:
             raise ValueError(f"layers: no {absent}, there are {list(self.layers)}")
-        kept = {name: self.layers[name] for name in layers}
-        return FeatureSet(kept, self.grid, self.f, self.z, self.y, self.names, self.categories)
+        return replace(self, layers={name: self.layers[name] for name in layers})
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, Tensor], about: Mapping[str, Any]) -> FeatureSet:
@@ -107,7 +135,8 @@ class FeatureSet(Saved):
         layers = {
             k.removeprefix("layers/"): x for k, x in arrays.items() if k.startswith("layers/")
         }
-        return cls(layers=layers, f=arrays["f"], z=arrays["z"], y=arrays["y"], **about)
+        f, z, y, mask = arrays["f"], arrays["z"], arrays["y"], arrays.get("mask")
+        return cls(layers=layers, f=f, z=z, y=y, mask=mask, **about)
 
     @classmethod
     def finish(
@@ -142,7 +171,9 @@ class FeatureSet(Saved):
         """
         index = None if rows is None else torch.as_tensor(rows, dtype=torch.int64)
         wanted = [*(f"layers/{name}" for name in layers), "f", "z", "y"]
-        arrays, settings = load_arrays(path, kind=cls.__name__, names=wanted, rows=index)
+        arrays, settings = load_arrays(
+            path, kind=cls.__name__, names=wanted, optional=["mask"], rows=index
+        )
         try:
             names = settings["names"]
             about = {

@@ -40,6 +40,7 @@ from emergence_ext.store import Part, fill_rows, rows_per_shard
 logger = logging.getLogger(__name__)
 
 Grid = Literal["last"] | tuple[int, int]
+MasksOnGrid = Callable[[Sequence[str], tuple[int, int]], Tensor]
 
 
 class StreamOptions(TypedDict, total=False):
@@ -61,6 +62,8 @@ class StreamOptions(TypedDict, total=False):
             any batch can be computed without those before it.
         example: image `[channels, H, W]` in 0..1 that the network is tried on in place of the first
             of the data set, where that may be a strange one.
+        masks: which regions count, `[n, H W]` bool, from names of images and the grid `(H, W)`;
+            None: all. The network sees whole images for all that.
 
     Examples:
         >>> from emergence_ext import network
@@ -78,6 +81,7 @@ class StreamOptions(TypedDict, total=False):
     device: torch.device | str | None
     random_state: int
     example: Tensor | None
+    masks: MasksOnGrid | None
 
 
 def extract(
@@ -136,6 +140,7 @@ def feature_stream(
     device: torch.device | str | None = None,
     random_state: int = 0,
     example: Tensor | None = None,
+    masks: MasksOnGrid | None = None,
 ) -> Iterator[FeatureStream]:
     """Hold a network ready to give regional features, sample features and logits of images.
 
@@ -150,7 +155,7 @@ def feature_stream(
             which also has worker processes read it.
         layers: dotted names, or the name to use -> dotted name; first to last layer.
         preprocess, last_linear, outputs, grid, batch_size, precision, device, random_state,
-            example: see `StreamOptions`.
+            example, masks: see `StreamOptions`.
 
     Raises:
         ValueError: an unknown or unusable layer; NaN or infinite values, with image and layer; no
@@ -186,9 +191,10 @@ def feature_stream(
         shape, categories, row_bytes = _probe(
             run, samples, image, named, head, layouts, grid, _has_categories(dataset)
         )
+        mask = None if masks is None else masks(samples.names, shape)
         yield FeatureStream(
             run, samples, named, head, layouts, shape, categories, batch_size, random_state,
-            row_bytes,
+            row_bytes, mask,
         )  # fmt: skip
 
 
@@ -207,6 +213,7 @@ class FeatureStream:
         batch_size: images at a time.
         random_state: seed.
         row_bytes: of all features of one image.
+        mask: which regions count, `[N, R]` bool; None: all.
 
     Examples:
         >>> import emergence_ext as ee
@@ -231,6 +238,7 @@ class FeatureStream:
     batch_size: int
     random_state: int
     row_bytes: int
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -325,7 +333,18 @@ class FeatureStream:
                     f"layers/{name}": parts[f"layer {name!r}"].float() for name in self.layers
                 }
                 f, y = parts["the sample feature"], torch.tensor(labels[batch])
-                yield batch, {**layers, "f": f, "z": z, "y": y}
+                arrays = {**layers, "f": f, "z": z, "y": y}
+                yield batch, arrays if self.mask is None else _masked(arrays, self.mask[batch])
+
+
+def _masked(arrays: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+    """The arrays of a batch with nothing where no region counts, and the mask `[B, R]`."""
+    cleared = {
+        name: F.masked_fill(~mask[..., None].to(F.device), 0)
+        for name, F in arrays.items()
+        if name.startswith("layers/")
+    }
+    return {**arrays, **cleared, "mask": mask}
 
 
 def _seed(random_state: int, start: int) -> int:

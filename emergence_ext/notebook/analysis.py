@@ -105,6 +105,8 @@ def analyze(
     size: int | None = None,
     preprocess: str | Callable[[Tensor], Tensor] = "auto",
     class_map: Mapping[str, int] | Path | str | None = None,
+    masks: Path | str | None = None,
+    boxes: Path | str | None = None,
     settings: Settings | None = None,
     precision: Precision = "float32",
     backend: Backend = "auto",
@@ -119,7 +121,8 @@ def analyze(
         checkpoints: files of weights of one training, or a pattern of them.
         out: the run directory, which is gone on with where it holds the same run unfinished; None:
             a new one among the temporary files.
-        weights, split, size, preprocess, class_map, precision, device: see `run.subject_of`.
+        weights, split, size, preprocess, class_map, masks, boxes, precision, device: see
+            `run.subject_of`.
         settings: of the fits.
         backend: what matches regions, see `ops.choose`.
 
@@ -151,6 +154,8 @@ def analyze(
         size=size,
         preprocess=preprocess,
         class_map=class_map,
+        masks=masks,
+        boxes=boxes,
         precision=precision,
         device=device,
     )

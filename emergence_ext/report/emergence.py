@@ -93,8 +93,9 @@ def importance_rows(
     """Strength of regions against their importance in the finished network (Table 2)."""
     rows = []
     for k, layer in enumerate(e.layers):
-        r = pearson(e.regions(-1, k, e.region_images).norm(dim=-1), e.w[-1, k])
-        rows.append(importance_row(layer, alpha, r, pearson(e.raw_strength[-1, k], e.w[-1, k])))
+        r = pearson(e.regions(-1, k, e.region_images).norm(dim=-1), e.w[-1, k], e.weighed)
+        raw = pearson(e.raw_strength[-1, k], e.w[-1, k], e.weighed)
+        rows.append(importance_row(layer, alpha, r, raw))
     rows += [
         importance_row(e.layers[-1], s.alpha, s.r, s.raw_r) for s in others if s.alpha != alpha
     ]

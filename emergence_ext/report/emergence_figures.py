@@ -65,11 +65,12 @@ def of_results(
         )
 
     def importance_strength() -> Figure:
+        w, there = e.w[-1, -1], e.weighed
         return draw.importance_strength(
-            e.w[-1, -1],
+            _drawn(w, there),
             h_strength,
-            pearson(h_strength, e.w[-1, -1]),
-            baseline_r=pearson(e.raw_strength[-1, -1], e.w[-1, -1]),
+            pearson(h_strength, w, there),
+            baseline_r=pearson(e.raw_strength[-1, -1], w, there),
         )
 
     def similarity() -> Figure:
@@ -115,7 +116,8 @@ def _in_space(
 
     def regions_through_epochs() -> Figure:
         h = torch.stack([e.regions(t, -1, out) for t in times])
-        return draw.regions_through_epochs(h, y, mu, names, labels)
+        h, own = e.counted(h, y, out)
+        return draw.regions_through_epochs(h, own, mu, names, labels)
 
     def regions_through_layers() -> Figure:
         h = torch.stack([e.regions(-1, k, out) for k in shown.layers])  # [L, n, R, dim]
@@ -191,12 +193,15 @@ def of_images(
 
     def regions() -> Figure:
         points = e.points(images=some)
+        truth = _truth(e, e.regions(-1, -1, some)[None], e.y[some])[0]
+        if e.mask is not None:
+            truth = truth.where(e.mask[some], 0)
         return draw.point_regions(
             images(some),
             shown.labels(e.y[some]),
             points.point,
             points.reliable,
-            _truth(e, e.regions(-1, -1, some)[None], e.y[some])[0],
+            truth,
             e.grid,
             categories,
             columns=per_category,
@@ -208,7 +213,7 @@ def of_images(
             note,
             lambda: draw.importance_maps(
                 images(weighed),
-                e.w[-1, -1, place],
+                _drawn(e.w[-1, -1], e.weighed)[place],
                 e.grid,
                 labels=shown.labels(e.y[weighed]),
                 categories=categories,
@@ -263,6 +268,13 @@ def _some_of_each(y: Tensor, index: Tensor, most: int) -> Tensor:
     """The first `most` of the given indices in each category."""
     labels = y[index]
     return torch.cat([index[:0], *(index[labels == c][:most] for c in labels.unique())])
+
+
+def _drawn(w: Tensor, there: Tensor | None) -> Tensor:
+    """As figures take w `[n, R]`: a uniform one is 1 / R, and nothing where no region counts."""
+    if there is None:
+        return w
+    return (w * there.float().mean(1, keepdim=True)).masked_fill(~there, torch.nan)
 
 
 def _truth(e: Emergence, h: Tensor, y: Tensor) -> Tensor:

@@ -110,7 +110,8 @@ def samples(e: Emergence) -> Iterator[Block]:
 def regions(e: Emergence) -> Iterator[Block]:
     """A row for each checkpoint, layer, image and region: h, and what it says of the category.
 
-    A region without strength is no knowledge point, and its p is the prior of the category.
+    A region without strength is no knowledge point, and its p is the prior of the category. One
+    that does not count has no row.
     """
     R = e.grid[0] * e.grid[1]
     places = np.arange(R)
@@ -122,7 +123,7 @@ def regions(e: Emergence) -> Iterator[Block]:
                 p = e.frame.posterior(h).gather(-1, y[:, None, None].expand(-1, R, 1))
                 category = torch.where(points.point, points.category, -1)
                 count = len(y)
-                yield {
+                block: Block = {
                     **_of_images(e, t, chosen, R),
                     "layer": Named(np.full(count * R, k), e.layers),
                     "row": np.tile(places // e.grid[1], count),
@@ -132,6 +133,15 @@ def regions(e: Emergence) -> Iterator[Block]:
                     "knowledge point for": Named(category.flatten().numpy(), e.categories),
                     "reliable": points.reliable.flatten().numpy(),
                 }
+                yield block if e.mask is None else _rows(block, e.mask[chosen].flatten().numpy())
+
+
+def _rows(block: Block, kept: np.ndarray) -> Block:
+    """Some of the rows of a block, by mask."""
+    return {
+        name: Named(x.codes[kept], x.names) if isinstance(x, Named) else x[kept]
+        for name, x in block.items()
+    }
 
 
 def _blocks(images: int, rows: int, e: Emergence) -> Iterator[slice]:

@@ -158,9 +158,12 @@ def _frames(
     """Draw the frames of the film, `[height, width, 3]` each."""
     training, layers = len(results.labels) > 1, len(results.layers) > 1
     chosen = shown_samples(results)
-    through_training = np.stack(
-        [results.regions(t, -1, results.held_out).double() for t in range(len(results.labels))]
+    held_out = results.held_out.nonzero().flatten()
+    each = torch.stack(
+        [results.regions(t, -1, held_out).double() for t in range(len(results.labels))]
     )
+    each, labels = results.counted(each, results.y[held_out], held_out)
+    through_training = each.numpy()
     through_layers = np.stack(
         [results.regions(-1, k, chosen).double() for k in range(len(results.layers))]
     )
@@ -172,7 +175,7 @@ def _frames(
         strength_reach(_spatial(last), share=_SHARE),
         epochs=results.labels if training else (),
         layers=results.layers if layers else (),
-        training_labels=results.y[results.held_out],
+        training_labels=labels,
         sample_labels=results.y[chosen],
         images=images,
         shown=regions,
@@ -188,6 +191,8 @@ def _frames(
             at = share * (len(results.layers) - 1)
             h = layer_path(at)
             p = results.frame.posterior(torch.from_numpy(h)).gather(-1, y)[..., 0]
+            if results.mask is not None:  # what is nowhere is not drawn
+                h[~results.mask[chosen].numpy()] = np.nan
             below = Moment(at, h, p)
         yield stage.draw(above, below)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emergence_ext.report.emergence import importance_rows
-from emergence_ext.run import FinishedRun
+from emergence_ext.run import Emergence, FinishedRun
 
 
 def headline(run: FinishedRun) -> dict[str, dict[str, Any]]:
@@ -35,8 +35,8 @@ def headline(run: FinishedRun) -> dict[str, dict[str, Any]]:
             "value": count.total.value * per_image,
             "low": count.total.low * per_image,
             "high": count.total.high * per_image,
-            "explain": f"in {e.layers[-1]}, of {e.grid[0] * e.grid[1]} regions, on held-out "
-            f"images; tau = {e.tau:g}",
+            "explain": f"in {e.layers[-1]}, of {_regions(e)} regions, on held-out images; "
+            f"tau = {e.tau:g}",
         },
         "strength and importance": {
             "value": importance["Pearson of |h| with w, mean"],
@@ -66,6 +66,13 @@ def headline(run: FinishedRun) -> dict[str, dict[str, Any]]:
     }
 
 
+def _regions(e: Emergence) -> str:
+    """How many regions a held-out image has."""
+    if e.mask is None:
+        return str(e.grid[0] * e.grid[1])
+    return f"{float(e.mask[e.held_out].sum(1).double().mean()):.1f}"
+
+
 def warnings(run: FinishedRun) -> list[str]:
     """What a reader has to know before believing the numbers, and can do something about."""
     e = run.emergence
@@ -79,6 +86,11 @@ def warnings(run: FinishedRun) -> list[str]:
     if len(e.region_images) < 100:
         texts.append(
             f"Regions were learned on only {len(e.region_images)} images; below 100 they over-fit."
+        )
+    if e.mask is not None:
+        texts.append(
+            f"Only regions on the objects count, {float(e.mask.double().mean()):.0%} of all (masks "
+            "or boxes); the network saw the whole images."
         )
     # Runs of earlier versions have noted all of them.
     return list(dict.fromkeys([*texts, *map(str, run.config.warnings)]))

@@ -83,6 +83,7 @@ def view_data(run: FinishedRun, done: Experiments | None = None) -> str:
         "heldOut": int(whole.held_out.sum()),
         "shown": len(images),
         "weighed": int(torch.isin(images, e.region_images).sum()),
+        "counted": None if e.mask is None else packed(planes(e.mask[images].flatten().int(), 1)),
         "images": _described(e, torch.cat([images, listed])),
         "frames": frames,
         "samples": [_sample_frame(e, t, images, turn) for t in steps.checkpoints],

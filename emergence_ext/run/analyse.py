@@ -200,6 +200,7 @@ def _config(
             "outputs": None if subject.outputs is None else list(subject.outputs),
             "precision": subject.precision,
             "backend": {"asked": backend},
+            **({} if subject.masks is None else {"regions": "only those on the objects"}),
             **shown,
         },
         subject=None if spec is None else spec.settings(folder),

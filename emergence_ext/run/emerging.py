@@ -27,7 +27,7 @@ from emergence_ext.run.rows import Rows
 from emergence_ext.run.settle import sample_images, settled, split_images
 from emergence_ext.run.sources import InMemory, Source, Streamed
 from emergence_ext.settings import Backend, Settings
-from emergence_ext.store import once
+from emergence_ext.store import digest, once
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,7 @@ def emergence(
         y=last.y,
         held_out=held_out,
         region_images=region_images,
+        mask=last.mask,
         **stacked(labels, states),
     )
 
@@ -222,6 +223,7 @@ def _require_like(last: Source, checkpoint: Checkpoint, source: Source) -> None:
         ("labels", source.y.tolist(), last.y.tolist()),
         ("categories", source.about.categories, last.about.categories),
         ("grid", source.about.grid, last.about.grid),
+        ("masks", digest(source.mask), digest(last.mask)),
         ("layers", _widths(source.about), _widths(last.about)),
     ):
         if here != there:

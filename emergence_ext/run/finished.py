@@ -242,6 +242,7 @@ class FinishedRun:
             alphas,
             settings=settings,
             v=v,
+            mask=e.weighed,
             backend=backend,
             folder=self.inside.alphas,
             made_from=self.made_from,
@@ -446,6 +447,8 @@ def _require_shapes(e: Emergence, path: Path) -> None:
         "y": (N,), "held_out": (N,), "g": (T, N, dim), "z": (T, N, C), "h": (T, L, N, R, dim),
         "w": (T, L, n, R), "scale": (T, L), "raw_strength": (T, L, n, R),
     }  # fmt: skip
+    if e.mask is not None:
+        shapes["mask"] = (N, R)
     if e.stores:
         rows = {"g": (N, dim), "z": (N, C), **{h_of(layer): (N, R, dim) for layer in e.layers}}
         wrong = [x for x, shape in rows.items() if any(s.shapes.get(x) != shape for s in e.stores)]

@@ -157,7 +157,7 @@ class FixedFrame:
         """
         settings, chosen = self.settings, self.region_images
         features, origin = source.regions(chosen)
-        g = source.orientations(samples, chosen)
+        g, mask = source.orientations(samples, chosen), features.mask
         P = image_similarities(settings, features.z, self.frame.solved_kappa_p)
         # P and g follow from these, to the last bit on one machine alone.
         origins = {
@@ -180,13 +180,13 @@ class FixedFrame:
 
             def fit_importance(F: Tensor = F) -> RegionImportance:
                 # From the usual start: w stops early, as much so in every checkpoint.
-                return region_importance(settings, self.backend).fit(F, P)
+                return region_importance(settings, self.backend).fit(F, P, mask=mask)
 
             def fit_regional(F: Tensor = F, layer: str = layer) -> RegionalProjection:
                 fit = regional_projection(settings, self.frame, self.backend)
                 init = None if neighbour is None else neighbour.regional[layer]
                 own = importance[layer]
-                return fit.fit(F, own.w_, P, g, init=init, v=own.v_)
+                return fit.fit(F, own.w_, P, g, init=init, v=own.v_, mask=mask)
 
             _name_blank(F, [source.names[i] for i in chosen.tolist()], layer, what)
             with _named(f"layer {layer!r} of {what}"):
@@ -203,7 +203,7 @@ class FixedFrame:
                 made_from["start"] = digest(start)
                 regional[layer] = once(path, RegionalProjection, fit_regional, made_from)
             bar.update()
-        normalise_strengths(regional, features.layers, settings.strength_scale)
+        normalise_strengths(regional, features.layers, settings.strength_scale, mask)
         raw_strength = torch.stack([F.norm(dim=-1) for F in features.layers.values()])
         del features, F  # the pass over all images has its own
         rows = source.project(samples, regional)

@@ -26,6 +26,8 @@ def subject_of(
     size: int | None = None,
     preprocess: str | Callable[[Tensor], Tensor] = "auto",
     class_map: Mapping[str, int] | Path | str | None = None,
+    masks: Path | str | None = None,
+    boxes: Path | str | None = None,
     precision: Precision = "float32",
     device: str = "cpu",
 ) -> Subject:
@@ -49,6 +51,9 @@ def subject_of(
             or a name as `network.preprocess` takes it; `auto`: what the weights or the network say.
         class_map: category -> column of the output, or a file, see `data.class_map`; None: by the
             names that the weights say or ImageNet's, or one to one.
+        masks: folder of masks of the objects, `NAME.png` for `NAME.jpg`: outside of them no region
+            counts.
+        boxes: in their place, a CSV file, see `data.read_boxes`.
         precision, device: of the network's forward pass.
 
     Raises:
@@ -91,6 +96,8 @@ def subject_of(
             class_map=_text(class_map),
             precision=precision,
             split=split,
+            masks=_text(masks),
+            boxes=_text(boxes),
         )
         return spec.load(device)
     states = [] if checkpoints is None else load_checkpoints(checkpoints)
@@ -113,6 +120,11 @@ def subject_of(
         checkpoints=states,
         precision=precision,
         device=device,
+        masks=data.Masks.read(
+            dataset.names,
+            boxes=None if boxes is None else Path(boxes),
+            masks=None if masks is None else Path(masks),
+        ),
     )
 
 

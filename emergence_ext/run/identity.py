@@ -21,7 +21,7 @@ CODE: Final = "code of the network"
 PREPROCESSING: Final = "preprocessing"
 _KNOWN: Final = {
     "module", "layers", "dataset", "preprocess", "checkpoints", "outputs", "precision",
-    "batch_size", "device", "spec",
+    "batch_size", "device", "spec", "masks",
 }  # fmt: skip
 
 
@@ -46,6 +46,7 @@ def identity(subject: Subject) -> dict[str, str]:
         "layers": digest(dict(subject.layers)),
         "outputs": digest(outputs),
         "precision": subject.precision,
+        **({} if subject.masks is None else {"masks": subject.masks.digest()}),
     }
 
 

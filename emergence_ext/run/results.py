@@ -59,6 +59,7 @@ class Emergence(Saved):
         projected: digest of the rows on disk of each checkpoint, `[T]`; empty where they are in
             memory.
         stores: these rows, `[T]`; who loads results opens them.
+        mask: which regions count, `[N, R]` bool; None: all. The others have h = 0 and w = 0.
 
     Examples:
         >>> import emergence_ext as ee
@@ -87,12 +88,15 @@ class Emergence(Saved):
     fits: dict[str, FitStats] = field(default_factory=dict)
     projected: list[str] = field(default_factory=list)
     stores: Sequence[ShardStore] = ()
+    mask: Tensor | None = None
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays, settings = super()._state()
         del settings["stores"]
         if not self.projected:  # results in memory are written as they always were
             del settings["projected"]
+        if self.mask is None:
+            del settings["mask"]
         return arrays, settings
 
     def samples(self, checkpoint: int = -1, images: Images = None) -> Tensor:
@@ -123,6 +127,39 @@ class Emergence(Saved):
             h = self.h[checkpoint, layer]
             return h if images is None else h[images]
         return read_rows(self.stores[checkpoint], h_of(self.layers[layer]), images)
+
+    @property
+    def weighed(self) -> Tensor | None:
+        """Which regions of the images of w count, `[n, R]` bool; None: all."""
+        return None if self.mask is None else self.mask[self.region_images]
+
+    def counted(self, h: Tensor, y: Tensor, images: Images = None) -> tuple[Tensor, Tensor]:
+        """Regions that count, as if each was an image of its own.
+
+        Args:
+            h: of some images, `[T, n, R, dim]`.
+            y: categories of these, `[n]`.
+            images: which they are; None: all.
+
+        Returns:
+            `[T, m, 1, dim]` and `[m]`; what was given where all regions count.
+        """
+        if self.mask is None:
+            return h, y
+        mask = self.mask if images is None else self.mask[images]
+        return h[:, mask].unsqueeze(2), y[mask.nonzero()[:, 0]]
+
+    def require_every_region(self, what: str) -> None:
+        """Refuse results in which some regions do not count.
+
+        Raises:
+            ValueError: such results; says what cannot be done with them.
+        """
+        if self.mask is not None:
+            raise ValueError(
+                f"run: {what} looks at all regions, and in this run only those on the objects "
+                "count (masks or boxes); make a run without these for it"
+            )
 
     def points(
         self, checkpoint: int = -1, layer: int = -1, images: Tensor | None = None
@@ -243,6 +280,7 @@ class Emergence(Saved):
             g=torch.stack([self.samples(t, images) for t in T]),
             z=torch.stack([self.logits(t, images) for t in T]),
             h=torch.stack(h),
+            mask=None if self.mask is None else self.mask[images],
             projected=[],
             stores=(),
         )

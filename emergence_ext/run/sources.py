@@ -44,6 +44,10 @@ class Source(Protocol):
         """Labels, `[N]`."""
 
     @property
+    def mask(self) -> Tensor | None:
+        """Which regions count, `[N, R]` bool; None: all."""
+
+    @property
     def about(self) -> FeatureSet:
         """Features of some images, which say categories, grid, and the layers with their widths."""
 
@@ -85,6 +89,11 @@ class InMemory:
     def y(self) -> Tensor:
         """As of a `Source`."""
         return self.about.y
+
+    @property
+    def mask(self) -> Tensor | None:
+        """As of a `Source`."""
+        return self.about.mask
 
     @cached_property
     def _digest(self) -> str:
@@ -140,6 +149,12 @@ class Streamed:
     def y(self) -> Tensor:
         """As of a `Source`."""
         return torch.tensor(self.subject.dataset.labels)
+
+    @property
+    def mask(self) -> Tensor | None:
+        """As of a `Source`."""
+        masks = self.subject.masks
+        return None if masks is None else masks.on_grid(self.names, self.about.grid)
 
     @cached_property
     def about(self) -> FeatureSet:

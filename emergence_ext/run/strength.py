@@ -207,6 +207,7 @@ def importance_strength(
     *,
     settings: Settings | None = None,
     v: Tensor | None = None,
+    mask: Tensor | None = None,
     backend: Backend = "auto",
     folder: Path | None = None,
     made_from: Mapping[str, str] | None = None,
@@ -222,6 +223,7 @@ def importance_strength(
         alphas: weights to try.
         settings: of the fits.
         v: importance of channels, `[N, K]`, where matches are of raw features.
+        mask: which regions count, `[N, R]` bool; None: all.
         backend: what matches regions, see `backend.choose`.
         folder: where finished fits are kept and looked for.
         made_from: digests of what all of the above depends on.
@@ -233,16 +235,16 @@ def importance_strength(
         "include_self": str(settings.include_self),
         **origins_of_choices(settings),
     }
-    raw = pearson(F.norm(dim=-1), w)
+    raw = pearson(F.norm(dim=-1), w, mask)
     results = []
     for alpha in alphas:
         path = None if folder is None else folder / f"{alpha:g}"
 
         def fit(alpha: float = alpha) -> RegionalProjection:
             own = regional_projection(replace(settings, alpha=alpha), frame, backend)
-            return own.fit(F, w, P, g, v=v)
+            return own.fit(F, w, P, g, v=v, mask=mask)
 
         projection = once(path, RegionalProjection, fit, {**origins, "alpha": str(alpha)})
-        r = pearson(projection.transform(F).norm(dim=-1), w)
+        r = pearson(projection.transform(F).norm(dim=-1), w, mask)
         results.append(ImportanceStrength(alpha, r, raw, projection))
     return results

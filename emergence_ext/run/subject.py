@@ -19,13 +19,14 @@ import torch
 from torch import nn
 
 from emergence_ext import data, network
-from emergence_ext.data import Samples
+from emergence_ext.data import Masks, Samples
 from emergence_ext.network import CheckpointFile, FeatureSet, load_checkpoints
 from emergence_ext.settings import Precision
 
 logger = logging.getLogger(__name__)
 
-_PATHS: Final = ("data", "weights", "checkpoints", "class_map")  # fields of `SubjectSpec`
+_PATHS: Final = ("data", "weights", "checkpoints", "class_map", "masks", "boxes")
+"""Fields of `SubjectSpec`."""
 
 _NUMBERS: Final = ("size", "per_class", "random_state")
 
@@ -47,6 +48,7 @@ class Subject:
         precision, batch_size, device: of the network's forward pass.
         spec: how it was loaded, where it was.
         last_linear: module whose input is the sample feature; None: the one that gives the output.
+        masks: outside of which no region counts; None: all count.
 
     Examples:
         >>> import emergence_ext as ee
@@ -66,6 +68,7 @@ class Subject:
     device: str = "cpu"
     spec: SubjectSpec | None = None
     last_linear: str | None = None
+    masks: Masks | None = None
 
     def extract(
         self,
@@ -113,6 +116,7 @@ class Subject:
             "precision": self.precision,
             "batch_size": self.batch_size,
             "device": self.device,
+            "masks": None if self.masks is None else self.masks.on_grid,
             **more,
         }
 
@@ -143,6 +147,8 @@ class SubjectSpec:
         random_state: seed of what is chosen or initialised.
         split: of the images, as `data.ImageFolder` takes it; None for the validation images where
             the folder is split, else the test images.
+        masks: folder of masks, see `data.find_masks`, outside of which no region counts.
+        boxes: CSV file of boxes that are such masks, see `data.read_boxes`.
 
     Examples:
         >>> from emergence_ext import run
@@ -165,6 +171,8 @@ class SubjectSpec:
     output: str | None = None
     random_state: int = 0
     split: str | None = None
+    masks: str | None = None
+    boxes: str | None = None
 
     def load(self, device: str = "cpu", images: Callable[[int], Samples] | None = None) -> Subject:
         """Load network and images.
@@ -175,8 +183,8 @@ class SubjectSpec:
                 than those in `data`.
 
         Raises:
-            ValueError: weights beside checkpoints, an unknown precision, or anything about network
-                or images that does not fit.
+            ValueError: weights beside checkpoints, an unknown precision, masks beside boxes, an
+                image without one, or anything about network or images that does not fit.
             FileNotFoundError: a file or folder that is not there.
         """
         if self.checkpoints and self.weights:
@@ -190,6 +198,7 @@ class SubjectSpec:
         size = origin.size_for(self.size, published)
         output = origin.output_for(self.output)
         dataset = self.images(size) if images is None else images(size)
+        masks = self.objects(dataset.names)
         loaded = network.load_model(
             self.model,
             weights=first,
@@ -215,6 +224,7 @@ class SubjectSpec:
                 output=output,
             ),
             last_linear=self.last_linear,
+            masks=masks,
         )
 
     def settings(self, folder: Path | None = None) -> dict[str, Any]:
@@ -300,6 +310,11 @@ class SubjectSpec:
             random_state=self.random_state,
             listed=listed,
         )
+
+    def objects(self, names: Sequence[str]) -> Masks | None:
+        """The masks or boxes of images by their names; None where all regions count."""
+        boxes, masks = (None if x is None else Path(x) for x in (self.boxes, self.masks))
+        return Masks.read(names, boxes=boxes, masks=masks)
 
     def _labels(self) -> Path | None:
         """Where the folder of images says what the outputs are called."""

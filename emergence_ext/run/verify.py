@@ -235,14 +235,19 @@ def _sources(run: FinishedRun, result: Verification) -> None:
         result.notes.append("images are not compared: their size is not noted")
         return
     try:
-        images = spec.images(spec.size).digest()
+        images = spec.images(spec.size)
+        masks = spec.objects(images.names)
+        now = {"images": images.digest(), **({} if masks is None else {"masks": masks.digest()})}
     except (ValueError, OSError, ImportError) as error:
         result.notes.append(f"images are not compared: {error}")
         return
-    if images != config.hashes.get("images"):
-        result.wrong.append(f"the images in {spec.data} are not those that the run looked at")
-    else:
-        result.read["sets of images"] = 1
+    places = {"images": spec.data, "masks": spec.masks or spec.boxes}
+    for what, found in now.items():
+        if found != config.hashes.get(what):
+            place = places[what]
+            result.wrong.append(f"the {what} in {place} are not those that the run looked at")
+        else:
+            result.read[f"sets of {what}"] = 1
 
 
 def _same(path: Path, noted: str) -> None:

@@ -127,6 +127,7 @@ def load_arrays(
     *,
     kind: str | None = None,
     names: Collection[str] | None = None,
+    optional: Collection[str] = (),
     rows: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_arrays` or `save_rows` wrote, after checking that it is whole and unchanged.
@@ -135,6 +136,7 @@ def load_arrays(
         path: without a suffix.
         kind: that it must be; None: any.
         names: arrays to read; None: all.
+        optional: further ones, where they are there.
         rows: rows of these to read, indices `[n]`; None: all.
 
     Raises:
@@ -154,6 +156,7 @@ def load_arrays(
         raise StoreError(f"path: {manifest_file} holds a {manifest['kind']!r}, expected a {kind!r}")
     described = manifest["arrays"]
     wanted = list(described if names is None else names)
+    wanted += [name for name in optional if name in described and name not in wanted]
     absent = [name for name in wanted if name not in described]
     if absent:
         raise ValueError(f"names: no {absent} in {manifest_file}, there are {list(described)}")

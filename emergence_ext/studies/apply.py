@@ -224,6 +224,7 @@ def open_folder(
         ValueError: no such folder, no readable image in it, or as `FinishedRun.subject`.
         FileNotFoundError: a file of the run's network that is not there.
     """
+    run.emergence.require_every_region("the search in new images")
     root, categories = Path(folder), run.emergence.categories
     present = splits(root)
     split = next((present[role] for role in ("val", "test", "train") if role in present), None)
@@ -271,6 +272,7 @@ def apply(
     """
     require_kind(run=(run, FinishedRun), subject=(subject, Subject))
     e, dataset = run.emergence, subject.dataset
+    e.require_every_region("the search in new images")
     said = [dataset.categories[y] for y in dataset.labels] if said is None else list(said)
     if len(said) != len(dataset):
         raise ValueError(f"said: expected {len(dataset)} names, one an image, got {len(said)}")

@@ -195,6 +195,7 @@ def attack(
             without gradients, or another network than the run's.
     """
     settings = settings or AttackSettings()
+    emergence.require_every_region("the attack")
     tau = emergence.tau if settings.tau is None else settings.tau
     check_tau(tau, len(emergence.categories))
     if settings.stride * settings.steps < settings.eps:

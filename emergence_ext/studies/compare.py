@@ -189,6 +189,8 @@ def compare(
             raise ValueError(
                 f"checkpoint_{name}: expected the place of one of {len(e.labels)}, got {place}"
             )
+    for e in (a, b):
+        e.require_every_region("a comparison")
     order = _paired(a, b, names)
     held_out = a.held_out & b.held_out[order]
     if int(held_out.sum()) < 2:

@@ -48,7 +48,7 @@ class Control:
         """Mean Pearson of `|h|` with w in a layer, over the images that regions were learned on."""
         e, t = self.emergence, self.checkpoint
         h = e.regions(t, layer, e.region_images)
-        return float(pearson(h.norm(dim=-1), e.w[t, layer]).nanmean())
+        return float(pearson(h.norm(dim=-1), e.w[t, layer], e.weighed).nanmean())
 
 
 @dataclass(frozen=True, eq=False)

@@ -146,6 +146,7 @@ def distill(
     Raises:
         ValueError: what `find_places`, `training_images`, `train_student` and `distillation` say.
     """
+    run.emergence.require_every_region("distillation")
     places = find_places(teacher, at, layer or run.emergence.layers[-1])
     train_set, e = training_images(teacher), run.emergence.sample
     recipe = RECIPES.get(teacher.spec.model if teacher.spec else "", Recipe())

@@ -85,7 +85,7 @@ class Foreground:
         images: with boxes or a mask, and looked at.
         points: share of the knowledge points that lie on the foreground, None without points.
         reliable: the same of the reliable ones.
-        area: share of all regions there, what points would have by chance.
+        area: share of all regions that count there, what points would have by chance.
     """
 
     images: int
@@ -94,13 +94,16 @@ class Foreground:
     area: float
 
 
-def foreground(points: KnowledgePoints, inside: Tensor, random_state: int = 0) -> Foreground:
+def foreground(
+    points: KnowledgePoints, inside: Tensor, random_state: int = 0, there: Tensor | None = None
+) -> Foreground:
     """Count knowledge points on the foreground, with bootstrap intervals over images.
 
     Args:
         points: of `N` images with `R` regions.
         inside: which regions lie on the foreground, `[N, R]` bool.
         random_state: seed of the bootstrap.
+        there: which regions count at all, `[N, R]` bool; None: all.
 
     Raises:
         ValueError: another shape.
@@ -120,7 +123,8 @@ def foreground(points: KnowledgePoints, inside: Tensor, random_state: int = 0) -
         bootstrap_ratio((mask & inside).sum(1), mask.sum(1), random_state)
         for mask in (points.point, points.reliable)
     ]
-    return Foreground(len(inside), shares[0], shares[1], float(inside.float().mean()))
+    area = (inside if there is None else inside[there]).float().mean()
+    return Foreground(len(inside), shares[0], shares[1], float(area))
 
 
 def share_of_points(e: Emergence, objects: Objects, layer: int = -1) -> Foreground:
@@ -140,4 +144,5 @@ def share_of_points(e: Emergence, objects: Objects, layer: int = -1) -> Foregrou
     inside = objects.by_name()
     known = [n for n in e.held_out.nonzero().flatten().tolist() if e.names[n] in inside]
     on_object = torch.stack([inside[e.names[n]] for n in known])
-    return foreground(e.points(-1, layer, torch.tensor(known)), on_object)
+    there = None if e.mask is None else e.mask[known]
+    return foreground(e.points(-1, layer, torch.tensor(known)), on_object, there=there)

@@ -85,6 +85,8 @@ def paper_tables(
         raise ValueError("images: --images is of use only with --ablation")
     require_kind(runs=(runs, Mapping))
     first = next(iter(runs.values()))
+    if with_ablation:
+        first.emergence.require_every_region("the ablation")
     # Before the long work, so that what cannot be done is refused at once.
     default = _default(first, images)
     methods = {}
@@ -165,9 +167,12 @@ def _region_strength(run: FinishedRun) -> RegionStrength:
     e = run.emergence
     layers = range(len(e.layers))
     strength = [e.regions(-1, k, e.region_images).norm(dim=-1) for k in layers]
+    there = e.weighed
     return RegionStrength(
         e.layers,
         run.settings.alpha,
-        torch.stack([pearson(h, w) for h, w in zip(strength, e.w[-1], strict=True)]),
-        torch.stack([pearson(F, w) for F, w in zip(e.raw_strength[-1], e.w[-1], strict=True)]),
+        torch.stack([pearson(h, w, there) for h, w in zip(strength, e.w[-1], strict=True)]),
+        torch.stack(
+            [pearson(F, w, there) for F, w in zip(e.raw_strength[-1], e.w[-1], strict=True)]
+        ),
     )

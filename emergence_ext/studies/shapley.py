@@ -136,6 +136,7 @@ def shapley(
         ImportError: captum is absent.
     """
     require_kind(subject=(subject, Subject), emergence=(emergence, Emergence))
+    emergence.require_every_region("the Shapley study")
     names = list(layers) if layers is not None else emergence.layers[-1:]
     chosen = _choose(emergence, images)
     _check(names, emergence, samples, error)

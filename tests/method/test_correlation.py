@@ -87,3 +87,17 @@ def test_principal_components_are_those_of_scikit_learn() -> None:
     theirs = decomposition.PCA(3).fit(f.numpy()).transform(f.numpy())
     signs = numpy.sign((ours * theirs).sum(0))
     numpy.testing.assert_allclose(ours * signs, theirs, atol=1e-4)
+
+
+def test_pairs_that_do_not_count_change_no_correlation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 5, 9, generator=generator)
+    where = torch.rand(5, 9, generator=generator) < 0.6
+    where[0] = False
+    where[0, [2, 5]] = True
+    x[0, [2, 5]] = 1.0  # constant where it counts
+    found = pearson(x.masked_fill(~where, torch.nan), y.masked_fill(~where, 7.0), where)
+    assert found[0].isnan()
+    for row in range(1, 5):
+        alone = pearson(x[row, where[row]], y[row, where[row]])
+        torch.testing.assert_close(found[row], alone)

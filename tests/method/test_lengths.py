@@ -81,6 +81,35 @@ def test_equal_lengths_are_smaller_images(pairs: int | None, backend: str, weigh
     assert found.stats_.terms == pytest.approx(expected.stats_.terms, rel=1e-3)
 
 
+def test_a_mask_says_it_of_rows_in_any_order() -> None:
+    generator = torch.Generator().manual_seed(1)
+    order = torch.stack([torch.randperm(R, generator=generator) for _ in range(N)])
+    real = torch.arange(R) < LENGTHS[:, None]
+    back = order.argsort(1)  # row r of an image is at back[r]; those that count keep their order
+    mask = torch.zeros_like(real)
+    for i, n in enumerate(LENGTHS.tolist()):
+        places = back[i, :n].sort().values
+        back[i, :n], back[i, n:] = places, back[i, n:]
+        mask[i, places] = True
+    F = torch.full_like(DATA.F, torch.nan)
+    F.scatter_(1, back[..., None].expand_as(F), filled(LENGTHS, torch.nan))
+    front, spread = importance(DATA.F, LENGTHS), RegionImportance(max_evals=4).fit(F, P, mask=mask)
+    assert torch.equal(spread.w_.gather(1, back), front.w_) and torch.equal(spread.v_, front.v_)
+    g, frame = sample_projection().transform(DATA.f), sample_projection().frame_
+    found = RegionalProjection(frame, max_evals=4).fit(F, spread.w_, P, g, mask=mask)
+    expected = RegionalProjection(frame, max_evals=4).fit(DATA.F, front.w_, P, g, lengths=LENGTHS)
+    assert torch.equal(found.Lambda_, expected.Lambda_)
+    for wrong, kind, says in (
+        (mask.float(), TypeError, "mask must be bool on cpu, got torch.float32"),
+        (mask[:, 1:], ValueError, rf"mask must be \[{N}, {R}\]"),
+        (mask & (torch.arange(N) != 2)[:, None], ValueError, "no region of image 2 counts"),
+    ):
+        with pytest.raises(kind, match=says):
+            RegionImportance().fit(F, P, mask=wrong)
+    with pytest.raises(ValueError, match="either lengths or a mask"):
+        RegionImportance().fit(F, P, lengths=LENGTHS, mask=mask)
+
+
 @pytest.mark.parametrize(
     ("lengths", "kind", "says"),
     [

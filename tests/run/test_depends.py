@@ -169,7 +169,7 @@ def test_a_run_that_was_begun_goes_on_with_other_settings_of_its_fits(
 ) -> None:
     out, fresh = tmp_path / "run", tmp_path / "fresh"
 
-    def killed(*arguments: Any) -> Any:
+    def killed(*arguments: Any, **more: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -24,11 +24,15 @@ class RunData {
     for (const each of this.beside) each.known = new Set(each.images);
   }
 
+  counts(i) { return !this.counted || this.counted[i] > 0; }
+  regionsOf(image) { return this.counted ? this.counted.subarray(image * this.regions, (image + 1) * this.regions).reduce((a, b) => a + b, 0) : this.regions; }
+
   place(t, l) { return t * this.layers.length + l; }
   frame(t, l) { return this.decoded[this.place(t, l)]; }
 
   // Decode one frame now and the others behind it, so that the first picture does not wait for all.
   async decodeFirst(t, l) {
+    if (this.counted) this.counted = await inflated(this.counted); // a byte a region: 0 where it does not count
     await this.decode(this.place(t, l));
     for (let k = 0; k < this.samples.length; k++) this.decodedSamples[k] = await this.decodedSample(this.samples[k]);
   }

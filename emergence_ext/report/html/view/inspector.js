@@ -52,6 +52,8 @@ class Inspector {
     const { data, state, palette } = this, [rows, columns] = data.grid;
     const { canvas, pen, width, height } = this.pictures.draw(image.index, 224);
     const own = image.index * data.regions;
+    pen.fillStyle = "rgba(255, 255, 255, 0.65)";
+    for (let r = 0; has && r < data.regions; r++) if (!data.counts(own + r)) pen.fillRect(...cellBox(data.grid, r, width, height));
     for (let r = 0; has && r < data.regions; r++) {
       if (frame.passed[own + r] <= state.tau) continue;
       const says = frame.category[own + r], [x, y, w, h] = cellBox(data.grid, r, width, height);
@@ -105,8 +107,8 @@ class Inspector {
     }
     const order = [...said].sort((a, b) => b[1] - a[1]);
     return el("div", {},
-      el("p", { textContent: `${points} of its ${plural(data.regions, "region")} are knowledge points in ${data.layers[state.l]}, ${data.checkpoints[state.e].label}; ${right} for ${data.categories[image.y]}.` }),
-      el("ul", { className: "bars" }, ...order.slice(0, 8).map(([y, n]) => this.bar(y, n / data.regions, String(n), y === image.y))));
+      el("p", { textContent: `${points} of its ${plural(data.regionsOf(image.index), "region")} are knowledge points in ${data.layers[state.l]}, ${data.checkpoints[state.e].label}; ${right} for ${data.categories[image.y]}.` }),
+      el("ul", { className: "bars" }, ...order.slice(0, 8).map(([y, n]) => this.bar(y, n / data.regionsOf(image.index), String(n), y === image.y))));
   }
 
   bar(y, share, words, own) {
@@ -119,7 +121,7 @@ class Inspector {
   verdict(image, frame, i) {
     const { data, state } = this, says = frame.category[i], columns = data.grid[1], r = i % data.regions;
     const point = frame.passed[i] > state.tau, right = says === image.y;
-    const kind = !point ? `no knowledge point at tau ${Number(data.taus[state.tau].toFixed(3))}`
+    const kind = !data.counts(i) ? "outside of its object, where nothing counts" : !point ? `no knowledge point at tau ${Number(data.taus[state.tau].toFixed(3))}`
       : right ? "a reliable knowledge point" : "a knowledge point for another category";
     return el("p", {}, `Region in row ${Math.floor(r / columns) + 1}, column ${r % columns + 1}, ${data.layers[state.l]}, ${data.checkpoints[state.e].label}: `,
       this.swatch(says), el("strong", { textContent: ` ${data.categories[says]}` }), `, ${kind}.`);

@@ -29,7 +29,7 @@ function markRegions(data, state, frame, palette, { kinds, marks }) {
     if (!keeps(data.images[image])) continue;
     const { y } = data.images[image], before = counts.regions;
     for (let i = image * data.regions; i < (image + 1) * data.regions; i++) {
-      if (chosen && !chosen[i]) continue;
+      if ((chosen && !chosen[i]) || !data.counts(i)) continue;
       const point = frame.passed[i] > tau, right = frame.category[i] === y;
       const kind = point ? (right ? RIGHT : OTHER) : FAINT;
       counts.regions += 1;

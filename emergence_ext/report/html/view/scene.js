@@ -34,7 +34,7 @@ class Scene {
   // The strength that fills the view: nearly all regions of the finished network are weaker.
   reachOf(frame) {
     const strengths = [], step = Math.max(3, Math.floor(this.data.points / MANY));
-    for (let i = 0; i < this.data.points; i += step) strengths.push(this.data.strength(frame, i));
+    for (let i = 0; i < this.data.points; i += step) if (this.data.counts(i)) strengths.push(this.data.strength(frame, i));
     strengths.sort((a, b) => a - b);
     return strengths[Math.floor(0.97 * (strengths.length - 1))] || 1;
   }
