@@ -103,8 +103,8 @@ def _on_object(e: Emergence, objects: Objects) -> Finding | None:
         return None
     text = (
         f"{printable(e.layers[-1])}: {_share(last.points)} of its knowledge points lie on it, of "
-        f"the right ones {_share(last.reliable)}; by chance {100 * last.area:.0f}\u00a0%, its share "
-        "of the area"
+        f"the right ones {_share(last.reliable)}; by chance {100 * last.area:.0f}\u00a0%, its "
+        "share of the area"
     )
     first = shares[0].points
     if len(shares) > 1 and first is not None:
