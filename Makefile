@@ -35,7 +35,7 @@ test-report: .venv/.installed ## test the report in a real browser, where there 
 fuzz: .venv/.installed ## 10,000 random cases of the ops against the oracle, on each instruction set; ARGS='--first 10000' for others
 	@$(BIN)/python -m tests.ops.fuzz $(ARGS)
 
-demo: .venv/.installed ## train a small network on digits and write runs/demo/report.html
+demo: .venv/.installed ## train a small network on scenes of digits and write runs/demo/report.html
 	@$(BIN)/emergence demo --out runs/demo
 
 lint: .venv/.installed ## check style, format and types

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from emergence_ext import training as training
     from emergence_ext.data import ImageFolder as ImageFolder
     from emergence_ext.data import digits as digits
+    from emergence_ext.data import scenes as scenes
     from emergence_ext.method import ExactKappa as ExactKappa
     from emergence_ext.method import Frame as Frame
     from emergence_ext.method import KnowledgePoints as KnowledgePoints
@@ -97,6 +98,7 @@ _ROOM_OF = {
     "maxsim": "ops",
     "maxsim_indices": "ops",
     "preprocess": "network",
+    "scenes": "data",
     "solve_kappa_p": "method",
     "suggest_layers": "network",
 }

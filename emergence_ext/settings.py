@@ -41,9 +41,17 @@ Precision = Literal["float32", "bfloat16"]
 """Of a network's forward pass."""
 
 BuiltinModel = Literal[
-    "small_vgg28", "small_vgg64", "vgg16_pooled", "resnet34_stride1", "resnet50_stride1"
+    "small_vgg28",
+    "small_vgg64",
+    "scene_vgg",
+    "vgg16_pooled",
+    "resnet34_stride1",
+    "resnet50_stride1",
 ]
 """Networks that the package brings, see `network.load_model`."""
+
+ShippedImages = Literal["digits", "digit-scenes"]
+"""Images that need no folder, see `data.SHIPPED`."""
 
 Preprocessing = Literal["none", "imagenet", "caffe", "inception", "clip"]
 """How images in 0..1 become a network's input, see `network.preprocess`."""

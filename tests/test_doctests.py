@@ -25,6 +25,7 @@ SLOW = {
     "run.Forecast",  # all parts of a run are measured
     "run.forecast",
     "run.run",
+    "scenes",
 }
 
 

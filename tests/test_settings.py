@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from emergence_ext import network, ops, settings
+from emergence_ext import data, network, ops, settings
 from emergence_ext.cli import network as command
 from emergence_ext.report.look import TECHNIQUES
 from emergence_ext.settings import Settings
@@ -18,6 +18,7 @@ OF_A_RECIPE = ("pairs", "weights_of", "temperature")
 
 def test_every_word_of_a_choice_exists_and_nothing_else() -> None:
     assert list(get_args(settings.Technique)) == list(TECHNIQUES)
+    assert list(get_args(settings.ShippedImages)) == list(data.SHIPPED)
     for word in get_args(settings.Preprocessing):
         assert network.preprocess(word) is not None
     pytest.importorskip("torchvision")  # some of the networks are made of its own

@@ -42,7 +42,8 @@ Out = Annotated[Path, typer.Option("--out", help="Directory for everything that 
 _data = typer.Option(
     "--data",
     help="A folder of images: one folder per category, or splits of them (train/, val/, test/); or "
-    "WebDataset's tar files, as 'shards/{000..009}.tar'.",
+    "WebDataset's tar files, as 'shards/{000..009}.tar'; or images that need no folder: "
+    f"{words(settings.ShippedImages)}.",
 )
 Data = Annotated[Path, _data]
 DataOrRun = Annotated[Path | None, _data]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from emergence_ext.cli.commands import command
 from emergence_ext.cli.common import RunDir, reported, with_interval
 from emergence_ext.cli.terminal import closing, echo
+
+if TYPE_CHECKING:
+    from emergence_ext.run import Emergence
+    from emergence_ext.studies.foreground import Objects
 
 
 @command()
@@ -44,12 +48,25 @@ def foreground(
         objects = study.find_objects(run.emergence, boxes=boxes, masks=masks)
         with run.held():
             run.keep(objects, study.NAME)
-        last = study.share_of_points(run.emergence, objects)
-        if last.points is not None:
-            echo(
-                f"{run.emergence.layers[-1]}: {with_interval(last.points, '.0%')} of the points "
-                f"and {last.area:.0%} of the area of {last.images} images lie on the object"
-            )
+        tell_shares(run.emergence, objects)
         page = report.update(run, study.NAME)
         echo(f"tables and figures: {run.inside.experiment(study.NAME)}")
         closing(page)
+
+
+def tell_shares(e: Emergence, objects: Objects) -> None:
+    """Print which share of the points of each layer lies on the object, beside chance."""
+    from emergence_ext.studies import foreground as study
+
+    shares = [study.share_of_points(e, objects, k) for k in range(len(e.layers))]
+    images, area = shares[-1].images, shares[-1].area
+    echo(
+        f"knowledge points on the object, in {images} images of which it takes {area:.0%} of the "
+        "area (chance):"
+    )
+    for layer, share in zip(e.layers, shares, strict=True):
+        if share.points is None:
+            echo(f"  {layer}: no points")
+        else:
+            right = with_interval(share.reliable, ".0%")
+            echo(f"  {layer}: {with_interval(share.points, '.0%')}; of the right ones {right}")

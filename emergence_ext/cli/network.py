@@ -1,9 +1,8 @@
-"""Commands that look at a network: demo, train, run, report, doctor."""
+"""Commands that look at a network: train, run, report, doctor."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -44,39 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PATHS: Final = ("data", "weights", "class_map", "masks", "boxes")  # options of `run`
-
-
-@command(goes_on=True)
-def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
-    """Train a small network on 5,000 real digits and show what it learned, where and when.
-
-    Example: emergence demo --out runs/demo
-    """
-    with reported():
-        from emergence_ext import data, network, report, training
-        from emergence_ext.run import DIGITS, SubjectSpec, check_place, run
-
-        check_place(out)
-        started = time.perf_counter()
-        train_set, test_set = data.digits(train=True), data.digits(train=False)
-        model = network.load_model("small_vgg28", num_classes=10, random_state=seed)
-        recipe = training.RECIPES["small_vgg28"]
-        log = training.train(
-            model.module, train_set, test_set, recipe, out=out / "training",
-            checkpoints=_kept_epochs(recipe.epochs), random_state=seed, model="small_vgg28",
-        )  # fmt: skip
-        echo(f"accuracy on 1,000 left-out digits: {log.val_accuracy[-1]:.1%}")
-        spec = SubjectSpec(
-            DIGITS,
-            "small_vgg28",
-            checkpoints=str(out / "training" / "epoch_*.safetensors"),
-            size=28,
-            random_state=seed,
-        )
-        settings = Settings(region_images=100, random_state=seed)
-        page = report.write(run(spec.load(), out, settings, command=command_line()))
-        echo(f"{time.perf_counter() - started:.0f} s in all")
-        closing(page)
 
 
 @command(goes_on=True)
@@ -148,7 +114,7 @@ def train(
             recipe,
             out=out,
             preprocess=network.preprocess(name),
-            checkpoints=numbers(keep, int, "keep") if keep else _kept_epochs(recipe.epochs),
+            checkpoints=numbers(keep, int, "keep") if keep else kept_epochs(recipe.epochs),
             random_state=seed,
             device=device_name(device),
             model=model,
@@ -409,7 +375,7 @@ def _value(value: str, kind: Any, text: str) -> Any:
     return value
 
 
-def _kept_epochs(epochs: int) -> list[int]:
+def kept_epochs(epochs: int) -> list[int]:
     """Before training, ever farther apart, and the end: what is learned early is learned fast."""
     kept = [0]
     step = 1
@@ -423,6 +389,11 @@ def _both_splits(root: Path, split: str | None, size: int) -> tuple[Any, Any]:
     """Training images of a folder that is split, and those to measure on: validation, else test."""
     from emergence_ext import data
 
+    if str(root) in data.SHIPPED:
+        if split is not None:
+            raise ValueError(f"split: {root} has none to choose; leave --split out")
+        images = data.SHIPPED[str(root)]
+        return images(True), images(False)
     present = data.splits(root)
     if not {"train"} < set(present):
         holds = " and ".join(f"{name}/" for name in present.values()) or "no splits"

@@ -45,7 +45,7 @@ def shapley(
     How w, raw strength |F|, Grad-CAM and a random w go with them, as a table and a figure; maps of
     Shapley values and w on images. All of it goes into shapley/ of the run, and into its report.
 
-    Example: emergence shapley runs/demo --layer conv4_3,conv5_3 --images 50
+    Example: emergence shapley runs/demo --layer conv4_1,conv5_1 --images 50
     """
     with reported():
         from emergence_ext import report

@@ -7,6 +7,7 @@ from emergence_ext.data.annotated import coco2014, cub200
 from emergence_ext.data.annotations import Box, boxes_on_grid, find_masks, mask_on_grid, read_boxes
 from emergence_ext.data.csv_files import read_csv
 from emergence_ext.data.datasets import MapStyle, as_samples
+from emergence_ext.data.digit_scenes import Scenes, scenes
 from emergence_ext.data.folders import ImageFolder, image_set
 from emergence_ext.data.layout import held_out, splits
 from emergence_ext.data.masks import Masks
@@ -22,6 +23,7 @@ from emergence_ext.data.samples import (
     subset,
     take,
 )
+from emergence_ext.data.shipped import SHIPPED
 from emergence_ext.data.skipped import kinds
 from emergence_ext.data.tars import TarFiles, tar_paths
 
@@ -29,6 +31,7 @@ __all__ = [
     "LABELS",
     "MAX_MEMORY",
     "ONE_OUTPUT",
+    "SHIPPED",
     "ArraySamples",
     "Box",
     "ImageFiles",
@@ -36,6 +39,7 @@ __all__ = [
     "MapStyle",
     "Masks",
     "Samples",
+    "Scenes",
     "TarFiles",
     "as_samples",
     "balanced_order",
@@ -53,6 +57,7 @@ __all__ = [
     "read_boxes",
     "read_csv",
     "relabelled",
+    "scenes",
     "splits",
     "subset",
     "take",

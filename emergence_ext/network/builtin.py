@@ -13,6 +13,7 @@ __all__ = [
     "SmallVGG",
     "resnet34_stride1",
     "resnet50_stride1",
+    "scene_vgg",
     "small_vgg",
     "small_vgg28",
     "small_vgg64",
@@ -132,8 +133,16 @@ def small_vgg(
 
 
 def small_vgg28(num_classes: int = 10) -> SmallVGG:
-    """Return the network of the demo, for digits `[1, 28, 28]`; its last map is 7 x 7."""
+    """Return a network for digits `[1, 28, 28]`; its last map is 7 x 7."""
     return small_vgg(num_classes, in_channels=1)
+
+
+def scene_vgg(num_classes: int = 10) -> SmallVGG:
+    """Return the network of the demo, for scenes `[1, 64, 64]`; its last map is 8 x 8.
+
+    A region of it sees 62 pixels, and chiefly the middle of them: a digit and what is around it.
+    """
+    return small_vgg(num_classes, in_channels=1, depths=(1, 1, 2, 1, 1), pools=3)
 
 
 def small_vgg64(num_classes: int = 10) -> SmallVGG:

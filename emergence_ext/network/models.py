@@ -17,6 +17,7 @@ from emergence_ext.lookup import load_callable, nearest, optional, user_code
 from emergence_ext.network.builtin import (
     resnet34_stride1,
     resnet50_stride1,
+    scene_vgg,
     small_vgg,
     small_vgg28,
     small_vgg64,
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 BUILTIN: dict[str, Callable[..., nn.Module]] = {
     "small_vgg28": small_vgg28,
     "small_vgg64": small_vgg64,
+    "scene_vgg": scene_vgg,
     "vgg16_pooled": vgg16_pooled,
     "resnet34_stride1": resnet34_stride1,
     "resnet50_stride1": resnet50_stride1,

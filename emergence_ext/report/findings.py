@@ -11,6 +11,7 @@ from emergence_ext.names import printable
 from emergence_ext.report.shown import Shown
 from emergence_ext.run import Emergence, FinishedRun
 from emergence_ext.studies.attack import Attack
+from emergence_ext.studies.foreground import Objects, share_of_points
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,21 @@ class Finding:
     view: str = ""
 
 
-def findings(run: FinishedRun, attack: Attack | None = None) -> list[Finding]:
+def findings(
+    run: FinishedRun, attack: Attack | None = None, objects: Objects | None = None
+) -> list[Finding]:
     """Return what the numbers of a run say, an answer a question; nothing that they do not.
 
     Args:
         run: a finished run.
         attack: on its images; None: there was none.
+        objects: where they lie in its images; None: nobody said.
     """
     e = run.emergence
     found = (
         _misread(e),
         _through_layers(e),
+        _on_object(e, objects) if objects is not None else None,
         _alike(e.sample),
         _through_epochs(e),
         _others(e.sample),
@@ -88,6 +93,24 @@ def _through_layers(e: Emergence) -> Finding | None:
     text = f"{names[k]}: {_share(ratio)} of its knowledge points are right"
     text += f", after {_share(before)} in {names[k - 1]}." if before is not None else "."
     return Finding(question, text, f"layout=height&l={_place(Shown.of(e).layers, k)}")
+
+
+def _on_object(e: Emergence, objects: Objects) -> Finding | None:
+    """Which share of the knowledge points lies on the object, in the last layer and the first."""
+    shares = [share_of_points(e, objects, k) for k in range(len(e.layers))]
+    last = shares[-1]
+    if last.points is None or last.reliable is None:
+        return None
+    text = (
+        f"{printable(e.layers[-1])}: {_share(last.points)} of its knowledge points lie on it, of "
+        f"the right ones {_share(last.reliable)}; by chance {100 * last.area:.0f}\u00a0%, its "
+        "share of the area"
+    )
+    first = shares[0].points
+    if len(shares) > 1 and first is not None:
+        text += f". In {printable(e.layers[0])} {_share(first)} lie there"
+    place = _place(Shown.of(e).layers, len(e.layers) - 1)
+    return Finding("Do knowledge points lie on the object?", f"{text}.", f"l={place}")
 
 
 def _alike(e: Emergence) -> Finding | None:

@@ -19,6 +19,7 @@ from emergence_ext.run import FinishedRun
 from emergence_ext.store import Saved, StoreError, exists
 from emergence_ext.studies.attack import Attack
 from emergence_ext.studies.compare import Comparison
+from emergence_ext.studies.foreground import Objects
 from emergence_ext.studies.shapley import Shapley
 
 logger = logging.getLogger(__name__)
@@ -144,10 +145,10 @@ def foreign(run: FinishedRun) -> list[str]:
     return [name for name, path in paths.items() if exists(path) and not run.owns(path)]
 
 
-def _of_view(run: FinishedRun, left_out: list[str]) -> Experiments:
-    """What of the experiments the page's view shows."""
+def _page(run: FinishedRun) -> Path:
+    left_out = foreign(run)
 
-    def found(kind: type[Saved]) -> list[Any]:
+    def done(kind: type[Saved]) -> list[Any]:
         return [
             kind.load(run.inside.result(each.section.anchor))
             for each in experiments(run.inside)
@@ -156,13 +157,7 @@ def _of_view(run: FinishedRun, left_out: list[str]) -> Experiments:
             and exists(run.inside.result(each.section.anchor))
         ]
 
-    attack, shapley = (next(iter(found(kind)), None) for kind in (Attack, Shapley))
-    return Experiments(attack, shapley, found(Comparison))
-
-
-def _page(run: FinishedRun) -> Path:
-    left_out = foreign(run)
-    done = _of_view(run, left_out)
+    attack, shapley, objects = (next(iter(done(kind)), None) for kind in (Attack, Shapley, Objects))
     return write_page(
         run.folder,
         headline=headline(run),
@@ -174,6 +169,6 @@ def _page(run: FinishedRun) -> Path:
             ),
         ],
         left_out=left_out,
-        view=view_data(run, done),
-        findings=findings(run, done.attack),
+        view=view_data(run, Experiments(attack, shapley, done(Comparison))),
+        findings=findings(run, attack, objects),
     )

@@ -31,13 +31,12 @@ from emergence_ext.run.plan import free_space
 from emergence_ext.run.results import Emergence
 from emergence_ext.run.sources import InMemory, in_state
 from emergence_ext.run.strength import ImportanceStrength, StrengthEntropy
-from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
+from emergence_ext.run.subject import Subject, SubjectSpec
 from emergence_ext.run.thumbnails import Thumbnails
 from emergence_ext.run.verify import Verification, recompute, verify
 from emergence_ext.settings import Settings
 
 __all__ = [
-    "DIGITS",
     "Checkpoint",
     "Config",
     "Emergence",

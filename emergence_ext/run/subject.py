@@ -30,9 +30,6 @@ _PATHS: Final = ("data", "weights", "checkpoints", "class_map", "masks", "boxes"
 
 _NUMBERS: Final = ("size", "per_class", "random_state")
 
-DIGITS: Final = "digits"
-"""The name, in place of a folder, of the left-out digits that the demo looks at."""
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -126,7 +123,8 @@ class SubjectSpec:
     """How to load a `Subject`, in values that JSON can hold.
 
     Attributes:
-        data: folder of images, tar files as `data.tar_paths` takes them, or "digits".
+        data: folder of images, tar files as `data.tar_paths` takes them, or a name of
+            `data.SHIPPED`.
         model: name, as `network.load_model` takes it.
         weights: file of weights, or "DEFAULT" for those that the network's own library publishes;
             None for those that the network comes with.
@@ -238,7 +236,7 @@ class SubjectSpec:
         if place != self.model and os.path.isdir(place):
             values["model"] = f"hf:{os.path.abspath(place)}"
         for name in _PATHS:
-            if values[name] and values[name] != DIGITS:
+            if values[name] and not (name == "data" and values[name] in data.SHIPPED):
                 whole = os.path.abspath(values[name])
                 values[name] = whole if folder is None else _inside(whole, folder)
         return values
@@ -264,7 +262,8 @@ class SubjectSpec:
                 raise ValueError(f"subject: {name} must be {kind.__name__}, got {value!r:.60}")
         for name in _PATHS:
             value = values.get(name)
-            if value and value != DIGITS and folder is not None and not os.path.isabs(value):
+            shipped = name == "data" and value in data.SHIPPED
+            if value and not shipped and folder is not None and not os.path.isabs(value):
                 # The folder's own name is no pattern.
                 whole = os.path.abspath(folder)
                 values[name] = os.path.join(
@@ -279,10 +278,10 @@ class SubjectSpec:
             size: pixels of a side.
             listed: whether to list them alone, see `data.ImageFiles`.
         """
-        if self.data == DIGITS:
+        if self.data in data.SHIPPED:
             if self.split is not None:
-                raise ValueError("split: the digits have none to choose; leave --split out")
-            return data.digits(train=False)
+                raise ValueError(f"split: {self.data} has none to choose; leave --split out")
+            return data.SHIPPED[self.data](False)
         tars = data.tar_paths(self.data)
         if tars:
             if self.split is not None:

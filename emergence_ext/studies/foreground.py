@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from emergence_ext.data import boxes_on_grid, find_masks, mask_on_grid, read_boxes
+from emergence_ext.data import Box, boxes_on_grid, find_masks, mask_on_grid, read_boxes
 from emergence_ext.method import Interval, KnowledgePoints, bootstrap_ratio
 from emergence_ext.run import Emergence
 from emergence_ext.store import Saved
@@ -35,12 +35,17 @@ class Objects(Saved):
         return dict(zip(self.names, self.inside, strict=True))
 
 
-def find_objects(e: Emergence, *, boxes: Path | None = None, masks: Path | None = None) -> Objects:
+def find_objects(
+    e: Emergence,
+    *,
+    boxes: Path | Mapping[str, Sequence[Box]] | None = None,
+    masks: Path | None = None,
+) -> Objects:
     r"""Read boxes or masks, and lay them on the regions of a run.
 
     Args:
         e: what the run found.
-        boxes: CSV file, see `data.read_boxes`.
+        boxes: CSV file, see `data.read_boxes`, or what that gives of one.
         masks: folder of masks, see `data.find_masks`.
 
     Raises:
@@ -61,7 +66,8 @@ def find_objects(e: Emergence, *, boxes: Path | None = None, masks: Path | None 
     if (boxes is None) == (masks is None):
         raise ValueError("foreground: give either --boxes FILE or --masks DIR")
     if boxes is not None:
-        by_name, known = read_boxes(boxes), set(e.names)
+        by_name = read_boxes(boxes) if isinstance(boxes, Path) else boxes
+        known = set(e.names)
         by_name = {name: by_name[name] for name in by_name if name in known}
         names, inside = list(by_name), boxes_on_grid(list(by_name.values()), e.grid)
     if masks is not None:

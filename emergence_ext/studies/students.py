@@ -17,7 +17,6 @@ from emergence_ext.data import Samples
 from emergence_ext.lookup import nearest
 from emergence_ext.network import FeatureSet, find_head, randomise
 from emergence_ext.run import (
-    DIGITS,
     FinishedRun,
     StateFolder,
     Subject,
@@ -105,8 +104,8 @@ def training_images(subject: Subject) -> Samples:
     spec = subject.spec
     if spec is None:
         raise ValueError("data: nothing says where the images are; give the training images")
-    if spec.data == DIGITS:
-        return data.digits(train=True)
+    if spec.data in data.SHIPPED:
+        return data.SHIPPED[spec.data](True)
     if "train" not in data.splits(spec.data):
         raise ValueError(
             f"data: {spec.data} holds no train/ with a folder per category, so there are no images "

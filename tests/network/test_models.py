@@ -7,11 +7,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from emergence_ext.network.builtin import small_vgg, small_vgg28, small_vgg64, vgg16_pooled
+from emergence_ext.network.builtin import (
+    scene_vgg,
+    small_vgg,
+    small_vgg28,
+    small_vgg64,
+    vgg16_pooled,
+)
 from emergence_ext.network.layers import suggest_layers
 from emergence_ext.network.models import load_model, load_weights, read_weights
 from emergence_ext.network.positions import require_size
 from emergence_ext.network.preprocessing import normalisation, preprocess
+from emergence_ext.network.receptive import receptive_field
 
 
 def _output_of(module: nn.Module, name: str, example: Tensor) -> Tensor:
@@ -36,6 +43,13 @@ def test_own_networks_keep_fine_regions(
     last = _output_of(module, list(layers.values())[-1], torch.rand(2, *shape))
     assert last.shape[2:] == grid and last.min() == 0
     assert module(torch.rand(2, *shape)).shape == (2, 10)
+
+
+def test_a_region_of_the_network_for_scenes_sees_a_digit_and_what_is_around_it() -> None:
+    module = scene_vgg()
+    assert _output_of(module, "conv5_1", torch.rand(2, 1, 64, 64)).shape[2:] == (8, 8)
+    assert receptive_field(module, "conv5_1", 64).size == (62, 62)
+    assert module(torch.rand(2, 1, 64, 64)).shape == (2, 10)
 
 
 def test_small_vgg_refuses_more_pools_than_stages() -> None:

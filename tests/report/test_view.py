@@ -19,6 +19,7 @@ from emergence_ext.report.html.write import write_page
 from emergence_ext.report.planes import BITS, quantised
 from emergence_ext.report.view import chosen_images, view_data
 from emergence_ext.studies.compare import compare
+from emergence_ext.studies.foreground import Objects, share_of_points
 from tests.report.planted import planted, planted_attack, planted_page, planted_shapley
 
 
@@ -185,6 +186,19 @@ def test_findings_say_what_the_numbers_say() -> None:
     assert any(f"most often {' to '.join(x)} ({most} times)" in told.text for x in names)
     single = findings(planted(checkpoints=1, layers=1))
     assert not any("epoch" in x.text for x in single)
+
+
+def test_findings_say_where_points_lie_once_that_is_known() -> None:
+    run = planted(images=90)
+    e = run.emergence
+    question = "Do knowledge points lie on the object?"
+    assert question not in [x.question for x in findings(run)]
+    objects = Objects(e.names, torch.rand(90, 12, generator=torch.manual_seed(0)) < 0.25)
+    (told,) = [x for x in findings(run, objects=objects) if x.question == question]
+    share = share_of_points(e, objects)
+    assert share.points is not None and told.view == "l=1"
+    assert told.text.startswith(f"conv2: {100 * share.points.value:.0f}\u00a0% (")
+    assert f"by chance {100 * share.area:.0f}\u00a0%, its share of the area. In conv1 " in told.text
 
 
 def test_the_title_says_what_was_analysed(tmp_path: Any) -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from emergence_ext.data.samples import Samples
+from emergence_ext.data.shipped import SHIPPED
 from emergence_ext.run.finished import FinishedRun, require_same_network
-from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
+from emergence_ext.run.subject import Subject, SubjectSpec
 from emergence_ext.store import StoreError
 from tests.old_runs import set_config
 
@@ -73,10 +74,11 @@ def test_a_run_from_python_does_not_say_how_to_load_its_network(
         FinishedRun.open(folder).subject()
 
 
-def test_a_spec_is_the_same_after_a_round_through_json(finished_run: Path) -> None:
-    spec = SubjectSpec(DIGITS, "small_vgg28", weights="w.safetensors", layers="a,b", size=28)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_spec_is_the_same_after_a_round_through_json(name: str, finished_run: Path) -> None:
+    spec = SubjectSpec(name, "small_vgg28", weights="w.safetensors", layers="a,b", size=28)
     settings = json.loads(json.dumps(spec.settings()))
-    assert settings["data"] == DIGITS
+    assert settings["data"] == name
     assert Path(settings["weights"]).is_absolute()
     assert SubjectSpec.from_settings(settings) == replace(spec, weights=settings["weights"])
     with pytest.raises(ValueError, match="expected data, model and some of"):

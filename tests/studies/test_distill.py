@@ -28,7 +28,7 @@ from emergence_ext.run.analyse import run
 from emergence_ext.run.emerging import Checkpoint, Emergence, Settings, emergence
 from emergence_ext.run.finished import FinishedRun
 from emergence_ext.run.folder import StateFolder
-from emergence_ext.run.subject import DIGITS, Subject, SubjectSpec
+from emergence_ext.run.subject import Subject, SubjectSpec
 from emergence_ext.store.arrays import StoreError
 from emergence_ext.studies.distill import Distillation, StudentDifference, distillation
 from emergence_ext.studies.students import Student, find_places, training_images
@@ -577,7 +577,7 @@ def test_a_run_without_training_images_is_refused(finished: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_the_demo_is_distilled_on_the_digits_that_it_was_not_analysed_on() -> None:
-    subject = SubjectSpec(DIGITS, "small_vgg28", size=28).load()
+    subject = SubjectSpec("digits", "small_vgg28", size=28).load()
     images = training_images(subject)
     assert len(images) == 4000 and not {*images.names} & {*subject.dataset.names}
     assert find_places(subject, ["conv", "fc"], "conv5_3") == [

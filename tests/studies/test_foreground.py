@@ -115,7 +115,11 @@ def test_the_command_counts_the_points_of_held_out_images(
         writer.writerows([name, 0, 0, 0.5, 1] for name in e.names)
     done = CliRunner().invoke(app, ["foreground", str(run_dir), "--boxes", str(path)])
     assert done.exit_code == 0, done.output
-    assert done.output.splitlines()[-2:] == [
+    lines = done.output.splitlines()
+    assert "of which it takes 50% of the area (chance)" in lines[-len(e.layers) - 3]
+    told = [line.strip().partition(":")[0] for line in lines[-len(e.layers) - 2 : -2]]
+    assert told == e.layers
+    assert lines[-2:] == [
         f"tables and figures: {run_dir / 'foreground'}",
         f"Report: {(run_dir / 'report.html').as_uri()}",
     ]
@@ -158,6 +162,8 @@ def test_objects_come_back_from_disk_as_they_were(finished_run: Path, tmp_path: 
     objects = find_objects(replace(e, held_out=torch.ones_like(e.held_out)), boxes=path)
     assert objects.names == e.names[:2]
     assert torch.equal(objects.inside.sum(1), torch.tensor([2, 3]) * e.h.shape[3] // 4)
+    given = find_objects(replace(e, held_out=torch.ones_like(e.held_out)), boxes=read_boxes(path))
+    assert_equal(given, objects)
     objects.save(tmp_path / "foreground")
     again = Objects.load(tmp_path / "foreground")
     assert_equal(again, objects)
