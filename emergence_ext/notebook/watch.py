@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from emergence_ext.data import MapStyle, tar_paths
+from emergence_ext.data import SHIPPED, MapStyle, tar_paths
 from emergence_ext.network import Origin, save_checkpoint, taken
 from emergence_ext.notebook.analysis import Analysis, analyze
-from emergence_ext.run import DIGITS, check_place
+from emergence_ext.run import check_place
 
 
 class Watch:
@@ -137,7 +137,7 @@ def _whole(name: str, number: Any) -> int:
 def _require_images(images: Any) -> None:
     """Refuse what `analyze` would; images are read by that alone."""
     if isinstance(images, str | Path):
-        if str(images) != DIGITS and not tar_paths(images) and not Path(images).is_dir():
+        if str(images) not in SHIPPED and not tar_paths(images) and not Path(images).is_dir():
             raise FileNotFoundError(f"images: no folder {images}")
     elif isinstance(images, nn.Module) or not (
         hasattr(images, "__iter__")
