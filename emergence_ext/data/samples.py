@@ -80,6 +80,13 @@ class Samples(Dataset[tuple[Tensor, int]]):
                 f"labels: expected 0..{len(self.categories) - 1}, one a category, got {wrong}"
             )
 
+    def __repr__(self) -> str:
+        some = ", ".join(self.categories[:4]) + ", ..." * (len(self.categories) > 4)
+        return (
+            f"{type(self).__name__} of {len(self.labels)} images in {len(self.categories)} "
+            f"categories: {some}"
+        )
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -355,9 +355,23 @@ class SampleProjection(Estimator):
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         new = super()._from_state(arrays, settings)
-        kappa = new.frame_.kappa
-        new.kappa = lambda dim: kappa  # a function is not stored; the frame holds what it made
+        new.kappa = _Kept(
+            new.frame_.kappa
+        )  # a function is not stored; the frame holds what it made
         return new
+
+
+class _Kept:
+    """Makes what was made, and is shown as that."""
+
+    def __init__(self, made: Kappa) -> None:
+        self.made = made
+
+    def __call__(self, dim: int) -> Kappa:
+        return self.made
+
+    def __repr__(self) -> str:
+        return repr(self.made)
 
 
 def towards(f: Tensor, P: Tensor, directions: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
@@ -428,7 +429,7 @@ def _require_grid(grid: Any) -> None:
     """Refuse what is neither "last" nor `(H, W)`."""
     sides = grid if isinstance(grid, tuple | list) else ()
     if grid != "last" and not (
-        len(sides) == 2 and all(isinstance(side, int) and side >= 1 for side in sides)
+        len(sides) == 2 and all(isinstance(side, Integral) and int(side) >= 1 for side in sides)
     ):
         raise ValueError(f'grid: expected "last" or two numbers of at least 1, got {grid!r}')
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +66,7 @@ class Origin:
             ValueError: no pixel.
             TypeError: no number of pixels.
         """
-        if given is not None and not isinstance(given, int):
+        if given is not None and not isinstance(given, Integral):
             raise TypeError(f"size: expected a number of pixels, got {given!r}")
         if given is not None and given < 1:
             raise ValueError(f"size: expected at least 1 pixel, got {given}")

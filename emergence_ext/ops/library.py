@@ -160,10 +160,9 @@ def use_instruction_set(name: str) -> None:
 
     Examples:
         >>> from emergence_ext import ops
-        >>> ops.use_instruction_set("abacus")
-        Traceback (most recent call last):
-        ...
-        ValueError: ...
+        >>> now = ops.build_info().get("instruction_set")
+        >>> if now is not None:  # the compiled library is there
+        ...     ops.use_instruction_set(now)
     """
     if _library is None:
         raise RuntimeError(f"the compiled library is not there: {_not_loaded}")

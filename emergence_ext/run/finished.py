@@ -101,6 +101,14 @@ class FinishedRun:
     folder: Path
     config: Config
 
+    def __repr__(self) -> str:
+        about, states = self.config, len(self.config.checkpoints)
+        return (
+            f"{type(self).__name__}({str(self.folder)!r}), "
+            f"layers {', '.join(map(str, about.layers))}, "
+            f"{states} checkpoint{'s' * (states > 1)}, {len(about.categories)} categories"
+        )
+
     @classmethod
     def open(cls, folder: Path | str) -> FinishedRun:
         """Look for a finished run in a folder.

@@ -64,7 +64,12 @@ def test_what_is_not_fitted_says_so(samples: ee.SampleProjection, tmp_path: Path
         ee.SampleProjection().transform(FEATURES.f)
 
 
-def test_results_say_in_a_line_what_they_hold(samples: ee.SampleProjection) -> None:
+def test_results_say_in_a_line_what_they_hold(samples: ee.SampleProjection, tmp_path: Path) -> None:
+    samples.save(tmp_path / "samples")
+    loaded = ee.SampleProjection.load(tmp_path / "samples")
+    assert "kappa=ExactKappa(dim=3, " in repr(loaded) and "function" not in repr(loaded)
+    images = ee.data.ArraySamples(torch.rand(2, 3, 4, 4), [0, 1], ["cat", "dog"])
+    assert repr(images) == "ArraySamples of 2 images in 2 categories: cat, dog"
     assert "temperature=2" in repr(ee.SampleProjection(temperature=2.0))
     fitted = repr(samples)
     assert "max_rounds=4" in fitted and "fitted: loss" in fitted

@@ -43,6 +43,8 @@ def test_a_network_and_a_folder_are_enough(analysis: ee.Analysis) -> None:
     assert len(analysis.regions) == 2 * 48 * 64
     assert set(analysis.tables) >= {"knowledge", "images", "similarity", "fits"}
     assert "48 images in 3 categories" in repr(analysis)
+    run = repr(ee.FinishedRun.open(analysis.folder))
+    assert run.endswith("layers conv1_1, conv2_1, 1 checkpoint, 3 categories"), run
 
 
 def test_tables_are_data_frames_where_pandas_is_and_rows_where_it_is_not(
