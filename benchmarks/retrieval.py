@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +32,7 @@ from emergence_ext.figures.style import PAGE, new_figure, styled
 
 BEST: Final = 10
 OWN: Final = "emergence_ext"
+TURNS: Final = 25  # of ragged documents and of as many tokens in documents of one size
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,50 @@ def run(case: Case, peer: Peer, seconds: float) -> Row:
     return Row(case.name, peer.name, timing, float((found - truth).abs().max()), float(shared))
 
 
+@dataclass(frozen=True)
+class OwnTokens:
+    """What ragged documents cost beside as many tokens in documents of one size.
+
+    Attributes:
+        ragged, dense: processor seconds of a call, medians of calls that took turns.
+        ratio: of the two, each over its tokens.
+    """
+
+    ragged: float
+    dense: float
+    ratio: float
+
+    def __str__(self) -> str:
+        """Give the ratio, and milliseconds of both."""
+        return (
+            f"a token of documents of 20 to 180 costs {self.ratio:.2f} times one of documents of "
+            f"one size ({1e3 * self.ragged:.1f} and {1e3 * self.dense:.1f} ms of the processor)"
+        )
+
+
+def own_tokens(case: Case, turns: int) -> OwnTokens:
+    """Time ragged documents, as a list, in turn with documents of their mean size.
+
+    Args:
+        case: a ragged one.
+        turns: calls of each.
+    """
+    queries, listed = case.inputs()
+    tokens = sum(map(len, listed))
+    room = round(tokens / case.documents)
+    dense = torch.stack(replace(case, room=room, ragged=False).inputs()[1])
+    seconds: dict[str, list[float]] = {"ragged": [], "dense": []}
+    for turn in range(turns + 1):
+        for name, documents in (("ragged", listed), ("dense", dense)):
+            begun = time.process_time()
+            late_interaction.maxsim(queries, documents)
+            if turn:  # the first warms up
+                seconds[name].append(time.process_time() - begun)
+    found = {name: statistics.median(each) for name, each in seconds.items()}
+    ratio = found["ragged"] / tokens / (found["dense"] / (room * case.documents))
+    return OwnTokens(found["ragged"], found["dense"], ratio)
+
+
 def table(rows: list[Row]) -> str:
     """The rows of a case in Markdown."""
     lines = [
@@ -243,7 +290,7 @@ def main() -> None:
     machine = begun.machine
     print(f"{machine['cpu']}, {machine['cores']} cores, {options.threads} threads, ", end="")
     print(f"{machine['instruction_set']}, load {begun.load:.1f}")
-    kept = []
+    kept, own = [], None
     for number, case in enumerate(CASES):
         if options.case is not None and number not in options.case:
             continue
@@ -252,8 +299,12 @@ def main() -> None:
         ]
         print(f"\n{case.name}\n\n{table(rows)}", flush=True)
         kept += rows
+        if case.ragged:
+            own = own_tokens(case, TURNS)
+            print(f"\n{own}", flush=True)
     if options.out:
         measured = {"machine": machine, "versions": begun.versions, "load": begun.load}
+        measured["own tokens"] = None if own is None else asdict(own)
         measured["rows"] = [asdict(row) for row in kept]
         options.out.write_text(json.dumps(measured, indent=1) + "\n")
     if options.plot:

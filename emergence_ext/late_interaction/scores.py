@@ -77,9 +77,19 @@ def maxsim(
     """
     q = Reader("queries", "query_scale", "query_mask", normalize, query_scale)
     d = Reader("documents", "document_scale", "document_mask", normalize, document_scale)
-    of_q, of_d = q.read(queries, query_mask), d.read(documents, document_mask)
-    with in_their_words():
-        scores = _all_pairs(of_q, of_d, empty_score, precision)
+    of_q = q.read(queries, query_mask)
+    blocks = d.blocks(documents, document_mask)
+    try:
+        of_blocks = [
+            _all_pairs(of_q, d.read(block, None), empty_score, precision) for block in blocks
+        ]
+        scores = torch.cat(of_blocks, 1) if blocks else None
+    except (TypeError, ValueError):
+        scores = None  # of all together, so that what is wrong has its place among all
+    if scores is None:
+        of_d = d.read(documents, document_mask)
+        with in_their_words():
+            scores = _all_pairs(of_q, of_d, empty_score, precision)
     return _finished(scores, of_q, length_normalize)
 
 

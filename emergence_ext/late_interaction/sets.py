@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ Embeddings = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 Mask = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 """Which tokens count, 1 or True: `[sets, tokens]`, or a list of one for each."""
 Scale = float | Tensor | np.ndarray
+BLOCK: Final = 8 << 20
+"""Bytes of a long list of sets that are copied at once: what stays in a cache."""
+LONG: Final = 32 << 20
+"""Bytes of listed sets from which on a copy of all is memory that the C library asks for anew."""
 
 
 class Padded(NamedTuple):
@@ -108,6 +112,27 @@ class Reader(NamedTuple):
                 f"got {type(x).__name__}"
             )
         return self._listed(x, mask)
+
+    def blocks(self, x: Embeddings, mask: Mask | None) -> list[Sequence[Any]]:
+        """Parts of a long list of sets that can be read alone; none where it is read whole.
+
+        Sets that are listed are copied to lie one after the other. In memory that is there for the
+        first time that takes longer than one query's products with them.
+        """
+        if not isinstance(x, list | tuple) or mask is not None:
+            return []
+        if isinstance(self.scale, Tensor | np.ndarray) or not all(_is_plain(each) for each in x):
+            return []
+        if sum(each.nbytes for each in x) < LONG:
+            return []
+        parts: list[Sequence[Any]] = []
+        start = size = 0
+        for place, each in enumerate(x):
+            size += each.nbytes
+            if size >= BLOCK:
+                parts.append(x[start : place + 1])
+                start, size = place + 1, 0
+        return [*parts, x[start:]] if start < len(x) else parts
 
     def prepare(self, tokens: Tensor, scale: Tensor | None = None) -> Tensor:
         """Tokens `[..., width]` to be multiplied; scale broadcasts against `[...]`.
@@ -220,6 +245,13 @@ class Reader(NamedTuple):
                 "emergence_ext.ops.maxsim"
             )
         return real
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether a set is in the memory of the CPU, and nobody wants its gradient."""
+    if isinstance(x, Tensor):
+        return x.is_cpu and not (x.requires_grad and torch.is_grad_enabled())
+    return isinstance(x, np.ndarray)
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.retrieval import OWN, Case, Peer, figure, peers, run, table
+import pytest
+
+from benchmarks.retrieval import OWN, Case, Peer, figure, own_tokens, peers, run, table
 
 SMALL = Case("small", 2, 4, 12, 25, ragged=True)
 
@@ -39,3 +41,11 @@ def test_the_figure_has_a_bar_for_each_peer_that_was_timed() -> None:
     names = [[tick.get_text() for tick in panel.get_yticklabels()] for panel in panels]
     assert sorted(names[0]) == ["einsum", "third"] and names[1] == ["einsum"]
     assert [len(panel.patches) for panel in panels] == [2, 1]
+
+
+def test_ragged_documents_are_timed_beside_as_many_tokens_of_one_size() -> None:
+    case = Case("ragged", 2, 4, 6, 30, ragged=True, width=8)
+    own = own_tokens(case, 2)
+    tokens = sum(map(len, case.inputs()[1]))
+    expected = own.ragged / tokens / (own.dense / (6 * round(tokens / 6)))
+    assert own.ratio == pytest.approx(expected) and f"{own.ratio:.2f} times" in str(own)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext import late_interaction
+from emergence_ext.late_interaction import sets
 
 N, B, TOKENS, ROOM, WIDTH = 3, 5, 4, 6, 8
 
@@ -281,3 +282,26 @@ def test_numpy_masks_do() -> None:
     found = late_interaction.maxsim(q.numpy(), d.numpy(), q_mask.numpy(), d_mask.numpy())
     torch.testing.assert_close(found, formula(q, d, q_mask, d_mask))
     assert isinstance(np.asarray(found), np.ndarray)
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+def test_a_long_list_is_scored_in_parts_as_it_is_whole(
+    arrays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(3, 5, 16, generator=generator)
+    documents: list[Any] = [torch.randn(n, 16, generator=generator) for n in (4, 0, 9, 30, 1, 7, 2)]
+    documents = [each.numpy() for each in documents] if arrays else documents
+    whole = late_interaction.maxsim(queries, documents)
+    monkeypatch.setattr(sets, "LONG", 1)
+    for size in (1, 1000, 10**6):
+        monkeypatch.setattr(sets, "BLOCK", size)
+        assert torch.equal(late_interaction.maxsim(queries, documents), whole)
+        wrong = [*documents[:3], documents[3] * float("nan"), *documents[4:]]
+        with pytest.raises(ValueError, match=r"documents are not finite at token 13"):
+            late_interaction.maxsim(queries, wrong)
+        with pytest.raises(ValueError, match=r"documents\[6\] must be \[tokens, width\]"):
+            late_interaction.maxsim(queries, [*documents[:6], documents[6][:, :3]])
+    learned = [torch.as_tensor(each).requires_grad_() for each in documents]
+    late_interaction.maxsim(queries, learned).sum().backward()
+    assert all(each.grad is not None for each in learned)
