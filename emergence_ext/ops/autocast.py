@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+# Asked for here, as torch 2.11 cannot trace the question.
+_AVAILABLE: Final = tuple(
+    kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind)
+)
 
 
 def in_float32(op: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -35,7 +40,7 @@ def in_float32(op: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 
 def _is_on(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return device in _AVAILABLE and torch.is_autocast_enabled(device)
 
 
 def _raised(x: object) -> object:
