@@ -17,6 +17,7 @@ import emergence_ext as ee
 from emergence_ext.report.html.write import write_page
 
 SLOW = {
+    "data.Scenes",  # as of digits
     "analyze",  # a whole run
     "digits",  # a file of text that takes seconds to read
     "report.animate",

@@ -28,6 +28,12 @@ class Scenes(ArraySamples):
     Attributes:
         boxes: name of a scene -> its box, `(left, top, right, bottom)` in shares of the image, as
             `read_boxes` gives those of a file.
+
+    Examples:
+        >>> import emergence_ext as ee
+        >>> held_out = ee.scenes(train=False)
+        >>> list(held_out.boxes) == held_out.names
+        True
     """
 
     boxes: Mapping[str, list[Box]]

@@ -50,7 +50,7 @@ def test_every_option_in_a_message_is_one() -> None:
     assert not [each for each in named if each[1] not in OPTIONS | build]
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_arguments_are_told_as_options_of_the_command(command: str) -> None:
     there = common._options(command)

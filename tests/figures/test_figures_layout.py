@@ -193,7 +193,7 @@ PAGES += [
 ]
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize(("name", "shape"), PAGES)
 def test_every_text_is_on_the_page_and_clear_of_the_others(name: str, shape: str) -> None:
     figure = drawings(scene(*SHAPES[shape]))[name]()

@@ -83,6 +83,7 @@ def test_what_is_kept_is_what_is_made_without_keeping(images: ArraySamples, tmp_
     assert len(list((tmp_path / "a").glob("shard-*.json"))) == 6
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kind", ["interrupt", "no space"])
 def test_interrupted_at_a_change_of_the_disk_it_goes_on_to_the_same_bytes(
     kind: Trouble, images: ArraySamples, tmp_path: Path

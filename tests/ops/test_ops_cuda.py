@@ -65,6 +65,7 @@ def test_the_ops_launch_kernels(emulated_gpu: EmulatedGPU) -> None:
     assert emulated_gpu.launches >= before + 10
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("case", TILED, ids=str)
 def test_results_do_not_depend_on_the_order_of_threads(
@@ -77,6 +78,7 @@ def test_results_do_not_depend_on_the_order_of_threads(
         assert_same(found, everything(case, precision))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 @pytest.mark.parametrize("case", TILED, ids=str)
 def test_results_do_not_depend_on_shared_memory(
@@ -182,7 +184,7 @@ def test_an_unknown_way_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         ops.maxsim(x.q, x.d)
 
 
-@pytest.mark.one_in(4)
+@pytest.mark.one_in(8)
 @pytest.mark.parametrize("way", ["portable", "hopper"])
 @pytest.mark.parametrize("precision", ["high", "medium"])
 @pytest.mark.parametrize("inputs", [usual, near_ties, worst, worst_of_rests])

@@ -49,6 +49,7 @@ def alone(x: tuple[Tensor, ...], module: Any = ops, **options: Any) -> Tensor:
 
 @everywhere
 @at_each_backend
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("D", [3, 19, 70])
 def test_scores_are_the_oracles(D: int, dtype: torch.dtype, module: Any) -> None:

@@ -81,7 +81,7 @@ def drawings(results: Emergence, monkeypatch: pytest.MonkeyPatch, images: bool =
     [
         ({"times": 2}, ALWAYS | EPOCHS | LAYERS),
         pytest.param({"times": 1}, ALWAYS | LAYERS, marks=pytest.mark.slow),
-        ({"times": 2, "layers": 1}, ALWAYS | EPOCHS),
+        pytest.param({"times": 2, "layers": 1}, ALWAYS | EPOCHS, marks=pytest.mark.slow),
         (
             {"times": 1, "dim": 4},
             (ALWAYS | {"knowledge_through_layers"}) - {"samples", "confidence_map"},

@@ -96,6 +96,7 @@ def reported(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+@pytest.mark.slow  # all of it, twice
 def test_everything_is_drawn_again_without_network_and_images(
     reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

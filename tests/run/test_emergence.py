@@ -187,6 +187,7 @@ def test_a_finished_study_is_not_fitted_again(
     assert second.fits == first.fits  # seconds too: they are those of the fit
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("most", [1, 4, 14])
 def test_a_killed_study_goes_on_to_the_same_result(
     most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -90,6 +90,7 @@ class _KilledError(Exception):
     pass
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("steps", [0, 2, 4, 7])
 def test_a_killed_training_goes_on_to_the_same_result(
