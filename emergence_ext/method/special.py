@@ -49,7 +49,7 @@ def resultant(kappa: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """`A_d(kappa)` and `1 - A_d(kappa)`, whose relative accuracy stays for large `kappa`."""
 
     def low(k: Tensor) -> tuple[Tensor, Tensor]:
-        value = k * _resultant_quotient(k, dim)
+        value = k * (_resultant_quotient_3(k) if dim == 3 else _resultant_quotient(k, dim))
         return value, 1 - value
 
     def closed(k: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,6 +98,19 @@ def _resultant_quotient(kappa: Tensor, dim: int) -> Tensor:
     """`A_d(kappa) / kappa`, also at 0."""
     x = kappa.square() / 4
     return _scipy(hyp0f1, dim / 2 + 1, x) / (dim * _scipy(hyp0f1, dim / 2, x))
+
+
+def _resultant_quotient_3(kappa: Tensor) -> Tensor:
+    """`A_3(kappa) / kappa` for `kappa <= 1`, where 10 terms are exact to rounding.
+
+    `coth k - 1 / k = (k cosh k - sinh k) / (k sinh k)`, both in powers of k, all of them positive.
+    """
+    square = kappa.square()
+    above, below = torch.zeros_like(kappa), torch.zeros_like(kappa)
+    for n in range(9, -1, -1):
+        above = above * square + 2 * (n + 1) / math.factorial(2 * n + 3)
+        below = below * square + 1 / math.factorial(2 * n + 1)
+    return above / below
 
 
 def _resultant_complement(kappa: Tensor, dim: int) -> Tensor:
