@@ -4,7 +4,6 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,13 +17,10 @@ from emergence_ext.run import (
     Emergence,
     FinishedRun,
     Settings,
-    StrengthEntropy,
     Subject,
-    analyse,
     recompute,
     results,
     run,
-    strength,
     verify,
 )
 from emergence_ext.run.plan import Sizes
@@ -64,21 +60,10 @@ def _subject() -> Subject:
     return Subject(module, {"first": "first", "second": "second"}, samples, batch_size=8)
 
 
-def _quick(
-    f: Tensor, z: Tensor, y: Tensor, temperatures: list[float], **_: Any
-) -> dict[float, StrengthEntropy]:
-    made = (z.sum(1), f.norm(dim=1), f.sum(1), 0, 0, 0, 0, 0)
-    return {temperature: StrengthEntropy(temperature, *made) for temperature in temperatures}
-
-
 @pytest.fixture(autouse=True, scope="module")
-def hurry() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strength, "TEMPERATURES", (1.0,))
-        patch.setattr(analyse, "strength_entropy", _quick)
-        patch.setattr(results, "SAMPLED", 20)
-        patch.setattr(results, "BLOCK", 7)
-        yield
+def small_parts(no_strength_fits: pytest.MonkeyPatch) -> None:
+    no_strength_fits.setattr(results, "SAMPLED", 20)
+    no_strength_fits.setattr(results, "BLOCK", 7)
 
 
 @pytest.fixture(scope="module")
