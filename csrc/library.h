@@ -10,9 +10,11 @@ namespace emergence_ext {
 // What the build recorded, as JSON.
 EMERGENCE_OFFERED const char* build_facts();
 
+constexpr int kMostInstructionSets = 5;
+
 // Levels of cpu/kernels.h: their names, lowest first, of which it returns the number; the one in
 // use; a switch to another, false where there is no such level here.
-EMERGENCE_OFFERED int instruction_sets(const char* names[4]);
+EMERGENCE_OFFERED int instruction_sets(const char* names[kMostInstructionSets]);
 EMERGENCE_OFFERED const char* instruction_set();
 EMERGENCE_OFFERED bool use_instruction_set(const char* name);
 

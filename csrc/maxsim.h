@@ -10,7 +10,11 @@
 //
 // Packed (maxsim_packed, CPU): q [rows, D] and d [rows, D] hold all images one after the other, and
 // offsets [images + 1] where each begins; nothing lies between them, and the bits are those of each
-// image alone. T of all pairs, or of those that are listed. No gradient.
+// image alone. T of all pairs, or of those that are listed. No gradient. d may be int8 with a scale
+// [rows], which multiplies it. "medium" then selects the match by products of bytes on machines
+// with AVX512_VNNI, each row of q rounded to 127 steps of its largest magnitude m, and gives the
+// float32 product of that match: below the true maximum by at most m / 127 max_s |scale_s| sum_k
+// |d_sk|; a row whose m is below 1e-36 counts as zeros. Else d is float32 there.
 // Into (maxsim_indices_into, CPU): argmax is the caller's memory, of uint8 for S <= 256, int32 or
 // int64. No gradient.
 // Types: float32 and float64 are computed as they are; bfloat16 and float16 become float32 before

@@ -17,7 +17,7 @@ namespace emergence_ext {
 
 const char* build_facts() { return kBuildFacts; }
 
-int instruction_sets(const char* names[4]) { return cpu::levels(names); }
+int instruction_sets(const char* names[kMostInstructionSets]) { return cpu::levels(names); }
 
 const char* instruction_set() { return cpu::level().name; }
 

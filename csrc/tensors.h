@@ -32,7 +32,8 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
-constexpr auto kByte = ScalarType::Byte, kInt = ScalarType::Int, kLong = ScalarType::Long;
+constexpr auto kByte = ScalarType::Byte, kChar = ScalarType::Char;
+constexpr auto kInt = ScalarType::Int, kLong = ScalarType::Long;
 constexpr auto kHalf = ScalarType::Half, kBFloat16 = ScalarType::BFloat16;
 constexpr auto kFloat = ScalarType::Float, kDouble = ScalarType::Double;
 

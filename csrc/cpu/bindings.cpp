@@ -37,7 +37,7 @@ std::vector<int64_t> entries(const Tensor& starts) {
 template <typename scalar>
 struct Prepared {
   std::vector<int64_t> of_q, of_d;  // where their images begin
-  OptionalTensor v, a;
+  OptionalTensor v, a, scale;
   Problem<scalar> problem;
   double largest_q;
 
@@ -54,26 +54,29 @@ struct Prepared {
                 false,
                 static_cast<scalar>(ragged.empty_score),
                 nullptr,
-                nullptr},
+                nullptr,
+                false},
         largest_q(require_finite(op, v_ ? "f" : "q", q, ragged.q_lengths)) {
     if (v_) largest_q *= std::max(1.0, require_finite(op, "v", *v_));
     if (a_) require_finite(op, "a", *a_, ragged.q_lengths);
   }
 
-  // All images of q one after the other in [rows, D], and of d.
+  // All images of q one after the other in [rows, D], and of d, which `scale` [rows] multiplies.
   Prepared(const char* op, const Tensor& q, const Tensor& q_starts, const Tensor& d,
-           const Tensor& d_starts, double empty_score)
+           const Tensor& d_starts, const OptionalTensor& scale_, double empty_score)
       : of_q(entries(q_starts)),
         of_d(entries(d_starts)),
+        scale(scale_ ? OptionalTensor(in_order(as_type(*scale_, kFloat))) : std::nullopt),
         problem{Operand::packed(q, of_q),
-                Operand::packed(d, of_d),
+                Operand::packed(d, of_d, scale ? scale->const_data_ptr<float>() : nullptr),
                 nullptr,
                 nullptr,
                 true,
                 static_cast<scalar>(empty_score),
                 nullptr,
-                nullptr},
-        largest_q(require_finite_row(op, "q", q)) {
+                nullptr,
+                false},
+        largest_q(require_finite_row(op, "q", problem.q)) {
     a = full({problem.R()}, 1, type, q);
     problem.a = a->const_data_ptr<scalar>();
   }
@@ -98,13 +101,13 @@ void match_looking(Prepared<scalar>& in, const std::string& precision, Match&& m
   auto& p = in.problem;
   cpu::choose_kernels(p, precision, in.largest_q, 1.0);
   const auto* const kernels = p.kernels;
-  const auto* const pairs = p.pairs;
+  const auto* const screen = p.screen;
   double largest = 0;
   match(&largest);
   const bool unread = p.q.start(p.N()) == 0;
   if (unread || !(largest <= std::numeric_limits<double>::max())) largest = look();
   cpu::choose_kernels(p, precision, in.largest_q, largest);
-  if (p.kernels != kernels || p.pairs != pairs) match(&largest);
+  if (p.kernels != kernels || p.screen != screen) match(&largest);
 }
 
 // Memory that is about to be written for the first time. Huge pages, where the system grants them,
@@ -192,19 +195,30 @@ Tensor first_row(Tensor x) {
 // The op that takes packed sets: starts [images + 1], int64, from 0 to the number of rows; pairs
 // [P, 2], int64, of images of q and d, or absent for all, T then [B, N] and else [P]. What is wrong
 // with offsets and pairs, emergence_ext/ops/packed.py says.
-Tensor maxsim_packed(const Tensor& q, const Tensor& q_starts, const Tensor& d,
-                     const Tensor& d_starts, const OptionalTensor& pairs, double empty_score,
+Tensor maxsim_packed(const Tensor& q, const Tensor& q_starts, const Tensor& given,
+                     const Tensor& d_starts, const OptionalTensor& d_scale,
+                     const OptionalTensor& pairs, double empty_score,
                      const std::string& precision) {
   const char* const op = "maxsim_packed";
+  EMERGENCE_CHECK(type_error, (given.scalar_type() == kChar) == d_scale.has_value(), op, ": d of ",
+                  given.scalar_type(), d_scale ? " has no d_scale" : " needs a d_scale",
+                  "; give both, int8 and a scale for each row, or neither");
+  if (d_scale)
+    EMERGENCE_CHECK(value_error,
+                    d_scale->sizes().equals({given.size(0)}) && is_floating_point(*d_scale) &&
+                        d_scale->is_cpu(),
+                    op, ": d_scale must be floating point [", given.size(0), "] on cpu, got ",
+                    d_scale->scalar_type(), " ", shape(*d_scale), " on ", place(*d_scale));
+  const Tensor d = d_scale ? in_order(given) : given;
   // Types and widths; sets are counted below.
-  check_maxsim(op, first_row(q), first_row(d), {});
+  check_maxsim(op, first_row(q), d_scale ? as_type(first_row(d), q.scalar_type()) : first_row(d), {});
   check_options(op, precision, {});
   const auto type = compute_type(q);
   const auto T = pairs ? empty({pairs->size(0)}, type, q)
                        : empty({d_starts.numel() - 1, q_starts.numel() - 1}, type, q);
   by_type(q, [&](auto zero) {
     using scalar = decltype(zero);
-    Prepared<scalar> in(op, q, q_starts, d, d_starts, empty_score);
+    Prepared<scalar> in(op, q, q_starts, d, d_starts, d_scale, empty_score);
     const auto& p = in.problem;
     EMERGENCE_CHECK(value_error, p.S() <= kMostRegions, op,
                     ": a set of d may have at most 2^24 rows, got ", p.S());
@@ -216,7 +230,7 @@ Tensor maxsim_packed(const Tensor& q, const Tensor& q_starts, const Tensor& d,
           if (!pairs) return cpu::match_images(p, 0, p.d.images, out, {nullptr, 0}, largest);
           cpu::match_pairs(p, listed->const_data_ptr<int64_t>(), listed->size(0), out, largest);
         },
-        [&] { return require_finite_row(op, "d", d); });
+        [&] { return require_finite_row(op, "d", p.d); });
   });
   return T;
 }
@@ -288,8 +302,8 @@ std::array<Tensor, 5> loss_and_gradients(const char* op, const Tensor& q, const 
 // What only the CPU has; elsewhere Python puts it together from the ops of schemas.h.
 STABLE_TORCH_LIBRARY_FRAGMENT(emergence_ext, m) {
   m.def(
-      "maxsim_packed(Tensor q, Tensor q_starts, Tensor d, Tensor d_starts, Tensor? pairs, *, "
-      "float empty_score=-1e9, str precision=\"highest\") -> Tensor");
+      "maxsim_packed(Tensor q, Tensor q_starts, Tensor d, Tensor d_starts, Tensor? d_scale, "
+      "Tensor? pairs, *, float empty_score=-1e9, str precision=\"highest\") -> Tensor");
   m.def(
       "maxsim_indices_into(Tensor q, Tensor d, Tensor? a, Tensor? q_lengths, Tensor? d_lengths, "
       "Tensor(a!) argmax, *, float empty_score=-1e9, str precision=\"highest\", "

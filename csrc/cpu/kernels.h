@@ -75,20 +75,35 @@ struct Kernels {
   void (*conditioning_gradient)(const ConditioningGradient<scalar>&);
 };
 
-// Matching with products of bfloat16 pairs, summed in float32, in tiles of the level's own size.
-// Odd widths are filled up with zero.
-struct PairKernels {
-  // As [ceil(n / tile), ceil(D / 2), tile] and [n, ceil(D / 2)], both rounded to nearest even.
+// Choosing matches by products of small numbers, of which a word holds several columns of a row:
+// two of bfloat16, or four of int8. Tiles are of the level's own size, widths are filled up with
+// zeros. Stored candidates are of that type already, n rows without room between them.
+struct Screen {
+  int64_t (*words)(int64_t D);         // of a candidate
+  int64_t (*packed_words)(int64_t D);  // of a scored row
+
+  // Scored rows as tiles [ceil(n / tile), packed_words, tile], candidates as [n, words], rounded to
+  // nearest even. What is stored may come back as it is, and `out` is then not written. Null where
+  // candidates of float32 are not taken.
   void (*pack)(const float* rows, int64_t stride, int64_t n, int64_t D, uint32_t* packed);
   void (*round_rows)(const float* rows, int64_t stride, int64_t n, int64_t D, uint32_t* out);
-  void (*match)(const uint32_t* packed, int64_t n, const uint32_t* d, int64_t S, int64_t D,
-                float* value, float* place);
+  const void* (*prepare)(const void* stored, int64_t n, int64_t D, uint32_t* out);
+
+  // As `Kernels::match`, of candidates that are multiplied by a scale each, where they are bytes.
+  // The value is of use for the choice alone.
+  void (*match)(const uint32_t* packed, int64_t n, const void* d, const float* scale, int64_t S,
+                int64_t D, float* value, float* place);
+
+  // As in Kernels, of what is stored.
+  float (*largest)(const void* stored, int64_t n, int64_t D);
+  float (*dot)(const float* q, const void* stored, int64_t D);
 };
 
 struct Level {
   const char* name;
   const Kernels<float>* float32;
-  const PairKernels* pairs;  // null where the level has no bfloat16 products
+  const Screen* bytes;  // null where the level has no such products
+  const Screen* pairs;
 };
 
 // What is compiled in; null where the compiler or the architecture has no such level.
@@ -96,13 +111,14 @@ extern const Kernels<float> generic_float32;
 extern const Kernels<double> generic_float64;
 const Kernels<float>* avx2_float32();
 const Kernels<float>* avx512_float32();
-const PairKernels* avx512_pairs();
+const Screen* avx512_bytes();
+const Screen* avx512_pairs();
 
 // The level in use: the highest that this machine has, or what EMERGENCE_INSTRUCTION_SET names.
 const Level& level();
 
 // Name every level that this machine can run, lowest first; returns their number.
-int levels(const char* names[4]);
+int levels(const char* names[]);
 
 // Switch to a level by name; false where there is no such level here. Not while an op is running.
 bool use_level(const char* name);

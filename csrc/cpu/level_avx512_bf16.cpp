@@ -1,4 +1,4 @@
-// Matching by products of bfloat16 pairs (AVX512_BF16), two to a lane.
+// Screening by products of bfloat16 pairs (AVX512_BF16), two to a lane, summed in float32.
 
 #include "kernels.h"
 
@@ -12,17 +12,21 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
-#include <immintrin.h>
+#include "screen_impl.h"
 
 namespace emergence_ext::cpu {
 namespace {
 
-constexpr int kVectors = 4, kCandidates = 6, kLanes = 16, kTile = kVectors * kLanes;
-static_assert(kTile == kLargestTile, "the tile of avx512_float32");
-
-__mmask16 first(int64_t n) {
-  return static_cast<__mmask16>(n >= kLanes ? 0xffff : n <= 0 ? 0 : (1u << n) - 1);
-}
+struct Pairs {
+  using Sum = __m512;
+  static constexpr int kHead = 0;
+  static int64_t words(int64_t D) { return (D + 1) / 2; }
+  static Sum begin(const uint32_t*) { return _mm512_setzero_ps(); }
+  static Sum add(Sum sum, __m512i q, __m512i d) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(q), reinterpret_cast<__m512bh>(d));
+  }
+  static __m512 worth(Sum sum, const float*, int64_t) { return sum; }
+};
 
 // Up to 16 pairs of columns of a row, rounded to nearest even; zeros past the end.
 __m512i rounded(const float* row, int64_t columns) {
@@ -32,7 +36,7 @@ __m512i rounded(const float* row, int64_t columns) {
 }
 
 void round_rows(const float* rows, int64_t stride, int64_t n, int64_t D, uint32_t* out) {
-  const int64_t pairs = (D + 1) / 2;
+  const int64_t pairs = Pairs::words(D);
   for (int64_t x = 0; x < n; ++x, out += pairs)
     for (int64_t p = 0; p < pairs; p += kLanes)
       _mm512_mask_storeu_epi32(out + p, first(pairs - p),
@@ -40,7 +44,7 @@ void round_rows(const float* rows, int64_t stride, int64_t n, int64_t D, uint32_
 }
 
 void pack(const float* rows, int64_t stride, int64_t n, int64_t D, uint32_t* packed) {
-  const int64_t pairs = (D + 1) / 2;
+  const int64_t pairs = Pairs::words(D);
   for (int64_t x = 0; x < n; x += kTile, packed += pairs * kTile)
     for (int64_t p = 0; p < pairs; p += kLanes) {
       const int64_t here = pairs - p < kLanes ? pairs - p : kLanes;
@@ -54,59 +58,55 @@ void pack(const float* rows, int64_t stride, int64_t n, int64_t D, uint32_t* pac
     }
 }
 
-template <int count>
-void match_tile(const uint32_t* packed, const uint32_t* d, int64_t pairs, int64_t s, float* value,
-                float* place) {
-  __m512 sum[kVectors][count];
-  for (int v = 0; v < kVectors; ++v)
-    for (int c = 0; c < count; ++c) sum[v][c] = _mm512_setzero_ps();
-  for (int64_t p = 0; p < pairs; ++p) {
-    __m512bh q[kVectors];
-    for (int v = 0; v < kVectors; ++v)
-      q[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(packed + p * kTile + v * kLanes));
-    for (int c = 0; c < count; ++c) {
-      const auto x =
-          reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(d[c * pairs + p])));
-      for (int v = 0; v < kVectors; ++v) sum[v][c] = _mm512_dpbf16_ps(sum[v][c], q[v], x);
+// Stored pairs of an even width are words already.
+const void* prepare(const void* stored, int64_t n, int64_t D, uint32_t* out) {
+  if (D % 2 == 0) return stored;
+  const auto* row = static_cast<const uint16_t*>(stored);
+  const int64_t pairs = Pairs::words(D);
+  for (int64_t x = 0; x < n; ++x, row += D)
+    for (int64_t p = 0; p < pairs; ++p) {
+      const uint32_t second = 2 * p + 1 < D ? row[2 * p + 1] : 0;
+      *out++ = row[2 * p] | second << 16;
     }
-  }
-  for (int v = 0; v < kVectors; ++v) {
-    __m512 best = _mm512_loadu_ps(value + v * kLanes), where = _mm512_loadu_ps(place + v * kLanes);
-    for (int c = 0; c < count; ++c) {
-      const __mmask16 larger = _mm512_cmp_ps_mask(sum[v][c], best, _CMP_GT_OQ);
-      best = _mm512_max_ps(sum[v][c], best);
-      where = _mm512_mask_mov_ps(where, larger, _mm512_set1_ps(static_cast<float>(s + c)));
-    }
-    _mm512_storeu_ps(value + v * kLanes, best);
-    _mm512_storeu_ps(place + v * kLanes, where);
-  }
+  return out - n * pairs;
 }
 
-template <int count>
-void match_tiles(const uint32_t* packed, int64_t n, const uint32_t* d, int64_t pairs, int64_t s,
-                 float* value, float* place) {
-  for (int64_t x = 0; x < n; x += kTile)
-    match_tile<count>(packed + x * pairs, d + s * pairs, pairs, s, value + x, place + x);
+__m512 widened(const uint16_t* columns, __mmask16 there) {
+  const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, columns));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(low, 16));
 }
 
-void match(const uint32_t* packed, int64_t n, const uint32_t* d, int64_t S, int64_t D, float* value,
-           float* place) {
-  const int64_t pairs = (D + 1) / 2;
-  for (int64_t x = 0; x < (n + kTile - 1) / kTile * kTile; ++x) {
-    value[x] = -__builtin_inff();
-    place[x] = 0;
+// As magnitudes of 16 bits, whose order is that of the integers.
+float largest(const void* stored, int64_t n, int64_t D) {
+  const auto* column = static_cast<const uint16_t*>(stored);
+  const __m256i magnitude = _mm256_set1_epi16(0x7fff);
+  __m256i most = _mm256_setzero_si256();
+  for (int64_t k = 0; k < n * D; k += kLanes) {
+    const __m256i found = _mm256_maskz_loadu_epi16(first(n * D - k), column + k);
+    most = _mm256_max_epu16(most, _mm256_and_si256(found, magnitude));
   }
-  int64_t s = 0;
-  for (; s + kCandidates <= S; s += kCandidates)
-    match_tiles<kCandidates>(packed, n, d, pairs, s, value, place);
-  for (; s < S; ++s) match_tiles<1>(packed, n, d, pairs, s, value, place);
+  const uint32_t bits = _mm512_reduce_max_epu32(_mm512_cvtepu16_epi32(most)) << 16;
+  float found;
+  __builtin_memcpy(&found, &bits, sizeof(found));
+  return found;
 }
 
-constexpr PairKernels kernels = {pack, round_rows, match};
+float dot(const float* q, const void* stored, int64_t D) {
+  const auto* d = static_cast<const uint16_t*>(stored);
+  __m512 sum = _mm512_setzero_ps();
+  for (int64_t k = 0; k < D; k += kLanes) {
+    const __mmask16 there = first(D - k);
+    sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(there, q + k), widened(d + k, there), sum);
+  }
+  return _mm512_reduce_add_ps(sum);
+}
+
+constexpr Screen screen = {Pairs::words, packed_words<Pairs>, pack,    round_rows,
+                           prepare,      match<Pairs>,        largest, dot};
 
 }  // namespace
 
-const PairKernels* avx512_pairs() { return &kernels; }
+const Screen* avx512_pairs() { return &screen; }
 
 }  // namespace emergence_ext::cpu
 
@@ -115,6 +115,6 @@ const PairKernels* avx512_pairs() { return &kernels; }
 #endif
 #else
 namespace emergence_ext::cpu {
-const PairKernels* avx512_pairs() { return nullptr; }
+const Screen* avx512_pairs() { return nullptr; }
 }  // namespace emergence_ext::cpu
 #endif

@@ -2,33 +2,37 @@
 
 #include <cstring>
 
+#include "../library.h"
 #include "kernels.h"
 
 namespace emergence_ext::cpu {
 namespace {
 
 struct Levels {
-  Level all[4];
+  Level all[kMostInstructionSets];
   int count = 0;
   Level used;
 };
 
 Levels find() {
   Levels here;
-  const auto add = [&](const char* name, const Kernels<float>* kernels, const PairKernels* pairs) {
-    here.all[here.count++] = {name, kernels, pairs};
+  const auto add = [&](const char* name, const Kernels<float>* kernels,
+                       const Screen* bytes = nullptr, const Screen* pairs = nullptr) {
+    here.all[here.count++] = {name, kernels, bytes, pairs};
   };
-  add("generic", &generic_float32, nullptr);
+  add("generic", &generic_float32);
 #if defined(__x86_64__)
   // These ask the operating system as well, whether it keeps the wide registers.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq");
-  if (avx2) add("avx2", avx2_float32(), nullptr);
-  if (avx512) add("avx512", avx512_float32(), nullptr);
-  if (avx512 && __builtin_cpu_supports("avx512bf16"))
-    add("avx512_bf16", avx512_float32(), avx512_pairs());
+  const bool bytes = avx512 && __builtin_cpu_supports("avx512vnni");
+  if (avx2) add("avx2", avx2_float32());
+  if (avx512) add("avx512", avx512_float32());
+  if (bytes) add("avx512_vnni", avx512_float32(), avx512_bytes());
+  if (bytes && __builtin_cpu_supports("avx512bf16"))
+    add("avx512_bf16", avx512_float32(), avx512_bytes(), avx512_pairs());
 #endif
   here.used = here.all[here.count - 1];
   return here;
@@ -43,7 +47,7 @@ Levels& state() {
 
 const Level& level() { return state().used; }
 
-int levels(const char* names[4]) {
+int levels(const char* names[]) {
   const Levels& here = state();
   for (int x = 0; x < here.count; ++x) names[x] = here.all[x].name;
   return here.count;

@@ -1,6 +1,7 @@
 #include "matching.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <mutex>
@@ -17,6 +18,7 @@ constexpr int64_t kScoreBytes = 512 << 10;   // of maxima and places at once
 constexpr int64_t kSlabRows = 1024;          // packed at once: narrow ones stay in an L1 cache
 constexpr int64_t kMostRows = 2048, kFewestRows = 256;  // of a task; its last tile is part empty
 constexpr int64_t kPairWidth = 64;  // where selecting by bfloat16 pairs begins to pay, 1.3 times
+constexpr int64_t kMostBytes = 1 << 16;  // columns whose sums of bytes fit int32
 constexpr int64_t kPairWork = 1 << 20;   // multiply-adds that are worth a thread
 constexpr double kLeastProduct = 1e-24;  // far above 2^-126, so that few products are that small
 
@@ -115,13 +117,26 @@ Cut cut(const Problem<scalar>& p, int64_t first, int64_t last) {
   return c;
 }
 
+// Numbers of d that a thread copies into the type of the arithmetic; words that screening takes.
+template <typename scalar>
+int64_t copied_d(const Problem<scalar>& p) {
+  return p.stored || p.d.template in_place<scalar>() ? 0 : p.S() * p.D();
+}
+template <typename scalar>
+int64_t packed_words(const Problem<scalar>& p, const Cut& c) {
+  return p.screen ? c.slab * p.screen->packed_words(p.D()) : 0;
+}
+template <typename scalar>
+int64_t other_words(const Problem<scalar>& p) {
+  return p.screen ? p.S() * p.screen->words(p.D()) : 0;
+}
+
 template <typename scalar>
 int64_t match_scratch(const Problem<scalar>& p, const Cut& c) {
-  const int64_t copied = p.v || p.pairs || !p.q.template in_place<scalar>() ? c.slab * p.D() : 0;
-  const int64_t other = p.d.template in_place<scalar>() ? 0 : p.S() * p.D();
-  const int64_t pairs = p.pairs ? (c.slab + p.S()) * ceil_div(p.D(), 2) : 0;
-  const int64_t packed = p.pairs ? 0 : c.slab * p.D();
-  return sizeof(scalar) * (copied + other + packed + 2 * c.others * c.padded) + 4 * pairs;
+  const int64_t copied = p.v || p.screen || !p.q.template in_place<scalar>() ? c.slab * p.D() : 0;
+  const int64_t packed = p.screen ? 0 : c.slab * p.D();
+  return sizeof(scalar) * (copied + copied_d(p) + packed + 2 * c.others * c.padded) +
+         sizeof(uint32_t) * (packed_words(p, c) + other_words(p));
 }
 
 // Scratch of one thread and the task that uses it.
@@ -134,10 +149,10 @@ class MatchTask {
         c(cut),
         look(look),
         rows(scratch<scalar>(c.slab * p.D())),
-        packed(scratch<scalar>(p.pairs ? 0 : c.slab * p.D())),
-        other(scratch<scalar>(p.d.template in_place<scalar>() ? 0 : p.S() * p.D())),
-        row_pairs(scratch<uint32_t>(p.pairs ? c.slab * ceil_div(p.D(), 2) : 0)),
-        other_pairs(scratch<uint32_t>(p.pairs ? p.S() * ceil_div(p.D(), 2) : 0)),
+        packed(scratch<scalar>(p.screen ? 0 : c.slab * p.D())),
+        other(scratch<scalar>(copied_d(p))),
+        row_words(scratch<uint32_t>(packed_words(p, c))),
+        words(scratch<uint32_t>(other_words(p))),
         value(scratch<scalar>(c.others * c.padded)),
         place(scratch<scalar>(c.others * c.padded)) {}
 
@@ -200,18 +215,20 @@ class MatchTask {
   void pack(int64_t first, int64_t n) {
     q = p.q.template read<scalar>(first, n, 0, p.D(), rows.get(), p.v);
     if constexpr (std::is_same_v<scalar, float>)
-      if (p.pairs) return p.pairs->pack(q.data, q.stride, n, p.D(), row_pairs.get());
+      if (p.screen) return p.screen->pack(q.data, q.stride, n, p.D(), row_words.get());
     p.kernels->pack(q.data, q.stride, n, p.D(), packed.get());
   }
 
   void match(int64_t i, int64_t n, scalar* best, scalar* where) {
     const int64_t S = p.d.length(i), D = p.D();
+    if constexpr (std::is_same_v<scalar, float>)
+      if (p.stored) return match_stored(p.d.start(i), S, n, best, where);
     const Rows<scalar> d = p.d.template read<scalar>(p.d.start(i), S, 0, D, other.get());
     if (looks) largest = larger(largest, p.kernels->largest(d.data, d.stride, S, D));
     if constexpr (std::is_same_v<scalar, float>)
-      if (p.pairs) {
-        p.pairs->round_rows(d.data, d.stride, S, D, other_pairs.get());
-        p.pairs->match(row_pairs.get(), n, other_pairs.get(), S, D, best, where);
+      if (p.screen) {
+        p.screen->round_rows(d.data, d.stride, S, D, words.get());
+        p.screen->match(row_words.get(), n, words.get(), nullptr, S, D, best, where);
         // The winner's own product in float32, so that T and its gradient are of the same match.
         for (int64_t r = 0; r < n; ++r)
           best[r] = p.kernels->dot(q.data + r * q.stride,
@@ -221,11 +238,30 @@ class MatchTask {
     p.kernels->match(packed.get(), n, d.data, d.stride, S, D, best, where);
   }
 
+  // Candidates that screening takes as they are stored.
+  void match_stored(int64_t first, int64_t S, int64_t n, float* best, float* where) {
+    const int64_t D = p.D();
+    const char* const rows = p.d.stored(first);
+    const float* const scale = p.d.scale(first);
+    if (looks) {
+      float most = scale ? 0 : 1;
+      for (int64_t s = 0; scale && s < S; ++s) most = larger(most, std::fabs(scale[s]));
+      largest = larger(largest, most * p.screen->largest(rows, S, D));
+    }
+    const void* const candidates = p.screen->prepare(rows, S, D, words.get());
+    p.screen->match(row_words.get(), n, candidates, scale, S, D, best, where);
+    for (int64_t r = 0; r < n; ++r) {
+      const auto s = static_cast<int64_t>(where[r]);
+      best[r] = p.screen->dot(q.data + r * q.stride, rows + s * p.d.row_bytes(), D) *
+                (scale ? scale[s] : 1);
+    }
+  }
+
   const Problem<scalar>& p;
   const Cut& c;
   const bool look;
   std::unique_ptr<scalar[]> rows, packed, other;
-  std::unique_ptr<uint32_t[]> row_pairs, other_pairs;
+  std::unique_ptr<uint32_t[]> row_words, words;
   std::unique_ptr<scalar[]> value, place;
   Rows<scalar> q{};           // what is packed
   int64_t packed_image = -1;  // of the last pair
@@ -266,12 +302,17 @@ void choose_kernels(Problem<scalar>& p, const std::string& precision, double lar
     const bool safe = largest_q * largest_d * static_cast<double>(p.D()) < limit &&
                       std::max(largest_q, largest_d) < limit;
     p.kernels = safe ? level().float32 : &generic_float32;
-    // Products of bfloat16 inputs are exact; of other inputs they are what "medium" allows.
-    const bool exact = p.q.type() == kBFloat16 && !p.v;
-    const bool wanted = exact || precision == "medium";
-    // Products of pairs that float32 holds as subnormal numbers are taken for zero.
-    const bool normal = largest_q * largest_d > kLeastProduct;
-    if (safe && normal && wanted && p.D() >= kPairWidth) p.pairs = level().pairs;
+    p.screen = nullptr;
+    if (safe && p.d.type() == kChar) {
+      if (precision == "medium" && p.D() <= kMostBytes) p.screen = level().bytes;
+    } else if (safe && p.D() >= kPairWidth) {
+      // Products of bfloat16 inputs are exact; of other inputs they are what "medium" allows.
+      const bool exact = p.q.type() == kBFloat16 && !p.v;
+      // Products of pairs that float32 holds as subnormal numbers are taken for zero.
+      const bool normal = largest_q * largest_d > kLeastProduct;
+      if (normal && (exact || precision == "medium")) p.screen = level().pairs;
+    }
+    p.stored = p.screen && p.d.dense() && (p.d.type() == kChar || p.d.type() == kBFloat16);
   }
 }
 

@@ -18,7 +18,8 @@ struct Problem {
   bool one_a;
   scalar empty;  // score of a pair whose conditioning image has no regions
   const Kernels<scalar>* kernels;
-  const PairKernels* pairs;  // null where products are of `scalar`
+  const Screen* screen;  // null where products are of `scalar`
+  bool stored;           // whether it takes d as it is stored
 
   // R and S are the most regions of an image; q and d know how many each has.
   int64_t N() const { return q.images; }

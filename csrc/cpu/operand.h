@@ -1,7 +1,8 @@
 // A tensor [images, rows, columns] of any floating type and any strides, read a few rows at a time
 // in the type of the arithmetic: in place where it lies so, else copied into scratch. Images may
 // have fewer rows than there is room for; the rest is padding, which is neither counted nor read.
-// Or one [rows, columns] of all images, one after the other, without room between them.
+// Or one [rows, columns] of all images, one after the other, without room between them, which may
+// be of int8 with a scale for each row.
 #pragma once
 
 #include <algorithm>
@@ -53,11 +54,14 @@ class Operand {
     return all;
   }
 
-  // Packed: x [rows, columns]; `starts` as above, of as many entries as there are images and one.
-  static Operand packed(const Tensor& x, const std::vector<int64_t>& starts) {
+  // Packed: x [rows, columns]; `starts` as above, of as many entries as there are images and one;
+  // `scale` [rows] of int8.
+  static Operand packed(const Tensor& x, const std::vector<int64_t>& starts,
+                        const float* scale = nullptr) {
     Operand all = one_image(x);
     all.starts_ = starts.data();
     all.packed_ = true;
+    all.scale_ = scale;
     all.images = static_cast<int64_t>(starts.size()) - 1;
     all.rows = 0;
     for (int64_t image = 0; image < all.images; ++image)
@@ -86,6 +90,16 @@ class Operand {
     part.data_ = static_cast<const char*>(data_) + first * stride_[0] * element_size_;
     return part;
   }
+
+  // Whether the rows of an image lie one after the other, as `stored` gives them from `first` on.
+  bool dense() const { return (stride_[2] == 1 || columns == 1) && stride_[1] == columns; }
+  const char* stored(int64_t first) const {
+    const int64_t image = image_of(first);
+    return static_cast<const char*>(data_) + offset(image, first - start(image)) * element_size_;
+  }
+  int64_t row_bytes() const { return columns * element_size_; }
+  // Of rows from `first` on, null where they have none.
+  const float* scale(int64_t first) const { return scale_ ? scale_ + first : nullptr; }
 
   // Whether rows can be read without a copy, across the bounds of images as well.
   template <typename scalar>
@@ -125,6 +139,8 @@ class Operand {
           for (int64_t c = 0; c < width; ++c) out[c] = static_cast<scalar>(from[c * stride_[2]]);
         if (v)
           for (int64_t c = 0; c < width; ++c) out[c] *= v[image * columns + k + c];
+        if (scale_)
+          for (int64_t c = 0; c < width; ++c) out[c] *= static_cast<scalar>(scale_[first + x]);
         for (int64_t c = width; c < out_stride; ++c) out[c] = 0;
       }
     });
@@ -152,6 +168,8 @@ class Operand {
         return run(torch::headeronly::Half{});
       case kBFloat16:
         return run(torch::headeronly::BFloat16{});
+      case kChar:
+        return run(int8_t{});
       default:
         raise<type_error>("rows of ", type_, " cannot be read");
     }
@@ -178,6 +196,7 @@ class Operand {
   const int64_t* starts_ = nullptr;
   int64_t stride_[3];
   bool packed_ = false;
+  const float* scale_ = nullptr;
 };
 
 }  // namespace emergence_ext::cpu

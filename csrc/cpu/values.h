@@ -38,12 +38,12 @@ inline double require_finite(const char* op, const char* name, const Tensor& x,
                      "; find out where it comes from before matching");
 }
 
-// The same of packed rows [rows, D].
-inline double require_finite_row(const char* op, const char* name, const Tensor& x) {
-  const Operand rows = Operand::one_image(x);
-  const double largest = largest_magnitude(rows);
+// The same of packed rows.
+inline double require_finite_row(const char* op, const char* name, const Operand& x) {
+  const double largest = largest_magnitude(x);
   if (largest <= std::numeric_limits<double>::max()) return largest;
-  raise<value_error>(op, ": ", name, " is not finite at row ", first_not_finite(rows)[1],
+  const auto [image, row] = first_not_finite(x);
+  raise<value_error>(op, ": ", name, " is not finite at row ", x.start(image) + row,
                      "; find out where it comes from before matching");
 }
 

@@ -13,7 +13,7 @@
 namespace {
 
 std::vector<std::string> instruction_sets() {
-  const char* names[4];
+  const char* names[emergence_ext::kMostInstructionSets];
   const int count = emergence_ext::instruction_sets(names);
   return {names, names + count};
 }

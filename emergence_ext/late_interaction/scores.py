@@ -11,12 +11,13 @@ from emergence_ext import ops
 from emergence_ext.late_interaction.sets import (
     Embeddings,
     Mask,
-    Padded,
     Reader,
     Scale,
     Sets,
+    as_padded,
     in_their_words,
     of_one_type,
+    one_after_another,
 )
 
 
@@ -76,7 +77,7 @@ def maxsim(
         tensor([[3., 5.]])
     """
     q = Reader("queries", "query_scale", "query_mask", normalize, query_scale)
-    d = Reader("documents", "document_scale", "document_mask", normalize, document_scale)
+    d = Reader("documents", "document_scale", "document_mask", normalize, document_scale, True)
     of_q = q.read(queries, query_mask)
     blocks = d.blocks(documents, document_mask)
     try:
@@ -124,7 +125,7 @@ def pairwise(
         tensor([2., 2.])
     """
     q = Reader("queries", "query_scale", "query_mask", normalize, query_scale)
-    d = Reader("documents", "document_scale", "document_mask", normalize, document_scale)
+    d = Reader("documents", "document_scale", "document_mask", normalize, document_scale, True)
     of_q, of_d = q.read(queries, query_mask), d.read(documents, document_mask)
     if len(of_q.counts) != len(of_d.counts):
         raise ValueError(
@@ -269,12 +270,12 @@ def _all_pairs(queries: Sets, documents: Sets, empty_score: float, precision: st
         return torch.zeros(shape, dtype=dtype, device=wide.device)
     q, d = of_one_type(queries, documents)
     options: dict[str, Any] = {"empty_score": empty_score, "precision": precision}
-    if isinstance(q, Padded) and isinstance(d, Padded) and d.tokens.shape[1] > 0:
-        lengths: dict[str, Any] = {"q_lengths": q.lengths, "d_lengths": d.lengths}
+    padded = as_padded(q, d)
+    if padded is not None:
+        lengths: dict[str, Any] = {"q_lengths": padded[0].lengths, "d_lengths": padded[1].lengths}
         T = ops.maxsim(q.tokens, d.tokens, **lengths, **options)
     else:
-        (q_rows, cu_q), (d_rows, cu_d) = q.packed(), d.packed()
-        T = ops.maxsim_packed(q_rows, cu_q, d_rows, cu_d, **options)
+        T = ops.maxsim_packed(**one_after_another(q, d), **options)
     return T.t().contiguous()
 
 
@@ -286,8 +287,9 @@ def _own(queries: Sets, documents: Sets, ways: int, empty_score: float, precisio
     q, d = of_one_type(queries, documents)
     options: dict[str, Any] = {"empty_score": empty_score, "precision": precision}
     wants_gradient = torch.is_grad_enabled() and (q.tokens.requires_grad or d.tokens.requires_grad)
-    by_query = (wants_gradient or not q.tokens.is_cpu) and d.tokens.shape[-2] > 0
-    if by_query and isinstance(q, Padded) and isinstance(d, Padded):
+    padded = as_padded(q, d) if wants_gradient or not q.tokens.is_cpu else None
+    if padded is not None:
+        q, d = padded
         found = []
         for j in range(n):
             own = slice(j * ways, (j + 1) * ways)
@@ -297,9 +299,8 @@ def _own(queries: Sets, documents: Sets, ways: int, empty_score: float, precisio
             }
             found.append(ops.maxsim(q.tokens[j : j + 1], d.tokens[own], **lengths, **options)[:, 0])
         return torch.stack(found)
-    (q_rows, cu_q), (d_rows, cu_d) = q.packed(), d.packed()
     pairs = torch.stack([torch.arange(n * ways) // ways, torch.arange(n * ways)], 1)
-    return ops.maxsim_packed(q_rows, cu_q, d_rows, cu_d, pairs=pairs, **options).view(n, ways)
+    return ops.maxsim_packed(**one_after_another(q, d), pairs=pairs, **options).view(n, ways)
 
 
 def _finished(scores: Tensor, queries: Sets, length_normalize: bool) -> Tensor:

@@ -69,7 +69,7 @@ def topk(
         (tensor([[18., 12.]]), tensor([[1, 2]]))
     """
     q = Reader("queries", "query_scale", "query_mask", normalize, query_scale)
-    d = Reader("documents", "document_scale", "document_mask", normalize, document_scale)
+    d = Reader("documents", "document_scale", "document_mask", normalize, document_scale, True)
     of_q = q.read(queries, query_mask)
     scale: Tensor | None = None
     of_d: Packed
@@ -96,6 +96,8 @@ def topk(
     else:  # read as a whole, and as it is scored
         of_d = d.read(documents, document_mask).packed()
         d = d._replace(normalize=False, scale=None)
+    if d.keeps(of_d.tokens):
+        of_d = of_d._replace(scale=scale)
     dtype = of_q.tokens.dtype
     if of_d.tokens.is_floating_point():
         dtype = torch.promote_types(dtype, of_d.tokens.dtype)
@@ -106,7 +108,7 @@ def topk(
         here = scale[first : first + len(rows)] if scale is not None and scale.ndim else scale
         return d.prepare(rows, here).to(dtype)
 
-    rows, cu_q = of_q.packed()
+    rows, cu_q, _ = of_q.packed()
     if len(of_d.starts) == 1 or len(cu_q) == 1:  # of a list of none nobody knows the width
         found = torch.zeros(len(cu_q) - 1, 0, device=rows.device)
         return found.to(torch.promote_types(dtype, torch.float32)), found.long()
@@ -116,8 +118,9 @@ def topk(
             cu_q,
             of_d.tokens,
             of_d.starts,
+            d_scale=of_d.scale,
             topk=k,
-            prepare=prepare,
+            prepare=prepare if of_d.scale is None else None,
             empty_score=empty_score,
             precision=precision,
             max_memory=max_memory,

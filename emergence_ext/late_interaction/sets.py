@@ -28,12 +28,14 @@ class Padded(NamedTuple):
     """Sets with room: tokens `[sets, room, width]`, of which `lengths` are real, those first.
 
     Attributes:
-        tokens: a floating-point tensor.
+        tokens: a floating-point tensor, or int8.
         lengths: `[sets]`, int64; None where every token is real.
+        scale: of int8, one number or one for each token, `[sets, room]`.
     """
 
     tokens: Tensor
     lengths: Tensor | None
+    scale: Tensor | None = None
 
     @property
     def counts(self) -> Tensor:
@@ -46,17 +48,24 @@ class Padded(NamedTuple):
     def packed(self) -> Packed:
         """The same without room between sets."""
         n, room, width = self.tokens.shape
+        each = self.scale is not None and self.scale.ndim > 0
         if self.lengths is None:
-            return Packed(self.tokens.reshape(n * room, width), torch.arange(n + 1) * room)
+            scale = self.scale.reshape(-1) if self.scale is not None and each else self.scale
+            return Packed(self.tokens.reshape(n * room, width), torch.arange(n + 1) * room, scale)
         real = torch.arange(room, device=self.tokens.device) < self.lengths[:, None]
-        return Packed(self.tokens[real], _starts(self.lengths))
+        scale = self.scale[real] if self.scale is not None and each else self.scale
+        return Packed(self.tokens[real], _starts(self.lengths), scale)
 
 
 class Packed(NamedTuple):
-    """Sets one after the other: tokens `[all, width]`, and where each begins, `[sets + 1]`."""
+    """Sets one after the other: tokens `[all, width]`, and where each begins, `[sets + 1]`.
+
+    Tokens of int8 have a scale, one number or `[all]`.
+    """
 
     tokens: Tensor
     starts: Tensor
+    scale: Tensor | None = None
 
     @property
     def counts(self) -> Tensor:
@@ -80,6 +89,7 @@ class Reader(NamedTuple):
         mask_name: of the argument that holds its mask.
         normalize: whether tokens are made of length 1.
         scale: what multiplies them, int8 ones above all.
+        keeps_bytes: whether tokens of int8 stay so, with their scale beside them.
     """
 
     name: str
@@ -87,6 +97,7 @@ class Reader(NamedTuple):
     mask_name: str
     normalize: bool = False
     scale: Scale | None = None
+    keeps_bytes: bool = False
 
     @property
     def changes(self) -> bool:
@@ -134,6 +145,11 @@ class Reader(NamedTuple):
                 start, size = place + 1, 0
         return [*parts, x[start:]] if start < len(x) else parts
 
+    def keeps(self, tokens: Tensor) -> bool:
+        """Whether these tokens go on as they are stored, beside their scale."""
+        alike = tokens.dtype == torch.int8 and not self.normalize
+        return self.keeps_bytes and alike and self.scale is not None
+
     def prepare(self, tokens: Tensor, scale: Tensor | None = None) -> Tensor:
         """Tokens `[..., width]` to be multiplied; scale broadcasts against `[...]`.
 
@@ -157,6 +173,7 @@ class Reader(NamedTuple):
         if self.scale is None:
             return None
         scale = torch.as_tensor(self.scale)
+        scale = scale if scale.is_floating_point() else scale.float()
         allowed = [(), *(shape[:n] for n in range(1, len(shape) + 1))]
         if tuple(scale.shape) not in allowed:
             raise ValueError(
@@ -171,18 +188,26 @@ class Reader(NamedTuple):
 
     def _padded(self, tokens: Tensor, mask: Mask | None) -> Padded:
         scale = self.scale_of(tuple(tokens.shape[:2]))
+        beside = None  # a scale that goes on beside its tokens
+        if self.keeps(tokens) and scale is not None:
+            beside = scale.expand(tokens.shape[:2]) if scale.ndim else scale
         if mask is None:
-            return Padded(self.prepare(tokens, scale), None)
+            return Padded(
+                tokens if beside is not None else self.prepare(tokens, scale), None, beside
+            )
         real = self._real(mask, tokens.shape[0], tokens.shape[1]).to(tokens.device)
         lengths = real.sum(1)
-        if self.changes:  # of what may be NaN no derivative is taken
-            tokens = tokens.masked_fill(~real[..., None], 0)
-        tokens = self.prepare(tokens, scale)
+        if beside is None:
+            if self.changes:  # of what may be NaN no derivative is taken
+                tokens = tokens.masked_fill(~real[..., None], 0)
+            tokens = self.prepare(tokens, scale)
         if real.is_cpu and bool((real == (torch.arange(real.shape[1]) < lengths[:, None])).all()):
-            return Padded(tokens, lengths)
+            return Padded(tokens, lengths, beside)
         # Real tokens move to the front, in their order.
         order = (~real).to(torch.uint8).argsort(dim=1, stable=True)
-        return Padded(tokens.gather(1, order[..., None].expand_as(tokens)), lengths)
+        if beside is not None and beside.ndim:
+            beside = beside.to(order.device).gather(1, order)
+        return Padded(tokens.gather(1, order[..., None].expand_as(tokens)), lengths, beside)
 
     def _listed(self, x: Sequence[Any], mask: Mask | None) -> Sets:
         if len(x) == 0:
@@ -218,6 +243,8 @@ class Reader(NamedTuple):
             kept = real[there].to(tokens.device)
             tokens, lengths = tokens[kept], (real & there).sum(1)
             scale = scale if scale is None or scale.ndim == 0 else scale[kept]
+        if self.keeps(tokens):
+            return Packed(tokens, _starts(lengths), scale)
         return Packed(self.prepare(tokens, scale), _starts(lengths))
 
     def _real(self, mask: Mask, sets: int, room: int) -> Tensor:
@@ -269,8 +296,10 @@ def in_their_words() -> Iterator[None]:
 
 
 def of_one_type(queries: Sets, documents: Sets) -> tuple[Sets, Sets]:
-    """Both in the wider of their dtypes."""
-    widest = torch.promote_types(queries.tokens.dtype, documents.tokens.dtype)
+    """Both in the wider of their dtypes; documents of int8 stay so."""
+    of_bytes = documents.scale is not None
+    wide = torch.float32 if of_bytes else documents.tokens.dtype
+    widest = torch.promote_types(queries.tokens.dtype, wide)
     if queries.tokens.shape[-1] != documents.tokens.shape[-1]:
         raise ValueError(
             f"queries and documents must have one width, got {queries.tokens.shape[-1]} and "
@@ -282,8 +311,23 @@ def of_one_type(queries: Sets, documents: Sets) -> tuple[Sets, Sets]:
         )
     return (
         queries._replace(tokens=queries.tokens.to(widest)),
-        documents._replace(tokens=documents.tokens.to(widest)),
+        documents if of_bytes else documents._replace(tokens=documents.tokens.to(widest)),
     )
+
+
+def one_after_another(queries: Sets, documents: Sets) -> dict[str, Any]:
+    """Arguments of `emergence_ext.ops.maxsim_packed`."""
+    (q, cu_q, _), (d, cu_d, scale) = queries.packed(), documents.packed()
+    return {"q": q, "cu_q": cu_q, "d": d, "cu_d": cu_d, "d_scale": scale}
+
+
+def as_padded(queries: Sets, documents: Sets) -> tuple[Padded, Padded] | None:
+    """Both, where `emergence_ext.ops.maxsim` can take them."""
+    if not isinstance(queries, Padded) or not isinstance(documents, Padded):
+        return None
+    if documents.scale is not None or documents.tokens.shape[1] == 0:
+        return None
+    return queries, documents
 
 
 def _starts(lengths: Tensor) -> Tensor:

@@ -169,6 +169,7 @@ def maxsim_packed(
     d: Tensor | np.ndarray,
     cu_d: Tensor | np.ndarray,
     *,
+    d_scale: Tensor | np.ndarray | float | None = None,
     pairs: Tensor | np.ndarray | None = None,
     topk: int | None = None,
     prepare: Callable[[Tensor, int], Tensor] | None = None,
@@ -179,8 +180,9 @@ def maxsim_packed(
     """`maxsim` with a = 1 of sets that lie one after the other in one array, without padding.
 
     On the CPU the rows are read where they are, and the bits are those of `maxsim` of the sets
-    alone. Where a gradient is asked for, and on a GPU, the sets are padded for as long as the call
-    lasts.
+    alone. d may be of int8 with a scale, and is then a quarter of the memory to read. Where a
+    gradient is asked for, and on a GPU, the sets are padded, and made floating-point, for as long
+    as the call lasts.
 
     With `topk` d is scored a block of sets at a time, so that of an array on disk (`numpy.memmap`,
     `Tensor.from_file`) that is larger than memory only a block is read at once; q may then be on a
@@ -193,13 +195,17 @@ def maxsim_packed(
             on, never falling.
         d: rows of all conditioning sets, `[rows, D]`.
         cu_d: as cu_q, `[B + 1]`.
+        d_scale: what multiplies the rows of a d of int8: a number, or one for each row, `[rows]`.
         pairs: score these alone, `[P, 2]`: a set of q and one of d each, int64 or int32. Those of
             one set of q are quicker side by side.
         topk: keep so many of d for each of q. Not with `pairs`.
         prepare: with `topk`, what makes a block of rows of d ready, called with it and the place of
-            its first row: such as `lambda rows, first: rows.float() * scale` for int8.
+            its first row: such as `lambda rows, first: torch.nn.functional.normalize(rows)`.
         empty_score: of every pair whose set of d has no rows.
-        precision: as in `maxsim`.
+        precision: as in `maxsim`. With "medium" the match in a d of int8 is chosen by products of
+            bytes where the CPU has AVX512_VNNI, q rounded to 127 steps of its row's largest
+            magnitude m, and scored in float32: below the true maximum by at most
+            `m / 127 max_s |scale_s| sum_k |d_sk|`.
         max_memory: with `topk`, bytes of d scored at once; 64 MiB when left out, at least one set.
 
     Returns:
@@ -222,7 +228,9 @@ def maxsim_packed(
     compiled = _compiled if hasattr(_compiled, "maxsim_packed") else None
     options = {"empty_score": empty_score, "precision": precision}
     matcher = packed.Matcher(ops=sys.modules[__name__], compiled=compiled, options=options)
-    return packed.maxsim_packed(matcher, q, cu_q, d, cu_d, pairs, topk, prepare, max_memory)
+    return packed.maxsim_packed(
+        matcher, q, cu_q, d, cu_d, d_scale, pairs, topk, prepare, max_memory
+    )
 
 
 @in_float32

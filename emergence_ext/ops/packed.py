@@ -26,10 +26,21 @@ Prepare = Callable[[Tensor, int], Tensor]
 
 
 class Sets(NamedTuple):
-    """Rows `[T, D]` of all sets, and where each begins: `[sets + 1]`, int64 on the CPU."""
+    """Rows `[T, D]` of all sets, and where each begins: `[sets + 1]`, int64 on the CPU.
+
+    Rows of int8 have a scale each, `[T]`, floating point.
+    """
 
     rows: Tensor
     starts: Tensor
+    scale: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> Sets:
+        """The same of this type; of int8 what their scales make of them."""
+        rows = self.rows.to(dtype)
+        return Sets(
+            rows if self.scale is None else rows * self.scale.to(rows)[:, None], self.starts
+        )
 
     @property
     def lengths(self) -> Tensor:
@@ -39,7 +50,9 @@ class Sets(NamedTuple):
     def some(self, first: int, last: int) -> Sets:
         """Sets `[first, last)`, whose rows alone are read."""
         starts = self.starts[first : last + 1]
-        return Sets(self.rows[int(starts[0]) : int(starts[-1])], starts - starts[0])
+        rows = slice(int(starts[0]), int(starts[-1]))
+        scale = None if self.scale is None else self.scale[rows]
+        return Sets(self.rows[rows], starts - starts[0], scale)
 
     def chosen(self, which: Tensor) -> Sets:
         """Copies of the sets `which`, int64 on the CPU, in that order."""
@@ -48,7 +61,8 @@ class Sets(NamedTuple):
         starts[1:] = lengths.cumsum(0)
         shift = (self.starts[which] - starts[:-1]).repeat_interleave(lengths)
         places = (torch.arange(len(shift)) + shift).to(self.rows.device)
-        return Sets(self.rows.index_select(0, places), starts)
+        scale = None if self.scale is None else self.scale.index_select(0, places)
+        return Sets(self.rows.index_select(0, places), starts, scale)
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """The same as `[sets, most rows, D]`, zeros beyond their lengths, and these."""
@@ -87,7 +101,10 @@ class Matcher(NamedTuple):
     def scores(self, q: Sets, d: Sets) -> Tensor:
         """Scores of all pairs, `[B, N]`."""
         if self._reads(q, d):
-            return self.compiled.maxsim_packed(*q, *d, None, **self.options)
+            return self._compiled(q, d, None)
+        if d.scale is not None:
+            wide = torch.promote_types(q.rows.dtype, torch.float32)
+            q, d = q.to(wide), d.to(wide)
         (q_rows, q_lengths), (d_rows, d_lengths) = q.padded(), d.padded()
         lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
         return self.ops.maxsim(q_rows, d_rows, **lengths, **self.options)
@@ -95,7 +112,7 @@ class Matcher(NamedTuple):
     def of_pairs(self, q: Sets, d: Sets, pairs: Tensor) -> Tensor:
         """Scores of these pairs, `[P]`; pairs are int64 on the CPU."""
         if self._reads(q, d):
-            return self.compiled.maxsim_packed(*q, *d, pairs, **self.options)
+            return self._compiled(q, d, pairs)
         order = pairs[:, 0].argsort(stable=True)
         queries, counts = pairs[order, 0].unique_consecutive(return_counts=True)
         found = [
@@ -119,13 +136,18 @@ class Matcher(NamedTuple):
             rows = block.rows.to(device)
             if prepare is not None:
                 rows = prepare(rows, int(d.starts[first]))
-            T = self.scores(q, Sets(rows, block.starts)).t()
+            scale = None if block.scale is None else block.scale.to(device)
+            T = self.scores(q, Sets(rows, block.starts, scale)).t()
             at = torch.arange(first, last, device=device).expand(len(T), -1)
             # Stable: of equal scores the earlier one stays.
             order = torch.cat([kept.to(T.dtype), T], 1).sort(dim=1, descending=True, stable=True)
             kept = order.values[:, :k]
             places = torch.cat([places, at], 1).gather(1, order.indices[:, :k])
         return kept, places
+
+    def _compiled(self, q: Sets, d: Sets, pairs: Tensor | None) -> Tensor:
+        rows = q.rows, q.starts, d.rows, d.starts, d.scale
+        return self.compiled.maxsim_packed(*rows, pairs, **self.options)
 
     def _reads(self, q: Sets, d: Sets) -> bool:
         return (
@@ -143,6 +165,7 @@ def maxsim_packed(
     cu_q: _Rows,
     d: _Rows,
     cu_d: _Rows,
+    d_scale: _Rows | float | None,
     pairs: _Rows | None,
     topk: int | None,
     prepare: Prepare | None,
@@ -157,13 +180,15 @@ def maxsim_packed(
             f"{_OP}: q and d must be [rows, D] with one D of at least 1, "
             f"got {list(of_q.rows.shape)} and {list(of_d.rows.shape)}"
         )
-    if prepare is not None and topk is None:
-        raise ValueError(f"{_OP}: prepare goes with topk")
-    alike = of_q.rows.dtype == of_d.rows.dtype or prepare is not None
+    if prepare is not None and (topk is None or d_scale is not None):
+        raise ValueError(f"{_OP}: prepare goes with topk, and without d_scale")
+    if d_scale is not None:
+        of_d = of_d._replace(scale=_scale(d_scale, of_d.rows))
+    alike = of_q.rows.dtype == of_d.rows.dtype or prepare is not None or d_scale is not None
     if not alike or not of_q.rows.is_floating_point():
         raise TypeError(
-            f"{_OP}: q and d must have one floating-point dtype, "
-            f"got {of_q.rows.dtype} and {of_d.rows.dtype}"
+            f"{_OP}: q and d must have one floating-point dtype, got {of_q.rows.dtype} and "
+            f"{of_d.rows.dtype}{'' if of_d.rows.is_floating_point() else ' without d_scale'}"
         )
     if of_d.rows.device != of_q.rows.device and (topk is None or of_d.rows.device.type != "cpu"):
         raise TypeError(f"{_OP}: d is on {of_d.rows.device}, q is on {of_q.rows.device}")
@@ -225,6 +250,19 @@ def _sets(name: str, x: _Rows, offsets: _Rows) -> Sets:
     if len(falls):
         raise ValueError(f"{_OP}: cu_{name} must not fall, it does after entry {int(falls[0])}")
     return Sets(rows, starts)
+
+
+def _scale(scale: _Rows | float, rows: Tensor) -> Tensor:
+    """A scale for each row, without a copy of a number."""
+    if rows.dtype != torch.int8:
+        raise TypeError(f"{_OP}: d_scale goes with d of int8, got d of {rows.dtype}")
+    found = as_tensor(scale) if isinstance(scale, Tensor | np.ndarray) else torch.tensor(scale)
+    if not found.is_floating_point() or tuple(found.shape) not in ((), (len(rows),)):
+        raise ValueError(
+            f"{_OP}: d_scale must be a number or [{len(rows)}], one for each row of d, floating "
+            f"point, got {found.dtype} {list(found.shape)}"
+        )
+    return found.to(rows.device).expand(len(rows))
 
 
 def _pairs(pairs: _Rows, q: Sets, d: Sets) -> Tensor:

@@ -107,6 +107,7 @@ def maxsim_packed(
     d: Tensor | np.ndarray,
     cu_d: Tensor | np.ndarray,
     *,
+    d_scale: Tensor | np.ndarray | float | None = None,
     pairs: Tensor | np.ndarray | None = None,
     topk: int | None = None,
     prepare: Callable[[Tensor, int], Tensor] | None = None,
@@ -126,7 +127,9 @@ def maxsim_packed(
     """
     options = {"empty_score": empty_score, "precision": precision}
     matcher = packed.Matcher(ops=sys.modules[__name__], compiled=None, options=options)
-    return packed.maxsim_packed(matcher, q, cu_q, d, cu_d, pairs, topk, prepare, max_memory)
+    return packed.maxsim_packed(
+        matcher, q, cu_q, d, cu_d, d_scale, pairs, topk, prepare, max_memory
+    )
 
 
 @in_float32

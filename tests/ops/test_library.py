@@ -104,7 +104,7 @@ def test_build_info_tells_of_compiler_flags_and_torch(library: None) -> None:
     assert info["package"] == emergence_ext.__version__
     assert info["torch_at_least"] == build_support.TORCH_AT_LEAST
     assert info["compiler"] and "-O3" in info["flags"]
-    known = ["generic", "avx2", "avx512", "avx512_bf16"]  # lowest first
+    known = ["generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16"]  # lowest first
     assert info["instruction_sets"] == known[: len(info["instruction_sets"])] != []
     assert info["instruction_set"] in info["instruction_sets"]
     assert info["why_not"]["cpu"] is None

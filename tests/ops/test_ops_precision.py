@@ -137,3 +137,20 @@ def missed_by(q: Tensor, d: Tensor, argmax: Tensor) -> tuple[Tensor, Tensor, Ten
     magnitude = torch.einsum("nrk,bsk->bnrs", q.double().abs(), d.double().abs())
     chosen = values.gather(-1, argmax.unsqueeze(-1)).squeeze(-1)
     return values.amax(-1) - chosen, magnitude.amax(-1), chosen
+
+
+@pytest.mark.parametrize("D", [63, 64, 70, 129])
+@pytest.mark.parametrize("begins", [0, 1])
+def test_bfloat16_regions_are_matched_where_they_are_stored(begins: int, D: int) -> None:
+    x = build(Case(N=3, R=70, B=5, S=13, D=D, dtype=torch.bfloat16))
+    memory = torch.full((begins + x.d.numel(),), torch.nan, dtype=torch.bfloat16)
+    memory[begins:] = x.d.flatten()
+    T, argmax = ops.maxsim_indices(x.q, memory[begins:].view(x.d.shape), x.a)
+    products = torch.einsum("jrd,isd->ijrs", x.q.double(), x.d.double())
+    chosen = products.gather(-1, argmax[..., None])[..., 0]
+    slack = D * EPS * torch.einsum("jrd,isd->ijrs", x.q.double().abs(), x.d.double().abs())
+    assert (products.amax(-1) - chosen <= slack.amax(-1)).all()
+    torch.testing.assert_close(T.double(), (x.a.double() * chosen).sum(-1), rtol=1e-4, atol=1e-3)
+    # Rows that lie otherwise are copied.
+    apart = torch.full((*x.d.shape[:2], D + 3), torch.nan, dtype=torch.bfloat16)[..., :D]
+    assert torch.equal(ops.maxsim(x.q, apart.copy_(x.d), x.a), ops.maxsim(x.q, x.d.clone(), x.a))
