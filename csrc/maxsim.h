@@ -10,7 +10,9 @@
 //
 // Packed (maxsim_packed, CPU): q [rows, D] and d [rows, D] hold all images one after the other, and
 // offsets [images + 1] where each begins; nothing lies between them, and the bits are those of each
-// image alone. T of all pairs, or of those that are listed. No gradient. d may be int8 with a scale
+// image alone; or d is a list of [rows, D], one for each image, and of another floating type than q
+// (float64 with float64 alone). T of all pairs, or of those that are listed. No gradient. d may be
+// int8 with a scale
 // [rows], which multiplies it. "medium" then selects the match by products of bytes on machines
 // with AVX512_VNNI, each row of q rounded to 127 steps of its largest magnitude m, and gives the
 // float32 product of that match: below the true maximum by at most m / 127 max_s |scale_s| sum_k

@@ -33,11 +33,21 @@ std::vector<int64_t> entries(const Tensor& starts) {
   return {first, first + given.numel()};
 }
 
+// None where there is one part.
+std::vector<const char*> starts_of_parts(const std::vector<Tensor>& parts) {
+  std::vector<const char*> found;
+  if (parts.size() == 1) return found;
+  found.reserve(parts.size());
+  for (const Tensor& part : parts) found.push_back(static_cast<const char*>(part.const_data_ptr()));
+  return found;
+}
+
 // A problem and the copies that it points to.
 template <typename scalar>
 struct Prepared {
   std::vector<int64_t> of_q, of_d;  // where their images begin
   OptionalTensor v, a, scale;
+  std::vector<const char*> of_each;  // where rows of d begin that are listed
   Problem<scalar> problem;
   double largest_q;
 
@@ -61,14 +71,17 @@ struct Prepared {
     if (a_) require_finite(op, "a", *a_, ragged.q_lengths);
   }
 
-  // All images of q one after the other in [rows, D], and of d, which `scale` [rows] multiplies.
-  Prepared(const char* op, const Tensor& q, const Tensor& q_starts, const Tensor& d,
+  // All images of q one after the other in [rows, D], and of d, or a [rows, D] for each image of
+  // it, dense ones. `scale` [rows] multiplies d.
+  Prepared(const char* op, const Tensor& q, const Tensor& q_starts, const std::vector<Tensor>& d,
            const Tensor& d_starts, const OptionalTensor& scale_, double empty_score)
       : of_q(entries(q_starts)),
         of_d(entries(d_starts)),
         scale(scale_ ? OptionalTensor(in_order(as_type(*scale_, kFloat))) : std::nullopt),
+        of_each(starts_of_parts(d)),
         problem{Operand::packed(q, of_q),
-                Operand::packed(d, of_d, scale ? scale->const_data_ptr<float>() : nullptr),
+                Operand::packed(d.front(), of_d, scale ? scale->const_data_ptr<float>() : nullptr,
+                                of_each.empty() ? nullptr : of_each.data()),
                 nullptr,
                 nullptr,
                 true,
@@ -192,26 +205,54 @@ Tensor first_row(Tensor x) {
                                   0);
 }
 
-// The op that takes packed sets: starts [images + 1], int64, from 0 to the number of rows; pairs
-// [P, 2], int64, of images of q and d, or absent for all, T then [B, N] and else [P]. What is wrong
-// with offsets and pairs, emergence_ext/ops/packed.py says.
-Tensor maxsim_packed(const Tensor& q, const Tensor& q_starts, const Tensor& given,
+// Checks d of maxsim_packed against q; its parts, dense where there are several or they are bytes.
+std::vector<Tensor> parts_of(const char* op, const Tensor& q, std::vector<Tensor> d,
+                             const Tensor& d_starts, const OptionalTensor& d_scale) {
+  const int64_t count = static_cast<int64_t>(d.size()), images = d_starts.numel() - 1;
+  EMERGENCE_CHECK(value_error, count == 1 || (count > 1 && count == images), op,
+                  ": d must be one tensor or ", images, ", one for each set, got ", count);
+  const Tensor one = d.front();
+  const auto type = one.scalar_type();
+  EMERGENCE_CHECK(type_error, (type == kChar) == d_scale.has_value(), op, ": d of ", type,
+                  d_scale ? " has no d_scale" : " needs a d_scale",
+                  "; give both, int8 and a scale for each row, or neither");
+  EMERGENCE_CHECK(
+      type_error,
+      (is_floating_point(one) || type == kChar) && (type != kDouble || q.scalar_type() == kDouble),
+      op, ": d of ", type, " does not go with q of ", q.scalar_type());
+  EMERGENCE_CHECK(value_error, one.dim() == 2, op, ": d must be [rows, D], got ", shape(one));
+  int64_t rows = 0;
+  for (Tensor& part : d) {
+    EMERGENCE_CHECK(value_error,
+                    part.dim() == 2 && part.size(1) == one.size(1) && part.scalar_type() == type &&
+                        part.is_cpu(),
+                    op, ": the sets of d must be [rows, ", one.size(1), "] of ", type,
+                    " on cpu, got ", shape(part), " of ", part.scalar_type(), " on ", place(part));
+    rows += part.size(0);
+    if (count > 1 || d_scale) part = in_order(part);
+  }
+  // The type of q and the width; sets are counted later.
+  check_maxsim(op, first_row(q),
+               zeros({1, std::min<int64_t>(1, rows), one.size(1)}, q.scalar_type(), q), {});
+  if (d_scale)
+    EMERGENCE_CHECK(
+        value_error,
+        d_scale->sizes().equals({rows}) && is_floating_point(*d_scale) && d_scale->is_cpu(), op,
+        ": d_scale must be floating point [", rows, "] on cpu, got ", d_scale->scalar_type(), " ",
+        shape(*d_scale), " on ", place(*d_scale));
+  return d;
+}
+
+// The op that takes packed sets: starts [images + 1], int64, from 0 to the number of rows; d one
+// tensor of all rows or one for each image; pairs [P, 2], int64, of images of q and d, or absent
+// for all, T then [B, N] and else [P]. What is wrong with offsets and pairs,
+// emergence_ext/ops/packed.py says.
+Tensor maxsim_packed(const Tensor& q, const Tensor& q_starts, const std::vector<Tensor>& given,
                      const Tensor& d_starts, const OptionalTensor& d_scale,
                      const OptionalTensor& pairs, double empty_score,
                      const std::string& precision) {
   const char* const op = "maxsim_packed";
-  EMERGENCE_CHECK(type_error, (given.scalar_type() == kChar) == d_scale.has_value(), op, ": d of ",
-                  given.scalar_type(), d_scale ? " has no d_scale" : " needs a d_scale",
-                  "; give both, int8 and a scale for each row, or neither");
-  if (d_scale)
-    EMERGENCE_CHECK(value_error,
-                    d_scale->sizes().equals({given.size(0)}) && is_floating_point(*d_scale) &&
-                        d_scale->is_cpu(),
-                    op, ": d_scale must be floating point [", given.size(0), "] on cpu, got ",
-                    d_scale->scalar_type(), " ", shape(*d_scale), " on ", place(*d_scale));
-  const Tensor d = d_scale ? in_order(given) : given;
-  // Types and widths; sets are counted below.
-  check_maxsim(op, first_row(q), d_scale ? as_type(first_row(d), q.scalar_type()) : first_row(d), {});
+  const auto d = parts_of(op, q, given, d_starts, d_scale);
   check_options(op, precision, {});
   const auto type = compute_type(q);
   const auto T = pairs ? empty({pairs->size(0)}, type, q)
@@ -302,7 +343,7 @@ std::array<Tensor, 5> loss_and_gradients(const char* op, const Tensor& q, const 
 // What only the CPU has; elsewhere Python puts it together from the ops of schemas.h.
 STABLE_TORCH_LIBRARY_FRAGMENT(emergence_ext, m) {
   m.def(
-      "maxsim_packed(Tensor q, Tensor q_starts, Tensor d, Tensor d_starts, Tensor? d_scale, "
+      "maxsim_packed(Tensor q, Tensor q_starts, Tensor[] d, Tensor d_starts, Tensor? d_scale, "
       "Tensor? pairs, *, float empty_score=-1e9, str precision=\"highest\") -> Tensor");
   m.def(
       "maxsim_indices_into(Tensor q, Tensor d, Tensor? a, Tensor? q_lengths, Tensor? d_lengths, "

@@ -70,6 +70,9 @@ struct Kernels {
   // Places as uint8, int32 or int64, by size.
   void (*store_places)(const scalar* place, int64_t n, void* argmax, int size);
 
+  // n numbers of float16 in float32; null where the level has no such conversion.
+  void (*widen)(const void* halves, int64_t n, scalar* out);
+
   scalar (*dot)(const scalar* x, const scalar* y, int64_t n);
   void (*scored_gradient)(const ScoredGradient<scalar>&);
   void (*conditioning_gradient)(const ConditioningGradient<scalar>&);

@@ -217,6 +217,33 @@ void store_places(const scalar* place, int64_t n, void* argmax, int size) {
   }
 }
 
+#if defined(EMERGENCE_AVX512) || defined(EMERGENCE_AVX2)
+// In registers that every level above the generic one has.
+void widen_halves(const void* halves, int64_t n, float* out) {
+  constexpr int lanes = 8;
+  const auto* half = static_cast<const uint16_t*>(halves);
+  int64_t k = 0;
+  for (; k + lanes <= n; k += lanes) {
+    const auto* const from = reinterpret_cast<const __m128i*>(half + k);
+    _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128(from)));
+  }
+  if (k == n) return;
+  uint16_t last[lanes] = {};
+  float widened[lanes];
+  std::memcpy(last, half + k, (n - k) * sizeof(uint16_t));
+  _mm256_storeu_ps(widened, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<__m128i*>(last))));
+  std::memcpy(out + k, widened, (n - k) * sizeof(float));
+}
+#endif
+
+template <typename scalar>
+constexpr void (*widen())(const void*, int64_t, scalar*) {
+#if defined(EMERGENCE_AVX512) || defined(EMERGENCE_AVX2)
+  if constexpr (sizeof(scalar) == sizeof(float)) return widen_halves;
+#endif
+  return nullptr;
+}
+
 // Halves are added to halves, in the same order at any width.
 template <typename V>
 typename V::scalar sum_lanes(typename V::reg x) {
@@ -373,6 +400,7 @@ constexpr Kernels<scalar> make_kernels() {
           match<scalar>,
           largest<scalar, bits_of<scalar>>,
           store_places<scalar>,
+          widen<scalar>(),
           dot<scalar>,
           by_width<ScoredRows, scalar, ScoredGradient<scalar>>,
           by_width<ConditioningRows, scalar, ConditioningGradient<scalar>>};

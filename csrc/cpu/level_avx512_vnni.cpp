@@ -30,14 +30,15 @@ struct Bytes {
   using Sum = integers;
   static constexpr int kHead = 1;
   static int64_t words(int64_t D) { return (D + 3) / 4; }
-  static Sum begin(const uint32_t* packed) { 
+  static Sum begin(const uint32_t* packed) {
     return reinterpret_cast<Sum>(_mm512_loadu_si512(packed));
   }
-  static Sum add(Sum sum, __m512i q, __m512i d) { 
+  static Sum add(Sum sum, __m512i q, __m512i d) {
     return reinterpret_cast<Sum>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), d, q));
   }
   static __m512 worth(Sum sum, const float* scale, int64_t s) {
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum)), _mm512_set1_ps(scale[s]));
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum)),
+                         _mm512_set1_ps(scale[s]));
   }
 };
 
@@ -60,8 +61,8 @@ void pack(const float* rows, int64_t stride, int64_t n, int64_t D, uint32_t* pac
       const __m512 scale = _mm512_set1_ps(largest > kLeast ? 127 / largest : 0);
       __m512i sum = _mm512_setzero_si512();
       for (int64_t k = 0, w = 1; k < D; k += kLanes) {
-        const __m512i entry = _mm512_cvtps_epi32(
-            _mm512_mul_ps(_mm512_maskz_loadu_ps(first(D - k), row + k), scale));
+        const __m512i entry =
+            _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(first(D - k), row + k), scale));
         sum = _mm512_add_epi32(sum, entry);
         uint32_t word[4];
         _mm_storeu_si128(reinterpret_cast<__m128i*>(word), _mm512_cvtepi32_epi8(entry));

@@ -223,7 +223,7 @@ class MatchTask {
     const int64_t S = p.d.length(i), D = p.D();
     if constexpr (std::is_same_v<scalar, float>)
       if (p.stored) return match_stored(p.d.start(i), S, n, best, where);
-    const Rows<scalar> d = p.d.template read<scalar>(p.d.start(i), S, 0, D, other.get());
+    const Rows<scalar> d = candidates(p.d.start(i), S);
     if (looks) largest = larger(largest, p.kernels->largest(d.data, d.stride, S, D));
     if constexpr (std::is_same_v<scalar, float>)
       if (p.screen) {
@@ -236,6 +236,15 @@ class MatchTask {
         return;
       }
     p.kernels->match(packed.get(), n, d.data, d.stride, S, D, best, where);
+  }
+
+  // Rows of d of one image in the type of the arithmetic.
+  Rows<scalar> candidates(int64_t first, int64_t S) {
+    if (p.kernels->widen && p.d.type() == kHalf && p.d.dense()) {
+      p.kernels->widen(p.d.stored(first), S * p.D(), other.get());
+      return {other.get(), p.D()};
+    }
+    return p.d.template read<scalar>(first, S, 0, p.D(), other.get());
   }
 
   // Candidates that screening takes as they are stored.
@@ -307,7 +316,7 @@ void choose_kernels(Problem<scalar>& p, const std::string& precision, double lar
       if (precision == "medium" && p.D() <= kMostBytes) p.screen = level().bytes;
     } else if (safe && p.D() >= kPairWidth) {
       // Products of bfloat16 inputs are exact; of other inputs they are what "medium" allows.
-      const bool exact = p.q.type() == kBFloat16 && !p.v;
+      const bool exact = p.q.type() == kBFloat16 && p.d.type() == kBFloat16 && !p.v;
       // Products of pairs that float32 holds as subnormal numbers are taken for zero.
       const bool normal = largest_q * largest_d > kLeastProduct;
       if (normal && (exact || precision == "medium")) p.screen = level().pairs;

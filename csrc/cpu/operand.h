@@ -1,8 +1,8 @@
 // A tensor [images, rows, columns] of any floating type and any strides, read a few rows at a time
 // in the type of the arithmetic: in place where it lies so, else copied into scratch. Images may
 // have fewer rows than there is room for; the rest is padding, which is neither counted nor read.
-// Or one [rows, columns] of all images, one after the other, without room between them, which may
-// be of int8 with a scale for each row.
+// Or one [rows, columns] of all images, one after the other, without room between them, or one for
+// each image; these may be of int8 with a scale for each row.
 #pragma once
 
 #include <algorithm>
@@ -41,11 +41,6 @@ class Operand {
     if (!starts.empty()) starts_ = starts.data();
   }
 
-  // [rows, columns] as one image.
-  static Operand one_image(const Tensor& x) {
-    return {x, {1, x.size(0), x.size(1)}, {x.size(0) * x.stride(0), x.stride(0), x.stride(1)}};
-  }
-
   // [images, rows] of one column, as above; [rows] is one image.
   static Operand one_column(const Tensor& x, const std::vector<int64_t>& starts = {}) {
     if (x.dim() == 1) return {x, {1, x.size(0), 1}, {x.size(0) * x.stride(0), x.stride(0), 1}};
@@ -55,13 +50,15 @@ class Operand {
   }
 
   // Packed: x [rows, columns]; `starts` as above, of as many entries as there are images and one;
-  // `scale` [rows] of int8.
+  // `scale` [rows] of int8. With `each` [images] their rows lie there, dense; x is one of them.
   static Operand packed(const Tensor& x, const std::vector<int64_t>& starts,
-                        const float* scale = nullptr) {
-    Operand all = one_image(x);
+                        const float* scale = nullptr, const char* const* each = nullptr) {
+    const int64_t D = x.size(1);
+    Operand all{x, {1, x.size(0), D}, {0, each ? D : x.stride(0), each ? 1 : x.stride(1)}};
     all.starts_ = starts.data();
     all.packed_ = true;
     all.scale_ = scale;
+    all.each_ = each;
     all.images = static_cast<int64_t>(starts.size()) - 1;
     all.rows = 0;
     for (int64_t image = 0; image < all.images; ++image)
@@ -95,7 +92,7 @@ class Operand {
   bool dense() const { return (stride_[2] == 1 || columns == 1) && stride_[1] == columns; }
   const char* stored(int64_t first) const {
     const int64_t image = image_of(first);
-    return static_cast<const char*>(data_) + offset(image, first - start(image)) * element_size_;
+    return at(image, first - start(image));
   }
   int64_t row_bytes() const { return columns * element_size_; }
   // Of rows from `first` on, null where they have none.
@@ -104,7 +101,7 @@ class Operand {
   // Whether rows can be read without a copy, across the bounds of images as well.
   template <typename scalar>
   bool in_place() const {
-    return plain<scalar>() &&
+    return plain<scalar>() && !each_ &&
            (packed_ || (!starts_ && (images == 1 || stride_[0] == rows * stride_[1])));
   }
 
@@ -115,7 +112,7 @@ class Operand {
     const int64_t image = image_of(first), row = first - start(image);
     const bool one_image = row + count <= length(image);
     if (!v && (in_place<scalar>() || (one_image && plain<scalar>()))) {
-      return {static_cast<const scalar*>(data_) + offset(image, row) + k * stride_[2], stride_[1]};
+      return {reinterpret_cast<const scalar*>(at(image, row)) + k * stride_[2], stride_[1]};
     }
     copy(first, count, k, width, scratch, width, v);
     return {scratch, width};
@@ -131,8 +128,7 @@ class Operand {
       int64_t image = image_of(first), row = first - start(image);
       for (int64_t x = 0; x < count; ++x, ++row, out += out_stride) {
         for (; row >= length(image); ++image) row = 0;
-        const scalar_t* from =
-            static_cast<const scalar_t*>(data_) + offset(image, row) + k * stride_[2];
+        const auto* const from = reinterpret_cast<const scalar_t*>(at(image, row)) + k * stride_[2];
         if (stride_[2] == 1)
           for (int64_t c = 0; c < width; ++c) out[c] = static_cast<scalar>(from[c]);
         else
@@ -175,8 +171,11 @@ class Operand {
     }
   }
 
-  int64_t offset(int64_t image, int64_t row) const {
-    return packed_ ? (starts_[image] + row) * stride_[1] : image * stride_[0] + row * stride_[1];
+  const char* at(int64_t image, int64_t row) const {
+    if (each_) return each_[image] + row * row_bytes();
+    const int64_t offset =
+        packed_ ? (starts_[image] + row) * stride_[1] : image * stride_[0] + row * stride_[1];
+    return static_cast<const char*>(data_) + offset * element_size_;
   }
 
   // Of a row that is there.
@@ -197,6 +196,7 @@ class Operand {
   int64_t stride_[3];
   bool packed_ = false;
   const float* scale_ = nullptr;
+  const char* const* each_ = nullptr;
 };
 
 }  // namespace emergence_ext::cpu

@@ -16,8 +16,8 @@ from emergence_ext.late_interaction.sets import (
     Sets,
     as_padded,
     in_their_words,
-    of_one_type,
     one_after_another,
+    require_alike,
 )
 
 
@@ -79,18 +79,9 @@ def maxsim(
     q = Reader("queries", "query_scale", "query_mask", normalize, query_scale)
     d = Reader("documents", "document_scale", "document_mask", normalize, document_scale, True)
     of_q = q.read(queries, query_mask)
-    blocks = d.blocks(documents, document_mask)
-    try:
-        of_blocks = [
-            _all_pairs(of_q, d.read(block, None), empty_score, precision) for block in blocks
-        ]
-        scores = torch.cat(of_blocks, 1) if blocks else None
-    except (TypeError, ValueError):
-        scores = None  # of all together, so that what is wrong has its place among all
-    if scores is None:
-        of_d = d.read(documents, document_mask)
-        with in_their_words():
-            scores = _all_pairs(of_q, of_d, empty_score, precision)
+    of_d = d.read(documents, document_mask)
+    with in_their_words():
+        scores = _all_pairs(of_q, of_d, empty_score, precision)
     return _finished(scores, of_q, length_normalize)
 
 
@@ -268,14 +259,14 @@ def _all_pairs(queries: Sets, documents: Sets, empty_score: float, precision: st
         dtype = torch.float64 if wide.dtype == torch.float64 else torch.float32
         shape = len(queries.counts), len(documents.counts)
         return torch.zeros(shape, dtype=dtype, device=wide.device)
-    q, d = of_one_type(queries, documents)
+    require_alike(queries, documents)
     options: dict[str, Any] = {"empty_score": empty_score, "precision": precision}
-    padded = as_padded(q, d)
+    padded = as_padded(queries, documents)
     if padded is not None:
         lengths: dict[str, Any] = {"q_lengths": padded[0].lengths, "d_lengths": padded[1].lengths}
-        T = ops.maxsim(q.tokens, d.tokens, **lengths, **options)
+        T = ops.maxsim(padded[0].tokens, padded[1].tokens, **lengths, **options)
     else:
-        T = ops.maxsim_packed(**one_after_another(q, d), **options)
+        T = ops.maxsim_packed(**one_after_another(queries, documents), **options)
     return T.t().contiguous()
 
 
@@ -284,10 +275,11 @@ def _own(queries: Sets, documents: Sets, ways: int, empty_score: float, precisio
     n = len(queries.counts)
     if n == 0 or ways == 0:
         return _all_pairs(queries, documents, empty_score, precision).new_zeros(n, ways)
-    q, d = of_one_type(queries, documents)
+    require_alike(queries, documents)
     options: dict[str, Any] = {"empty_score": empty_score, "precision": precision}
-    wants_gradient = torch.is_grad_enabled() and (q.tokens.requires_grad or d.tokens.requires_grad)
-    padded = as_padded(q, d) if wants_gradient or not q.tokens.is_cpu else None
+    tokens = queries.tokens, documents.tokens
+    wants_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in tokens)
+    padded = as_padded(queries, documents) if wants_gradient or not tokens[0].is_cpu else None
     if padded is not None:
         q, d = padded
         found = []
@@ -300,7 +292,8 @@ def _own(queries: Sets, documents: Sets, ways: int, empty_score: float, precisio
             found.append(ops.maxsim(q.tokens[j : j + 1], d.tokens[own], **lengths, **options)[:, 0])
         return torch.stack(found)
     pairs = torch.stack([torch.arange(n * ways) // ways, torch.arange(n * ways)], 1)
-    return ops.maxsim_packed(**one_after_another(q, d), pairs=pairs, **options).view(n, ways)
+    given = one_after_another(queries, documents)
+    return ops.maxsim_packed(**given, pairs=pairs, **options).view(n, ways)
 
 
 def _finished(scores: Tensor, queries: Sets, length_normalize: bool) -> Tensor:

@@ -16,6 +16,7 @@ from emergence_ext.late_interaction.sets import (
     Reader,
     Scale,
     in_their_words,
+    one_after_another,
 )
 
 
@@ -80,7 +81,7 @@ def topk(
                 "document_offsets go with documents [all tokens, width] and no document_mask, "
                 f"got documents {list(tokens.shape)}"
             )
-        scale, of_d = d.scale_of(tuple(tokens.shape[:1])), Packed(tokens, starts)
+        scale, of_d = d.scale_of(tuple(tokens.shape[:1])), Packed([tokens], starts)
     elif document_mask is None and not isinstance(documents, list | tuple):
         tokens = ops.as_tensor(documents)
         tokens = tokens[None] if tokens.ndim == 2 else tokens
@@ -96,31 +97,24 @@ def topk(
     else:  # read as a whole, and as it is scored
         of_d = d.read(documents, document_mask).packed()
         d = d._replace(normalize=False, scale=None)
+    d.require_numbers(of_d.tokens)
     if d.keeps(of_d.tokens):
         of_d = of_d._replace(scale=scale)
-    dtype = of_q.tokens.dtype
-    if of_d.tokens.is_floating_point():
-        dtype = torch.promote_types(dtype, of_d.tokens.dtype)
-    if d.changes:
-        dtype = torch.promote_types(dtype, torch.float32)
 
     def prepare(rows: Tensor, first: int) -> Tensor:
         here = scale[first : first + len(rows)] if scale is not None and scale.ndim else scale
-        return d.prepare(rows, here).to(dtype)
+        return d.prepare(rows, here)
 
-    rows, cu_q, _ = of_q.packed()
-    if len(of_d.starts) == 1 or len(cu_q) == 1:  # of a list of none nobody knows the width
-        found = torch.zeros(len(cu_q) - 1, 0, device=rows.device)
-        return found.to(torch.promote_types(dtype, torch.float32)), found.long()
+    if len(of_d.starts) == 1 or len(of_q.counts) == 0:  # of a list of none nobody knows the width
+        types = [x.dtype for x in (of_q.tokens, of_d.tokens) if x.is_floating_point()]
+        found = torch.zeros(len(of_q.counts), 0, device=of_q.tokens.device)
+        wide = torch.float64 if torch.float64 in types else torch.float32
+        return found.to(wide), found.long()
     with in_their_words():
         scores, places = ops.maxsim_packed(
-            rows.to(dtype),
-            cu_q,
-            of_d.tokens,
-            of_d.starts,
-            d_scale=of_d.scale,
+            **one_after_another(of_q, of_d),
             topk=k,
-            prepare=prepare if of_d.scale is None else None,
+            prepare=prepare if d.changes and of_d.scale is None else None,
             empty_score=empty_score,
             precision=precision,
             max_memory=max_memory,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +18,6 @@ Embeddings = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 Mask = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 """Which tokens count, 1 or True: `[sets, tokens]`, or a list of one for each."""
 Scale = float | Tensor | np.ndarray
-BLOCK: Final = 8 << 20
-"""Bytes of a long list of sets that are copied at once: what stays in a cache."""
-LONG: Final = 32 << 20
-"""Bytes of listed sets from which on a copy of all is memory that the C library asks for anew."""
 
 
 class Padded(NamedTuple):
@@ -51,21 +47,29 @@ class Padded(NamedTuple):
         each = self.scale is not None and self.scale.ndim > 0
         if self.lengths is None:
             scale = self.scale.reshape(-1) if self.scale is not None and each else self.scale
-            return Packed(self.tokens.reshape(n * room, width), torch.arange(n + 1) * room, scale)
+            return Packed([self.tokens.reshape(n * room, width)], torch.arange(n + 1) * room, scale)
         real = torch.arange(room, device=self.tokens.device) < self.lengths[:, None]
         scale = self.scale[real] if self.scale is not None and each else self.scale
-        return Packed(self.tokens[real], _starts(self.lengths), scale)
+        return Packed([self.tokens[real]], _starts(self.lengths), scale)
 
 
 class Packed(NamedTuple):
-    """Sets one after the other: tokens `[all, width]`, and where each begins, `[sets + 1]`.
+    """Sets one after the other, and where each begins, `[sets + 1]`.
 
-    Tokens of int8 have a scale, one number or `[all]`.
+    Attributes:
+        parts: tokens of all, `[all, width]`; or those of each set where they lie.
+        starts: as above.
+        scale: of int8, one number or `[all]`.
     """
 
-    tokens: Tensor
+    parts: list[Tensor]
     starts: Tensor
     scale: Tensor | None = None
+
+    @property
+    def tokens(self) -> Tensor:
+        """A part of them, for dtype, device and width."""
+        return self.parts[0]
 
     @property
     def counts(self) -> Tensor:
@@ -124,27 +128,6 @@ class Reader(NamedTuple):
             )
         return self._listed(x, mask)
 
-    def blocks(self, x: Embeddings, mask: Mask | None) -> list[Sequence[Any]]:
-        """Parts of a long list of sets that can be read alone; none where it is read whole.
-
-        Sets that are listed are copied to lie one after the other. In memory that is there for the
-        first time that takes longer than one query's products with them.
-        """
-        if not isinstance(x, list | tuple) or mask is not None:
-            return []
-        if isinstance(self.scale, Tensor | np.ndarray) or not all(_is_plain(each) for each in x):
-            return []
-        if sum(each.nbytes for each in x) < LONG:
-            return []
-        parts: list[Sequence[Any]] = []
-        start = size = 0
-        for place, each in enumerate(x):
-            size += each.nbytes
-            if size >= BLOCK:
-                parts.append(x[start : place + 1])
-                start, size = place + 1, 0
-        return [*parts, x[start:]] if start < len(x) else parts
-
     def keeps(self, tokens: Tensor) -> bool:
         """Whether these tokens go on as they are stored, beside their scale."""
         alike = tokens.dtype == torch.int8 and not self.normalize
@@ -155,18 +138,23 @@ class Reader(NamedTuple):
 
         What is changed by that, is so in float32 at least.
         """
+        self.require_numbers(tokens)
         if not tokens.is_floating_point():
-            if tokens.dtype != torch.int8 or self.scale is None:
-                raise TypeError(
-                    f"{self.name} are {tokens.dtype}: give floating-point tokens, or int8 ones "
-                    f"together with {self.scale_name}"
-                )
             tokens = tokens.float()
         if self.changes:
             tokens = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         if scale is not None:
             tokens = tokens * scale.to(tokens)[..., None]
         return torch.nn.functional.normalize(tokens, dim=-1) if self.normalize else tokens
+
+    def require_numbers(self, tokens: Tensor) -> None:
+        """Raise where tokens are neither floating-point nor int8 with a scale."""
+        of_bytes = tokens.dtype == torch.int8 and self.scale is not None
+        if not tokens.is_floating_point() and not of_bytes:
+            raise TypeError(
+                f"{self.name} are {tokens.dtype}: give floating-point tokens, or int8 ones "
+                f"together with {self.scale_name}"
+            )
 
     def scale_of(self, shape: tuple[int, ...]) -> Tensor | None:
         """The scale, to broadcast against tokens of this shape without their width."""
@@ -180,6 +168,8 @@ class Reader(NamedTuple):
                 f"{self.scale_name} must be a number"
                 f"{''.join(f' or {list(each)}' for each in allowed[1:])}, got {list(scale.shape)}"
             )
+        if scale.ndim == 0:
+            return scale
         return scale.reshape(scale.shape + (1,) * (len(shape) - scale.ndim))
 
     def _one_mask(self, mask: Mask) -> Tensor:
@@ -211,7 +201,7 @@ class Reader(NamedTuple):
 
     def _listed(self, x: Sequence[Any], mask: Mask | None) -> Sets:
         if len(x) == 0:
-            return Packed(torch.zeros(0, 1), torch.zeros(1, dtype=torch.int64))
+            return Packed([torch.zeros(0, 1)], torch.zeros(1, dtype=torch.int64))
         for place, each in enumerate(x):
             if not isinstance(each, Tensor | np.ndarray):
                 raise TypeError(
@@ -235,6 +225,10 @@ class Reader(NamedTuple):
         scale = self.scale_of((len(tensors),))
         if scale is not None and scale.ndim:
             scale = scale.repeat_interleave(lengths).to(first.device)
+        keeps = self.keeps(first)
+        if mask is None and (keeps or not self.changes):
+            self.require_numbers(first)
+            return Packed(tensors, _starts(lengths), scale)
         tokens = torch.cat(tensors)
         if mask is not None:
             room = int(lengths.max())
@@ -243,9 +237,9 @@ class Reader(NamedTuple):
             kept = real[there].to(tokens.device)
             tokens, lengths = tokens[kept], (real & there).sum(1)
             scale = scale if scale is None or scale.ndim == 0 else scale[kept]
-        if self.keeps(tokens):
-            return Packed(tokens, _starts(lengths), scale)
-        return Packed(self.prepare(tokens, scale), _starts(lengths))
+        if keeps:
+            return Packed([tokens], _starts(lengths), scale)
+        return Packed([self.prepare(tokens, scale)], _starts(lengths))
 
     def _real(self, mask: Mask, sets: int, room: int) -> Tensor:
         """The mask as booleans `[sets, room]`, or an error."""
@@ -274,13 +268,6 @@ class Reader(NamedTuple):
         return real
 
 
-def _is_plain(x: Any) -> bool:
-    """Whether a set is in the memory of the CPU, and nobody wants its gradient."""
-    if isinstance(x, Tensor):
-        return x.is_cpu and not (x.requires_grad and torch.is_grad_enabled())
-    return isinstance(x, np.ndarray)
-
-
 @contextmanager
 def in_their_words() -> Iterator[None]:
     """What the ops say of q and d, said of queries and documents."""
@@ -295,11 +282,8 @@ def in_their_words() -> Iterator[None]:
         raise type(error)(said.replace("cu_d", "document_offsets")) from error
 
 
-def of_one_type(queries: Sets, documents: Sets) -> tuple[Sets, Sets]:
-    """Both in the wider of their dtypes; documents of int8 stay so."""
-    of_bytes = documents.scale is not None
-    wide = torch.float32 if of_bytes else documents.tokens.dtype
-    widest = torch.promote_types(queries.tokens.dtype, wide)
+def require_alike(queries: Sets, documents: Sets) -> None:
+    """Raise where the two cannot meet; their dtypes may differ."""
     if queries.tokens.shape[-1] != documents.tokens.shape[-1]:
         raise ValueError(
             f"queries and documents must have one width, got {queries.tokens.shape[-1]} and "
@@ -309,25 +293,24 @@ def of_one_type(queries: Sets, documents: Sets) -> tuple[Sets, Sets]:
         raise TypeError(
             f"queries are on {queries.tokens.device}, documents on {documents.tokens.device}"
         )
-    return (
-        queries._replace(tokens=queries.tokens.to(widest)),
-        documents if of_bytes else documents._replace(tokens=documents.tokens.to(widest)),
-    )
 
 
 def one_after_another(queries: Sets, documents: Sets) -> dict[str, Any]:
     """Arguments of `emergence_ext.ops.maxsim_packed`."""
-    (q, cu_q, _), (d, cu_d, scale) = queries.packed(), documents.packed()
-    return {"q": q, "cu_q": cu_q, "d": d, "cu_d": cu_d, "d_scale": scale}
+    q, d = queries.packed(), documents.packed()
+    rows = q.parts[0] if len(q.parts) == 1 else torch.cat(q.parts)
+    given = {"q": rows, "cu_q": q.starts, "d_scale": d.scale}
+    if len(d.parts) > 1:
+        return given | {"d": d.parts}
+    return given | {"d": d.parts[0], "cu_d": d.starts}
 
 
 def as_padded(queries: Sets, documents: Sets) -> tuple[Padded, Padded] | None:
     """Both, where `emergence_ext.ops.maxsim` can take them."""
     if not isinstance(queries, Padded) or not isinstance(documents, Padded):
         return None
-    if documents.scale is not None or documents.tokens.shape[1] == 0:
-        return None
-    return queries, documents
+    alike = queries.tokens.dtype == documents.tokens.dtype
+    return (queries, documents) if alike and documents.tokens.shape[1] > 0 else None
 
 
 def _starts(lengths: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -166,8 +166,8 @@ def maxsim_indices(
 def maxsim_packed(
     q: Tensor | np.ndarray,
     cu_q: Tensor | np.ndarray,
-    d: Tensor | np.ndarray,
-    cu_d: Tensor | np.ndarray,
+    d: Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray],
+    cu_d: Tensor | np.ndarray | None = None,
     *,
     d_scale: Tensor | np.ndarray | float | None = None,
     pairs: Tensor | np.ndarray | None = None,
@@ -193,8 +193,9 @@ def maxsim_packed(
         q: rows of all scored sets, `[rows, D]`, a tensor or NumPy array.
         cu_q: where each set begins in q, and the number of rows: `[N + 1]`, int64 or int32, from 0
             on, never falling.
-        d: rows of all conditioning sets, `[rows, D]`.
-        cu_d: as cu_q, `[B + 1]`.
+        d: rows of all conditioning sets, `[rows, D]`; or a list with the rows of each, which are
+            not copied on the CPU. It may be of another floating type than q.
+        cu_d: as cu_q, `[B + 1]`; None where d is a list.
         d_scale: what multiplies the rows of a d of int8: a number, or one for each row, `[rows]`.
         pairs: score these alone, `[P, 2]`: a set of q and one of d each, int64 or int32. Those of
             one set of q are quicker side by side.
@@ -216,7 +217,7 @@ def maxsim_packed(
     Raises:
         ValueError: shapes, offsets or pairs that do not fit; on the CPU a value that is not finite
             among the rows that are read.
-        TypeError: dtypes or devices that differ.
+        TypeError: rows that are no numbers, int8 without a scale, devices that differ.
 
     Examples:
         >>> from emergence_ext.ops import maxsim_packed

@@ -7,7 +7,7 @@ wants gradients, takes them as sets with lengths, padded for as long as the call
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -26,21 +26,34 @@ Prepare = Callable[[Tensor, int], Tensor]
 
 
 class Sets(NamedTuple):
-    """Rows `[T, D]` of all sets, and where each begins: `[sets + 1]`, int64 on the CPU.
+    """Rows of all sets, and where each begins: `[sets + 1]`, int64 on the CPU.
 
-    Rows of int8 have a scale each, `[T]`, floating point.
+    Attributes:
+        parts: `[T, D]`, one after the other; or as many as there are sets, the rows of each.
+        starts: as above.
+        scale: of rows of int8, `[T]`, floating point.
     """
 
-    rows: Tensor
+    parts: list[Tensor]
     starts: Tensor
     scale: Tensor | None = None
 
-    def to(self, dtype: torch.dtype) -> Sets:
-        """The same of this type; of int8 what their scales make of them."""
+    @property
+    def rows(self) -> Tensor:
+        """All of them, `[T, D]`; a copy where each set has its own."""
+        return self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts)
+
+    @property
+    def one(self) -> Tensor:
+        """A part, for dtype, device and width."""
+        return self.parts[0]
+
+    def of_type(self, dtype: torch.dtype) -> Sets:
+        """The same of this type, in one part; of int8 what their scales make of them."""
         rows = self.rows.to(dtype)
-        return Sets(
-            rows if self.scale is None else rows * self.scale.to(rows)[:, None], self.starts
-        )
+        if self.scale is not None:
+            rows = rows * self.scale.to(rows)[:, None]
+        return Sets([rows], self.starts)
 
     @property
     def lengths(self) -> Tensor:
@@ -51,8 +64,9 @@ class Sets(NamedTuple):
         """Sets `[first, last)`, whose rows alone are read."""
         starts = self.starts[first : last + 1]
         rows = slice(int(starts[0]), int(starts[-1]))
-        scale = None if self.scale is None else self.scale[rows]
-        return Sets(self.rows[rows], starts - starts[0], scale)
+        listed = len(self.parts) > 1
+        parts = self.parts[first:last] if listed else [self.parts[0][rows]]
+        return Sets(parts, starts - starts[0], None if self.scale is None else self.scale[rows])
 
     def chosen(self, which: Tensor) -> Sets:
         """Copies of the sets `which`, int64 on the CPU, in that order."""
@@ -60,23 +74,23 @@ class Sets(NamedTuple):
         starts = torch.zeros(len(which) + 1, dtype=torch.int64)
         starts[1:] = lengths.cumsum(0)
         shift = (self.starts[which] - starts[:-1]).repeat_interleave(lengths)
-        places = (torch.arange(len(shift)) + shift).to(self.rows.device)
+        places = (torch.arange(len(shift)) + shift).to(self.one.device)
         scale = None if self.scale is None else self.scale.index_select(0, places)
-        return Sets(self.rows.index_select(0, places), starts, scale)
+        return Sets([self.rows.index_select(0, places)], starts, scale)
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """The same as `[sets, most rows, D]`, zeros beyond their lengths, and these."""
-        count, lengths, device = len(self.lengths), self.lengths, self.rows.device
+        rows, count, lengths = self.rows, len(self.lengths), self.lengths
         most = max(1, int(lengths.max())) if count else 1
         shift = (torch.arange(count) * most - self.starts[:-1]).repeat_interleave(lengths)
-        places = (torch.arange(len(self.rows)) + shift).to(device)
-        D = self.rows.shape[1]
-        flat = self.rows.new_zeros(count * most, D).index_copy(0, places, self.rows)
-        return flat.view(count, most, D), lengths.to(device)
+        places = (torch.arange(len(rows)) + shift).to(rows.device)
+        D = rows.shape[1]
+        flat = rows.new_zeros(count * most, D).index_copy(0, places, rows)
+        return flat.view(count, most, D), lengths.to(rows.device)
 
     def blocks(self, max_bytes: int) -> Iterator[tuple[int, int]]:
         """Cut the sets into blocks of as many rows as `max_bytes` hold, of one set at least."""
-        rows = max(1, max_bytes // (self.rows.element_size() * max(1, self.rows.shape[1])))
+        rows = max(1, max_bytes // (self.one.element_size() * max(1, self.one.shape[1])))
         first, count = 0, len(self.lengths)
         while first < count:
             end = int(torch.searchsorted(self.starts, self.starts[first] + rows, right=True)) - 1
@@ -102,9 +116,10 @@ class Matcher(NamedTuple):
         """Scores of all pairs, `[B, N]`."""
         if self._reads(q, d):
             return self._compiled(q, d, None)
-        if d.scale is not None:
-            wide = torch.promote_types(q.rows.dtype, torch.float32)
-            q, d = q.to(wide), d.to(wide)
+        if d.one.dtype != q.one.dtype:
+            wide = torch.float32 if d.scale is not None else d.one.dtype
+            wide = torch.promote_types(q.one.dtype, wide)
+            q, d = q.of_type(wide), d.of_type(wide)
         (q_rows, q_lengths), (d_rows, d_lengths) = q.padded(), d.padded()
         lengths = {"q_lengths": q_lengths, "d_lengths": d_lengths}
         return self.ops.maxsim(q_rows, d_rows, **lengths, **self.options)
@@ -120,24 +135,26 @@ class Matcher(NamedTuple):
             for j, places in zip(queries.tolist(), order.split(counts.tolist()), strict=True)
         ]
         if not found:
-            wide = torch.float64 if q.rows.dtype == torch.float64 else torch.float32
-            return q.rows.new_zeros(0, dtype=wide)
-        return torch.cat(found)[order.argsort().to(q.rows.device)]
+            wide = torch.float64 if q.one.dtype == torch.float64 else torch.float32
+            return q.one.new_zeros(0, dtype=wide)
+        return torch.cat(found)[order.argsort().to(q.one.device)]
 
     def best(
         self, q: Sets, d: Sets, k: int, prepare: Prepare | None, max_memory: int | None
     ) -> tuple[Tensor, Tensor]:
         """The k best of d for each of q, and their places: both `[N, k]`; a block at a time."""
-        device = q.rows.device
+        device = q.one.device
         kept = torch.zeros(len(q.lengths), 0, device=device)
         places = torch.zeros(len(q.lengths), 0, dtype=torch.int64, device=device)
         for first, last in d.blocks(max_memory or BLOCK_BYTES):
             block = d.some(first, last)
-            rows = block.rows.to(device)
             if prepare is not None:
-                rows = prepare(rows, int(d.starts[first]))
-            scale = None if block.scale is None else block.scale.to(device)
-            T = self.scores(q, Sets(rows, block.starts, scale)).t()
+                ready = prepare(block.rows.to(device), int(d.starts[first]))
+                block = Sets([ready], block.starts)
+            elif block.one.device != device:
+                scale = None if block.scale is None else block.scale.to(device)
+                block = Sets([block.rows.to(device)], block.starts, scale)
+            T = self.scores(q, block).t()
             at = torch.arange(first, last, device=device).expand(len(T), -1)
             # Stable: of equal scores the earlier one stays.
             order = torch.cat([kept.to(T.dtype), T], 1).sort(dim=1, descending=True, stable=True)
@@ -146,16 +163,19 @@ class Matcher(NamedTuple):
         return kept, places
 
     def _compiled(self, q: Sets, d: Sets, pairs: Tensor | None) -> Tensor:
-        rows = q.rows, q.starts, d.rows, d.starts, d.scale
-        return self.compiled.maxsim_packed(*rows, pairs, **self.options)
+        # What memory d may lie in is not copied; q, a few rows, is made as wide.
+        rows = q.rows.double() if d.one.dtype == torch.float64 else q.rows
+        return self.compiled.maxsim_packed(
+            rows, q.starts, d.parts, d.starts, d.scale, pairs, **self.options
+        )
 
     def _reads(self, q: Sets, d: Sets) -> bool:
         return (
             self.compiled is not None
-            and q.rows.device.type == d.rows.device.type == "cpu"
-            and len(q.rows) > 0
-            and len(d.rows) > 0
-            and not (wants_gradient(q.rows) or wants_gradient(d.rows))
+            and q.one.device.type == d.one.device.type == "cpu"
+            and int(q.starts[-1]) > 0
+            and int(d.starts[-1]) > 0
+            and not any(map(wants_gradient, [*q.parts, *d.parts]))
         )
 
 
@@ -163,8 +183,8 @@ def maxsim_packed(
     matcher: Matcher,
     q: _Rows,
     cu_q: _Rows,
-    d: _Rows,
-    cu_d: _Rows,
+    d: _Rows | Sequence[_Rows],
+    cu_d: _Rows | None,
     d_scale: _Rows | float | None,
     pairs: _Rows | None,
     topk: int | None,
@@ -174,24 +194,26 @@ def maxsim_packed(
     """As `emergence_ext.ops.maxsim_packed`, by what `matcher` says."""
     if max_memory is not None and max_memory <= 0:
         raise ValueError(f"{_OP}: max_memory must be a positive number of bytes, got {max_memory}")
-    of_q, of_d = _sets("q", q, cu_q), _sets("d", d, cu_d)
-    if of_q.rows.shape[1] != of_d.rows.shape[1] or of_q.rows.shape[1] == 0:
+    of_q = _sets("q", q, cu_q)
+    of_d = _listed(d, cu_d) if isinstance(d, list | tuple) else _sets("d", d, cu_d)
+    rows_q, rows_d = of_q.one, of_d.one
+    if rows_q.shape[1] != rows_d.shape[1] or rows_q.shape[1] == 0:
         raise ValueError(
             f"{_OP}: q and d must be [rows, D] with one D of at least 1, "
-            f"got {list(of_q.rows.shape)} and {list(of_d.rows.shape)}"
+            f"got {list(rows_q.shape)} and {list(rows_d.shape)}"
         )
     if prepare is not None and (topk is None or d_scale is not None):
         raise ValueError(f"{_OP}: prepare goes with topk, and without d_scale")
     if d_scale is not None:
-        of_d = of_d._replace(scale=_scale(d_scale, of_d.rows))
-    alike = of_q.rows.dtype == of_d.rows.dtype or prepare is not None or d_scale is not None
-    if not alike or not of_q.rows.is_floating_point():
+        of_d = of_d._replace(scale=_scale(d_scale, of_d))
+    made_so = prepare is not None or d_scale is not None
+    if not rows_q.is_floating_point() or not (rows_d.is_floating_point() or made_so):
         raise TypeError(
-            f"{_OP}: q and d must have one floating-point dtype, got {of_q.rows.dtype} and "
-            f"{of_d.rows.dtype}{'' if of_d.rows.is_floating_point() else ' without d_scale'}"
+            f"{_OP}: q and d must be floating-point, got {rows_q.dtype} and "
+            f"{rows_d.dtype}{'' if rows_d.is_floating_point() else ' without d_scale'}"
         )
-    if of_d.rows.device != of_q.rows.device and (topk is None or of_d.rows.device.type != "cpu"):
-        raise TypeError(f"{_OP}: d is on {of_d.rows.device}, q is on {of_q.rows.device}")
+    if rows_d.device != rows_q.device and (topk is None or rows_d.device.type != "cpu"):
+        raise TypeError(f"{_OP}: d is on {rows_d.device}, q is on {rows_q.device}")
     if topk is None:
         if pairs is None:
             return matcher.scores(of_q, of_d)
@@ -218,12 +240,14 @@ def as_tensor(x: Any) -> Tensor:
     """
     if isinstance(x, Tensor):
         return x
+    if isinstance(x, np.ndarray) and x.flags.writeable:
+        return torch.from_numpy(x)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(x))
 
 
-def _sets(name: str, x: _Rows, offsets: _Rows) -> Sets:
+def _sets(name: str, x: Any, offsets: Any) -> Sets:
     """The sets, or an error that names what does not fit."""
     for which, given in ((name, x), (f"cu_{name}", offsets)):
         if not isinstance(given, Tensor | np.ndarray):
@@ -249,20 +273,45 @@ def _sets(name: str, x: _Rows, offsets: _Rows) -> Sets:
     falls = (starts.diff() < 0).nonzero()
     if len(falls):
         raise ValueError(f"{_OP}: cu_{name} must not fall, it does after entry {int(falls[0])}")
-    return Sets(rows, starts)
+    return Sets([rows], starts)
 
 
-def _scale(scale: _Rows | float, rows: Tensor) -> Tensor:
+def _listed(d: Sequence[_Rows], offsets: _Rows | None) -> Sets:
+    """Sets that are listed, where they lie, or an error that names the one that does not fit."""
+    if offsets is not None:
+        raise ValueError(f"{_OP}: cu_d must be None where d is a list of sets")
+    if len(d) == 0:
+        raise ValueError(f"{_OP}: d must have a set, got an empty list")
+    parts = [as_tensor(each) for each in d]
+    one = parts[0]
+    for place, each in enumerate(parts):
+        if each.ndim != 2 or each.shape[1] != one.shape[-1]:
+            raise ValueError(
+                f"{_OP}: d[{place}] must be [rows, D] of one width, got {list(each.shape)} beside "
+                f"{list(one.shape)}"
+            )
+        if each.dtype != one.dtype or each.device != one.device:
+            raise TypeError(
+                f"{_OP}: d[{place}] is {each.dtype} on {each.device}, d[0] {one.dtype} on "
+                f"{one.device}"
+            )
+    starts = torch.zeros(len(parts) + 1, dtype=torch.int64)
+    starts[1:] = torch.tensor([len(each) for each in parts]).cumsum(0)
+    return Sets(parts, starts)
+
+
+def _scale(scale: _Rows | float, d: Sets) -> Tensor:
     """A scale for each row, without a copy of a number."""
-    if rows.dtype != torch.int8:
-        raise TypeError(f"{_OP}: d_scale goes with d of int8, got d of {rows.dtype}")
+    count = int(d.starts[-1])
+    if d.one.dtype != torch.int8:
+        raise TypeError(f"{_OP}: d_scale goes with d of int8, got d of {d.one.dtype}")
     found = as_tensor(scale) if isinstance(scale, Tensor | np.ndarray) else torch.tensor(scale)
-    if not found.is_floating_point() or tuple(found.shape) not in ((), (len(rows),)):
+    if not found.is_floating_point() or tuple(found.shape) not in ((), (count,)):
         raise ValueError(
-            f"{_OP}: d_scale must be a number or [{len(rows)}], one for each row of d, floating "
+            f"{_OP}: d_scale must be a number or [{count}], one for each row of d, floating "
             f"point, got {found.dtype} {list(found.shape)}"
         )
-    return found.to(rows.device).expand(len(rows))
+    return found.to(d.one.device).expand(count)
 
 
 def _pairs(pairs: _Rows, q: Sets, d: Sets) -> Tensor:
@@ -281,10 +330,11 @@ def _pairs(pairs: _Rows, q: Sets, d: Sets) -> Tensor:
     for column, letter, sets in ((0, "q", q), (1, "d", d)):
         if len(found) == 0:
             break
-        low, high, count = int(found[:, column].min()), int(found[:, column].max()), len(sets[1])
-        if low < 0 or high >= count - 1:
+        low, high = int(found[:, column].min()), int(found[:, column].max())
+        count = len(sets.lengths)
+        if low < 0 or high >= count:
             raise ValueError(
-                f"{_OP}: pairs[:, {column}] must lie in [0, {count - 1}), the sets of {letter}, "
+                f"{_OP}: pairs[:, {column}] must lie in [0, {count}), the sets of {letter}, "
                 f"got entries from {low} to {high}"
             )
     return found

@@ -12,7 +12,7 @@ width of a region's feature.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -104,8 +104,8 @@ def maxsim_indices(
 def maxsim_packed(
     q: Tensor | np.ndarray,
     cu_q: Tensor | np.ndarray,
-    d: Tensor | np.ndarray,
-    cu_d: Tensor | np.ndarray,
+    d: Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray],
+    cu_d: Tensor | np.ndarray | None = None,
     *,
     d_scale: Tensor | np.ndarray | float | None = None,
     pairs: Tensor | np.ndarray | None = None,

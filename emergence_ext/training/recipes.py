@@ -56,7 +56,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "small_vgg28": Recipe(epochs=8, batch_size=50, lr=1.5e-3),
-    "scene_vgg": Recipe(epochs=8, batch_size=50, lr=2e-3),
+    "scene_vgg": Recipe(epochs=4, batch_size=50, lr=2e-3),
     "small_vgg64": Recipe(epochs=24, batch_size=64, lr=1e-3, augment=True, precision="bfloat16"),
     # For some thousand images, from scratch; found with stride 1.
     **dict.fromkeys(

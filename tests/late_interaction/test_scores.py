@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from emergence_ext import late_interaction
-from emergence_ext.late_interaction import sets
 
 N, B, TOKENS, ROOM, WIDTH = 3, 5, 4, 6, 8
 
@@ -196,7 +195,9 @@ def test_bytes_with_their_scale() -> None:
     expected = formula(q, stored.float() * per_set[:, None, None])
     torch.testing.assert_close(score(q, stored, document_scale=per_set), expected)
     torch.testing.assert_close(score(q, list(stored), document_scale=per_set), expected)
-    torch.testing.assert_close(score(q, stored, document_scale=0.5), formula(q, stored * 0.5))
+    for documents in (stored, list(stored)):
+        found = score(q, documents, document_scale=0.5)
+        torch.testing.assert_close(found, formula(q, stored * 0.5))
     both = score(stored, stored, query_scale=1.0, document_scale=2.0)
     torch.testing.assert_close(both, 2 * formula(stored.float(), stored.float()))
 
@@ -284,24 +285,41 @@ def test_numpy_masks_do() -> None:
     assert isinstance(np.asarray(found), np.ndarray)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("arrays", [False, True])
-def test_a_long_list_is_scored_in_parts_as_it_is_whole(
-    arrays: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_list_is_scored_as_what_it_holds_one_after_the_other(
+    arrays: bool, dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(3, 5, 16, generator=generator)
-    documents: list[Any] = [torch.randn(n, 16, generator=generator) for n in (4, 0, 9, 30, 1, 7, 2)]
-    documents = [each.numpy() for each in documents] if arrays else documents
-    whole = late_interaction.maxsim(queries, documents)
-    monkeypatch.setattr(sets, "LONG", 1)
-    for size in (1, 1000, 10**6):
-        monkeypatch.setattr(sets, "BLOCK", size)
-        assert torch.equal(late_interaction.maxsim(queries, documents), whole)
-        wrong = [*documents[:3], documents[3] * float("nan"), *documents[4:]]
-        with pytest.raises(ValueError, match=r"documents are not finite at token 13"):
-            late_interaction.maxsim(queries, wrong)
-        with pytest.raises(ValueError, match=r"documents\[6\] must be \[tokens, width\]"):
-            late_interaction.maxsim(queries, [*documents[:6], documents[6][:, :3]])
+    documents: list[Any] = [
+        torch.randn(n, 16, generator=generator).to(dtype) for n in (0, 4, 9, 30, 1, 7, 2)
+    ]
+    documents[3] = documents[3].T.contiguous().T  # dense no more
+    whole = late_interaction.maxsim(
+        queries, torch.nn.utils.rnn.pad_sequence(documents, batch_first=True), None,
+        [torch.ones(len(each)) for each in documents],
+    )  # fmt: skip
+    if arrays and dtype != torch.bfloat16:
+        documents = [each.numpy() for each in documents]
+    assert torch.equal(late_interaction.maxsim(queries, documents), whole)
+    assert torch.equal(late_interaction.pairwise(queries, documents[2:5]), whole[:, 2:5].diag())
+    wrong = [*documents[:3], documents[3] * float("nan"), *documents[4:]]
+    with pytest.raises(ValueError, match=r"documents are not finite at token 13"):
+        late_interaction.maxsim(queries, wrong)
+    with pytest.raises(ValueError, match=r"documents\[6\] must be \[tokens, width\]"):
+        late_interaction.maxsim(queries, [*documents[:6], documents[6][:, :3]])
     learned = [torch.as_tensor(each).requires_grad_() for each in documents]
     late_interaction.maxsim(queries, learned).sum().backward()
     assert all(each.grad is not None for each in learned)
+
+
+def test_documents_of_a_smaller_type_meet_queries_in_theirs() -> None:
+    q, d = batch()
+    for stored in (d.half(), d.bfloat16(), d.double()):
+        wide = torch.promote_types(stored.dtype, q.dtype)
+        expected = late_interaction.maxsim(q.to(wide), stored.to(wide))
+        for documents in (stored, list(stored)):
+            assert torch.equal(late_interaction.maxsim(q, documents), expected)
+            scores = late_interaction.topk(q, documents, 2)[0]
+            assert torch.equal(scores, expected.topk(2).values)

@@ -192,6 +192,6 @@ def test_the_library_itself_refuses_half_of_it(library: None) -> None:
     q, cu_q, d, cu_d, scale = x.values()
     for rows, of_rows in ((d, None), (d.float(), scale)):
         with pytest.raises(TypeError, match="give both, int8 and a scale for each row"):
-            torch.ops.emergence_ext.maxsim_packed(q, cu_q, rows, cu_d, of_rows, None)
+            torch.ops.emergence_ext.maxsim_packed(q, cu_q, [rows], cu_d, of_rows, None)
     with pytest.raises(ValueError, match=r"d_scale must be floating point \[11\]"):
-        torch.ops.emergence_ext.maxsim_packed(q, cu_q, d, cu_d, scale[:3], None)
+        torch.ops.emergence_ext.maxsim_packed(q, cu_q, [d], cu_d, scale[:3], None)

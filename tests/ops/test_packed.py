@@ -190,7 +190,7 @@ def test_nothing_gives_nothing(module: Any) -> None:
         ({"cu_d": [0, 55]}, TypeError, "cu_d must be a tensor or NumPy array, got list"),
         ({"q": torch.zeros(44, 3)}, ValueError, r"q and d must be \[rows, D\] with one D"),
         ({"q": torch.zeros(44)}, ValueError, r"q must be \[rows, D\], got \[44\]"),
-        ({"q": torch.zeros(44, 4).double()}, TypeError, "one floating-point dtype, got"),
+        ({"q": torch.zeros(44, 4).int()}, TypeError, "must be floating-point, got torch.int32"),
         ({"q": None}, TypeError, "q must be a tensor or NumPy array, got NoneType"),
         ({"pairs": torch.tensor([[0, 6]])}, ValueError, r"pairs\[:, 1\] must lie in \[0, 6\)"),
         ({"pairs": torch.tensor([[-1, 0]])}, ValueError, r"pairs\[:, 0\] must lie in \[0, 4\)"),
@@ -203,6 +203,18 @@ def test_nothing_gives_nothing(module: Any) -> None:
         ({"topk": 2, "max_memory": 0}, ValueError, "max_memory must be a positive"),
         ({"d": torch.full((55, 4), torch.nan)}, ValueError, "d is not finite"),
         ({"precision": "best"}, ValueError, "precision"),
+        ({"d": []}, ValueError, "cu_d must be None where d is a list"),
+        ({"d": [], "cu_d": None}, ValueError, "an empty list"),
+        (
+            {"d": [torch.zeros(2, 4), torch.zeros(2, 3)], "cu_d": None},
+            ValueError,
+            r"d\[1\] must be \[rows, D\] of one width, got \[2, 3\]",
+        ),
+        (
+            {"d": [torch.zeros(2, 4), torch.zeros(2, 4).half()], "cu_d": None},
+            TypeError,
+            r"d\[1\] is torch.float16",
+        ),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else None,
 )
@@ -240,3 +252,15 @@ def test_products_that_overflow_are_the_generic_levels(large: float) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
     T, _ = ops.maxsim_indices(q[None, :3], d[None, 5:22])
     torch.testing.assert_close(found[1, 0], T[0, 0])
+
+
+@everywhere
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_listed_sets_are_those_one_after_the_other(dtype: torch.dtype, module: Any) -> None:
+    q, cu_q, d, cu_d = packed(70, dtype)
+    listed = list(d.split(cu_d.diff().tolist()))
+    pairs = torch.tensor([[0, 1], [3, 0], [2, 2], [2, 4]])
+    for options in ({}, {"pairs": pairs}, {"topk": 4, "max_memory": 3000}):
+        found = module.maxsim_packed(q, cu_q, listed, **options)
+        expected = module.maxsim_packed(q, cu_q, d, cu_d, **options)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0 if module is ops else 1e-5)
