@@ -27,7 +27,7 @@ from benchmarks.peak import Peak
 from benchmarks.peers import Unusable, use_threads
 from benchmarks.plots import GAP, bars_of_cases
 from benchmarks.timing import Timing, measure
-from emergence_ext import late_interaction
+from emergence_ext import late_interaction, ops
 from emergence_ext.figures.style import PAGE, new_figure, styled
 
 BEST: Final = 10
@@ -95,6 +95,8 @@ def peers() -> Iterator[Peer]:
     """Those that are installed, this package's own first."""
     yield Peer(OWN, late_interaction.maxsim)
     yield Peer('emergence_ext, "medium"', _medium, trains=False)
+    yield Peer('emergence_ext, documents in bfloat16, "medium"', _medium, _bfloat16, trains=False)
+    yield Peer('emergence_ext, documents in int8, "medium"', _of_bytes, _bytes, trains=False)
     yield Peer("einsum", _einsum)
     try:
         from sentence_transformers.util import maxsim
@@ -313,6 +315,24 @@ def main() -> None:
 
 def _medium(q: Tensor, d: Any) -> Tensor:
     return late_interaction.maxsim(q, d, precision="medium")
+
+
+def _bfloat16(d: Any) -> Any:
+    return [each.bfloat16() for each in d] if isinstance(d, list) else d.bfloat16()
+
+
+def _bytes(d: Any) -> Any:
+    """Tokens of int8, one after the other, their scales and where each document begins."""
+    rows, lengths = torch.cat(list(d)), torch.tensor([0, *map(len, d)])
+    scale = rows.abs().amax(1) / 127
+    return (rows / scale[:, None]).round().to(torch.int8), scale, lengths.cumsum(0)
+
+
+def _of_bytes(q: Tensor, d: Any) -> Tensor:
+    rows, scale, starts = d
+    cu_q = torch.arange(len(q) + 1) * q.shape[1]
+    options: Any = {"d_scale": scale, "precision": "medium"}
+    return ops.maxsim_packed(q.flatten(0, 1), cu_q, rows, starts, **options).t()
 
 
 def _einsum(q: Tensor, d: Any) -> Tensor:

@@ -78,14 +78,19 @@ __m512 widened(const uint16_t* columns, __mmask16 there) {
 
 // As magnitudes of 16 bits, whose order is that of the integers.
 float largest(const void* stored, int64_t n, int64_t D) {
+  constexpr int64_t numbers = 32;  // of a register
   const auto* column = static_cast<const uint16_t*>(stored);
-  const __m256i magnitude = _mm256_set1_epi16(0x7fff);
-  __m256i most = _mm256_setzero_si256();
-  for (int64_t k = 0; k < n * D; k += kLanes) {
-    const __m256i found = _mm256_maskz_loadu_epi16(first(n * D - k), column + k);
-    most = _mm256_max_epu16(most, _mm256_and_si256(found, magnitude));
-  }
-  const uint32_t bits = _mm512_reduce_max_epu32(_mm512_cvtepu16_epi32(most)) << 16;
+  const __m512i magnitude = _mm512_set1_epi16(0x7fff);
+  __m512i most = _mm512_setzero_si512();
+  const auto take = [&](__m512i found) {
+    most = _mm512_max_epu16(most, _mm512_and_si512(found, magnitude));
+  };
+  int64_t k = 0;
+  for (; k + numbers <= n * D; k += numbers) take(_mm512_loadu_si512(column + k));
+  if (k < n * D) take(_mm512_maskz_loadu_epi16((__mmask32{1} << (n * D - k)) - 1, column + k));
+  const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(most));
+  const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(most, 1));
+  const uint32_t bits = _mm512_reduce_max_epu32(_mm512_max_epu32(low, high)) << 16;
   float found;
   __builtin_memcpy(&found, &bits, sizeof(found));
   return found;

@@ -46,7 +46,7 @@ def demo(out: Out = Path("runs/demo"), seed: Seed = 0) -> None:
         )
         # Most regions of a scene show no digit: a larger prior lets go of strength that tells
         # nothing there, a larger alpha turns the others to what their image shows.
-        settings = Settings(region_images=80, alpha=10, region_prior=0.3, random_state=seed)
+        settings = Settings(region_images=100, alpha=10, region_prior=0.3, random_state=seed)
         finished = run(spec.load(), out, settings, command=command_line())
         objects = foreground.find_objects(finished.emergence, boxes=test_set.boxes)
         with finished.held():

@@ -36,7 +36,7 @@ class Scene {
     const strengths = [], step = Math.max(3, Math.floor(this.data.points / MANY));
     for (let i = 0; i < this.data.points; i += step) if (this.data.counts(i)) strengths.push(this.data.strength(frame, i));
     strengths.sort((a, b) => a - b);
-    return strengths[Math.floor(0.97 * (strengths.length - 1))] || 1;
+    return strengths[Math.floor(0.99 * (strengths.length - 1))] || 1;
   }
 
   request() {
