@@ -53,7 +53,7 @@ sanitize: .venv/.installed ## run the tests of the CPU ops under AddressSanitize
 	ASAN_OPTIONS=detect_leaks=0:malloc_fill_byte=255:max_malloc_fill_size=268435456 \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	$(BIN)/pytest -m '' -o pythonpath='build/sanitize/lib .' tests/ops/test_maxsim*.py tests/ops/test_match_kl*.py tests/ops/test_matches.py \
-		tests/ops/test_packed.py tests/ops/test_ragged.py tests/ops/test_ops_*.py $(ARGS)
+		tests/ops/test_packed.py tests/ops/test_bytes.py tests/ops/test_ragged.py tests/ops/test_ops_*.py $(ARGS)
 
 faults: .venv/.installed ## kill, fill the disk, turn bits over, open hostile files: about 200 kills and 1,000 bits
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m '' tests/trust --cases 15 $(ARGS)
