@@ -1,6 +1,7 @@
 """Sets of (image `[channels, H, W]` in 0..1, label) that know their categories and names."""
 
 import logging
+import operator
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -21,6 +22,7 @@ from emergence_ext.data.decode import (
 )
 from emergence_ext.data.pixels import unit
 from emergence_ext.data.skipped import in_words
+from emergence_ext.lookup import nearest, require_kind
 from emergence_ext.settings import require_count
 from emergence_ext.store import digest
 
@@ -91,10 +93,30 @@ class Samples(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        index = self._place(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"index: expected below {len(self)}, got {index}")
         index %= len(self)
         return self._image(index), self.labels[index]
+
+    def _place(self, index: int) -> int:
+        """An index as a whole number; what is none is refused, with what to do in its place."""
+        try:
+            return operator.index(index)
+        except TypeError:
+            if not isinstance(index, str):
+                raise TypeError(
+                    f"index: expected the number of an image, got {index!r}; data.take gives some"
+                ) from None
+        if index in self.names:
+            raise TypeError(
+                f"index: expected the number of an image, got its name; {index!r} is "
+                f"{self.names.index(index)}, as names.index says"
+            )
+        raise TypeError(
+            f"index: expected the number of an image, got {index!r}, which is no name of one "
+            f"either.{nearest(index, self.names)}"
+        )
 
     def digest(self) -> str:
         """Digest of categories, names, labels and every image: all that a result can depend on."""
@@ -293,7 +315,12 @@ def take(dataset: Samples, indices: Sequence[int]) -> Samples:
         >>> data.take(samples, [2, 0]).names
         ['2', '0']
     """
-    return _Part(dataset, indices, [dataset.labels[i] for i in indices], dataset.categories)
+    require_kind(dataset=(dataset, Samples), indices=(indices, Iterable))
+    places = [dataset._place(index) for index in indices]
+    wrong = next((place for place in places if not 0 <= place < len(dataset)), None)
+    if wrong is not None:
+        raise IndexError(f"indices: expected 0 to {len(dataset) - 1}, got {wrong}")
+    return _Part(dataset, places, [dataset.labels[i] for i in places], dataset.categories)
 
 
 def relabelled(dataset: Samples, labels: Sequence[int], categories: Sequence[str]) -> Samples:

@@ -21,13 +21,20 @@ def takes_numpy(function: Callable[P, R]) -> Callable[P, R]:
 
     Lists of numbers count as arrays. What the function annotates as a tensor is refused where it
     holds no real numbers that can be computed with.
+
+    Examples:
+        >>> import numpy as np
+        >>> from emergence_ext import method
+        >>> halved = method.takes_numpy(method.spearman)
+        >>> halved(np.arange(3.0), np.arange(3.0) ** 2)
+        array(1.)
     """
     parameters = inspect.signature(function).parameters
     kinds = {name: str(parameter.annotation) for name, parameter in parameters.items()}
 
     def settled(name: str, x: Any) -> Any:
         if kinds.get(name) == "Tensor" or (kinds.get(name) == "Tensor | None" and x is not None):
-            return _tensor_of(name, x)
+            return tensor_of(name, x)
         return _tensor(x) if isinstance(x, np.ndarray) else x
 
     @wraps(function)
@@ -45,8 +52,12 @@ def takes_numpy(function: Callable[P, R]) -> Callable[P, R]:
     return called
 
 
-def _tensor_of(name: str, x: Any) -> Tensor:
-    """Numbers that can be computed with, as a tensor."""
+def tensor_of(name: str, x: Any) -> Tensor:
+    """Numbers that can be computed with, as a tensor.
+
+    Raises:
+        TypeError, ValueError: what came is something else; names it.
+    """
     if not isinstance(x, Tensor):
         try:
             array = np.asarray(x)

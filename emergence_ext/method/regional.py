@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.method.blocks import deal, deal_to_each, is_of_all
 from emergence_ext.method.frame import Frame
 from emergence_ext.method.lengths import in_order, mean_of_regions, real_regions, to_front
@@ -178,7 +179,7 @@ class RegionalProjection(Estimator):
                 whole, see `Similarity`.
             g: projected sample features, `[N, dim]`.
             init: projection to start from where it is better than the least-squares map of pooled
-                features to g.
+                features to g; of as many channels and this dim.
             left_out: indices of images that Lambda does not see, neither as scored nor as
                 conditioning ones; the loss among them is reported.
             step: called after each evaluation with their number and the loss.
@@ -188,6 +189,7 @@ class RegionalProjection(Estimator):
             mask: in place of lengths, which rows are regions, `[N, R]` bool, in any order.
 
         Raises:
+            TypeError: an init of another class.
             ValueError: shapes that do not fit, features that are not finite or all alike, `dim >
                 K`, an unknown backend, no v for raw matches, lengths and a mask.
             RuntimeError: a backend that cannot compute here.
@@ -212,6 +214,8 @@ class RegionalProjection(Estimator):
             kept[left_out] = False
         seen = self._with_matches(images.part(kept))
         generator = torch.Generator().manual_seed(self.random_state)
+        if init is not None:
+            self._check_start(init, F.shape[2])
         if self.solver == "sgd":
             Lambda, stats = self._step_by_step(seen, float(size), generator, step)
         else:
@@ -227,6 +231,15 @@ class RegionalProjection(Estimator):
         self.stats_ = replace(stats, backend=matching.name)
         self.Lambda_, self.scale_ = Lambda / size, 1.0
         return self
+
+    def _check_start(self, init: RegionalProjection, K: int) -> None:
+        """Refuse a start that is none of this fit."""
+        require_kind(init=(init, RegionalProjection))
+        if init.Lambda_.shape != (self.frame.dim, K):
+            raise ValueError(
+                f"init: expected one from K = {K} channels to dim = {self.frame.dim}, got "
+                f"{init.Lambda_.shape[1]} and {init.Lambda_.shape[0]}; leave it out to start anew"
+            )
 
     def _minimise(
         self,

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.method.frame import Frame, unit_rows
 from emergence_ext.method.mixture import (
     cross_entropy,
@@ -134,14 +135,17 @@ class SampleProjection(Estimator):
         Args:
             f: sample features, `[N, E]`.
             z: logits, `[N, C]`.
-            init: a fitted projection to start from.
+            init: a fitted projection to start from, of this dim, from E to C categories.
 
         Raises:
+            TypeError: an init of another class.
             ValueError: shapes that do not fit, one category, `dim > E`, features that are not
                 finite or all alike, or category directions that collapse from every start.
         """
         f, P = self._checked(f, z)
         self._require_differences(P)
+        if init is not None:
+            self._check_start(init, E=f.shape[1], C=P.shape[1])
         clock = time.perf_counter()
         fit = self._alternate if self.solver == "lbfgs" else self._step_by_step
         for M, frame in self._starts(f, P, init):
@@ -336,6 +340,16 @@ class SampleProjection(Estimator):
         f = f.detach().float()
         P = torch.softmax(z.detach().float() / self.temperature, dim=1)
         return f, P
+
+    def _check_start(self, init: SampleProjection, E: int, C: int) -> None:
+        """Refuse a start that is none of this fit."""
+        require_kind(init=(init, SampleProjection))
+        there = (*init.M_.shape, len(init.priors_))
+        if there != (self.dim, E, C):
+            raise ValueError(
+                f"init: expected one of dim = {self.dim}, E = {E} features and C = {C} categories, "
+                f"got {there[0]}, {there[1]} and {there[2]}; leave it out to start anew"
+            )
 
     def _require_differences(self, P: Tensor) -> None:
         """Refuse a P(y|x) that is the same for all images, and name one that is never unsure."""

@@ -511,3 +511,23 @@ def test_the_ten_categories_are_read_whole(data_dir: Path) -> None:
     assert len(samples) == 500 and len(samples.categories) == 10 and not samples.bad
     means = torch.stack([samples[index][0] for index in range(0, 500, 25)]).mean(dim=(0, 2, 3))
     assert ((means > 0.2) & (means < 0.8)).all()
+
+
+def test_what_is_no_number_of_an_image_is_told_what_to_do() -> None:
+    images = ArraySamples(torch.rand(3, 3, 4, 4), [0, 1, 1], ["cat", "dog"], ["tom", "rex", "ace"])
+    assert images[np.int64(1)][1] == images[torch.tensor(-1)][1] == 1
+    for index, told in (
+        ("rex", "got its name; 'rex' is 1, as names.index says"),
+        ("rexx", "got 'rexx', which is no name .* Nearest: 'rex'"),
+        (1.0, "got 1.0; data.take gives some"),
+        (slice(2), r"got slice.* data.take gives some"),
+    ):
+        with pytest.raises(TypeError, match=rf"index: expected the number of an image, {told}"):
+            images[index]  # type: ignore[index]
+    with pytest.raises(TypeError, match="got its name; 'rex' is 1"):
+        take(images, ["rex"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="indices: expected Iterable, got int"):
+        take(images, 1)  # type: ignore[arg-type]
+    for index in (3, -1):
+        with pytest.raises(IndexError, match=f"indices: expected 0 to 2, got {index}"):
+            take(images, [index])

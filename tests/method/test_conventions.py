@@ -173,3 +173,59 @@ def test_lists_are_arrays(samples: ee.SampleProjection) -> None:
 def test_parameters_of_another_kind_are_named(make: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+THIRDS, AXES = torch.ones(3) / 3, torch.eye(3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"priors": torch.ones(3)}, "priors: .* sum to 1, got a sum of 3"),
+        ({"priors": torch.tensor([1.5, -0.5, 0.0])}, "priors: .* a least of -0.5"),
+        ({"priors": torch.full((3,), torch.nan)}, "priors: .* a sum of nan"),
+        ({"priors": None}, "priors: expected a tensor or an array of numbers, got NoneType"),
+        ({"directions": 2 * AXES}, "directions: .* row 0 has 2"),
+        ({"directions": torch.diag(torch.tensor([1.0, 0.0, 1.0]))}, "directions: .* row 1 has 0"),
+        ({"directions": torch.ones(3)}, "frame: expected priors"),
+        ({"priors": torch.tensor(1.0), "directions": torch.tensor(1.0)}, "frame: expected priors"),
+        ({"kappa": 5.0}, "frame: .* and 5.0"),
+        ({"kappa_p": -1.0}, "kappa_p: expected a number, at least 0, got -1.0"),
+        ({"kappa_p": "4"}, "kappa_p: expected a number, at least 0, got '4'"),
+    ],
+)
+def test_a_frame_of_what_is_none_is_refused(changes: dict[str, Any], message: str) -> None:
+    given = {"priors": THIRDS, "directions": AXES, "kappa": ee.ExactKappa(3), **changes}
+    with pytest.raises((ValueError, TypeError), match=message):
+        ee.Frame(**given)
+
+
+def test_a_frame_takes_arrays_and_lists_and_reads_them() -> None:
+    frame, g = ee.Frame(THIRDS, AXES, ee.ExactKappa(3)), torch.tensor([[4, 0, 0], [0, 2, 1]])
+    like = ee.Frame(THIRDS.tolist(), AXES.numpy(), ee.ExactKappa(3))  # type: ignore[arg-type]
+    torch.testing.assert_close(like.posterior(g.float()), frame.posterior(g.float()))
+    for given in (g.numpy(), g.float().numpy(), g.tolist()):
+        p = frame.posterior(given)  # type: ignore[arg-type]
+        assert isinstance(p, np.ndarray) and np.allclose(p, frame.posterior(g.float()), atol=1e-6)
+    with pytest.raises(ValueError, match="g must end in dim = 3"):
+        frame.posterior(torch.tensor(1.0))
+
+
+def test_a_start_of_another_fit_is_refused(samples: ee.SampleProjection) -> None:
+    f, z, F = FEATURES.f, FEATURES.z, FEATURES.layers[LAYER]
+    w, g, P = (
+        F.new_ones(F.shape[:2]) / F.shape[1],
+        samples.transform(f),
+        ee.image_similarity(z, 4.0),
+    )
+    regions = ee.RegionalProjection(samples.frame_, max_evals=1).fit(F, w, P, g)
+    for start, told in ((regions, "RegionalProjection"), (samples.M_, "Tensor")):
+        with pytest.raises(TypeError, match=f"init: expected SampleProjection, got {told}"):
+            ee.SampleProjection().fit(f, z, init=start)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="init: expected RegionalProjection, got SampleProj"):
+        regions.fit(F, w, P, g, init=samples)  # type: ignore[arg-type]
+    for dim, width, C in ((2, None, None), (3, 4, None), (3, None, 3)):
+        with pytest.raises(ValueError, match=f"init: expected one of dim = {dim}, E = .* leave it"):
+            ee.SampleProjection(dim=dim).fit(f[:, :width], z[:, :C], init=samples)
+    with pytest.raises(ValueError, match=r"init: expected one from K = \d+ channels to dim = 3"):
+        regions.fit(F[..., 1:], w, P, g, init=regions)

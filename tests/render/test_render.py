@@ -227,10 +227,14 @@ def test_jitter_rolls_and_crop_magnifies(images: Tensor) -> None:
         (lambda: r.Jitter(-1), "pixels"),
         (lambda: r.Crop(0), "share"),
         (lambda: r.Crop(r.Ramp(0.5, 1.5)), "share"),
+        (lambda: r.GaussianBlur(float("nan")), "sigma: expected 0 or more, got nan"),
+        (lambda: r.GaussianBlur("2"), "sigma: expected a number or a Ramp, got '2'"),
+        (lambda: r.Jitter(1.5), "pixels: expected a whole number, got 1.5"),
+        (lambda: r.Ramp("1", 2), "start: expected a number, got '1'"),
     ],
 )
 def test_transforms_refuse_numbers_out_of_range(make: object, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises((ValueError, TypeError), match=told):
         make()  # type: ignore[operator]
 
 
@@ -289,6 +293,8 @@ def test_what_cannot_be_seen_is_refused(net: Net, images: Tensor) -> None:
         ({"views": r.Jitter(1)}, "views: expected Sequence, got Jitter"),
         ({"steps": 2.5}, "steps: expected a whole number, got 2.5"),
         ({"learning_rate": "0.1"}, "learning_rate: expected a number or a Ramp, got '0.1'"),
+        ({"keep": 3}, "keep: expected Iterable, got int"),
+        ({"smoothing": r.GaussianBlur(1.0)}, "smoothing: expected Sequence, got GaussianBlur"),
     ],
 )
 def test_arguments_of_another_kind_are_named(
@@ -299,6 +305,14 @@ def test_arguments_of_another_kind_are_named(
     for swapped in (images, Net):
         with pytest.raises(TypeError, match="module: "):
             go(swapped, images)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("iteration", [99, -1, 1.5, "1"])
+def test_an_iteration_that_never_comes_is_not_kept_in_silence(
+    net: Net, images: Tensor, iteration: object
+) -> None:
+    with pytest.raises(ValueError, match=rf"keep: expected .* from 0 to 4 .* got {iteration!r}"):
+        go(net, images, steps=4, keep=[0, iteration])
 
 
 class Twice(Net):
