@@ -110,6 +110,19 @@ def require_count(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
+def require_real(name: str, value: object, *, zero: bool = False) -> None:
+    """Refuse what is no finite number above 0, or from 0 on where `zero` says so.
+
+    Raises:
+        ValueError: it is less, or not finite.
+        TypeError: it is no number.
+    """
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{name}: expected {'at least' if zero else 'above'} 0, got {value}")
+
+
 RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "default": {},
     # As it is printed, with what it leaves open at the default.

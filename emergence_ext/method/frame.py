@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, Final, Self
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from emergence_ext.method.numpy_arrays import takes_numpy, tensor_of
 from emergence_ext.method.vmf import ExactKappa, MonteCarloKappa, kappa_from_settings
+from emergence_ext.settings import require_real
 from emergence_ext.store import Saved
 
 ROUNDING: Final = 1e-3
@@ -74,9 +74,8 @@ class Frame(Saved):
                 f"directions: expected rows of length 1, but row {first} has {length:g}; "
                 "torch.nn.functional.normalize makes unit rows of what is not zero"
             )
-        if self.kappa_p is not None and not (isinstance(self.kappa_p, Real) and self.kappa_p >= 0):
-            raise ValueError(f"kappa_p: expected a number, at least 0, got {self.kappa_p!r}")
         if self.kappa_p is not None:
+            require_real("kappa_p", self.kappa_p, zero=True)
             object.__setattr__(self, "kappa_p", float(self.kappa_p))
 
     @property
@@ -128,6 +127,7 @@ class Frame(Saved):
         return super()._from_state(arrays, {**settings, "kappa": kappa})
 
 
+@takes_numpy
 def polar(x: Tensor) -> tuple[Tensor, Tensor]:
     """Strength `[...]` and orientation `[..., dim]` of features; a zero row stays zero.
 

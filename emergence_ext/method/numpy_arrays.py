@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 def takes_numpy(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function of tensors take NumPy's arrays too; then a tensor is returned as an array.
+    """Let a function of tensors take NumPy's arrays too; then tensors are returned as arrays.
 
     Lists of numbers count as arrays. What the function annotates as a tensor is refused where it
     holds no real numbers that can be computed with.
@@ -47,9 +47,16 @@ def takes_numpy(function: Callable[P, R]) -> Callable[P, R]:
         )
         positional = [settled(name, x) for name, x in named]
         result = function(*positional, **{name: settled(name, x) for name, x in kwargs.items()})
-        return result.numpy() if numpy and isinstance(result, Tensor) else result  # type: ignore[return-value]
+        return _array(result) if numpy else result
 
     return called
+
+
+def _array(result: Any) -> Any:
+    """A tensor as an array, and each of a pair of them."""
+    if type(result) is tuple:
+        return tuple(map(_array, result))
+    return result.detach().numpy() if isinstance(result, Tensor) else result
 
 
 def tensor_of(name: str, x: Any) -> Tensor:

@@ -37,6 +37,7 @@ from emergence_ext.settings import (
     Solver,
     require_choice,
     require_count,
+    require_real,
 )
 from emergence_ext.store import Estimator
 
@@ -113,8 +114,14 @@ class SampleProjection(Estimator):
         rate: float = Settings.sample_rate,
     ) -> None:
         require_count("dim", dim, 2)
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        require_real("temperature", temperature)
+        require_real("strength_prior", strength_prior, zero=True)
+        require_count("max_rounds", max_rounds, 1)
+        require_real("tol", tol, zero=True)
+        require_count("random_state", random_state, 0)
+        require_real("rate", rate)
+        if not callable(kappa):
+            raise TypeError(f"kappa: expected what makes one of dim, as ExactKappa, got {kappa!r}")
         require_choice("responsibilities", responsibilities, Responsibilities)
         require_choice("solver", solver, Solver)
         self.dim = dim
