@@ -135,7 +135,6 @@ class RegionalProjection(Estimator):
         if pairs is not None:
             require_count("pairs", pairs, 1)
         require_count("max_evals", max_evals, 1)
-        require_real("tol", tol, zero=True)
         require_count("random_state", random_state, 0)
         require_real("rate", rate)
         require_choice("weights_of", weights_of, WeightsOf)

@@ -117,7 +117,6 @@ class SampleProjection(Estimator):
         require_real("temperature", temperature)
         require_real("strength_prior", strength_prior, zero=True)
         require_count("max_rounds", max_rounds, 1)
-        require_real("tol", tol, zero=True)
         require_count("random_state", random_state, 0)
         require_real("rate", rate)
         if not callable(kappa):

@@ -108,6 +108,7 @@ def fitted(module: nn.Module, images: Tensor) -> Tensor:
     Raises:
         ValueError: no tensor, or the first convolution takes another number of channels.
     """
+    require_module(module)
     if not isinstance(images, Tensor):
         raise ValueError(
             "preprocess: expected a tensor [B, channels, H, W] for the network, got "

@@ -15,6 +15,7 @@ from emergence_ext.data import Samples
 from emergence_ext.lookup import device_named
 from emergence_ext.network.batches import stacked
 from emergence_ext.network.calling import classify, fitted
+from emergence_ext.network.preprocessing import require_preprocess
 from emergence_ext.settings import Precision
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class ForwardPass:
         """Bring images to the device and into the form that the network expects."""
         images = images.to(self.device)
         if self.preprocess is not None:
+            require_preprocess(self.preprocess)
             images = self.preprocess(images)
         images = fitted(self.module, images)
         # Convolutions on the CPU are quicker where the channels are innermost.

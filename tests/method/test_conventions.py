@@ -180,7 +180,6 @@ def test_lists_are_arrays(samples: ee.SampleProjection) -> None:
         (lambda: ee.SampleProjection(temperature=math.nan), "temperature: expected above 0"),
         (lambda: ee.SampleProjection(strength_prior=-1.0), "strength_prior: expected at least 0"),
         (lambda: ee.SampleProjection(max_rounds=0), "max_rounds: expected at least 1, got 0"),
-        (lambda: ee.SampleProjection(tol="a"), "tol: expected a number, got 'a'"),
         (lambda: ee.SampleProjection(random_state="1"), "random_state: expected a whole number"),
         (lambda: ee.SampleProjection(kappa=3), "kappa: expected what makes one of dim"),
         (lambda: ee.RegionImportance(kappa_tilde=-3.0), "kappa_tilde: expected above 0, got -3.0"),
