@@ -123,6 +123,18 @@ def require_real(name: str, value: object, *, zero: bool = False) -> None:
         raise ValueError(f"{name}: expected {'at least' if zero else 'above'} 0, got {value}")
 
 
+def require_grid(grid: object) -> None:
+    """Refuse what is no height and width of a grid.
+
+    Raises:
+        ValueError: other than two whole numbers of at least 1.
+    """
+    sides = grid if isinstance(grid, tuple | list) else ()
+    whole = all(isinstance(side, numbers.Integral) and int(side) >= 1 for side in sides)
+    if len(sides) != 2 or not whole:
+        raise ValueError(f"grid: expected (H, W), two numbers of at least 1, got {grid!r}")
+
+
 RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "default": {},
     # As it is printed, with what it leaves open at the default.

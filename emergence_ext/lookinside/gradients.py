@@ -24,6 +24,7 @@ from emergence_ext.lookup import optional
 from emergence_ext.method import spearman, takes_numpy
 from emergence_ext.network import AsModules, RectifierMode, above, classify, preserved, randomise
 from emergence_ext.network import grad_cam as pooled_grad_cam
+from emergence_ext.settings import require_count, require_real
 
 
 def saliency(module: nn.Module, inputs: Tensor, target: Target, *, batch_size: int = 16) -> Tensor:
@@ -100,11 +101,8 @@ def smooth_grad(
         >>> lookinside.gradients.smooth_grad(net, torch.rand(2, 3, 8, 8), 1, n_samples=4).shape
         torch.Size([2, 3, 8, 8])
     """
-    if n_samples < 1 or not noise_level >= 0:
-        raise ValueError(
-            "n_samples, noise_level: expected at least 1 copy and a share of at least 0, got "
-            f"{n_samples} and {noise_level}"
-        )
+    require_count("n_samples", n_samples, 1)
+    require_real("noise_level", noise_level, zero=True)
     check_batch("perturbations_per_eval", perturbations_per_eval)
     method = _captum().Saliency(partial(classify, module))
 

@@ -16,7 +16,7 @@ from emergence_ext.lookup import device_named
 from emergence_ext.network.batches import stacked
 from emergence_ext.network.calling import classify, fitted
 from emergence_ext.network.preprocessing import require_preprocess
-from emergence_ext.settings import Precision
+from emergence_ext.settings import Precision, require_choice
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,10 @@ class ForwardPass:
     precision: Precision
     device: torch.device
 
+    def __post_init__(self) -> None:
+        require_preprocess(self.preprocess)
+        require_choice("precision", self.precision, Precision)
+
     def images(self, samples: Samples, batch: slice) -> Tensor:
         """Stack the images of a batch, `[B, 3, H, W]`.
 
@@ -84,7 +88,6 @@ class ForwardPass:
         """Bring images to the device and into the form that the network expects."""
         images = images.to(self.device)
         if self.preprocess is not None:
-            require_preprocess(self.preprocess)
             images = self.preprocess(images)
         images = fitted(self.module, images)
         # Convolutions on the CPU are quicker where the channels are innermost.

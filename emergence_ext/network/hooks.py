@@ -64,7 +64,7 @@ def find_layers(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]
     require_module(module)
     known = dict(module.named_modules(remove_duplicate=False))
     layers: dict[str, nn.Module] = {}
-    for name in names:
+    for name in [names] if isinstance(names, str) else names:
         if not isinstance(name, str):
             own = next((dotted for dotted, part in known.items() if part is name), None)
             raise TypeError(

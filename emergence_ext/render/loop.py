@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from emergence_ext.lookup import require_kind
-from emergence_ext.render.image import Pixels
+from emergence_ext.render.image import Pixels, check_images
 from emergence_ext.render.objectives import Objective
 from emergence_ext.render.ramps import Number, require_number, value
 from emergence_ext.render.seen import See, Seen, seeing
@@ -117,6 +117,12 @@ def render(
         smoothing=(smoothing, Sequence),
         keep=(keep, Iterable),
     )
+    for name, part in [
+        *(("views", view) for view in views), *(("smoothing", smooth) for smooth in smoothing),
+        ("mask", mask), ("until", until),
+    ]:  # fmt: skip
+        if part is not None and not callable(part):
+            raise TypeError(f"{name}: expected what can be called, see `transforms`, got {part!r}")
     pixels, wanted = Pixels(start), set(keep)
     for t in wanted:
         if not isinstance(t, Integral) or not 0 <= t <= steps:
@@ -185,12 +191,18 @@ def measure(
         progress: at which ramps are read.
         batch_size: images at a time.
 
+    Raises:
+        ValueError: what is no batch of images, or whatever `seeing` refuses.
+
     Examples:
         >>> from emergence_ext import render
         >>> grey, net = torch.full((1, 3, 4, 4), 0.5), torch.nn.Identity()
         >>> render.measure(net, grey, render.total_variation())
         tensor([0.])
     """
+    require_kind(objective=(objective, Objective))
+    check_images("images", images)
+    require_count("batch_size", batch_size, 1)
     layers, output = objective.layers, objective.output
     see: See
     with torch.no_grad(), seeing(module, layers, output=output, preprocess=preprocess) as see:
