@@ -281,8 +281,11 @@ class Settings:
         for one in fields(self):
             kind = _NUMBERS.get(str(one.type).removesuffix(" | None"))
             value = getattr(self, one.name)
-            if kind is not None and value is not None and not isinstance(value, kind):
-                raise TypeError(f"{one.name} must be a number ({one.type}), got {value!r}")
+            if kind is None or (value is None and str(one.type).endswith(" | None")):
+                continue
+            if not isinstance(value, kind):
+                expected = f"a number ({one.type})" if kind is not bool else "True or False"
+                raise TypeError(f"{one.name} must be {expected}, got {value!r}")
         for name, holds, expected in (
             ("dim", self.dim >= 2, "at least 2"),
             ("alpha", 0 <= self.alpha < math.inf, "at least 0"),
@@ -327,7 +330,11 @@ class Settings:
         }
 
 
-_NUMBERS: Final = {"int": numbers.Integral, "float": numbers.Real}
+_NUMBERS: Final[Mapping[str, type]] = {
+    "int": numbers.Integral,
+    "float": numbers.Real,
+    "bool": bool,
+}
 _POSITIVE: Final = (
     "kappa_p", "kappa_tilde", "sample_base", "region_base", "sample_rate", "importance_rate",
     "regional_rate",
