@@ -408,13 +408,23 @@ class AttackSettings:
     random_state: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.images, numbers.Integral):
+            object.__setattr__(self, "images", str(self.images))
+        require_count("steps", self.steps, 0)
+        require_count("random_state", self.random_state, 0)
+        for name, value in (("eps", self.eps), ("step", self.step), ("tau", self.tau)):
+            if value is not None and not isinstance(value, numbers.Real):
+                raise TypeError(f"{name}: expected a number, got {value!r}")
         for name, holds, expected in (
             ("eps", 0 < self.eps <= 1, "above 0 and at most 1, the range of a pixel"),
             ("step", self.step is None or 0 < self.step <= 1, "above 0 and at most 1"),
             ("steps", self.steps >= 1, "at least 1"),
+            ("tau", self.tau is None or 0 < self.tau < 1, "between 0 and 1"),
         ):
             if not holds:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+        if not isinstance(self.images, str):
+            raise TypeError(f"images: expected {words(Attacked)}, or a number, got {self.images!r}")
         number = self.images.isascii() and self.images.isdigit() and int(self.images) > 0
         if not number and self.images not in get_args(Attacked):
             raise ValueError(

@@ -13,6 +13,7 @@ from emergence_ext.network.calling import (
     input_channels,
     logits,
     preserved,
+    require_module,
     select_output,
 )
 from emergence_ext.network.checkpoints import (
@@ -122,6 +123,7 @@ __all__ = [
     "region_boxes",
     "region_cells",
     "regions",
+    "require_module",
     "require_preprocess",
     "restore_state",
     "save_checkpoint",

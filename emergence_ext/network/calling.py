@@ -209,6 +209,13 @@ def require_module(module: Any, argument: str = "module") -> None:
 
     Raises:
         TypeError: no module, but its class, for example.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.require_module(torch.nn.Linear)
+        Traceback (most recent call last):
+        ...
+        TypeError: module: Linear is a class; give a network of it, as Linear()
     """
     if isinstance(module, type) and issubclass(module, nn.Module):
         name = module.__name__

@@ -335,7 +335,7 @@ class FinishedRun:
         e, fits = self.emergence, self.inside.fits
         checkpoint = place_of("checkpoint", checkpoint, e.labels)
         state = fits.state(e.labels[checkpoint])
-        last = checkpoint == len(e.labels) - 1
+        last = checkpoint in (-1, len(e.labels) - 1)
         regional = {layer: RegionalProjection.load(state.regional(layer)) for layer in e.layers}
         for layer, scale in zip(e.layers, e.scale[checkpoint].tolist(), strict=True):
             regional[layer].scale_ = scale

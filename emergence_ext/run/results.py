@@ -176,7 +176,7 @@ class Emergence(Saved):
             y = self.y if images is None else self.y[images]
             h = self.regions(checkpoint, layer, images)
             return knowledge_points(h, self.frame, y, self.tau)
-        if checkpoint == len(self.labels) - 1:
+        if checkpoint in (-1, len(self.labels) - 1):
             points = self._last_points[layer]
         else:
             points = knowledge_points(self.h[checkpoint, layer], self.frame, self.y, self.tau)
@@ -296,7 +296,7 @@ class Emergence(Saved):
 
 
 def place_of(argument: str, given: int, names: Sequence[str]) -> int:
-    """The place of a checkpoint or a layer, from 0 on; below 0 they are counted from the last.
+    """The place of a checkpoint or a layer; below 0 they are counted from the last.
 
     Raises:
         TypeError: no whole number, such as a name.
@@ -308,4 +308,4 @@ def place_of(argument: str, given: int, names: Sequence[str]) -> int:
         raise TypeError(f"{argument}: expected its place in {list(names)}, got {given!r}{place}")
     if not -len(names) <= given < len(names):
         raise IndexError(f"{argument}: expected -{len(names)} to {len(names) - 1}, got {given}")
-    return int(given) % len(names)
+    return int(given)
