@@ -78,8 +78,7 @@ def category_style(index: int) -> CategoryStyle:
     """Return colour and mark of category `index`; the pairs repeat only after 120 categories.
 
     Examples:
-        >>> from emergence_ext.settings import require_count
-    from emergence_ext import figures
+        >>> from emergence_ext import figures
         >>> figures.category_style(0) == figures.category_style(120)
         True
         >>> figures.category_style(0) == figures.category_style(1)

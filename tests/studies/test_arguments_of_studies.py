@@ -65,6 +65,8 @@ def _pgd(**changes: Any) -> list[Any]:
             "run: expected FinishedRun, got str",
         ),
         (lambda: studies.attack.attack(NETWORK, None, None), "subject: expected Subject, got Seq"),
+        (lambda: studies.ablation.Choices(centring="all"), "centring must be one of none, for w"),
+        (lambda: studies.ablation.Choices(similarity="z"), "similarity must be one of logits, cen"),
         (lambda: studies.compare.align(None, None), "a: expected Frame, got NoneType"),
         (lambda: studies.compare.differences(None), "c: expected Comparison, got NoneType"),
         (lambda: studies.foreground.find_objects(None, boxes={}), "e: expected Emergence"),
