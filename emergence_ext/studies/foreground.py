@@ -64,11 +64,11 @@ def find_objects(
         >>> ee.studies.foreground.find_objects(e, boxes=Path("one.csv")).inside.sum()
         tensor(16)
     """
-    require_kind(e=(e, Emergence))
     if (boxes is None) == (masks is None):
         raise ValueError("foreground: give either --boxes FILE or --masks DIR")
-    if boxes is not None:
-        by_name = boxes if isinstance(boxes, Mapping) else read_boxes(boxes)
+    by_name = read_boxes(boxes) if isinstance(boxes, Path | str) else boxes
+    require_kind(e=(e, Emergence))
+    if by_name is not None:
         known = set(e.names)
         by_name = {name: by_name[name] for name in by_name if name in known}
         names, inside = list(by_name), boxes_on_grid(list(by_name.values()), e.grid)
