@@ -153,6 +153,20 @@ def load_callable(spec: str, argument: str) -> Callable[..., Any]:
     return loaded
 
 
+def parsed_device(name: Any) -> torch.device:
+    """Read the name of a device, which need not be here.
+
+    Raises:
+        ValueError: torch knows none of that name.
+    """
+    import torch
+
+    try:
+        return torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device: expected cpu, cuda or cuda:1, got {name!r}") from None
+
+
 def device_named(name: Any) -> torch.device:
     """Find a device, and see that it computes.
 
@@ -161,10 +175,7 @@ def device_named(name: Any) -> torch.device:
     """
     import torch
 
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device: expected cpu, cuda or cuda:1, got {name!r}") from None
+    device = parsed_device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: there is no CUDA device here; take cpu")
     try:

@@ -110,6 +110,31 @@ def require_count(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
+def require_real(name: str, value: object, *, zero: bool = False) -> None:
+    """Refuse what is no finite number above 0, or from 0 on where `zero` says so.
+
+    Raises:
+        ValueError: it is less, or not finite.
+        TypeError: it is no number.
+    """
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{name}: expected {'at least' if zero else 'above'} 0, got {value}")
+
+
+def require_grid(grid: object) -> None:
+    """Refuse what is no height and width of a grid.
+
+    Raises:
+        ValueError: other than two whole numbers of at least 1.
+    """
+    sides = grid if isinstance(grid, tuple | list) else ()
+    whole = all(isinstance(side, numbers.Integral) and int(side) >= 1 for side in sides)
+    if len(sides) != 2 or not whole:
+        raise ValueError(f"grid: expected (H, W), two numbers of at least 1, got {grid!r}")
+
+
 RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "default": {},
     # As it is printed, with what it leaves open at the default.
@@ -256,8 +281,11 @@ class Settings:
         for one in fields(self):
             kind = _NUMBERS.get(str(one.type).removesuffix(" | None"))
             value = getattr(self, one.name)
-            if kind is not None and value is not None and not isinstance(value, kind):
-                raise TypeError(f"{one.name} must be a number ({one.type}), got {value!r}")
+            if kind is None or (value is None and str(one.type).endswith(" | None")):
+                continue
+            if not isinstance(value, kind):
+                expected = f"a number ({one.type})" if kind is not bool else "True or False"
+                raise TypeError(f"{one.name} must be {expected}, got {value!r}")
         for name, holds, expected in (
             ("dim", self.dim >= 2, "at least 2"),
             ("alpha", 0 <= self.alpha < math.inf, "at least 0"),
@@ -302,7 +330,11 @@ class Settings:
         }
 
 
-_NUMBERS: Final = {"int": numbers.Integral, "float": numbers.Real}
+_NUMBERS: Final[Mapping[str, type]] = {
+    "int": numbers.Integral,
+    "float": numbers.Real,
+    "bool": bool,
+}
 _POSITIVE: Final = (
     "kappa_p", "kappa_tilde", "sample_base", "region_base", "sample_rate", "importance_rate",
     "regional_rate",
@@ -376,13 +408,23 @@ class AttackSettings:
     random_state: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.images, numbers.Integral):
+            object.__setattr__(self, "images", str(self.images))
+        require_count("steps", self.steps, 0)
+        require_count("random_state", self.random_state, 0)
+        for name, value in (("eps", self.eps), ("step", self.step), ("tau", self.tau)):
+            if value is not None and not isinstance(value, numbers.Real):
+                raise TypeError(f"{name}: expected a number, got {value!r}")
         for name, holds, expected in (
             ("eps", 0 < self.eps <= 1, "above 0 and at most 1, the range of a pixel"),
             ("step", self.step is None or 0 < self.step <= 1, "above 0 and at most 1"),
             ("steps", self.steps >= 1, "at least 1"),
+            ("tau", self.tau is None or 0 < self.tau < 1, "between 0 and 1"),
         ):
             if not holds:
                 raise ValueError(f"{name} must be {expected}, got {getattr(self, name)}")
+        if not isinstance(self.images, str):
+            raise TypeError(f"images: expected {words(Attacked)}, or a number, got {self.images!r}")
         number = self.images.isascii() and self.images.isdigit() and int(self.images) > 0
         if not number and self.images not in get_args(Attacked):
             raise ValueError(

@@ -54,7 +54,7 @@ def boxes_on_grid(boxes: Sequence[Sequence[Box]], grid: tuple[int, int]) -> Tens
     return inside.flatten(1)
 
 
-def mask_on_grid(path: Path, grid: tuple[int, int]) -> Tensor:
+def mask_on_grid(path: Path | str, grid: tuple[int, int]) -> Tensor:
     """Say which regions of a grid have their centre on the foreground of a mask.
 
     Args:
@@ -78,6 +78,7 @@ def mask_on_grid(path: Path, grid: tuple[int, int]) -> Tensor:
         >>> data.mask_on_grid(Path("mask.png"), (2, 2))
         tensor([ True, False,  True, False])
     """
+    path = path_named(path, "masks")
     require_file(path, "masks")
     try:
         values = patiently(lambda: _values(path), path)
@@ -101,7 +102,7 @@ def _values(path: Path) -> np.ndarray:
         )
 
 
-def find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+def find_masks(folder: Path | str, names: Sequence[str]) -> dict[str, Path]:
     """Find the masks of images: lossless images of the same name in a folder, whatever the suffix.
 
     Others and hidden ones are passed over, and counted in the log.
@@ -133,7 +134,7 @@ def find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     return {name: there[stem] for name, stem in stems.items() if stem in there}
 
 
-def read_boxes(path: Path) -> Mapping[str, list[Box]]:
+def read_boxes(path: Path | str) -> Mapping[str, list[Box]]:
     r"""Read boxes from a CSV file with the columns name, left, top, right and bottom.
 
     Args:

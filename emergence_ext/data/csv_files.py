@@ -29,7 +29,7 @@ class CsvFile:
     rows: Sequence[tuple[str, dict[str, str]]]
 
 
-def read_csv(path: Path, argument: str) -> CsvFile:
+def read_csv(path: Path | str, argument: str) -> CsvFile:
     r"""Read a CSV file whose first line names its columns, in UTF-8, with or without a BOM.
 
     The apostrophe that tables of this package have before a name such as `=1` is taken off.

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from emergence_ext.data.iterables import Kept, read_all
 from emergence_ext.data.pixels import unit
 from emergence_ext.data.samples import MAX_MEMORY, Samples
 from emergence_ext.lookup import UserCodeError, user_code
+from emergence_ext.settings import require_count
 
 __all__ = ["MapStyle", "as_samples"]
 
@@ -103,8 +105,12 @@ def as_samples(
         >>> len(samples), samples.categories, samples.names
         (2, ['dark', 'bright'], ['0', '1'])
     """
-    if workers < 0:
-        raise ValueError(f"workers: expected at least 0, got {workers}")
+    require_count("workers", workers, 0)
+    if isinstance(dataset, str | Path):
+        raise TypeError(
+            f"dataset: expected images with labels, got the path {str(dataset)!r}; "
+            "data.ImageFolder reads a folder, data.TarFiles tar files"
+        )
     if isinstance(dataset, Samples) and categories is None and names is None:
         return dataset
     if _is_iterable(dataset):

@@ -90,7 +90,7 @@ def image_set(root: Path | str, *, size: int, crop: CropRule = "center") -> Imag
         >>> images[0][0].shape, images.categories
         (torch.Size([3, 16, 16]), ['photos'])
     """
-    folder = Path(root)
+    folder = path_named(root, "root")
     if not folder.is_dir():
         raise ValueError(f"images: no folder {folder}")
     found = find_images([folder], folder)

@@ -14,6 +14,7 @@ from typing import Final
 
 from emergence_ext.data.decode import EXTENSIONS
 from emergence_ext.data.scan import is_result, listed, subfolders
+from emergence_ext.lookup import path_named
 
 __all__ = ["categories_of", "held_out", "in_order", "splits"]
 
@@ -58,7 +59,7 @@ def splits(root: Path | str) -> dict[str, str]:
         >>> data.splits("photos")  # photos/train, photos/val; none here: its folders are categories
         {}
     """
-    return _layout(Path(root)).splits
+    return _layout(path_named(root, "root")).splits
 
 
 def held_out(root: Path | str) -> str | None:

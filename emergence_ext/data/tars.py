@@ -29,6 +29,7 @@ from emergence_ext.data.reading import is_trouble, patiently, require_file
 from emergence_ext.data.samples import MAX_MEMORY, ImageFiles
 from emergence_ext.data.scan import HIDDEN, UNREAD, listed, subfolders
 from emergence_ext.data.skipped import in_words
+from emergence_ext.lookup import path_named
 
 __all__ = ["TarFiles", "tar_paths"]
 
@@ -97,7 +98,10 @@ class TarFiles(ImageFiles):
         max_memory: int = MAX_MEMORY,
         listed: bool = False,
     ) -> None:
-        paths = tar_paths(data) if isinstance(data, Path | str) else [Path(path) for path in data]
+        given = data if isinstance(data, list | tuple) else [data]
+        paths = [path_named(path, "data") for path in given]
+        if isinstance(data, Path | str):
+            paths = tar_paths(data)
         if not paths:
             raise ValueError(f"data: {data} names no tar file")
         for path in paths:

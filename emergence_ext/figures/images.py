@@ -24,6 +24,7 @@ from emergence_ext.figures.style import (
     styled,
 )
 from emergence_ext.figures.tiles import ImageGrid, color_key, name_category, write_above
+from emergence_ext.settings import require_grid
 
 _GAP = 0.05  # inches between an image and its map
 _EDGE = 0.05  # inches kept free at the edges of the page
@@ -280,6 +281,7 @@ def region_maps(values: Array, grid: tuple[int, int], sizes: Sizes) -> Array:
     Raises:
         ValueError: `H * W` other than R.
     """
+    require_grid(grid)
     height, width = grid
     if height * width != values.shape[1]:
         raise ValueError(

@@ -63,6 +63,8 @@ class Band(NamedTuple):
         """
 
         def ends(x: _Intervals, end: str) -> Any:
+            if isinstance(x, str):
+                raise TypeError(f"intervals: expected value, low and high, or None, got {x!r}")
             if isinstance(x, Sequence):
                 return [ends(y, end) for y in x]
             return np.nan if x is None else getattr(x, end)

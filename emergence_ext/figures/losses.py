@@ -23,6 +23,7 @@ from emergence_ext.figures.style import (
     ordered_colors,
     styled,
 )
+from emergence_ext.lookup import require_kind
 
 _COLUMNS = 5  # panels in a row
 _LOG_RATIO = 20.0  # a panel whose losses span more than this factor gets a logarithmic axis
@@ -44,6 +45,7 @@ def losses(curves: Mapping[str, Sequence[float]]) -> Figure:
         >>> figures.losses({"samples/0": [2.0, 1.0], "importance/conv1/0": [100.0, 1.0, 0.1]})
         <ShownFigure size ... with 2 Axes>
     """
+    require_kind(curves=(curves, Mapping))
     if not curves:
         raise ValueError("losses: no curve was given")
     panels: dict[tuple[str, str], dict[str, Array]] = {}

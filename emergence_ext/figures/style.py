@@ -26,6 +26,8 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
+from emergence_ext.settings import require_count
+
 COLUMN = 3.4  # inches, one column of a two-column page
 PAGE = 7.0  # inches, the full width
 INK, MUTED, FAINT, PAPER = "#1d2330", "#5d6675", "#d9dde4", "#ffffff"
@@ -82,6 +84,7 @@ def category_style(index: int) -> CategoryStyle:
         >>> figures.category_style(0) == figures.category_style(1)
         False
     """
+    require_count("index", index, 0)
     column, turn = index % len(_COLORS), index // len(_COLORS)
     color = _COLORS[column]
     red, green, blue = (0.6 * x for x in to_rgb(color))

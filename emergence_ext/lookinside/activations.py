@@ -122,6 +122,7 @@ def sparsity(
         >>> found.zeros.shape
         torch.Size([4])
     """
+    layers = [layers] if isinstance(layers, str) else layers
     counts: dict[str, _Count] = {}
 
     def count(start: int, maps: Mapping[str, Tensor]) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from emergence_ext.data import read_csv
-from emergence_ext.lookup import nearest, optional
-from emergence_ext.method import Interval, proportion
+from emergence_ext.lookup import nearest, optional, require_kind
+from emergence_ext.method import Interval, proportion, takes_numpy
 
 NETWORK: Final = "network"
 PEOPLE: Final = "all people"
@@ -184,6 +184,9 @@ def agreement(labels: Labels, p: Tensor, y: Tensor) -> Agreement:
         >>> found.cohen[0]
         tensor([nan, 1., 1.], dtype=torch.float64)
     """
+    require_kind(labels=(labels, Labels))
+    if p.ndim != 2:
+        raise ValueError(f"p must be [M, C], got {list(p.shape)}")
     M, C = p.shape
     if len(labels.said) != M or y.shape != (M,):
         raise ValueError(
@@ -214,8 +217,12 @@ def agreement(labels: Labels, p: Tensor, y: Tensor) -> Agreement:
     )
 
 
+@takes_numpy
 def counts(said: Tensor, C: int) -> Tensor:
     """How many raters said each category, `[M, C]` of `[M, A]`, where -1 counts for nothing.
+
+    Raises:
+        ValueError: another shape, or a category outside of `[0, C)`.
 
     Examples:
         >>> from emergence_ext import lookinside
@@ -223,9 +230,14 @@ def counts(said: Tensor, C: int) -> Tensor:
         tensor([[1, 2, 0],
                 [0, 0, 2]])
     """
+    if said.ndim != 2 or bool(((said < -1) | (said >= C)).any()):
+        raise ValueError(
+            f"said: expected categories [M, A] in 0..{C - 1}, or -1 for none, got {said!r:.80}"
+        )
     return torch.stack([(said == c).sum(1) for c in range(C)], dim=1)
 
 
+@takes_numpy
 def fleiss_kappa(votes: Tensor) -> float:
     """Agreement of raters beyond chance (Fleiss, Psychological Bulletin 76, 1971).
 
@@ -240,11 +252,16 @@ def fleiss_kappa(votes: Tensor) -> float:
     Returns:
         NaN where it is undefined: no image with two labels, or only one category.
 
+    Raises:
+        ValueError: another shape.
+
     Examples:
         >>> from emergence_ext import lookinside
         >>> lookinside.annotators.fleiss_kappa(torch.tensor([[3.0, 0.0], [0.0, 3.0]]))
         1.0
     """
+    if votes.ndim != 2:
+        raise ValueError(f"votes: expected [M, C], got {list(votes.shape)}")
     votes = votes[votes.sum(1) > 1].double()
     if not len(votes):
         return float("nan")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from emergence_ext.data import Box, read_csv
-from emergence_ext.method import Interval, proportion
+from emergence_ext.lookup import require_kind
+from emergence_ext.method import Interval, proportion, takes_numpy
+from emergence_ext.settings import require_count
 
 GROUPS: Final = 12
 """Values of a column of words that are shown, the most frequent ones."""
@@ -46,6 +49,7 @@ class Group:
     accuracy: Interval
 
 
+@takes_numpy
 def image_attributes(images: Tensor) -> dict[str, Tensor]:
     """Measure brightness, contrast and sharpness of images.
 
@@ -106,6 +110,7 @@ def object_attributes(
         >>> sorted(lookinside.attributes.object_attributes(boxes, ["a.png"]))
         ['object: left to right', 'object: off centre', 'object: size', 'object: top to bottom']
     """
+    require_kind(boxes=(boxes, Mapping))
     if not any(boxes.get(name) for name in names):
         raise ValueError(
             f"boxes: none of the {len(names)} images has one; names are as {names[0]!r}"
@@ -215,12 +220,16 @@ def accuracy_by(attribute: Tensor | Sequence[str], right: Tensor, bins: int = 5)
         >>> [(group.name, group.accuracy.value) for group in groups]
         [('day', 1.0), ('night', 0.5)]
     """
+    right = torch.as_tensor(right)
+    if not isinstance(attribute, Tensor) and all(isinstance(x, Real) for x in attribute):
+        attribute = torch.tensor(attribute)
+    if right.dtype != torch.bool:
+        raise TypeError(f"right: expected bool [n], got {right.dtype}")
     if len(attribute) != len(right) or right.ndim != 1:
         raise ValueError(
             f"attribute and right must be [n] both, got {len(attribute)} and {list(right.shape)}"
         )
-    if bins < 1:
-        raise ValueError(f"bins: expected at least 1, got {bins}")
+    require_count("bins", bins, 1)
     if not _known(attribute):
         raise ValueError("attribute: no image has it")
     if not isinstance(attribute, Tensor):

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from emergence_ext.data import MapStyle, as_samples
 from emergence_ext.lookinside.stream import stream
 from emergence_ext.lookup import optional
+from emergence_ext.method import takes_numpy
 from emergence_ext.network import ForwardPass, Precision, find_head, flat_features, moved_to
+from emergence_ext.settings import require_count, require_grid, require_real
 
 MOST = 4000
 """Images for which the assignment to a grid is still a matter of a minute."""
@@ -92,6 +94,7 @@ def codes(
     return torch.cat(parts)
 
 
+@takes_numpy
 def embed(
     f: Tensor, *, perplexity: float = 30.0, components: int = 50, random_state: int = 0
 ) -> Embedding:
@@ -107,7 +110,8 @@ def embed(
         random_state: seed.
 
     Raises:
-        ValueError: fewer than four codes, or values that are not finite or all the same.
+        ValueError: fewer than four codes, values that are not finite or all the same, or numbers
+            out of their range.
         ImportError: scikit-learn is absent.
 
     Examples:
@@ -119,6 +123,8 @@ def embed(
     TSNE = optional("sklearn.manifold", "t-SNE").TSNE
     if f.ndim != 2 or len(f) < 4:
         raise ValueError(f"f: expected codes [N, E] of at least 4 images, got {list(f.shape)}")
+    require_real("perplexity", perplexity)
+    require_count("components", components, 2)
     x: Any = f.detach().cpu().double()
     if not x.isfinite().all() or not (x - x[0]).any():
         raise ValueError("f: expected finite codes that are not all the same")
@@ -149,8 +155,7 @@ def rectangle(count: int) -> tuple[int, int]:
         >>> lookinside.codes.rectangle(12)
         (3, 4)
     """
-    if count < 1:
-        raise ValueError(f"count: expected at least 1 image, got {count}")
+    require_count("count", count, 1)
     grids = [
         (rows, columns)
         for rows in range(max(1, math.isqrt(count // 2)), math.isqrt(count) + 1)
@@ -159,6 +164,7 @@ def rectangle(count: int) -> tuple[int, int]:
     return max(grids, key=lambda grid: (grid[0] * grid[1], grid[0]))
 
 
+@takes_numpy
 def lay_out(points: Tensor, grid: tuple[int, int]) -> Tensor:
     """Give every point a cell of a grid of its own, so that the squared ways sum to the least.
 
@@ -180,9 +186,12 @@ def lay_out(points: Tensor, grid: tuple[int, int]) -> Tensor:
         tensor([[2, 3],
                 [0, 1]])
     """
+    require_grid(grid)
     H, W = grid
     if points.ndim != 2 or points.shape[1] != 2 or len(points) != H * W:
-        raise ValueError(f"points: expected [{H * W}, 2] for {H} x {W} cells, got {points.shape}")
+        raise ValueError(
+            f"points: expected [{H * W}, 2] for {H} x {W} cells, got {list(points.shape)}"
+        )
     if not points.isfinite().all():
         raise ValueError("points: expected finite coordinates")
     low, high = points.double().amin(dim=0), points.double().amax(dim=0)

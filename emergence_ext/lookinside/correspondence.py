@@ -13,6 +13,8 @@ from torch.nn.functional import normalize
 
 from emergence_ext import ops
 from emergence_ext.data import read_csv
+from emergence_ext.method import takes_numpy
+from emergence_ext.settings import require_grid
 
 COLUMNS: Final = ("name", "keypoint", "x", "y")
 ALPHA: Final = 0.1
@@ -53,6 +55,7 @@ class Transfer:
     possible: Tensor
 
 
+@takes_numpy
 def correspond(a: Tensor, b: Tensor) -> Matches:
     """Find for every region of image A the region of image B whose feature points the same way.
 
@@ -115,6 +118,7 @@ def transfer(
         >>> lookinside.correspondence.transfer(matches, places, places, (2, 2)).near
         tensor([True])
     """
+    require_grid(grid)
     H, W = grid
     if len(matches.region) != H * W:
         raise ValueError(f"grid: {H} x {W} holds {H * W} regions, got {len(matches.region)}")
@@ -144,6 +148,7 @@ def region_centres(grid: tuple[int, int]) -> Tensor:
         tensor([[0.2500, 0.5000],
                 [0.7500, 0.5000]])
     """
+    require_grid(grid)
     H, W = grid
     y, x = torch.meshgrid((torch.arange(H) + 0.5) / H, (torch.arange(W) + 0.5) / W, indexing="ij")
     return torch.stack([x, y], dim=2).flatten(0, 1)

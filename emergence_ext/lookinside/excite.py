@@ -13,6 +13,7 @@ from emergence_ext.data import MapStyle
 from emergence_ext.lookinside.stream import stream
 from emergence_ext.lookup import require_kind
 from emergence_ext.network import Precision
+from emergence_ext.settings import require_count
 
 _PRODUCTS: Final = 2**24
 """Values of directions at regions that are in memory at a time."""
@@ -82,13 +83,15 @@ def excite(
     """
     require_kind(directions=(directions, Mapping))
     for layer, given in directions.items():
+        require_kind(directions=(given, Tensor))
         if given.ndim != 2 or not len(given) or not given.isfinite().all():
             raise ValueError(
                 f"directions: expected [D, K], finite, at least one, for layer {layer!r}, got "
                 f"{list(given.shape)}"
             )
-    if k < 1:
-        raise ValueError(f"k: expected at least 1 image, got {k}")
+    require_count("k", k, 1)
+    if position is not None and not (isinstance(position, tuple | list) and len(position) == 2):
+        raise ValueError(f"position: expected (row, column), got {position!r}")
     best = {layer: _Best(len(given), k) for layer, given in directions.items()}
 
     def keep(start: int, parts: Mapping[str, Tensor]) -> None:
@@ -127,6 +130,7 @@ def random_directions(D: int, K: int, random_state: int = 0) -> Tensor:
         >>> lookinside.excite.random_directions(2, 8).norm(dim=1)
         tensor([1., 1.])
     """
+    require_count("D", D, 0)
     if not 1 <= D <= K:
         raise ValueError(f"D: expected 1..{K} directions in {K} dimensions, got {D}")
     generator = torch.Generator().manual_seed(random_state)

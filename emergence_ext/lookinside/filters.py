@@ -8,6 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from emergence_ext.method import takes_numpy
 from emergence_ext.network import find_layers, trace
 
 DRAWS: Final = 9999
@@ -84,6 +85,7 @@ def filters(module: nn.Module, images: Tensor, layer: str | None = None) -> Filt
     return Filters(name, weight, name == convolutions[0])
 
 
+@takes_numpy
 def smoothness(weight: Tensor, random_state: int = 0) -> Smoothness:
     """Score how smooth filters are: filters of a well-trained first layer are, noisy ones are not.
 

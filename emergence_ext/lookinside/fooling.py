@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from emergence_ext.lookinside.targets import Target, target_columns
 from emergence_ext.network import logits
 from emergence_ext.render import Seen, check_images, log_probability, render, seeing
+from emergence_ext.settings import require_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,10 +105,9 @@ def fool(
         >>> (found.before.argmax() == target).item(), (found.after.argmax() == target).item()
         (False, True)
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: expected a probability in (0, 1), got {confidence}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
+        raise ValueError(f"confidence: expected a probability in (0, 1), got {confidence!r}")
+    require_count("batch_size", batch_size, 1)
     check_images("start", start, within=True)
     before = _probabilities(module, start, preprocess, batch_size)
     if before.shape[1] < 2:

@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from emergence_ext.lookinside.targets import Target, check_batch, nothing_of, target_columns
 from emergence_ext.lookup import optional
-from emergence_ext.method import spearman
+from emergence_ext.method import spearman, takes_numpy
 from emergence_ext.network import AsModules, RectifierMode, above, classify, preserved, randomise
 from emergence_ext.network import grad_cam as pooled_grad_cam
+from emergence_ext.settings import require_count, require_real
 
 
 def saliency(module: nn.Module, inputs: Tensor, target: Target, *, batch_size: int = 16) -> Tensor:
@@ -100,11 +101,8 @@ def smooth_grad(
         >>> lookinside.gradients.smooth_grad(net, torch.rand(2, 3, 8, 8), 1, n_samples=4).shape
         torch.Size([2, 3, 8, 8])
     """
-    if n_samples < 1 or not noise_level >= 0:
-        raise ValueError(
-            "n_samples, noise_level: expected at least 1 copy and a share of at least 0, got "
-            f"{n_samples} and {noise_level}"
-        )
+    require_count("n_samples", n_samples, 1)
+    require_real("noise_level", noise_level, zero=True)
     check_batch("perturbations_per_eval", perturbations_per_eval)
     method = _captum().Saliency(partial(classify, module))
 
@@ -231,14 +229,23 @@ def grad_cam(
     return heat
 
 
+@takes_numpy
 def magnitude(attributions: Tensor) -> Tensor:
     """Largest absolute value over the channels, `[n, H', W']` of `[n, channels, H', W']`.
+
+    Raises:
+        ValueError: another number of axes.
 
     Examples:
         >>> from emergence_ext import lookinside
         >>> lookinside.gradients.magnitude(torch.tensor([[[[3.0]], [[-4.0]], [[0.0]]]]))
         tensor([[[4.]]])
     """
+    if attributions.ndim != 4 or not attributions.shape[1]:
+        raise ValueError(
+            f"attributions: expected [n, channels, H', W'], got {list(attributions.shape)}; "
+            "map[None] makes a batch of a single one"
+        )
     return attributions.abs().amax(dim=1)
 
 
@@ -259,8 +266,12 @@ def randomised(module: nn.Module, random_state: int = 0) -> nn.Module:
     return module
 
 
+@takes_numpy
 def map_similarity(maps: Tensor, others: Tensor) -> Tensor:
     """Spearman correlation of two maps `[n, H, W]` within each image, `[n]` (Adebayo et al.).
+
+    Raises:
+        ValueError: shapes that differ, or that are no maps.
 
     Examples:
         >>> from emergence_ext import lookinside
@@ -268,6 +279,11 @@ def map_similarity(maps: Tensor, others: Tensor) -> Tensor:
         >>> lookinside.gradients.map_similarity(maps, 2 * maps)
         tensor([1.])
     """
+    if maps.ndim != 3 or maps.shape != others.shape:
+        raise ValueError(
+            f"maps, others: expected [n, H, W] each, got {list(maps.shape)} and "
+            f"{list(others.shape)}"
+        )
     return spearman(maps.flatten(1), others.flatten(1))
 
 

@@ -19,6 +19,7 @@ from emergence_ext.render import (
     render,
     total_variation,
 )
+from emergence_ext.settings import require_count, require_real
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,8 @@ def invert(
         random_state: seed of the noise.
 
     Raises:
-        ValueError: an unknown layer, one whose code is zero for an image, or images that are none.
+        ValueError: an unknown layer, one whose code is zero for an image, images that are none, or
+            a number out of its range.
 
     Examples:
         >>> from emergence_ext import lookinside
@@ -82,6 +84,9 @@ def invert(
         torch.Size([1, 3, 8, 8])
     """
     check_images("images", images, within=True)
+    require_count("batch_size", batch_size, 1)
+    require_real("norm_weight", norm_weight, zero=True)
+    require_real("variation_weight", variation_weight, zero=True)
     targets = maps_of(module, [layer], images, preprocess=preprocess, batch_size=batch_size)[layer]
     n, channels, height, width = images.shape
     starts = noise(n, channels, (height, width), random_state=random_state).to(images)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from emergence_ext.lookinside.targets import Target, check_batch, nothing_of, target_columns
 from emergence_ext.network import above, classify, preserved, region_cells
+from emergence_ext.settings import require_count, require_grid
 
 Size = int | tuple[int, int]
 
@@ -64,6 +66,7 @@ def window_and_stride(size: int) -> tuple[int, int]:
         >>> lookinside.occlusion.window_and_stride(224)
         (28, 14)
     """
+    require_count("size", size, 1)
     window = max(1, round(size / 8))
     return window, max(1, window // 2)
 
@@ -113,7 +116,7 @@ def occlusion(
     try:
         fill = torch.as_tensor(baselines, dtype=inputs.dtype, device=inputs.device)
         fill = fill.expand_as(inputs)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ValueError(
             f"baselines: expected a number or a tensor that broadcasts to {list(inputs.shape)}"
         ) from None
@@ -174,6 +177,8 @@ def region_occlusion(
     """
     columns = target_columns(module, inputs, target)
     check_batch("perturbations_per_eval", perturbations_per_eval)
+    if grid is not None:
+        require_grid(grid)
     logits, whole = [], []
     for i in tqdm(range(len(inputs)), desc="regions", unit="image", disable=None, leave=False):
         with above(module, layer, inputs[i : i + 1]) as part, torch.no_grad():
@@ -218,8 +223,8 @@ def _windows(size: torch.Size, shape: Size, strides: Size | None) -> Tensor:
 
 
 def _pair(name: str, size: Size) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2:
+    pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(pair) != 2 or not all(isinstance(side, Integral) for side in pair):
         raise ValueError(f"{name}: expected pixels or (height, width), got {size}")
     return pair
 

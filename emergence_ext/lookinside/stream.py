@@ -66,7 +66,8 @@ def stream(
         ... )
         0 torch.Size([12, 4, 14, 14])
     """
-    layers, inputs, samples = list(layers), list(inputs), as_samples(dataset)
+    layers = [layers] if isinstance(layers, str) else list(layers)
+    inputs, samples = list(inputs), as_samples(dataset)
     with (
         recorder(module, layers, inputs=inputs, keep=_copied) as record,
         moved_to(module, device) as target,

@@ -18,6 +18,7 @@ from emergence_ext.network import (
     preserved,
     read_ahead,
 )
+from emergence_ext.settings import require_count
 
 Target = int | Sequence[int] | Tensor
 """A column of the output for all inputs, or one for each."""
@@ -53,7 +54,10 @@ def target_columns(module: nn.Module, inputs: Tensor, target: Target) -> Tensor:
         )
     with preserved(module), torch.no_grad():
         z = classify(module, inputs[:1].clone())
-    columns = torch.as_tensor(target, device=inputs.device)
+    try:
+        columns = torch.as_tensor(target, device=inputs.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"target: expected a column of the output, got {target!r:.80}") from None
     if columns.is_floating_point() or columns.dtype == torch.bool:
         raise TypeError(f"target: expected integers, got {columns.dtype}")
     if columns.ndim > 1 or (columns.ndim == 1 and len(columns) not in (1, len(inputs))):
@@ -83,8 +87,7 @@ def check_batch(argument: str, size: int) -> None:
         ...
         ValueError: batch_size: ...
     """
-    if size < 1:
-        raise ValueError(f"{argument}: expected at least 1, got {size}")
+    require_count(argument, size, 1)
 
 
 def dataset_logits(

@@ -27,6 +27,7 @@ from emergence_ext.method.knowledge import (
     usual_tau,
 )
 from emergence_ext.method.learning import Learning, learning
+from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.method.regional import RegionalProjection, normalise_strengths
 from emergence_ext.method.sample import SampleProjection
 from emergence_ext.method.similarity import (
@@ -80,5 +81,6 @@ __all__ = [
     "spearman",
     "stratified_folds",
     "student_interval",
+    "takes_numpy",
     "usual_tau",
 ]

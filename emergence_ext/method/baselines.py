@@ -13,6 +13,7 @@ from torch import Tensor
 from emergence_ext.lookup import optional
 from emergence_ext.method.numpy_arrays import takes_numpy
 from emergence_ext.settings import Settings, require_count
+from emergence_ext.store import NotFittedError
 
 MANIFOLDS: Final = ("t-SNE", "LLE", "Isomap")
 
@@ -67,7 +68,14 @@ class PCA:
 
     @takes_numpy
     def transform(self, f: Tensor) -> Tensor:
-        """Project sample features `[N, E]` to `[N, dim]`, centred."""
+        """Project sample features `[N, E]` to `[N, dim]`, centred.
+
+        Raises:
+            ValueError: another shape, or nothing was fitted yet.
+        """
+        _require_fitted(self, "components_")
+        if f.ndim != 2 or f.shape[1] != len(self.mean_):
+            raise ValueError(f"f must be [N, E = {len(self.mean_)}], got {tuple(f.shape)}")
         return (f - self.mean_) @ self.components_.t()
 
 
@@ -106,18 +114,23 @@ class Manifold:
     ) -> None:
         if method not in MANIFOLDS:
             raise ValueError(f"method must be one of {', '.join(MANIFOLDS)}, got {method!r}")
+        require_count("dim", dim, 1)
+        require_count("neighbours", neighbours, 1)
         optional("sklearn.manifold", method)
         self.method = method
         self.dim = dim
         self.neighbours = neighbours
         self.random_state = random_state
 
+    @takes_numpy
     def fit(self, f: Tensor) -> Self:
         """Embed sample features `[N, E]`.
 
         Raises:
             ValueError: fewer images than neighbours, or features that the method cannot embed.
         """
+        if f.ndim != 2:
+            raise ValueError(f"f must be [N, E], got {tuple(f.shape)}")
         if len(f) <= self.neighbours:
             raise ValueError(
                 f"neighbours = {self.neighbours} need more images than that, got {len(f)}"
@@ -141,6 +154,7 @@ class Manifold:
         """Whether images that were not fitted can be embedded."""
         return self.method != "t-SNE"
 
+    @takes_numpy
     def transform(self, f: Tensor) -> Tensor:
         """Embed further sample features `[N, E]` as `[N, dim]`.
 
@@ -149,6 +163,7 @@ class Manifold:
         """
         if not self.maps_new:
             raise ValueError("t-SNE cannot embed images that it was not fitted to; use points_")
+        _require_fitted(self, "points_")
         return torch.as_tensor(
             self.model_.transform(f.detach().cpu().double().numpy()), dtype=torch.float32
         )
@@ -167,12 +182,26 @@ class Manifold:
         return kind(n_components=self.dim, n_neighbors=self.neighbours, eigen_solver="dense")
 
 
+def _require_fitted(baseline: Any, learned: str) -> None:
+    if not hasattr(baseline, learned):
+        raise NotFittedError(f"{type(baseline).__name__} has no {learned} yet: call fit")
+
+
+@takes_numpy
 def distance_from_mean(x: Tensor, fitted: Tensor) -> Tensor:
     """Distance `[N]` of points `[N, dim]` from the mean of the fitted points `[n, dim]`.
+
+    Raises:
+        ValueError: points of other widths.
 
     Examples:
         >>> from emergence_ext import method
         >>> method.distance_from_mean(torch.tensor([[3.0, 4.0]]), torch.zeros(5, 2))
         tensor([5.])
     """
+    if x.ndim != 2 or fitted.ndim != 2 or x.shape[1] != fitted.shape[1]:
+        raise ValueError(
+            f"x and fitted must be [N, dim] and [n, dim], got {tuple(x.shape)} and "
+            f"{tuple(fitted.shape)}"
+        )
     return (x - fitted.mean(0)).norm(dim=1)

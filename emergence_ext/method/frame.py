@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
 
+from emergence_ext.method.numpy_arrays import takes_numpy, tensor_of
 from emergence_ext.method.vmf import ExactKappa, MonteCarloKappa, kappa_from_settings
+from emergence_ext.settings import require_real
 from emergence_ext.store import Saved
+
+ROUNDING: Final = 1e-3
+"""By how much a sum or a length may miss 1: what half precision leaves of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +25,14 @@ class Frame(Saved):
     movement on the figures is learning and not rotation.
 
     Attributes:
-        priors: `pi`, `[C]`, positive, sums to 1.
+        priors: `pi`, `[C]`, none negative, sums to 1.
         directions: `mu`, `[C, dim]`, unit rows.
         kappa: concentration as a function of strength.
         kappa_p: concentration of the similarity between images; None until it is solved.
+
+    Raises:
+        ValueError: shapes that do not fit, priors that do not sum to 1, directions of another
+            length than 1, a kappa_p below 0.
 
     Examples:
         >>> import emergence_ext as ee
@@ -41,6 +50,8 @@ class Frame(Saved):
     kappa_p: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("priors", "directions"):
+            object.__setattr__(self, name, tensor_of(name, getattr(self, name)))
         of, dim = tuple(self.directions.shape[:1]), getattr(self.kappa, "dim", None)
         if self.directions.ndim != 2 or self.priors.shape != of or dim != self.dim:
             raise ValueError(
@@ -48,6 +59,24 @@ class Frame(Saved):
                 f"dimensions, got {tuple(self.priors.shape)}, {tuple(self.directions.shape)} and "
                 f"{self.kappa!r}"
             )
+        total = float(self.priors.sum())
+        if not (abs(total - 1) <= ROUNDING and float(self.priors.min()) >= 0):
+            raise ValueError(
+                "priors: expected shares of categories, none negative, that sum to 1, got a sum of "
+                f"{total:g} and a least of {float(self.priors.min()):g}; priors / priors.sum() "
+                "makes shares of numbers"
+            )
+        off = ~((self.directions.double().norm(dim=1) - 1).abs() <= ROUNDING)
+        if bool(off.any()):
+            first = int(off.nonzero()[0])
+            length = float(self.directions[first].double().norm())
+            raise ValueError(
+                f"directions: expected rows of length 1, but row {first} has {length:g}; "
+                "torch.nn.functional.normalize makes unit rows of what is not zero"
+            )
+        if self.kappa_p is not None:
+            require_real("kappa_p", self.kappa_p, zero=True)
+            object.__setattr__(self, "kappa_p", float(self.kappa_p))
 
     @property
     def dim(self) -> int:
@@ -65,25 +94,27 @@ class Frame(Saved):
             raise ValueError("frame: its kappa_p is not solved yet; give it one by with_kappa_p")
         return self.kappa_p
 
+    @takes_numpy
     def log_posterior(self, g: Tensor) -> Tensor:
         """`log p(y | g)` of projected features `[..., dim]`, as `[..., C]` (Eq. 4).
 
         A feature of length 0 has no direction; its posterior is the prior.
         """
-        if g.shape[-1] != self.dim:
+        if g.shape[-1:] != (self.dim,):
             raise ValueError(f"g must end in dim = {self.dim}, got {tuple(g.shape)}")
         strength, orientation = polar(g)
-        cosine = orientation @ self.directions.to(g).t()
+        cosine = orientation @ self.directions.to(orientation).t()
         kappa = self.kappa(strength)[..., None]
-        return torch.log_softmax(self.priors.to(g).log() + kappa * cosine, dim=-1)
+        return torch.log_softmax(self.priors.to(orientation).log() + kappa * cosine, dim=-1)
 
+    @takes_numpy
     def posterior(self, g: Tensor) -> Tensor:
         """`p(y | g)`, `[..., C]`."""
         return self.log_posterior(g).exp()
 
     def with_kappa_p(self, kappa_p: float) -> Frame:
         """The same frame, with the concentration of the similarity between images."""
-        return replace(self, kappa_p=float(kappa_p))
+        return replace(self, kappa_p=kappa_p)
 
     # A concentration says on its own which of the two it is.
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -96,6 +127,7 @@ class Frame(Saved):
         return super()._from_state(arrays, {**settings, "kappa": kappa})
 
 
+@takes_numpy
 def polar(x: Tensor) -> tuple[Tensor, Tensor]:
     """Strength `[...]` and orientation `[..., dim]` of features; a zero row stays zero.
 

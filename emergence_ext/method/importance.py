@@ -31,6 +31,7 @@ from emergence_ext.settings import (
     WeightsOf,
     require_choice,
     require_count,
+    require_real,
 )
 from emergence_ext.store import Estimator
 
@@ -107,9 +108,15 @@ class RegionImportance(Estimator):
     ) -> None:
         require_choice("weights_of", weights_of, WeightsOf)
         require_choice("solver", solver, Solver)
+        if kappa_tilde is not None:
+            require_real("kappa_tilde", kappa_tilde)
+        if pairs is not None:
+            require_count("pairs", pairs, 1)
+        require_count("max_evals", max_evals, 1)
+        require_count("random_state", random_state, 0)
+        require_real("rate", rate)
         self.kappa_tilde = kappa_tilde
         self.include_self = include_self
-        require_count("max_evals", max_evals, 1)
         self.max_evals = max_evals
         self.tol = tol
         self.precision = precision

@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from emergence_ext.method.numpy_arrays import takes_numpy
+from emergence_ext.settings import require_count
 
 CONFIDENCE: Final = 0.95  # of all intervals
 RESAMPLES: Final = 1000
@@ -38,6 +39,7 @@ class Interval:
     high: float
 
 
+@takes_numpy
 def bootstrap_ratio(part: Tensor, whole: Tensor, random_state: int = 0) -> Interval | None:
     """Divide the sum of `part` by that of `whole`, with a bootstrap interval over images.
 
@@ -48,12 +50,19 @@ def bootstrap_ratio(part: Tensor, whole: Tensor, random_state: int = 0) -> Inter
     Returns:
         The ratio, None where `whole` sums to nothing.
 
+    Raises:
+        ValueError: numbers of other images.
+
     Examples:
         >>> from emergence_ext import method
         >>> ratio = method.bootstrap_ratio(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]))
         >>> ratio.value
         0.5
     """
+    if part.ndim != 1 or part.shape != whole.shape:
+        raise ValueError(
+            f"part and whole must be [N], got {tuple(part.shape)} and {tuple(whole.shape)}"
+        )
     if not whole.sum():
         return None
     parts, wholes = _resampled_sums([part, whole], random_state)
@@ -91,12 +100,19 @@ def mean_interval(r: Tensor, random_state: int = 0) -> Interval | None:
 def proportion(part: int, whole: int) -> Interval:
     """Share of `part` in `whole`, at least 1, with Wilson's interval.
 
+    Raises:
+        ValueError: a part of more than the whole, or numbers out of their range.
+
     Examples:
         >>> from emergence_ext import method
         >>> share = method.proportion(8, 10)
         >>> f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
         '80% (49% to 94%)'
     """
+    require_count("whole", whole, 1)
+    require_count("part", part, 0)
+    if part > whole:
+        raise ValueError(f"part: expected at most the whole, {whole}, got {part}")
     test = stats.binomtest(part, whole)
     ends = test.proportion_ci(CONFIDENCE, method="wilson")
     return Interval(test.statistic, float(ends.low), float(ends.high))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.method.frame import Frame
 from emergence_ext.method.intervals import Interval, bootstrap_ratio, bootstrap_sums
 from emergence_ext.method.numpy_arrays import takes_numpy
-from emergence_ext.settings import PAPER_TAU
+from emergence_ext.method.solver import require_finite
+from emergence_ext.settings import PAPER_TAU, require_count
 from emergence_ext.store import Saved
 
 SHARED: Final = 0.1  # a second-best category within this of the best shares the region
@@ -70,6 +73,7 @@ class KnowledgePoints(Saved):
 
     def curve(self, taus: Sequence[float]) -> Tensor:
         """Number of points and of reliable ones at each threshold, `[len(taus), 2]`."""
+        require_kind(taus=(taus, Iterable))
         right = self.category == self.y[:, None]
         rows = [
             ((self.confidence > tau).sum(), ((self.confidence > tau) & right).sum()) for tau in taus
@@ -106,8 +110,12 @@ class PointCount:
     ratio: Interval | None
 
 
+@takes_numpy
 def point_count(per_image: Tensor, random_state: int = 0) -> PointCount:
     """Add up points, reliable and shared ones of images, `[3, N]`, with bootstrap intervals.
+
+    Raises:
+        ValueError: another shape.
 
     Examples:
         >>> from emergence_ext import method
@@ -116,6 +124,8 @@ def point_count(per_image: Tensor, random_state: int = 0) -> PointCount:
         >>> count.total.value, round(count.ratio.value, 2)
         (10.0, 0.9)
     """
+    if per_image.ndim != 2 or len(per_image) != 3 or not per_image.numel():
+        raise ValueError(f"per_image must be [3, N], got {tuple(per_image.shape)}")
     total, reliable, shared = bootstrap_sums([*per_image], random_state)
     ratio = bootstrap_ratio(per_image[1], per_image[0], random_state)
     return PointCount(per_image.shape[1], total, reliable, shared, ratio)
@@ -134,8 +144,8 @@ def knowledge_points(
         tau: a region counts where `max_y p(y|h) > tau`; `1/C <= tau < 1`; None: `usual_tau`.
 
     Raises:
-        ValueError: a label outside `[0, C)`, a tau outside its range, or another `dim` than the
-            frame's.
+        ValueError: a label outside `[0, C)`, a tau outside its range, another `dim` than the
+            frame's, or features that are not finite.
 
     Examples:
         >>> import emergence_ext as ee
@@ -147,6 +157,7 @@ def knowledge_points(
         >>> points.point, points.reliable
         (tensor([[ True,  True, False]]), tensor([[ True, False, False]]))
     """
+    require_kind(frame=(frame, Frame))
     C = len(frame.priors)
     if h.ndim != 3 or labels.shape != h.shape[:1]:
         raise ValueError(
@@ -154,6 +165,9 @@ def knowledge_points(
         )
     tau = usual_tau(C) if tau is None else tau
     check_tau(tau, C)
+    if labels.is_floating_point():
+        raise TypeError(f"labels: expected whole numbers, got {labels.dtype}; labels.long()")
+    require_finite(h=h)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < C:
         raise ValueError(
             f"labels must lie in [0, {C}); got {int(labels.min())} .. {int(labels.max())}"
@@ -164,6 +178,7 @@ def knowledge_points(
     return KnowledgePoints(confidence, y[..., 0], p[..., 1], labels, tau)
 
 
+@takes_numpy
 def shared_categories(h: Tensor, frame: Frame, tau: float | None = None) -> Tensor:
     """Name the two categories that share a region: a knowledge point for one, nearly for the other.
 
@@ -172,6 +187,9 @@ def shared_categories(h: Tensor, frame: Frame, tau: float | None = None) -> Tens
 
     Returns:
         The two by number, the lower first, `[N, R, 2]`; -1 where no two share the region.
+
+    Raises:
+        ValueError: another shape.
 
     Examples:
         >>> import emergence_ext as ee
@@ -182,7 +200,11 @@ def shared_categories(h: Tensor, frame: Frame, tau: float | None = None) -> Tens
         tensor([[[ 0,  1],
                  [-1, -1]]])
     """
+    require_kind(frame=(frame, Frame))
+    if h.ndim != 3:
+        raise ValueError(f"h must be [N, R, dim], got {tuple(h.shape)}")
     tau = usual_tau(len(frame.priors)) if tau is None else tau
+    _require_number(tau)
     p, y = _best_two(h, frame)
     first, second = p.unbind(-1)
     shared = (first > tau) & (first - second <= SHARED) & (h.square().sum(-1) > 0)
@@ -197,6 +219,11 @@ def _best_two(h: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
     return torch.cat([x.values for x in best]), torch.cat([x.indices for x in best])
 
 
+def _require_number(tau: object) -> None:
+    if not isinstance(tau, Real):
+        raise TypeError(f"tau: expected a number, got {tau!r}")
+
+
 def usual_tau(C: int) -> float:
     """The paper's 0.4, or 1.2 / C where that is more: of two categories every region passes 0.4.
 
@@ -205,6 +232,7 @@ def usual_tau(C: int) -> float:
         >>> method.usual_tau(10), method.usual_tau(2)
         (0.4, 0.6)
     """
+    require_count("C", C, 1)
     return max(PAPER_TAU, 1.2 / C)
 
 
@@ -218,6 +246,8 @@ def check_tau(tau: float, C: int) -> None:
         >>> from emergence_ext import method
         >>> method.check_tau(0.4, C=10)  # of two categories 0.4 would be refused
     """
+    _require_number(tau)
+    require_count("C", C, 1)
     if not 1 / C <= tau < 1:
         raise ValueError(
             f"tau must be in [1/C, 1) = [{1 / C:.3g}, 1) for {C} categories, got {tau}; give "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.method.intervals import Interval, mean_interval
+from emergence_ext.method.numpy_arrays import tensor_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def learning(reliable: Iterable[Tensor], epochs: Sequence[int]) -> Learning:
         epochs: of the checkpoints, ascending.
 
     Raises:
-        ValueError: no checkpoint, or another number of them than epochs.
+        ValueError: no checkpoint, another number of them than epochs, or what is not `[N, R]`.
 
     Examples:
         >>> from emergence_ext import method
@@ -77,6 +78,12 @@ def learning(reliable: Iterable[Tensor], epochs: Sequence[int]) -> Learning:
     most = ever = last = torch.empty(0)
     epoch = torch.empty(0)
     for number, (at, state) in enumerate(zip(epochs, states, strict=True)):
+        state = tensor_of("reliable", state)
+        if state.ndim != 2 or state.dtype != torch.bool or (number and state.shape != last.shape):
+            raise ValueError(
+                "reliable: expected bool [N, R] for each checkpoint, of the same images, got "
+                f"{state.dtype} {list(state.shape)}"
+            )
         count = state.sum(1)
         if number == 0:
             most, ever = torch.zeros_like(count), torch.zeros_like(state)

@@ -17,17 +17,24 @@ R = TypeVar("R")
 
 
 def takes_numpy(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function of tensors take NumPy's arrays too; then a tensor is returned as an array.
+    """Let a function of tensors take NumPy's arrays too; then tensors are returned as arrays.
 
     Lists of numbers count as arrays. What the function annotates as a tensor is refused where it
     holds no real numbers that can be computed with.
+
+    Examples:
+        >>> import numpy as np
+        >>> from emergence_ext import method
+        >>> halved = method.takes_numpy(method.spearman)
+        >>> halved(np.arange(3.0), np.arange(3.0) ** 2)
+        array(1.)
     """
     parameters = inspect.signature(function).parameters
     kinds = {name: str(parameter.annotation) for name, parameter in parameters.items()}
 
     def settled(name: str, x: Any) -> Any:
         if kinds.get(name) == "Tensor" or (kinds.get(name) == "Tensor | None" and x is not None):
-            return _tensor_of(name, x)
+            return tensor_of(name, x)
         return _tensor(x) if isinstance(x, np.ndarray) else x
 
     @wraps(function)
@@ -40,13 +47,24 @@ def takes_numpy(function: Callable[P, R]) -> Callable[P, R]:
         )
         positional = [settled(name, x) for name, x in named]
         result = function(*positional, **{name: settled(name, x) for name, x in kwargs.items()})
-        return result.numpy() if numpy and isinstance(result, Tensor) else result  # type: ignore[return-value]
+        return _array(result) if numpy else result
 
     return called
 
 
-def _tensor_of(name: str, x: Any) -> Tensor:
-    """Numbers that can be computed with, as a tensor."""
+def _array(result: Any) -> Any:
+    """A tensor as an array, and each of a pair of them."""
+    if type(result) is tuple:
+        return tuple(map(_array, result))
+    return result.detach().numpy() if isinstance(result, Tensor) else result
+
+
+def tensor_of(name: str, x: Any) -> Tensor:
+    """Numbers that can be computed with, as a tensor.
+
+    Raises:
+        TypeError, ValueError: what came is something else; names it.
+    """
     if not isinstance(x, Tensor):
         try:
             array = np.asarray(x)

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.method.blocks import deal, deal_to_each, is_of_all
 from emergence_ext.method.frame import Frame
 from emergence_ext.method.lengths import in_order, mean_of_regions, real_regions, to_front
@@ -23,6 +24,7 @@ from emergence_ext.method.solver import (
     least_squares,
     minimise,
     minimise_in_rounds,
+    require_finite,
 )
 from emergence_ext.ops import choose
 from emergence_ext.settings import (
@@ -34,6 +36,7 @@ from emergence_ext.settings import (
     WeightsOf,
     require_choice,
     require_count,
+    require_real,
 )
 from emergence_ext.store import Estimator
 
@@ -127,12 +130,13 @@ class RegionalProjection(Estimator):
             raise TypeError(
                 f"frame: expected a Frame, as frame_ of samples, got {type(frame).__name__}"
             )
-        if alpha < 0:
-            raise ValueError(f"alpha must not be negative, got {alpha}")
-        if strength_prior < 0:
-            raise ValueError(f"strength_prior must not be negative, got {strength_prior}")
-        if pairs is not None and pairs < 1:
-            raise ValueError(f"pairs must be at least 1, got {pairs}")
+        require_real("alpha", alpha, zero=True)
+        require_real("strength_prior", strength_prior, zero=True)
+        if pairs is not None:
+            require_count("pairs", pairs, 1)
+        require_count("max_evals", max_evals, 1)
+        require_count("random_state", random_state, 0)
+        require_real("rate", rate)
         require_choice("weights_of", weights_of, WeightsOf)
         require_choice("matches", matches, Matches)
         require_choice("solver", solver, Solver)
@@ -144,7 +148,6 @@ class RegionalProjection(Estimator):
         self.strength_prior = strength_prior
         self.pairs = pairs
         self.normaliser = normaliser
-        require_count("max_evals", max_evals, 1)
         self.max_evals = max_evals
         self.tol = tol
         self.random_state = random_state
@@ -178,7 +181,7 @@ class RegionalProjection(Estimator):
                 whole, see `Similarity`.
             g: projected sample features, `[N, dim]`.
             init: projection to start from where it is better than the least-squares map of pooled
-                features to g.
+                features to g; of as many channels and this dim.
             left_out: indices of images that Lambda does not see, neither as scored nor as
                 conditioning ones; the loss among them is reported.
             step: called after each evaluation with their number and the loss.
@@ -188,6 +191,7 @@ class RegionalProjection(Estimator):
             mask: in place of lengths, which rows are regions, `[N, R]` bool, in any order.
 
         Raises:
+            TypeError: an init of another class.
             ValueError: shapes that do not fit, features that are not finite or all alike, `dim >
                 K`, an unknown backend, no v for raw matches, lengths and a mask.
             RuntimeError: a backend that cannot compute here.
@@ -209,9 +213,12 @@ class RegionalProjection(Estimator):
         images = _Images(F / size, w, P, g, lengths, v)
         kept = torch.ones(len(F), dtype=torch.bool)
         if left_out is not None:
+            _check_left_out(left_out, len(F))
             kept[left_out] = False
         seen = self._with_matches(images.part(kept))
         generator = torch.Generator().manual_seed(self.random_state)
+        if init is not None:
+            self._check_start(init, F.shape[2])
         if self.solver == "sgd":
             Lambda, stats = self._step_by_step(seen, float(size), generator, step)
         else:
@@ -227,6 +234,15 @@ class RegionalProjection(Estimator):
         self.stats_ = replace(stats, backend=matching.name)
         self.Lambda_, self.scale_ = Lambda / size, 1.0
         return self
+
+    def _check_start(self, init: RegionalProjection, K: int) -> None:
+        """Refuse a start that is none of this fit."""
+        require_kind(init=(init, RegionalProjection))
+        if init.Lambda_.shape != (self.frame.dim, K):
+            raise ValueError(
+                f"init: expected one from K = {K} channels to dim = {self.frame.dim}, got "
+                f"{init.Lambda_.shape[1]} and {init.Lambda_.shape[0]}; leave it out to start anew"
+            )
 
     def _minimise(
         self,
@@ -371,9 +387,25 @@ class RegionalProjection(Estimator):
         bad = (~torch.isfinite(F)).flatten(1).any(1)
         if bool(bad.any()):
             raise ValueError(f"F: image {int(bad.nonzero()[0])} is not finite; leave it out")
+        require_finite(w=w, g=g)
         there = F if lengths is None else F[real_regions(lengths, F)]
         if bool((F[:1, :1] == there).all()):
             raise ValueError("F: the features of all regions are alike; is this the right layer?")
+
+
+def _check_left_out(left_out: Tensor, N: int) -> None:
+    """Refuse what are no indices of N images, or leave none to learn from."""
+    if left_out.dtype not in (torch.int64, torch.int32, torch.bool):
+        raise TypeError(f"left_out: expected indices of images, got {left_out.dtype}")
+    if left_out.dtype == torch.bool:
+        left_out = left_out.nonzero().flatten()
+    if left_out.ndim != 1 or bool(((left_out < -N) | (left_out >= N)).any()):
+        raise ValueError(
+            f"left_out: expected indices of {N} images, [n], got {list(left_out.shape)} with "
+            f"{left_out.max() if left_out.numel() else 'nothing'}"
+        )
+    if len(left_out.unique()) > N - 2:
+        raise ValueError(f"left_out: {len(left_out)} of {N} images leave none to learn from")
 
 
 class _Images(NamedTuple):
@@ -420,6 +452,9 @@ def normalise_strengths(
         to: "last layer", or "own mean": 1, as in the authors' code.
         mask: which regions count, `[N, R]` bool; None: all.
 
+    Raises:
+        ValueError: no layers, a layer without features, or another word.
+
     Examples:
         >>> import emergence_ext as ee
         >>> from emergence_ext import method
@@ -433,10 +468,17 @@ def normalise_strengths(
         >>> bool(torch.isclose(means[0], means[1]))
         True
     """
+    require_kind(projections=(projections, Mapping), features=(features, Mapping))
+    require_choice("to", to, StrengthScale)
+    if not projections or projections.keys() - features.keys():
+        raise ValueError(
+            f"projections, features: expected both of the same layers, got {list(projections)} and "
+            f"{list(features)}"
+        )
     strengths = {}
     for name, projection in projections.items():
         projection.scale_ = 1.0
-        each = projection.transform(features[name]).norm(dim=-1)
+        each = torch.as_tensor(projection.transform(features[name])).norm(dim=-1)
         strengths[name] = float((each if mask is None else each[mask]).mean())
     wanted = strengths[list(projections)[-1]] if to == "last layer" else 1.0
     for name, projection in projections.items():

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.method.frame import Frame, unit_rows
 from emergence_ext.method.mixture import (
     cross_entropy,
@@ -36,6 +37,7 @@ from emergence_ext.settings import (
     Solver,
     require_choice,
     require_count,
+    require_real,
 )
 from emergence_ext.store import Estimator
 
@@ -112,8 +114,13 @@ class SampleProjection(Estimator):
         rate: float = Settings.sample_rate,
     ) -> None:
         require_count("dim", dim, 2)
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        require_real("temperature", temperature)
+        require_real("strength_prior", strength_prior, zero=True)
+        require_count("max_rounds", max_rounds, 1)
+        require_count("random_state", random_state, 0)
+        require_real("rate", rate)
+        if not callable(kappa):
+            raise TypeError(f"kappa: expected what makes one of dim, as ExactKappa, got {kappa!r}")
         require_choice("responsibilities", responsibilities, Responsibilities)
         require_choice("solver", solver, Solver)
         self.dim = dim
@@ -134,14 +141,17 @@ class SampleProjection(Estimator):
         Args:
             f: sample features, `[N, E]`.
             z: logits, `[N, C]`.
-            init: a fitted projection to start from.
+            init: a fitted projection to start from, of this dim, from E to C categories.
 
         Raises:
+            TypeError: an init of another class.
             ValueError: shapes that do not fit, one category, `dim > E`, features that are not
                 finite or all alike, or category directions that collapse from every start.
         """
         f, P = self._checked(f, z)
         self._require_differences(P)
+        if init is not None:
+            self._check_start(init, E=f.shape[1], C=P.shape[1])
         clock = time.perf_counter()
         fit = self._alternate if self.solver == "lbfgs" else self._step_by_step
         for M, frame in self._starts(f, P, init):
@@ -336,6 +346,16 @@ class SampleProjection(Estimator):
         f = f.detach().float()
         P = torch.softmax(z.detach().float() / self.temperature, dim=1)
         return f, P
+
+    def _check_start(self, init: SampleProjection, E: int, C: int) -> None:
+        """Refuse a start that is none of this fit."""
+        require_kind(init=(init, SampleProjection))
+        there = (*init.M_.shape, len(init.priors_))
+        if there != (self.dim, E, C):
+            raise ValueError(
+                f"init: expected one of dim = {self.dim}, E = {E} features and C = {C} categories, "
+                f"got {there[0]}, {there[1]} and {there[2]}; leave it out to start anew"
+            )
 
     def _require_differences(self, P: Tensor) -> None:
         """Refuse a P(y|x) that is the same for all images, and name one that is never unsure."""

@@ -42,6 +42,8 @@ def require_similarity(P: Similarity, count: int, pairs: int | None) -> None:
     if isinstance(P, Tensor):
         if P.shape != (count, count):
             raise ValueError(f"P must be {[count, count]} for {count} images, got {list(P.shape)}")
+    elif not callable(P):
+        raise TypeError(f"P: expected a tensor [N, N], got {type(P).__name__}")
     elif is_of_all(pairs, count):
         raise ValueError("P must be [N, N] where all pairs are scored, got a function")
 
@@ -91,12 +93,21 @@ def similarity_with(z: Tensor, others: Tensor, kappa_p: float) -> Tensor:
     Returns:
         `[n, N]`, rows sum to 1.
 
+    Raises:
+        ValueError: logits of other categories, or kappa_p below 0.
+
     Examples:
         >>> from emergence_ext import method
         >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> method.similarity_with(z[:1], z, kappa_p=2.0)
         tensor([[0.8808, 0.1192]])
     """
+    _require_concentration(kappa_p)
+    if z.ndim != 2 or others.ndim != 2 or z.shape[1] != others.shape[1]:
+        raise ValueError(
+            "z and others must be [n, C] and [N, C], logits of the same categories; got "
+            f"{tuple(z.shape)} and {tuple(others.shape)}"
+        )
     return torch.softmax(kappa_p * (unit_rows(z.float()) @ unit_rows(others.float()).t()), dim=1)
 
 
@@ -196,8 +207,8 @@ def _softmax(scores: Tensor, rows: slice, include_self: bool) -> Tensor:
 
 
 def _require_concentration(kappa_p: object) -> None:
-    if not isinstance(kappa_p, Real | Tensor) or not float(kappa_p) >= 0:
-        raise ValueError(f"kappa_p must be a number, at least 0, got {kappa_p!r}")
+    if not isinstance(kappa_p, Real | Tensor) or not 0 <= float(kappa_p) < math.inf:
+        raise ValueError(f"kappa_p must be a finite number, at least 0, got {kappa_p!r}")
 
 
 def _unit(z: Tensor) -> Tensor:

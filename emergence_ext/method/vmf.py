@@ -13,6 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from emergence_ext.method import special
+from emergence_ext.settings import require_count
 
 CELLS: Final = 4096
 FARTHEST: Final = 9.25
@@ -160,7 +162,7 @@ class ExactKappa:
     def __post_init__(self) -> None:
         _checked_dim(self.dim)
         _checked_positive("sigma", self.sigma)
-        if not self.base > 0:
+        if not (isinstance(self.base, Real) and self.base > 0):
             raise ValueError(f"base: expected a positive concentration or inf, got {self.base!r}")
 
     def __call__(self, strength: Tensor) -> Tensor:
@@ -261,8 +263,7 @@ class MonteCarloKappa:
     def __post_init__(self) -> None:
         _checked_dim(self.dim)
         _checked_positive("sigma", self.sigma)
-        if self.samples < 1:
-            raise ValueError(f"samples: expected at least 1, got {self.samples!r}")
+        require_count("samples", self.samples, 1)
         grid = torch.logspace(-3, 4, 281, dtype=torch.float64)
         log_kappa = _fit_kappa(*self._mean_cosines(grid), self.dim).log()
         table = PchipInterpolator(grid.log().numpy(), log_kappa.numpy())
@@ -414,7 +415,7 @@ def _checked_dim(dim: int) -> int:
 
 
 def _checked_positive(name: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
+    if not (isinstance(value, Real) and value > 0 and math.isfinite(value)):
         raise ValueError(f"{name}: expected a positive finite number, got {value!r}")
 
 

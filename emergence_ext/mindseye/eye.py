@@ -248,6 +248,8 @@ def layer_rows(
         >>> mindseye.layer_rows(net, "1", torch.rand(6, 3, 8, 8)).shape
         torch.Size([6, 144])
     """
+    check_images("images", images)
+    require_count("batch_size", batch_size, 1)
     check_number(len(images))
     rows = torch.empty(0)
     with torch.no_grad(), seeing(module, [layer], preprocess=preprocess) as see:
@@ -316,6 +318,7 @@ def _check(images: Tensor, facets: int | Facets, regions: Tensor | None) -> None
 
 
 def _check_regions(regions: Tensor, images: int) -> None:
+    require_kind(regions=(regions, Tensor))
     if regions.ndim != 3 or len(regions) != images or regions.dtype != torch.bool:
         raise ValueError(
             f"regions: expected bool [{images}, H, W], one map an image, got {regions.dtype} "

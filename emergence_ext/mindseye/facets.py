@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from emergence_ext.lookup import optional
+from emergence_ext.method import takes_numpy
+from emergence_ext.settings import require_count
 
 COMPONENTS: Final = 50
 """Principal components that t-SNE is given, at most (van der Maaten and Hinton 2008)."""
@@ -87,6 +89,7 @@ class Facets:
     facets: list[Facet]
 
 
+@takes_numpy
 def find_facets(
     activations: Tensor, count: int = 1, *, members: int = 10, random_state: int = 0
 ) -> Facets:
@@ -115,8 +118,8 @@ def find_facets(
     """
     if activations.ndim != 2 or not len(activations):
         raise ValueError(f"activations: expected [N, D], got {list(activations.shape)}")
-    if count < 1 or members < 1:
-        raise ValueError(f"count, members: expected at least 1, got {count} and {members}")
+    require_count("count", count, 1)
+    require_count("members", members, 1)
     check_number(len(activations))
     x = activations.detach().cpu().float().numpy()
     if not np.isfinite(x).all():

@@ -18,13 +18,14 @@ from torch.nn.utils import parametrize
 from emergence_ext.mindseye.robust import AdaptiveRobust
 from emergence_ext.network import Call, as_map, find_layers, forward, observed, preserved
 from emergence_ext.render import Objective, Seen, like_maps
+from emergence_ext.settings import require_count
 
 
 def top_channels(target: Tensor, k: int) -> Tensor:
     """Return the k channels of largest spatial mean in targets `[n, K, H, W]`, `[n, k]`.
 
     Raises:
-        ValueError: k outside of 1..K.
+        ValueError: k outside of 1..K, or a target of another shape.
 
     Examples:
         >>> from emergence_ext import mindseye
@@ -32,6 +33,9 @@ def top_channels(target: Tensor, k: int) -> Tensor:
         >>> mindseye.top_channels(target, 2)
         tensor([[1, 2]])
     """
+    if target.ndim != 4:
+        raise ValueError(f"target: expected [n, K, H, W], got {list(target.shape)}")
+    require_count("top_k", k, 0)
     if not 1 <= k <= target.shape[1]:
         raise ValueError(f"top_k: expected 1 to {target.shape[1]}, the layer's channels, got {k}")
     return target.mean(dim=(2, 3)).topk(k, dim=1).indices

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from emergence_ext.lookup import parsed_device
+from emergence_ext.method import takes_numpy
+from emergence_ext.settings import require_count, require_real
+
 # Of log_normaliser: x = sinh(u) makes the heaviest tail, 1 / x^2 at b = 0, fall as exp(-u), and the
 # trapezoidal rule converge geometrically in 1 / _NODE.
 _NODE: Final = 0.02
@@ -22,6 +26,7 @@ _END: Final = 40.0
 _LEAST_SCALE: Final = 1e-3
 
 
+@takes_numpy
 def robust(x: Tensor, shape: Tensor | float, scale: Tensor | float = 1.0) -> Tensor:
     """Return Barron's general robust loss, `rho(x, b, r)` (Eq. 1, 2, 8 there).
 
@@ -59,6 +64,7 @@ def robust(x: Tensor, shape: Tensor | float, scale: Tensor | float = 1.0) -> Ten
     return torch.where(endless, welsch, torch.where(square_law, squares / 2, general))
 
 
+@takes_numpy
 def log_normaliser(shape: Tensor) -> Tensor:
     """Return `log Z(b)`, `Z(b) = int exp(-rho(x, b, 1)) dx`, for b in [0, 2] (Eq. 17 there).
 
@@ -109,6 +115,9 @@ class AdaptiveRobust(nn.Module):
         self, count: int, scale: float = 1.0, device: torch.device | str | None = None
     ) -> None:
         super().__init__()
+        require_count("count", count, 1)
+        require_real("scale", scale)
+        device = None if device is None else parsed_device(device)
         if not scale > _LEAST_SCALE:
             raise ValueError(f"scale: expected above {_LEAST_SCALE:g}, got {scale}")
         start = math.log(math.expm1(scale - _LEAST_SCALE))

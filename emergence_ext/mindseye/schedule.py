@@ -21,8 +21,11 @@ from emergence_ext.render import (
     View,
     ends,
     render,
+    require_number,
+    require_octaves,
     value,
 )
+from emergence_ext.settings import require_count
 
 Preprocess = Callable[[Tensor], Tensor] | None
 
@@ -50,6 +53,7 @@ class Schedule:
         octaves: see `render.render`.
 
     Raises:
+        TypeError: what is no number.
         ValueError: a number out of its range.
 
     Examples:
@@ -70,15 +74,15 @@ class Schedule:
     octaves: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "blur", "sparsity", "jitter"):
-            if not min(ends(getattr(self, name))) >= 0:
-                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        for name in ("steps", "denoising", "mask", "crop"):
-            number = getattr(self, name)
-            if number is not None and not min(ends(number)) > 0:
-                raise ValueError(f"{name}: expected above 0, got {number}")
-        if max(ends(self.crop)) > 1:
-            raise ValueError(f"crop: expected in (0, 1], got {self.crop}")
+        require_count("steps", self.steps, 1)
+        require_count("jitter", self.jitter, 0)
+        for name in ("learning_rate", "blur", "sparsity"):
+            require_number(name, getattr(self, name), zero=True)
+        for name in ("denoising", "mask"):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name), zero=False)
+        require_number("crop", self.crop, zero=False, most=1)
+        require_octaves(self.octaves, self.steps)
 
     def views(self) -> list[View]:
         """What the network is shown of the image."""

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from emergence_ext.mindseye.facets import Facets
 from emergence_ext.mindseye.objective import laid_over
 from emergence_ext.mindseye.schedule import Preprocess
-from emergence_ext.network import forward, logits, preserved
-from emergence_ext.render import seeing
+from emergence_ext.network import forward, logits, preserved, require_preprocess
+from emergence_ext.render import check_images, seeing
+from emergence_ext.settings import require_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +163,9 @@ def logits_of(
         >>> mindseye.logits_of(net, torch.rand(2, 3, 4, 4)).shape
         torch.Size([2, 5])
     """
+    check_images("images", images)
+    require_count("batch_size", batch_size, 1)
+    require_preprocess(preprocess)
     outputs = []
     with torch.no_grad(), preserved(module):
         for batch in images.split(batch_size):

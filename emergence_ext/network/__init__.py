@@ -13,6 +13,7 @@ from emergence_ext.network.calling import (
     input_channels,
     logits,
     preserved,
+    require_module,
     select_output,
 )
 from emergence_ext.network.checkpoints import (
@@ -52,7 +53,7 @@ from emergence_ext.network.layers import last_reached, suggest_layers
 from emergence_ext.network.layout import Layout, read_layouts
 from emergence_ext.network.models import LoadedModel, load_model, taken
 from emergence_ext.network.origin import Origin, read_origin
-from emergence_ext.network.preprocessing import preprocess
+from emergence_ext.network.preprocessing import preprocess, require_preprocess
 from emergence_ext.network.pretrained import load_pretrained
 from emergence_ext.network.published import DEFAULT, imagenet_names, published_size, weights_file
 from emergence_ext.network.receptive import receptive_field, region_boxes
@@ -122,6 +123,8 @@ __all__ = [
     "region_boxes",
     "region_cells",
     "regions",
+    "require_module",
+    "require_preprocess",
     "restore_state",
     "save_checkpoint",
     "select_output",

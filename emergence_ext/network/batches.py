@@ -15,6 +15,7 @@ from tqdm import tqdm
 from emergence_ext import parallel
 from emergence_ext.data import Samples
 from emergence_ext.lookup import is_out_of_memory
+from emergence_ext.settings import require_count
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,7 @@ def in_batches(
         >>> [total for _, total in parts]
         [1, 5, 4]
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    require_count("batch_size", batch_size, 1)
     ranges = [range(count)] if ranges is None else ranges
     mine = sum(map(len, ranges))
     with tqdm(

@@ -108,6 +108,7 @@ def fitted(module: nn.Module, images: Tensor) -> Tensor:
     Raises:
         ValueError: no tensor, or the first convolution takes another number of channels.
     """
+    require_module(module)
     if not isinstance(images, Tensor):
         raise ValueError(
             "preprocess: expected a tensor [B, channels, H, W] for the network, got "
@@ -208,6 +209,13 @@ def require_module(module: Any, argument: str = "module") -> None:
 
     Raises:
         TypeError: no module, but its class, for example.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.require_module(torch.nn.Linear)
+        Traceback (most recent call last):
+        ...
+        TypeError: module: Linear is a class; give a network of it, as Linear()
     """
     if isinstance(module, type) and issubclass(module, nn.Module):
         name = module.__name__

@@ -106,7 +106,15 @@ class FeatureSet(Saved):
         Raises:
             IndexError: an index outside `[0, N)`.
         """
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        try:
+            chosen = torch.as_tensor(indices)
+        except (TypeError, ValueError, RuntimeError):
+            chosen = torch.zeros(1)
+        if chosen.ndim != 1 or (chosen.numel() and chosen.dtype not in (torch.int64, torch.int32)):
+            raise TypeError(f"indices: expected numbers of samples, [n], got {indices!r:.80}")
+        chosen = chosen.long()
+        if bool(((chosen < -len(self)) | (chosen >= len(self))).any()):
+            raise IndexError(f"indices: expected 0 to {len(self) - 1}, got {int(chosen.max())}")
         return FeatureSet(
             layers={name: array[chosen] for name, array in self.layers.items()},
             grid=self.grid,
@@ -124,6 +132,7 @@ class FeatureSet(Saved):
         Raises:
             ValueError: a layer that is not there.
         """
+        layers = [layers] if isinstance(layers, str) else layers
         absent = [name for name in layers if name not in self.layers]
         if absent:
             raise ValueError(f"layers: no {absent}, there are {list(self.layers)}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from emergence_ext import parallel
 from emergence_ext.data import ONE_OUTPUT, MapStyle, Samples, as_samples
+from emergence_ext.lookup import require_kind
 from emergence_ext.network.batches import in_batches, read_ahead
 from emergence_ext.network.calling import preserved
 from emergence_ext.network.feature_set import FeatureSet
@@ -174,12 +175,16 @@ def feature_stream(
         ...
         [(0, 8), (8, 12)]
     """
+    layers = [layers] if isinstance(layers, str) else layers
+    require_kind(layers=(layers, Iterable))
     named = dict(layers) if isinstance(layers, Mapping) else {name: name for name in layers}
     if not named:
         raise ValueError("layers: expected at least one layer, got none")
     if precision not in get_args(Precision):
         raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {precision!r}")
     require_count("batch_size", batch_size, 1)
+    if not isinstance(random_state, Integral):  # any one: a run takes digests for it
+        raise TypeError(f"random_state: expected a whole number, got {random_state!r}")
     _require_grid(grid)
     find_layers(module, named.values())
     samples = as_samples(dataset)

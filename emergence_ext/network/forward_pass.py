@@ -15,7 +15,8 @@ from emergence_ext.data import Samples
 from emergence_ext.lookup import device_named
 from emergence_ext.network.batches import stacked
 from emergence_ext.network.calling import classify, fitted
-from emergence_ext.settings import Precision
+from emergence_ext.network.preprocessing import require_preprocess
+from emergence_ext.settings import Precision, require_choice
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,10 @@ class ForwardPass:
     outputs: Sequence[int] | None
     precision: Precision
     device: torch.device
+
+    def __post_init__(self) -> None:
+        require_preprocess(self.preprocess)
+        require_choice("precision", self.precision, Precision)
 
     def images(self, samples: Samples, batch: slice) -> Tensor:
         """Stack the images of a batch, `[B, 3, H, W]`.

@@ -64,7 +64,7 @@ def find_layers(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]
     require_module(module)
     known = dict(module.named_modules(remove_duplicate=False))
     layers: dict[str, nn.Module] = {}
-    for name in names:
+    for name in [names] if isinstance(names, str) else names:
         if not isinstance(name, str):
             own = next((dotted for dotted, part in known.items() if part is name), None)
             raise TypeError(
@@ -262,7 +262,7 @@ def as_map(output: Tensor) -> Tensor:
             `T - 1` is a square the first token is the class token and is dropped.
 
     Raises:
-        ValueError: tokens that are no square grid.
+        ValueError: tokens that are no square grid, or neither map nor tokens.
 
     Examples:
         >>> from emergence_ext import network
@@ -270,6 +270,9 @@ def as_map(output: Tensor) -> Tensor:
         >>> network.as_map(tokens).shape
         torch.Size([1, 192, 14, 14])
     """
+    if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+        got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"output: expected a map [B, K, H, W] or tokens [B, T, K], got {got}")
     if output.ndim == 4:
         return output
     height, width, skip = token_grid(output.shape[1])

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from emergence_ext.lookup import UserCodeError
 from emergence_ext.network.builtin import resnet_layers, vgg_layers
-from emergence_ext.network.calling import forward, preserved, tensors
+from emergence_ext.network.calling import forward, preserved, require_module, tensors
 from emergence_ext.network.hooks import find_head, find_layers
 from emergence_ext.network.layout import Layout, read_layouts, readable, strips
 from emergence_ext.network.trace import Call, check_open, observed
+from emergence_ext.settings import require_count
 
 
 def known_layers(module: nn.Module, source: str, name: str) -> dict[str, str]:
@@ -71,6 +72,8 @@ def suggest_layers(module: nn.Module, example: Tensor, count: int = 5) -> dict[s
         >>> list(ee.suggest_layers(net.module, torch.rand(1, 1, 28, 28)))
         ['conv1_2', 'conv2_2', 'conv3_3', 'conv4_3', 'conv5_3']
     """
+    require_module(module)
+    require_count("count", count, 1)
     return suggested_of(module, survey(module, example), count)
 
 
@@ -103,6 +106,11 @@ class Survey:
 
 def survey(module: nn.Module, example: Tensor) -> Survey:
     """Find the layers that can be analysed, by a forward pass of eight images and one backward."""
+    if not isinstance(example, Tensor):
+        raise TypeError(
+            "example: expected a tensor [B, channels, H, W] as the network takes it, got "
+            f"{type(example).__name__}"
+        )
     image = example[:1]
     ran = readable(module, image)
     try:

@@ -31,6 +31,7 @@ from emergence_ext.network.positions import require_size
 from emergence_ext.network.preprocessing import normalisation
 from emergence_ext.network.published import weights_file
 from emergence_ext.network.weights import check_and_load, load_weights, output_rows, read_weights
+from emergence_ext.settings import require_count
 
 __all__ = [
     "BUILTIN",
@@ -138,6 +139,10 @@ def load_model(
     """
     if not isinstance(spec, str):
         raise TypeError(f"model: expected a name, got {type(spec).__name__}")
+    for argument, number in (("num_classes", num_classes), ("image_size", image_size)):
+        if number is not None:
+            require_count(argument, number, 1)
+    require_count("random_state", random_state, 0)
     weights = weights_file(spec, weights)
     origin = read_origin(weights)
     image_size = image_size or origin.size

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from emergence_ext.lookup import load_callable, nearest, user_code
 
-__all__ = ["PREPROCESSING", "normalisation", "preprocess"]
+__all__ = ["PREPROCESSING", "normalisation", "preprocess", "require_preprocess"]
 
 # name -> (mean, standard deviation) of RGB in 0..1. Caffe's networks take 0..255 less a mean.
 PREPROCESSING: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -35,8 +35,14 @@ class Normalize(nn.Module):
         """Normalise images `[B, 3, H, W]`.
 
         Raises:
-            ValueError: another number of channels (it would broadcast silently).
+            ValueError: another number of channels (it would broadcast silently), or pixels that
+                are whole numbers.
         """
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images: expected pixels in 0..1, got {images.dtype}; divide by 255 where that is "
+                "white"
+            )
         if images.shape[-3] != len(self.mean):
             raise ValueError(
                 f"images: expected {len(self.mean)} channels for this preprocessing, got "
@@ -111,6 +117,27 @@ def preprocess(name: str | Callable[[Tensor], Tensor]) -> nn.Module:
     module = _made(name)
     module.name = name  # type: ignore[assignment]  # torch's stubs allow tensors and modules
     return module
+
+
+def require_preprocess(given: object) -> None:
+    """Refuse what is no function of images, such as the name of a preprocessing.
+
+    Raises:
+        TypeError: it cannot be called.
+
+    Examples:
+        >>> from emergence_ext import network
+        >>> network.require_preprocess("imagenet")
+        Traceback (most recent call last):
+        ...
+        TypeError: preprocess: expected a function of images ...
+    """
+    if given is not None and not callable(given):
+        advice = f"; network.preprocess({given!r}) makes one" if isinstance(given, str) else ""
+        raise TypeError(
+            "preprocess: expected a function of images [B, channels, H, W], got "
+            f"{type(given).__name__}{advice}"
+        )
 
 
 def _made(name: str) -> nn.Module:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from emergence_ext.lookup import nearest, optional
+from emergence_ext.lookup import nearest, optional, path_named
 from emergence_ext.network.huggingface import hub_size
 
 __all__ = ["DEFAULT", "imagenet_names", "published_size", "weights_file"]
@@ -45,6 +45,7 @@ def weights_file(model: str, weights: Path | str | None) -> Path | None:
     """
     if weights is None:
         return None
+    weights = path_named(weights, "weights")
     if str(weights).upper() != DEFAULT or Path(weights).is_file():
         return Path(weights)
     source, _, name = model.partition(":")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from emergence_ext.network.calling import require_module
 from emergence_ext.network.weight_files import read_weights
 from emergence_ext.network.weight_names import (
     Match,
@@ -136,6 +137,7 @@ def randomise(module: nn.Module, random_state: int) -> None:
         >>> bool((net.weight == before).any())
         False
     """
+    require_module(module)
     own = torch.Generator().manual_seed(random_state)
     seed = int(torch.randint(2**62, (), generator=own))
     initialised: set[int] = set()

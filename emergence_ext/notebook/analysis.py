@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from emergence_ext.data import MapStyle
+from emergence_ext.lookup import require_kind
 from emergence_ext.report import Framed, emergence, exporting, is_current, show, write
 from emergence_ext.run import FinishedRun, Settings, check_place, run, subject_of
 from emergence_ext.settings import Backend, Precision
@@ -39,6 +40,7 @@ class Analysis(FinishedRun):
     @classmethod
     def of(cls, finished: FinishedRun) -> Self:
         """Take a finished run."""
+        require_kind(finished=(finished, FinishedRun))
         return cls(finished.folder, finished.config)
 
     def __repr__(self) -> str:

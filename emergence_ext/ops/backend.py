@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, TypedDict, Unpack, get_args
 
 import torch
 
+from emergence_ext.lookup import parsed_device
 from emergence_ext.ops import fused as ops
 from emergence_ext.ops import library as _library
 from emergence_ext.ops import reference, ways
@@ -58,7 +59,7 @@ def choose(
         rows: what is matched, see `Rows`.
 
     Raises:
-        ValueError: an unknown backend.
+        ValueError: an unknown backend, or a device that torch knows none of.
         RuntimeError: "fused" where it cannot compute, with the reason and what to do.
 
     Examples:
@@ -70,6 +71,7 @@ def choose(
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
     if backend == "reference":
+        parsed_device(device)
         return Matching("reference", reference)
     reason = why_not_fused(device, **rows)
     if reason is None:
@@ -127,7 +129,7 @@ def why_not_fused(
         >>> ops.why_not_fused("meta")
         "there are no ops for 'meta'"
     """
-    place = torch.device(device)
+    place = parsed_device(device)
     if place.type == "cpu":
         return _library.why_not("cpu")
     if place.type != "cuda":

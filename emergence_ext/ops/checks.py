@@ -34,6 +34,9 @@ def checked(
 
     Where images have lengths, their padding is filled.
     """
+    for name, x in ((first, q), ("d", d), ("a", a)):
+        if not isinstance(x, Tensor) and not (name == "a" and x is None):
+            raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
     if precision not in PRECISIONS:
         raise ValueError(f"{op}: precision must be one of {PRECISIONS}, got {precision!r}")
     if q.ndim != 3 or d.ndim != 3 or q.shape[2] != d.shape[2]:

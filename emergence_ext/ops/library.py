@@ -166,11 +166,9 @@ def use_instruction_set(name: str) -> None:
     """
     if _library is None:
         raise RuntimeError(f"the compiled library is not there: {_not_loaded}")
-    if not _library.use_instruction_set(name):
-        raise ValueError(
-            f"instruction set must be one of {_library.instruction_sets()} on this machine, "
-            f"got {name!r}"
-        )
+    known = _library.instruction_sets()
+    if name not in known or not _library.use_instruction_set(name):
+        raise ValueError(f"instruction set must be one of {known} on this machine, got {name!r}")
 
 
 def _load() -> tuple[dict[str, Any], Any, str | None]:

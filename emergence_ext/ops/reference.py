@@ -86,9 +86,9 @@ def maxsim_indices(
         (tensor([[0.9000]]), tensor([[[1]]]))
     """
     matches = matches_of(q, d, a, index_dtype, out)
-    stored, ragged = q.dtype, Ragged(q_lengths, d_lengths, empty_score)
-    q, d, a = checked("maxsim", q, d, a, precision, ragged=ragged)
-    products = tensor_cores.products_for(q, stored, precision)
+    ragged = Ragged(q_lengths, d_lengths, empty_score)
+    given, (q, d, a) = q, checked("maxsim", q, d, a, precision, ragged=ragged)
+    products = tensor_cores.products_for(q, given.dtype, precision)
     best_in = _matcher(q, products)
     (N, R, _), B = q.shape, len(d)
     rows, indices = [], []
@@ -156,9 +156,9 @@ def match_kl(
         >>> reference.match_kl(q, q, torch.ones(2, 1), torch.zeros(2), torch.full((2, 2), 0.5))
         tensor(0.1201)
     """
-    stored, ragged = q.dtype, Ragged(q_lengths, d_lengths, empty_score)
-    q, d, a = checked("match_kl", q, d, a, precision, ragged=ragged)
-    products = tensor_cores.products_for(q, stored, precision)
+    ragged = Ragged(q_lengths, d_lengths, empty_score)
+    given, (q, d, a) = q, checked("match_kl", q, d, a, precision, ragged=ragged)
+    products = tensor_cores.products_for(q, given.dtype, precision)
     b, P = checked_targets("match_kl", q, d, b, P, exclude, over)
     b = ragged.bias(b, over)
     needs = tuple(torch.is_grad_enabled() and x.requires_grad for x in (q, d, a, b))

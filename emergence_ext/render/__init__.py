@@ -8,7 +8,7 @@ result = render.render(net, start, objective, steps=200, learning_rate=0.02)
 """
 
 from emergence_ext.render.image import Pixels, check_images, noise
-from emergence_ext.render.loop import Rendering, measure, render
+from emergence_ext.render.loop import Rendering, measure, render, require_octaves
 from emergence_ext.render.objectives import (
     Objective,
     alpha_norm,
@@ -22,7 +22,7 @@ from emergence_ext.render.objectives import (
     total_variation,
     unit,
 )
-from emergence_ext.render.ramps import Number, Ramp, ends, value
+from emergence_ext.render.ramps import Number, Ramp, ends, require_number, value
 from emergence_ext.render.seen import Seen, maps_of, seeing
 from emergence_ext.render.transforms import (
     CentreMask,
@@ -62,6 +62,8 @@ __all__ = [
     "measure",
     "noise",
     "render",
+    "require_number",
+    "require_octaves",
     "seeing",
     "total_variation",
     "unit",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emergence_ext.settings import require_count
+from emergence_ext.settings import require_count, require_real
 
 
 class Pixels:
@@ -126,7 +126,9 @@ def noise(
         torch.Size([2, 3, 8, 16])
     """
     require_count("count", count, 1)
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    require_count("channels", channels, 1)
+    require_real("spread", spread, zero=True)
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ValueError(f"size: expected (height, width) or a side in pixels, got {size!r}")
     height, width = sides

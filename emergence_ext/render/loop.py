@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from emergence_ext.lookup import require_kind
-from emergence_ext.render.image import Pixels
+from emergence_ext.render.image import Pixels, check_images
 from emergence_ext.render.objectives import Objective
-from emergence_ext.render.ramps import Number, Ramp, ends, value
+from emergence_ext.render.ramps import Number, require_number, value
 from emergence_ext.render.seen import See, Seen, seeing
 from emergence_ext.render.transforms import Mask, Smoothing, View
 from emergence_ext.settings import require_count
@@ -91,7 +91,7 @@ def render(
             in equal parts of the iterations, such as (0.5, 0.7, 1); none: its own alone.
         until: which images have arrived, bool `[n]`, of what is seen before a step; these stay as
             they are, and when all have arrived the loop ends. Not together with `octaves`.
-        keep: iterations of which the images are kept.
+        keep: iterations of which the images are kept, 0 to T.
         parameter_rate: learning rate (Adam) of the objective's own parameters.
         random_state: seed of the views.
         describe: what the progress bar says.
@@ -111,8 +111,22 @@ def render(
         True
     """
     _check(steps, learning_rate, rule, octaves, until is not None)
-    require_kind(objective=(objective, Objective), views=(views, Sequence))
+    require_kind(
+        objective=(objective, Objective),
+        views=(views, Sequence),
+        smoothing=(smoothing, Sequence),
+        keep=(keep, Iterable),
+    )
+    for name, part in [
+        *(("views", view) for view in views), *(("smoothing", smooth) for smooth in smoothing),
+        ("mask", mask), ("until", until),
+    ]:  # fmt: skip
+        if part is not None and not callable(part):
+            raise TypeError(f"{name}: expected what can be called, see `transforms`, got {part!r}")
     pixels, wanted = Pixels(start), set(keep)
+    for t in wanted:
+        if not isinstance(t, Integral) or not 0 <= t <= steps:
+            raise ValueError(f"keep: expected iterations from 0 to {steps} (steps), got {t!r}")
     height, width = start.shape[2:]
     n, sides = len(start), tuple(octaves) or (1.0,)
     generator = torch.Generator().manual_seed(random_state)
@@ -177,17 +191,44 @@ def measure(
         progress: at which ramps are read.
         batch_size: images at a time.
 
+    Raises:
+        ValueError: what is no batch of images, or whatever `seeing` refuses.
+
     Examples:
         >>> from emergence_ext import render
         >>> grey, net = torch.full((1, 3, 4, 4), 0.5), torch.nn.Identity()
         >>> render.measure(net, grey, render.total_variation())
         tensor([0.])
     """
+    require_kind(objective=(objective, Objective))
+    check_images("images", images)
+    require_count("batch_size", batch_size, 1)
     layers, output = objective.layers, objective.output
     see: See
     with torch.no_grad(), seeing(module, layers, output=output, preprocess=preprocess) as see:
         parts = [objective(see(batch, progress)).cpu() for batch in images.split(batch_size)]
     return torch.cat(parts)
+
+
+def require_octaves(octaves: Sequence[float], steps: int) -> None:
+    """Refuse sides of the image that `render` cannot go through.
+
+    Raises:
+        ValueError: what is no sequence of shares in (0, 1] that ends with 1, or more of them than
+            there are steps.
+
+    Examples:
+        >>> from emergence_ext import render
+        >>> render.require_octaves([0.5, 2.0], steps=10)
+        Traceback (most recent call last):
+        ...
+        ValueError: octaves: expected shares in (0, 1] that end with 1, got [0.5, 2.0]
+    """
+    shares = isinstance(octaves, Sequence) and all(isinstance(side, Real) for side in octaves)
+    if not shares or (octaves and octaves[-1] != 1) or not all(0 < side <= 1 for side in octaves):
+        raise ValueError(f"octaves: expected shares in (0, 1] that end with 1, got {octaves!r}")
+    if len(octaves) > steps:
+        raise ValueError(f"octaves: expected at most {steps}, one a step, got {len(octaves)}")
 
 
 class _Step:
@@ -261,16 +302,10 @@ def _check(
     steps: int, learning_rate: Number, rule: Rule, octaves: Sequence[float], until: bool
 ) -> None:
     require_count("steps", steps, 1)
-    if not isinstance(learning_rate, Real | Ramp):
-        raise TypeError(f"learning_rate: expected a number or a Ramp, got {learning_rate!r}")
-    if not min(ends(learning_rate)) >= 0:
-        raise ValueError(f"learning_rate: expected 0 or more, got {learning_rate}")
+    require_number("learning_rate", learning_rate, zero=True)
     if rule not in get_args(Rule):
         raise ValueError(f"rule: expected one of {', '.join(get_args(Rule))}, got {rule!r}")
-    if octaves and (octaves[-1] != 1 or not all(0 < side <= 1 for side in octaves)):
-        raise ValueError(f"octaves: expected shares in (0, 1] that end with 1, got {octaves}")
-    if len(octaves) > steps:
-        raise ValueError(f"octaves: expected at most {steps}, one a step, got {len(octaves)}")
+    require_octaves(octaves, steps)
     if octaves and until:
         raise ValueError(
             "until: an image that has arrived stays as it is, but octaves change its size; give "

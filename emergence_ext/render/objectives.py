@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from emergence_ext.render.ramps import Number, Ramp, value
 from emergence_ext.render.seen import Seen
+from emergence_ext.settings import require_real
 
 
 class Objective:
@@ -47,15 +49,23 @@ class Objective:
         output: bool = False,
         parameters: Sequence[Tensor] = (),
     ) -> None:
+        if not callable(compute):
+            raise TypeError(f"compute: expected a function of what is Seen, got {compute!r}")
         self.compute = compute
         self.name = name
-        self.layers = tuple(dict.fromkeys(layers))
+        self.layers = (layers,) if isinstance(layers, str) else tuple(dict.fromkeys(layers))
         self.output = output
         self.parameters = tuple(parameters)
 
     def __call__(self, seen: Seen) -> Tensor:
         """Return the objective of every image, `[n]`."""
-        return self.compute(seen)
+        value = self.compute(seen)
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"objective: {self.name} gives {value!r:.80}, expected a tensor, a number for each "
+                "image"
+            )
+        return value
 
     def __repr__(self) -> str:
         return self.name
@@ -82,7 +92,7 @@ class Objective:
         return _combined(operator.mul, "*", -1.0, self)
 
 
-def channel(layer: str, channels: int | Sequence[int]) -> Objective:
+def channel(layer: str, channels: int | Sequence[int] | Tensor) -> Objective:
     """Mean activation of one channel, or of several, over all regions.
 
     Args:
@@ -95,7 +105,9 @@ def channel(layer: str, channels: int | Sequence[int]) -> Objective:
         >>> render.measure(net, render.noise(2, 3, 8), -render.channel("1", [0, 2])).shape
         torch.Size([2])
     """
-    chosen = [channels] if isinstance(channels, int) else list(channels)
+    if isinstance(channels, Tensor | np.ndarray):
+        channels = channels.tolist()
+    chosen = list(channels) if isinstance(channels, Iterable) else [channels]
     if not chosen:
         raise ValueError("channels: none given")
 
@@ -155,13 +167,14 @@ def direction(layer: str, vector: Tensor, regions: Tensor | None = None) -> Obje
         >>> render.measure(net, render.noise(2, 3, 8), render.direction("1", torch.ones(4))).shape
         torch.Size([2])
     """
-    vector = torch.as_tensor(vector)
+    vector = _numbers("vector", vector)
     length = vector.double().norm()
     if vector.ndim != 1 or not 0 < float(length) < torch.inf:
         raise ValueError(
             f"vector: expected a direction [K], finite and not zero, got {list(vector.shape)} of "
             f"length {float(length):g}"
         )
+    regions = None if regions is None else _numbers("regions", regions)
     if regions is not None and (regions.ndim != 2 or not bool(regions.any())):
         raise ValueError("regions: expected bool [H, W] with at least one region")
     along = vector / length
@@ -240,9 +253,9 @@ def code(layer: str, target: Tensor) -> Objective:
         >>> render.measure(torch.nn.Sequential(net), images, render.code("0", target))
         tensor([0.])
     """
-    target = torch.as_tensor(target)
-    size = target.double().square().sum(dim=(-3, -2, -1))
-    if target.ndim not in (3, 4) or not bool((size > 0).all()):
+    target = _numbers("target", target)
+    whole = (-3, -2, -1)
+    if target.ndim not in (3, 4) or not bool((target.double().square().sum(whole) > 0).all()):
         raise ValueError(
             f"target: expected codes [n, K, H, W] that are not zero everywhere, got "
             f"{list(target.shape)}; the layer {layer!r} may be dead for this image"
@@ -268,8 +281,8 @@ def alpha_norm(alpha: float = 6.0) -> Objective:
         >>> render.measure(net, torch.tensor([0.5, 1.0]).reshape(2, 1, 1, 1), render.alpha_norm())
         tensor([0., 1.])
     """
-    if not alpha >= 1:
-        raise ValueError(f"alpha: expected at least 1, got {alpha}")
+    if not isinstance(alpha, Real) or not alpha >= 1:
+        raise ValueError(f"alpha: expected a number of at least 1, got {alpha!r}")
     return Objective(
         lambda seen: (2 * seen.images - 1).abs().pow(alpha).mean(dim=(1, 2, 3)),
         f"alpha_norm({alpha:g})",
@@ -287,8 +300,7 @@ def total_variation(beta: float = 2.0) -> Objective:
         >>> render.measure(net, grey, render.total_variation())
         tensor([0.])
     """
-    if not beta > 0:
-        raise ValueError(f"beta: expected above 0, got {beta}")
+    require_real("beta", beta)
 
     def compute(seen: Seen) -> Tensor:
         x = functional.pad(seen.images, (0, 1, 0, 1), mode="replicate")
@@ -371,6 +383,14 @@ def _combined(
         output=any(part.output for part in parts),
         parameters=list(parameters.values()),
     )
+
+
+def _numbers(name: str, x: object) -> Tensor:
+    """What can be a tensor, as one."""
+    try:
+        return torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}") from None
 
 
 def _output(seen: Seen) -> Tensor:

@@ -10,7 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.lookup import UserCodeError
-from emergence_ext.network import Call, as_map, find_layers, forward, logits, observed, recorder
+from emergence_ext.network import (
+    Call,
+    as_map,
+    find_layers,
+    forward,
+    logits,
+    observed,
+    recorder,
+    require_preprocess,
+)
+from emergence_ext.render.image import check_images
+from emergence_ext.settings import require_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +88,8 @@ def seeing(
         ...
         torch.Size([2, 4, 6, 6])
     """
-    names = list(dict.fromkeys(layers))
+    require_preprocess(preprocess)
+    names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
     looking, whole = False, output or not names
 
     def end(_call: Call) -> None:
@@ -138,6 +150,9 @@ def maps_of(
         keep: what to keep of maps `[b, K, H, W]`.
         batch_size: images at a time.
 
+    Raises:
+        ValueError: what is no batch of images, or whatever `seeing` refuses.
+
     Returns:
         Dotted name -> what was kept, `[n, ...]`.
 
@@ -147,9 +162,9 @@ def maps_of(
         >>> render.maps_of(net, ["0", "1"], torch.rand(5, 3, 8, 8))["1"].shape
         torch.Size([5, 4, 6, 6])
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    names = list(dict.fromkeys(layers))
+    require_count("batch_size", batch_size, 1)
+    check_images("images", images)
+    names = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     with torch.no_grad(), seeing(module, names, preprocess=preprocess) as see:
         for batch in images.split(batch_size):

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from emergence_ext.lookup import optional
-from emergence_ext.render.ramps import Number, ends, value
+from emergence_ext.render.ramps import Number, require_number, value
+from emergence_ext.settings import require_count
 
 View = Callable[[Tensor, float, torch.Generator], Tensor]
 """Images `[n, channels, H, W]`, the progress and a source of randomness to what is seen of them."""
@@ -44,7 +45,7 @@ class GaussianBlur:
     sigma: Number
 
     def __post_init__(self) -> None:
-        _not_negative("sigma", self.sigma)
+        require_number("sigma", self.sigma, zero=True)
 
     def __call__(self, images: Tensor, progress: float) -> Tensor:
         """Blur images `[n, channels, H, W]`."""
@@ -83,8 +84,7 @@ class SplitBregman:
     weight: Number
 
     def __post_init__(self) -> None:
-        if min(ends(self.weight)) <= 0:
-            raise ValueError(f"weight: expected above 0, got {self.weight}")
+        require_number("weight", self.weight, zero=False)
         optional("skimage.restoration", "denoising")
 
     def __call__(self, images: Tensor, progress: float) -> Tensor:
@@ -116,8 +116,7 @@ class CentreMask:
     sigma: Number
 
     def __post_init__(self) -> None:
-        if min(ends(self.sigma)) <= 0:
-            raise ValueError(f"sigma: expected above 0, got {self.sigma}")
+        require_number("sigma", self.sigma, zero=False)
 
     def __call__(self, gradients: Tensor, progress: float) -> Tensor:
         """Weigh gradients `[n, channels, H, W]`."""
@@ -150,7 +149,7 @@ class Jitter:
     pixels: int
 
     def __post_init__(self) -> None:
-        _not_negative("pixels", self.pixels)
+        require_count("pixels", self.pixels, 0)
 
     def __call__(self, images: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         """Roll images `[n, channels, H, W]`, all by the same."""
@@ -175,8 +174,7 @@ class Crop:
     share: Number
 
     def __post_init__(self) -> None:
-        if not 0 < min(ends(self.share)) <= max(ends(self.share)) <= 1:
-            raise ValueError(f"share: expected in (0, 1], got {self.share}")
+        require_number("share", self.share, zero=False, most=1)
 
     def __call__(self, images: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         """Crop images `[n, channels, H, W]`, all at the same place."""
@@ -187,8 +185,3 @@ class Crop:
             images = images.narrow(axis, int(place * (whole - length + 1)), length)
         size = (full[0], full[1])
         return functional.interpolate(images, size, mode="bilinear", align_corners=False)
-
-
-def _not_negative(name: str, number: Number) -> None:
-    if min(ends(number)) < 0:
-        raise ValueError(f"{name}: expected 0 or more, got {number}")

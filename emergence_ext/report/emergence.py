@@ -8,6 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.method import pearson, shared_categories
 from emergence_ext.report import learning
 from emergence_ext.report.emergence_figures import of_images, of_results
@@ -32,6 +33,7 @@ OF_IMAGES: Final = ("point_regions", "importance_maps", "shared_regions")
 
 def tables(run: FinishedRun) -> Tables:
     """Correlations, importance, points, similarity of categories, fits and images of a run."""
+    require_kind(run=(run, FinishedRun))
     e = run.emergence
     return {
         "correlations": correlations(run.strengths()),

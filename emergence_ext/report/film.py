@@ -17,7 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emergence_ext.figures import SAMPLES, Moment, Stage, drawable, strength_reach
+from emergence_ext.lookup import path_named, require_kind
 from emergence_ext.run import Emergence, FinishedRun
+from emergence_ext.settings import require_count
 from emergence_ext.store import write_file
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def shown_samples(results: Emergence, count: int = SAMPLES) -> Tensor:
 
 
 def animate(
-    run: FinishedRun, path: Path | None = None, *, fps: int = 24, seconds: float = 12.0
+    run: FinishedRun, path: Path | str | None = None, *, fps: int = 24, seconds: float = 12.0
 ) -> Path:
     """Write a film of a finished run, with its images, see `film_of`.
 
@@ -69,8 +71,10 @@ def animate(
         >>> ee.report.animate(run, fps=2, seconds=1.0).exists()
         True
     """
+    require_kind(run=(run, FinishedRun))
     e, thumbnails = run.emergence.sample, run.thumbnails
     images = None if thumbnails is None else thumbnails.alone.images(shown_samples(e))
+    path = None if path is None else path_named(path, "path")
     place = path or run.inside.experiment("animate") / "emergence"
     return film_of(e, place, images, fps=fps, seconds=seconds)
 
@@ -109,6 +113,7 @@ def film_of(
         ValueError: fps or seconds out of range, one checkpoint and one layer, or a frame of more
             than three dimensions.
     """
+    require_count("fps", fps, 0)
     if not 1 <= fps <= 60:
         raise ValueError(f"fps must be from 1 to 60, got {fps}")
     if not 1 <= seconds <= 120:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from emergence_ext.report.write import is_current, write
 from emergence_ext.run import FinishedRun
+from emergence_ext.settings import require_count
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Framed:
 
     path: Path
     height: int = 900
+
+    def __post_init__(self) -> None:
+        require_count("height", self.height, 1)
 
     def __repr__(self) -> str:
         return self.path.resolve().as_uri()

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.report import emergence
 from emergence_ext.report.beside import Experiments
 from emergence_ext.report.experiments import experiments
@@ -88,6 +89,7 @@ def update(run: FinishedRun, name: str) -> Path:
         ...
         ValueError: ...
     """
+    require_kind(run=(run, FinishedRun))
     known = {experiment.section.anchor: experiment for experiment in experiments(run.inside)}
     if name not in known:
         raise ValueError(f"name: no experiment {name!r}; there are {', '.join(known)}")
@@ -117,6 +119,7 @@ def refresh(run: FinishedRun) -> Path | None:
         >>> ee.report.refresh(ee.FinishedRun.open("runs/new")) is None  # none was written there
         True
     """
+    require_kind(run=(run, FinishedRun))
     if not run.inside.report.exists():
         return None
     with run.held():
@@ -131,6 +134,7 @@ def is_current(run: FinishedRun) -> bool:
         >>> ee.report.is_current(ee.FinishedRun.open("runs/demo"))
         True
     """
+    require_kind(run=(run, FinishedRun))
     try:
         told = read_receipts(run.inside.report) or {}
     except (OSError, StoreError):

@@ -7,9 +7,10 @@ import logging
 import math
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 
 import numpy
@@ -172,11 +173,14 @@ def check_alphas(alphas: Sequence[float]) -> None:
     """Refuse weights of the alignment that are none.
 
     Raises:
+        TypeError: no list of them.
         ValueError: names one.
     """
-    wrong = [alpha for alpha in alphas if not 0 <= alpha < math.inf]
-    if wrong:
-        raise ValueError(f"alphas: expected numbers of at least 0, got {wrong[0]}")
+    if not isinstance(alphas, Iterable) or isinstance(alphas, str):
+        raise TypeError(f"alphas: expected a list of numbers, got {alphas!r}")
+    for alpha in alphas:
+        if not isinstance(alpha, Real) or not 0 <= float(alpha) < math.inf:
+            raise ValueError(f"alphas: expected numbers of at least 0, got {alpha!r}")
 
 
 def _config(

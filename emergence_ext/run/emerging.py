@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from emergence_ext import parallel
+from emergence_ext.lookup import path_named, require_kind
 from emergence_ext.method import SampleProjection
 from emergence_ext.network import FeatureSet
 from emergence_ext.run.estimators import (
@@ -46,10 +48,23 @@ class Checkpoint:
     epoch: int
     features: Callable[[], FeatureSet | Streamed]
 
+    def __post_init__(self) -> None:
+        require_kind(label=(self.label, str))
+        if not isinstance(self.epoch, Integral):
+            raise TypeError(f"epoch: expected a whole number, got {self.epoch!r}")
+        if not callable(self.features):
+            raise TypeError(
+                "features: expected a function that gives them, such as lambda: features, got "
+                f"{type(self.features).__name__}"
+            )
+
     def source(self) -> Source:
         """Where fits and results take features from."""
         features = self.features()
-        return InMemory(features) if isinstance(features, FeatureSet) else features
+        if isinstance(features, FeatureSet):
+            return InMemory(features)
+        require_kind(features=(features, Streamed))
+        return features
 
 
 def emergence(
@@ -57,7 +72,7 @@ def emergence(
     settings: Settings | None = None,
     *,
     kappa_p: float | None = None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     backend: Backend = "auto",
 ) -> Emergence:
     """Learn the frame on the last checkpoint, hold it, and follow samples and regions through all.
@@ -90,6 +105,10 @@ def emergence(
         ['conv1_1', 'conv2_1']
     """
     settings = settings or Settings()
+    require_kind(settings=(settings, Settings), checkpoints=(checkpoints, Sequence))
+    for checkpoint in checkpoints:
+        require_kind(checkpoints=(checkpoint, Checkpoint))
+    folder = None if folder is None else path_named(folder, "folder")
     if not checkpoints:
         raise ValueError("checkpoints: none given; give at least the finished network's")
     labels = [checkpoint.label for checkpoint in checkpoints]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.data import Samples, take
-from emergence_ext.lookup import path_named
+from emergence_ext.lookup import path_named, require_kind
 from emergence_ext.method import (
     Frame,
     RegionalProjection,
@@ -31,7 +31,7 @@ from emergence_ext.run.identity import (
     weights_name,
     weights_of,
 )
-from emergence_ext.run.results import Emergence
+from emergence_ext.run.results import Emergence, place_of
 from emergence_ext.run.rows import h_of
 from emergence_ext.run.settle import kept_images
 from emergence_ext.run.strength import (
@@ -182,6 +182,7 @@ class FinishedRun:
 
     def keep(self, result: Saved, name: str, made_from: Mapping[str, str] | None = None) -> None:
         """Save what an experiment found, with what it was made from: the run, and what is given."""
+        require_kind(result=(result, Saved), name=(name, str))
         result.save(self.inside.result(name), {**self.made_from, **(made_from or {})})
 
     def owns(self, path: Path) -> bool:
@@ -276,9 +277,11 @@ class FinishedRun:
         """
         e = self.emergence
         wanted = e.layers if layers is None else layers
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        label = e.labels[place_of("checkpoint", checkpoint, e.labels)]
         if not e.stores:
-            return FeatureSet.load_part(self.inside.features(e.labels[checkpoint]), wanted, images)
-        path = self.inside.region_features(e.labels[checkpoint])
+            return FeatureSet.load_part(self.inside.features(label), wanted, images)
+        path = self.inside.region_features(label)
         if images is None:
             return FeatureSet.load_part(path, wanted)
         kept = self.kept_images
@@ -301,7 +304,8 @@ class FinishedRun:
         """Return sample features and logits of one checkpoint: of many images, of those of M."""
         if not self.emergence.stores:
             return self.features(checkpoint, layers=[])
-        path = self.inside.sample_features(self.emergence.labels[checkpoint])
+        labels = self.emergence.labels
+        path = self.inside.sample_features(labels[place_of("checkpoint", checkpoint, labels)])
         return FeatureSet.load_part(path, [])
 
     def sampled(self, subject: Subject) -> Subject:
@@ -329,6 +333,7 @@ class FinishedRun:
     def learned(self, checkpoint: int = -1) -> Learned:
         """Return the fits of one checkpoint."""
         e, fits = self.emergence, self.inside.fits
+        checkpoint = place_of("checkpoint", checkpoint, e.labels)
         state = fits.state(e.labels[checkpoint])
         last = checkpoint in (-1, len(e.labels) - 1)
         regional = {layer: RegionalProjection.load(state.regional(layer)) for layer in e.layers}

@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 import torch
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.method import evaluations, is_of_all, parts_of
 from emergence_ext.network import check_fits
 from emergence_ext.run.analyse import check_alphas
@@ -19,7 +20,7 @@ from emergence_ext.run.rates import Clock, Curve, Rates
 from emergence_ext.run.settle import settled
 from emergence_ext.run.strength import temperatures
 from emergence_ext.run.subject import Subject
-from emergence_ext.settings import Backend, Settings
+from emergence_ext.settings import Backend, Settings, require_count
 from emergence_ext.store import SHARD_BYTES
 
 FOLDS: Final = 5
@@ -303,6 +304,8 @@ def forecast(
         >>> ahead.seconds > 0, ahead.disk > 0
         (True, True)
     """
+    require_kind(subject=(subject, Subject), settings=(settings or Settings(), Settings))
+    require_count("processes", processes, 1)
     for state in subject.checkpoints:
         check_fits(subject.module, state.path)
     check_alphas(alphas)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from emergence_ext import data, network
 from emergence_ext.data import MapStyle
+from emergence_ext.lookup import path_named
 from emergence_ext.network import LoadedModel, load_checkpoints
 from emergence_ext.run.subject import Subject, SubjectSpec, assembled
 from emergence_ext.settings import Precision
@@ -75,6 +76,8 @@ def subject_of(
         raise ValueError(
             "weights: load them into the network, or name the network that they are of"
         )
+    if split is not None and not isinstance(images, str | Path):
+        raise ValueError("split: it is of a folder of images; give the data set of that split")
     in_words = (
         isinstance(model, str)
         and isinstance(images, str | Path)
@@ -122,8 +125,8 @@ def subject_of(
         device=device,
         masks=data.Masks.read(
             dataset.names,
-            boxes=None if boxes is None else Path(boxes),
-            masks=None if masks is None else Path(masks),
+            boxes=None if boxes is None else path_named(boxes, "boxes"),
+            masks=None if masks is None else path_named(masks, "masks"),
         ),
     )
 

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
+from emergence_ext.lookup import path_named
 from emergence_ext.network import CheckpointFile, code_digest, weights_digest
 from emergence_ext.run.folder import Config
 from emergence_ext.run.subject import Subject
@@ -77,7 +78,7 @@ def thumbnail_origins(config: Config) -> dict[str, str] | None:
     return {name: config.hashes[name] for name in names} if config.digested else None
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path | str) -> str:
     """SHA-256 of a file.
 
     Examples:
@@ -87,7 +88,7 @@ def file_digest(path: Path) -> str:
         >>> run.file_digest(Path("note.txt"))[:8]
         'ba7816bf'
     """
-    with path.open("rb") as file:
+    with path_named(path, "path").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

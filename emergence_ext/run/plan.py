@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from emergence_ext.lookup import path_named
 from emergence_ext.run.results import SAMPLED
 from emergence_ext.run.settle import kept_images, sample_images, split_images
 from emergence_ext.run.subject import Subject
@@ -144,7 +145,7 @@ class Sizes:
         )
 
 
-def free_space(folder: Path) -> int:
+def free_space(folder: Path | str) -> int:
     """Bytes that are free on the disk of a folder, which need not be there.
 
     Examples:
@@ -153,5 +154,6 @@ def free_space(folder: Path) -> int:
         >>> run.free_space(Path("not/there/yet")) > 0
         True
     """
+    folder = path_named(folder, "folder")
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     return shutil.disk_usage(there).free

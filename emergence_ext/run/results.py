@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Final
 
 import torch
@@ -106,12 +107,14 @@ class Emergence(Saved):
             checkpoint: its place.
             images: indices, mask or slice; None: all.
         """
+        checkpoint = place_of("checkpoint", checkpoint, self.labels)
         if self.g is not None:
             return self.g[checkpoint] if images is None else self.g[checkpoint][images]
         return read_rows(self.stores[checkpoint], "g", images)
 
     def logits(self, checkpoint: int = -1, images: Images = None) -> Tensor:
         """Logits z of some images, `[n, C]`, float32; as `samples`."""
+        checkpoint = place_of("checkpoint", checkpoint, self.labels)
         if self.z is not None:
             return self.z[checkpoint] if images is None else self.z[checkpoint][images]
         return read_rows(self.stores[checkpoint], "z", images)
@@ -123,6 +126,8 @@ class Emergence(Saved):
             checkpoint, layer: their places.
             images: indices, mask or slice; None: all.
         """
+        checkpoint = place_of("checkpoint", checkpoint, self.labels)
+        layer = place_of("layer", layer, self.layers)
         if self.h is not None:
             h = self.h[checkpoint, layer]
             return h if images is None else h[images]
@@ -165,6 +170,8 @@ class Emergence(Saved):
         self, checkpoint: int = -1, layer: int = -1, images: Tensor | None = None
     ) -> KnowledgePoints:
         """Knowledge points of some images, `[n]` by index or mask (None: all), in one layer."""
+        checkpoint = place_of("checkpoint", checkpoint, self.labels)
+        layer = place_of("layer", layer, self.layers)
         if self.h is None:
             y = self.y if images is None else self.y[images]
             h = self.regions(checkpoint, layer, images)
@@ -236,6 +243,7 @@ class Emergence(Saved):
 
     def _of_logits(self, checkpoint: int, make: Callable[[Tensor], Tensor]) -> Tensor:
         """What is made of the logits of each image, `[N]`."""
+        checkpoint = place_of("checkpoint", checkpoint, self.labels)
         if self.z is not None:
             return make(self.z[checkpoint])
         return torch.cat([make(self.logits(checkpoint, block)) for block in self.blocks()])
@@ -269,6 +277,7 @@ class Emergence(Saved):
         Args:
             images: indices, `[m]`, ascending; those that regions were learned on are among them.
         """
+        images = torch.as_tensor(images)
         T, L = range(len(self.labels)), range(len(self.layers))
         h = [torch.stack([self.regions(t, k, images) for k in L]) for t in T]
         return replace(
@@ -284,3 +293,19 @@ class Emergence(Saved):
             projected=[],
             stores=(),
         )
+
+
+def place_of(argument: str, given: int, names: Sequence[str]) -> int:
+    """The place of a checkpoint or a layer; below 0 they are counted from the last.
+
+    Raises:
+        TypeError: no whole number, such as a name.
+        IndexError: there is none at that place.
+    """
+    if not isinstance(given, Integral):
+        known = isinstance(given, str) and given in names
+        place = f"; {given!r} is {names.index(given)}" if known else ""
+        raise TypeError(f"{argument}: expected its place in {list(names)}, got {given!r}{place}")
+    if not -len(names) <= given < len(names):
+        raise IndexError(f"{argument}: expected -{len(names)} to {len(names) - 1}, got {given}")
+    return int(given)

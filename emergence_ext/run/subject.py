@@ -20,6 +20,7 @@ from torch import nn
 
 from emergence_ext import data, network
 from emergence_ext.data import Masks, Samples
+from emergence_ext.lookup import require_kind
 from emergence_ext.network import CheckpointFile, FeatureSet, load_checkpoints
 from emergence_ext.settings import Precision
 
@@ -66,6 +67,9 @@ class Subject:
     spec: SubjectSpec | None = None
     last_linear: str | None = None
     masks: Masks | None = None
+
+    def __post_init__(self) -> None:
+        require_kind(layers=(self.layers, Mapping), dataset=(self.dataset, Samples))
 
     def extract(
         self,

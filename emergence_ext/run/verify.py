@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from emergence_ext.lookup import path_named, require_kind
 from emergence_ext.network import FeatureSet, find_state, load_checkpoints
 from emergence_ext.run.emerging import Checkpoint, emergence
 from emergence_ext.run.finished import FinishedRun
@@ -71,7 +72,7 @@ def verify(folder: Path | str) -> Verification:
         >>> run.verify("runs/demo").wrong
         []
     """
-    inside, result = RunFolder(Path(folder)), Verification()
+    inside, result = RunFolder(path_named(folder, "run")), Verification()
     if not inside.config.is_file():
         raise FileNotFoundError(f"run: {folder} holds no run")
     result.check("configuration", lambda: Config.read(inside.config))
@@ -110,6 +111,7 @@ def recompute(run: FinishedRun) -> Emergence:
         >>> torch.allclose(run.recompute(found).h, found.emergence.h)
         True
     """
+    require_kind(run=(run, FinishedRun))
     e, inside = run.emergence, run.inside
     if e.stores:
         _recompute_rows(run)

@@ -25,7 +25,15 @@ from emergence_ext.run import (
     regional_projection,
     settled_kappa_p,
 )
-from emergence_ext.settings import RECIPES, Backend, Matches, Recipe, Settings, WeightsOf
+from emergence_ext.settings import (
+    RECIPES,
+    Backend,
+    Matches,
+    Recipe,
+    Settings,
+    WeightsOf,
+    require_choice,
+)
 from emergence_ext.store import Saved, digest, once
 
 logger = logging.getLogger(__name__)
@@ -92,6 +100,10 @@ class Choices:
     region_prior: float = Settings.region_prior
     solver: Descent = "lbfgs"
     recipe: Recipe = "default"
+
+    def __post_init__(self) -> None:
+        require_choice("centring", self.centring, Centring)
+        require_choice("similarity", self.similarity, Similarity)
 
     def settings(self, channels: int, regional_evals: int) -> Settings:
         """The settings of its fits, for layers of so many channels."""

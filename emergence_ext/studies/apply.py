@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from emergence_ext.data import Samples, image_set, relabelled, splits, take
-from emergence_ext.lookup import require_kind
+from emergence_ext.lookup import path_named, require_kind
 from emergence_ext.method import (
     Frame,
     Interval,
@@ -224,8 +224,9 @@ def open_folder(
         ValueError: no such folder, no readable image in it, or as `FinishedRun.subject`.
         FileNotFoundError: a file of the run's network that is not there.
     """
+    require_kind(run=(run, FinishedRun))
     run.emergence.require_every_region("the search in new images")
-    root, categories = Path(folder), run.emergence.categories
+    root, categories = path_named(folder, "folder"), run.emergence.categories
     present = splits(root)
     split = next((present[role] for role in ("val", "test", "train") if role in present), None)
     if split is not None and (root / split).is_dir():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.method import Frame, Interval, bootstrap_ratio, check_tau, polar, proportion
 from emergence_ext.network import (
     ForwardPass,
@@ -155,7 +156,15 @@ def region_types(o: Tensor, a: Tensor) -> Tensor:
 
     Returns:
         `[...]`, uint8.
+
+    Raises:
+        ValueError: shapes that differ, or what is not bool.
     """
+    if o.shape != a.shape or o.dtype != torch.bool or a.dtype != torch.bool:
+        raise ValueError(
+            f"o and a must be bool [T, ...], got {o.dtype} {list(o.shape)} and {a.dtype} "
+            f"{list(a.shape)}"
+        )
     switched = o[0] & a[-1]
     types = torch.zeros(o.shape[1:], dtype=torch.uint8)
     types[switched] = 2
@@ -195,6 +204,12 @@ def attack(
             without gradients, or another network than the run's.
     """
     settings = settings or AttackSettings()
+    require_kind(
+        subject=(subject, Subject),
+        emergence=(emergence, Emergence),
+        learned=(learned, Learned),
+        settings=(settings, AttackSettings),
+    )
     emergence.require_every_region("the attack")
     tau = emergence.tau if settings.tau is None else settings.tau
     check_tau(tau, len(emergence.categories))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -185,10 +186,12 @@ def compare(
     """
     for name, e, place in (("a", a, checkpoint_a), ("b", b, checkpoint_b)):
         require_kind(**{name: (e, Emergence)})
-        if not -len(e.labels) <= place < len(e.labels):
+        if not isinstance(place, Integral) or not -len(e.labels) <= place < len(e.labels):
             raise ValueError(
-                f"checkpoint_{name}: expected the place of one of {len(e.labels)}, got {place}"
+                f"checkpoint_{name}: expected the place of one of {len(e.labels)}, got {place!r}"
             )
+    if isinstance(names, str) or len(names) != 2:
+        raise ValueError(f"names: expected two, of A and of B, got {names!r}")
     for e in (a, b):
         e.require_every_region("a comparison")
     order = _paired(a, b, names)
@@ -298,6 +301,7 @@ def align(a: Frame, b: Frame, random_state: int = 0) -> Alignment:
     """
     from scipy.linalg import orthogonal_procrustes
 
+    require_kind(a=(a, Frame), b=(b, Frame))
     ours, theirs = a.directions.double().numpy(), b.directions.double().numpy()
     if np.allclose(ours, theirs, atol=1e-6) and torch.allclose(a.priors, b.priors, atol=1e-6):
         ones = torch.ones(len(ours), dtype=torch.float64)
@@ -362,6 +366,7 @@ def differences(c: Comparison, random_state: int = 0) -> list[Difference]:
         c: the pairs.
         random_state: seed of the resamples.
     """
+    require_kind(c=(c, Comparison))
     R = c.distance.shape[-1]
     rows = []
     for k, layer in enumerate(c.layers):

@@ -14,6 +14,7 @@ from typing import Final
 
 import torch
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.method import entropy, pearson
 from emergence_ext.network import FeatureSet, randomise
 from emergence_ext.run import Checkpoint, Emergence, FinishedRun, RunFolder, Subject, emergence
@@ -90,6 +91,7 @@ def controls(run: FinishedRun, subject: Subject, *, backend: Backend = "auto") -
         ValueError: a control that cannot be fitted.
         StoreError: the run does not note its settings.
     """
+    require_kind(run=(run, FinishedRun), subject=(subject, Subject))
     settings, part = run.settings, run.sampled(subject)
     seed = settings.random_state
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from emergence_ext.lookup import require_kind
 from emergence_ext.method import Interval, SampleProjection, bootstrap_ratio, polar
 from emergence_ext.network import FeatureSet
 from emergence_ext.run import (
@@ -146,6 +147,8 @@ def distill(
     Raises:
         ValueError: what `find_places`, `training_images`, `train_student` and `distillation` say.
     """
+    require_kind(run=(run, FinishedRun), teacher=(teacher, Subject))
+    at = [at] if isinstance(at, str) else at
     run.emergence.require_every_region("distillation")
     places = find_places(teacher, at, layer or run.emergence.layers[-1])
     train_set, e = training_images(teacher), run.emergence.sample

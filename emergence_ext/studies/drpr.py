@@ -10,8 +10,8 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
-from emergence_ext.method import FitStats, require_finite
-from emergence_ext.settings import Settings
+from emergence_ext.method import FitStats, require_finite, takes_numpy
+from emergence_ext.settings import Settings, require_count, require_real
 from emergence_ext.store import Estimator
 
 LOOK: Final = 50  # steps between two looks at the tolerance
@@ -62,16 +62,11 @@ class DRPR(Estimator):
         tol: float = 1e-3,
         random_state: int = 0,
     ) -> None:
-        for name, value, least in (("dim", dim, 1), ("hidden", hidden, 0)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        for name, number in (
-            ("softening", softening),
-            ("learning_rate", learning_rate),
-            ("max_evals", max_evals),
-        ):
-            if not number > 0:
-                raise ValueError(f"{name} must be positive, got {number}")
+        require_count("dim", dim, 1)
+        require_count("hidden", hidden, 0)
+        require_count("max_evals", max_evals, 1)
+        require_real("softening", softening)
+        require_real("learning_rate", learning_rate)
         self.dim = dim
         self.softening = softening
         self.hidden = hidden
@@ -80,6 +75,7 @@ class DRPR(Estimator):
         self.tol = tol
         self.random_state = random_state
 
+    @takes_numpy
     def fit(self, f: Tensor, z: Tensor, step: Callable[[int, float], None] | None = None) -> Self:
         """Learn map, centres and priors.
 
@@ -127,12 +123,14 @@ class DRPR(Estimator):
         )
         return self
 
+    @takes_numpy
     def transform(self, f: Tensor) -> Tensor:
         """Map sample features `[N, E]` to points `[N, dim]`."""
         if f.ndim != 2 or f.shape[1] != len(self.mean_):
             raise ValueError(f"f must be [N, E = {len(self.mean_)}], got {tuple(f.shape)}")
         return _mapped(self._scaled(f.float()), self.weights_)
 
+    @takes_numpy
     def predict_proba(self, f: Tensor) -> Tensor:
         """What the mixture says of sample features `[N, E]`, as `[N, C]`."""
         return log_responsibilities(self.transform(f), self.priors_, self.centres_).exp()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.data import Box, boxes_on_grid, find_masks, mask_on_grid, read_boxes
+from emergence_ext.lookup import require_kind
 from emergence_ext.method import Interval, KnowledgePoints, bootstrap_ratio
 from emergence_ext.run import Emergence
 from emergence_ext.store import Saved
@@ -65,8 +66,9 @@ def find_objects(
     """
     if (boxes is None) == (masks is None):
         raise ValueError("foreground: give either --boxes FILE or --masks DIR")
-    if boxes is not None:
-        by_name = read_boxes(boxes) if isinstance(boxes, Path) else boxes
+    by_name = read_boxes(boxes) if isinstance(boxes, Path | str) else boxes
+    require_kind(e=(e, Emergence))
+    if by_name is not None:
         known = set(e.names)
         by_name = {name: by_name[name] for name in by_name if name in known}
         names, inside = list(by_name), boxes_on_grid(list(by_name.values()), e.grid)
@@ -121,6 +123,7 @@ def foreground(
         >>> ee.studies.foreground.foreground(e.points(), inside).points.value
         1.0
     """
+    require_kind(points=(points, KnowledgePoints), inside=(inside, Tensor))
     if inside.shape != points.point.shape:
         raise ValueError(
             f"inside must be [N, R] = {list(points.point.shape)}, got {list(inside.shape)}"
@@ -147,6 +150,7 @@ def share_of_points(e: Emergence, objects: Objects, layer: int = -1) -> Foregrou
         >>> ee.studies.foreground.share_of_points(e, objects).images
         1
     """
+    require_kind(e=(e, Emergence), objects=(objects, Objects))
     inside = objects.by_name()
     known = [n for n in e.held_out.nonzero().flatten().tolist() if e.names[n] in inside]
     on_object = torch.stack([inside[e.names[n]] for n in known])

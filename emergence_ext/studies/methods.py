@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from emergence_ext.lookup import path_named
 from emergence_ext.method import (
     PCA,
     Manifold,
@@ -21,8 +23,9 @@ from emergence_ext.method import (
     pearson,
     spearman,
     stratified_folds,
+    takes_numpy,
 )
-from emergence_ext.settings import Settings
+from emergence_ext.settings import Settings, require_count
 from emergence_ext.store import Saved, digest, once
 from emergence_ext.studies.drpr import DRPR
 
@@ -193,6 +196,7 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
 
 
+@takes_numpy
 def compare_methods(
     f: Tensor,
     z: Tensor,
@@ -204,7 +208,7 @@ def compare_methods(
     folds: int = 5,
     random_state: int = 0,
     methods: Sequence[Method] | None = None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
 ) -> list[Outcome]:
     """Correlate strength with entropy for every method, each at its best configuration (Table 1).
 
@@ -229,8 +233,9 @@ def compare_methods(
         An outcome for each temperature and method, in that order.
 
     Raises:
+        TypeError: methods that are none, such as their names.
         ValueError: no seeds or temperatures, a temperature that is not positive, fewer images than
-            folds.
+            folds, shapes that do not fit.
         ImportError: scikit-learn is absent.
 
     Examples:
@@ -243,11 +248,16 @@ def compare_methods(
         >>> found[0].method, found[0].fits
         ('PCA', 2)
     """
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}")
-    if not temperatures or min(temperatures) <= 0:
-        raise ValueError(f"temperatures must be positive, got {list(temperatures)}")
-    methods = METHODS if methods is None else methods
+    require_count("seeds", seeds, 1)
+    several = isinstance(temperatures, Sequence) and len(temperatures) > 0
+    if not several or not all(isinstance(t, Real) and t > 0 for t in temperatures):
+        raise ValueError(f"temperatures must be positive numbers in a list, got {temperatures!r}")
+    methods = METHODS if methods is None else _checked(methods)
+    if f.ndim != 2 or z.ndim != 2 or not len(f) == len(z) == len(y):
+        raise ValueError(
+            "f, z and y must be [N, E], [N, C] and [N]; got "
+            f"{list(f.shape)}, {list(z.shape)} and {list(y.shape)}"
+        )
     study = _Comparison(f, z, y, dim, folds, folder)
     outcomes = []
     with tqdm(total=len(temperatures) * len(methods), desc="methods", disable=None) as bar:
@@ -259,14 +269,27 @@ def compare_methods(
     return outcomes
 
 
+def _checked(methods: Sequence[Method]) -> Sequence[Method]:
+    """Methods to compare; names of them are told from them."""
+    several = isinstance(methods, Sequence) and not isinstance(methods, str) and methods
+    odd = [method for method in methods if not isinstance(method, Method)] if several else [methods]
+    if odd:
+        raise TypeError(
+            f"methods: expected a list of Method, such as some of METHODS "
+            f"({', '.join(method.name for method in METHODS)}), got {odd[0]!r:.80}"
+        )
+    return methods
+
+
 class _Comparison:
     """What all methods are given, and the strengths that are there already."""
 
     def __init__(
-        self, f: Tensor, z: Tensor, y: Tensor, dim: int, folds: int, folder: Path | None
+        self, f: Tensor, z: Tensor, y: Tensor, dim: int, folds: int, folder: Path | str | None
     ) -> None:
         self.f, self.z, self.y = f, z, y
-        self.dim, self.folds, self.folder = dim, folds, folder
+        self.dim, self.folds = dim, folds
+        self.folder = None if folder is None else path_named(folder, "folder")
         self.made_from = {"features": digest([f, z, y]), "dim": str(dim)}
         self.kept: dict[tuple[str, str, float | None, int], Strengths] = {}
 
@@ -342,7 +365,7 @@ class _Comparison:
                 logger.warning("%s, %s: %s", method.name, name, error)
                 failures.append(f"{name}: {error}")
                 continue
-            fitted[k, kept], strength[wanted] = fit.fitted, here
+            fitted[k, kept], strength[wanted] = fit.fitted.to(fitted), here.to(strength)
             crowded += bool((fit.fitted <= CROWDED * fit.fitted.max()).float().mean() > 0.9)
             pieces += fit.pieces > 1
         return Strengths(strength, fitted, failures, crowded, pieces)

@@ -84,6 +84,8 @@ def paper_tables(
     if images is not None and not with_ablation:
         raise ValueError("images: --images is of use only with --ablation")
     require_kind(runs=(runs, Mapping))
+    for run in runs.values():
+        require_kind(runs=(run, FinishedRun))
     first = next(iter(runs.values()))
     if with_ablation:
         first.emergence.require_every_region("the ablation")
@@ -124,6 +126,7 @@ def open_runs(folders: Sequence[Path | str]) -> dict[str, FinishedRun]:
         >>> list(ee.studies.paper_tables.open_runs(["runs/demo"]))
         ['demo']
     """
+    folders = [folders] if isinstance(folders, str | Path) else folders
     whole = [Path(folder).resolve() for folder in folders]
     if len(set(whole)) < len(whole):
         raise ValueError("RUN_DIR: a run was given twice; give each once")

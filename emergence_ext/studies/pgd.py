@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from emergence_ext.network import require_preprocess
+from emergence_ext.render import check_images
+from emergence_ext.settings import require_count, require_real
+
 
 def pgd(
     network: Callable[[Tensor], Tensor],
@@ -35,7 +39,8 @@ def pgd(
         Images and their logits `[B, C]` at the steps 0, the clean images, to `steps`.
 
     Raises:
-        ValueError: logits or gradients that are not finite, no gradient at all, or other labels.
+        ValueError: what is no image in 0..1, a number out of its range, logits or gradients that
+            are not finite, no gradient at all, or other labels.
 
     Examples:
         >>> from emergence_ext import studies
@@ -47,6 +52,11 @@ def pgd(
         >>> len(path), bool((path[-1] - images).abs().max() <= 0.1)
         (4, True)
     """
+    check_images("images", images, within=True)
+    require_real("eps", eps, zero=True)
+    require_real("step", step, zero=True)
+    require_count("steps", steps, 1)
+    labels = torch.as_tensor(labels, device=images.device)
     x = images.detach()
     for t in range(steps + 1):
         x = x.detach().requires_grad_(t < steps)
@@ -107,6 +117,7 @@ def require_differentiable(preprocess: Callable[[Tensor], Tensor], images: Tenso
         ...
         ValueError: preprocess: no gradient comes back through it...
     """
+    require_preprocess(preprocess)
     x = images.detach().clone().requires_grad_()
     reason = "its result does not depend on the pixels in a way that torch can differentiate"
     gradient = None

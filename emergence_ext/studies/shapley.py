@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Final
 
 import torch
@@ -15,7 +16,7 @@ from emergence_ext.method import pearson, spearman
 from emergence_ext.names import printable
 from emergence_ext.network import Above, above, grad_cam, region_cells
 from emergence_ext.run import Emergence, Subject, require_same_network
-from emergence_ext.settings import ShapleySettings
+from emergence_ext.settings import ShapleySettings, require_count
 from emergence_ext.store import Saved
 
 NAME: Final = "shapley"  # of the experiment, and of its folder in a run
@@ -137,6 +138,7 @@ def shapley(
     """
     require_kind(subject=(subject, Subject), emergence=(emergence, Emergence))
     emergence.require_every_region("the Shapley study")
+    layers = [layers] if isinstance(layers, str) else layers
     names = list(layers) if layers is not None else emergence.layers[-1:]
     chosen = _choose(emergence, images)
     _check(names, emergence, samples, error)
@@ -318,8 +320,8 @@ def _errors(total: Tensor, squares: Tensor, rounds: Tensor) -> tuple[Tensor, Ten
 def _choose(emergence: Emergence, images: int | None) -> Tensor:
     """Which of the images of w are looked at, as places among them, of all categories alike."""
     count = len(emergence.region_images)
-    if images is not None and images < 1:
-        raise ValueError(f"images: expected at least 1, got {images}")
+    if images is not None:
+        require_count("images", images, 1)
     if images is None or images >= count:
         return torch.arange(count)
     order = torch.argsort(emergence.y[emergence.region_images], stable=True)
@@ -332,10 +334,11 @@ def _check(names: Sequence[str], emergence: Emergence, samples: int, error: floa
         raise ValueError(
             f"layer: expected some of {', '.join(emergence.layers)}, got {list(names)}"
         )
+    require_count("samples", samples, 0)
     if samples < FEWEST * BATCH:
         raise ValueError(
             f"samples: expected at least {FEWEST * BATCH} permutations, {FEWEST} batches of "
             f"{BATCH}, got {samples}"
         )
-    if not error > 0:
-        raise ValueError(f"error: expected a share above 0 of the spread, got {error}")
+    if not isinstance(error, Real) or not error > 0:
+        raise ValueError(f"error: expected a share above 0 of the spread, got {error!r}")

@@ -12,12 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from emergence_ext.data import Samples
-from emergence_ext.network import forward, logits, recorder
-from emergence_ext.training.loop import TrainingLog, train
+from emergence_ext.lookup import require_kind
+from emergence_ext.network import forward, logits, recorder, require_module
+from emergence_ext.settings import require_choice
+from emergence_ext.training.loop import TrainingLog, require_transform, train
 from emergence_ext.training.losses import FeatureRegression
 from emergence_ext.training.recipes import Recipe
 
 __all__ = ["FeaturePlace", "distil", "take_upper_layers"]
+
+
+Side = Literal["output", "input"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,10 @@ class FeaturePlace:
 
     label: str
     module: str
-    side: Literal["output", "input"] = "output"
+    side: Side = "output"
+
+    def __post_init__(self) -> None:
+        require_choice("side", self.side, Side)
 
     @contextmanager
     def recorded(self, module: nn.Module) -> Iterator[Callable[[], Tensor]]:
@@ -117,6 +125,12 @@ def distil(
         >>> log.loss[2] < log.loss[1]
         True
     """
+    require_kind(
+        place=(place, FeaturePlace), train_set=(train_set, Samples), recipe=(recipe, Recipe)
+    )
+    require_transform(preprocess)
+    for argument, module in (("teacher", teacher), ("student", student)):
+        require_module(module, argument)
     example = (preprocess or nn.Identity())(train_set[0][0][None])
     take_upper_layers(student, teacher, place, example)
     # Hooks that give only the columns of the categories, so that labels can be compared.

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from emergence_ext.data import Samples
+from emergence_ext.lookup import device_named, path_named, require_kind
 from emergence_ext.network import (
     CheckpointFile,
     Origin,
@@ -23,12 +24,13 @@ from emergence_ext.network import (
     keep_state,
     load_checkpoints,
     preserved,
+    require_module,
     restore_state,
     save_checkpoint,
     write_index,
 )
 from emergence_ext.network import preprocess as prepared
-from emergence_ext.settings import Precision
+from emergence_ext.settings import Precision, require_choice, require_count
 from emergence_ext.store import exists, locked, made_from
 from emergence_ext.training.heads import (
     CachedInputs,
@@ -115,6 +117,16 @@ def train(
         >>> training.train(net, images, images, recipe, out="trained", checkpoints=[0, 2]).epoch
         [0, 1, 2]
     """
+    require_module(module)
+    require_kind(
+        train_set=(train_set, Samples), val_set=(val_set, Samples), recipe=(recipe, Recipe)
+    )
+    require_transform(preprocess)
+    device, out = device_named(device), path_named(out, "out")
+    if loss is not None and not hasattr(loss, "labelled"):
+        raise TypeError(f"loss: expected one such as CrossEntropy(), got {loss!r}")
+    if checkpoints is not None:
+        require_kind(checkpoints=(checkpoints, Iterable))
     kept = {recipe.epochs} if checkpoints is None else set(checkpoints)
     if not kept <= set(range(recipe.epochs + 1)):
         raise ValueError(f"checkpoints: expected epochs in 0..{recipe.epochs}, got {sorted(kept)}")
@@ -136,10 +148,10 @@ def train(
         run = _Run(
             module,
             recipe,
-            Path(out),
+            out,
             kept,
             random_state,
-            torch.device(device),
+            device,
             loss or CrossEntropy(),
             model,
             output,
@@ -174,10 +186,28 @@ def evaluate(
         >>> 0 <= training.evaluate(net, images) <= 1
         True
     """
+    require_module(module)
+    require_kind(samples=(samples, Samples))
+    require_transform(preprocess)
+    require_count("batch_size", batch_size, 1)
+    require_choice("precision", precision, Precision)
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     inputs = ImageInputs(samples, (preprocess or nn.Identity()).to(device), device)
     with preserved(module):
         return _accuracy(module, inputs, batch_size, autocast(precision, device))
+
+
+def require_transform(preprocess: object) -> None:
+    """Refuse what is no module from images in 0..1 to a network's input.
+
+    Raises:
+        TypeError: it is none, such as the name of one.
+    """
+    if preprocess is not None and not isinstance(preprocess, nn.Module):
+        raise TypeError(
+            f"preprocess: expected a module, got {type(preprocess).__name__}; network.preprocess "
+            "makes one of a name or a function"
+        )
 
 
 class _Run:

@@ -12,15 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from emergence_ext import data
 from emergence_ext.data import (
     ArraySamples,
     ImageFolder,
     as_samples,
+    balanced_order,
     by_name,
     class_map,
     coco2014,
     cub200,
     digits,
+    read_boxes,
     relabelled,
     splits,
     subset,
@@ -497,6 +500,8 @@ def test_preprocessing_refuses_what_it_does_not_know() -> None:
         preprocess("imagnet")
     with pytest.raises(ValueError, match="expected 3 channels"):
         preprocess("imagenet")(torch.rand(1, 1, 4, 4))
+    with pytest.raises(ValueError, match=r"pixels in 0..1, got torch.uint8; divide by 255"):
+        preprocess("imagenet")(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"no 'squar' for 'torch:squar'.*'square'"):
         preprocess("torch:squar")
     with pytest.raises(ValueError, match="cannot import"):
@@ -511,3 +516,95 @@ def test_the_ten_categories_are_read_whole(data_dir: Path) -> None:
     assert len(samples) == 500 and len(samples.categories) == 10 and not samples.bad
     means = torch.stack([samples[index][0] for index in range(0, 500, 25)]).mean(dim=(0, 2, 3))
     assert ((means > 0.2) & (means < 0.8)).all()
+
+
+def test_what_is_no_number_of_an_image_is_told_what_to_do() -> None:
+    images = ArraySamples(torch.rand(3, 3, 4, 4), [0, 1, 1], ["cat", "dog"], ["tom", "rex", "ace"])
+    assert images[np.int64(1)][1] == images[torch.tensor(-1)][1] == 1
+    for index, told in (
+        ("rex", "got its name; 'rex' is 1, as names.index says"),
+        ("rexx", "got 'rexx', which is no name .* Nearest: 'rex'"),
+        (1.0, "got 1.0; data.take gives some"),
+        (slice(2), r"got slice.* data.take gives some"),
+    ):
+        with pytest.raises(TypeError, match=rf"index: expected the number of an image, {told}"):
+            images[index]  # type: ignore[index]
+    with pytest.raises(TypeError, match="got its name; 'rex' is 1"):
+        take(images, ["rex"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="indices: expected Iterable, got int"):
+        take(images, 1)  # type: ignore[arg-type]
+    for index in (3, -1):
+        with pytest.raises(IndexError, match=f"indices: expected 0 to 2, got {index}"):
+            take(images, [index])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"labels": ["cat", "dog"]}, "labels: expected numbers .* got 'cat'; 'cat' is 0"),
+        ({"labels": [0, 0.7]}, "labels: expected numbers of categories, got 0.7"),
+        ({"labels": None}, "labels: expected Iterable, got NoneType"),
+        ({"categories": 2}, "categories: expected Iterable, got int"),
+        (
+            {"images": [torch.rand(3, 4, 4)] * 2},
+            "images: .* got a list; torch.stack",
+        ),
+        ({"images": "photos"}, "images: expected a tensor or an array .* got str"),
+        ({"images": None}, "images: expected a tensor or an array .* got NoneType"),
+        ({"images": torch.rand(0, 3, 4, 4), "labels": []}, "images: there are none"),
+    ],
+)
+def test_what_are_no_images_with_labels_is_named(changes: dict[str, object], told: str) -> None:
+    given = {"images": torch.rand(2, 3, 4, 4), "labels": [0, 1], "categories": ["cat", "dog"]}
+    with pytest.raises((ValueError, TypeError), match=told):
+        ArraySamples(**(given | changes))  # type: ignore[arg-type]
+
+
+def test_labels_of_any_whole_kind_will_do() -> None:
+    for labels in ([0, 1], (0.0, 1.0), np.array([0, 1]), torch.tensor([0, 1], dtype=torch.uint8)):
+        assert ArraySamples(torch.rand(2, 1, 4, 4), labels, ["a", "b"]).labels == [0, 1]  # type: ignore[arg-type]
+
+
+def test_an_order_is_of_categories_by_number() -> None:
+    labels = [0, 0, 0, 1]
+    assert torch.equal(balanced_order(labels), balanced_order(torch.tensor(labels)))
+    assert torch.equal(balanced_order(np.array(labels)), balanced_order(labels))  # type: ignore[arg-type]
+    for wrong in (torch.tensor([0.5, 1.0]), [-1, 0], torch.tensor(3)):
+        with pytest.raises(ValueError, match=r"y: expected numbers of categories, \[N\]"):
+            balanced_order(wrong)  # type: ignore[arg-type]
+
+
+def test_paths_may_be_text_and_what_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("name,left,top,right,bottom\ntom,0,0,0.5,0.5\n")
+    assert read_boxes(str(tmp_path / "boxes.csv")) == read_boxes(tmp_path / "boxes.csv")
+    for call, argument in (
+        (read_boxes, "boxes"),
+        (data.splits, "root"),
+        (data.held_out, "root"),
+        (lambda none: data.image_set(none, size=8), "root"),
+        (lambda none: data.TarFiles(none, size=8), "data"),
+    ):
+        with pytest.raises(TypeError, match=f"{argument}: expected a path, got NoneType"):
+            call(None)
+
+
+def test_which_digits_is_said_by_true_or_false() -> None:
+    for wrong in ("test", None):
+        with pytest.raises(TypeError, match=f"train: expected True or False, got {wrong!r}"):
+            digits(wrong)  # type: ignore[arg-type]
+
+
+def test_sets_in_place_of_other_things_are_named() -> None:
+    pairs = [(torch.rand(3, 4, 4), 0)]
+    for call in (
+        lambda: data.subset(pairs, per_class=1),
+        lambda: data.relabelled(pairs, [0], ["a"]),
+        lambda: take(pairs, [0]),
+    ):
+        with pytest.raises(TypeError, match="dataset: expected Samples, got list"):
+            call()
+    for path in ("photos", Path("photos")):
+        with pytest.raises(TypeError, match="got the path 'photos'; data"):
+            data.as_samples(path)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="workers: expected a whole number, got '2'"):
+        data.as_samples(pairs, workers="2")  # type: ignore[arg-type]

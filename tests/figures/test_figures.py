@@ -551,3 +551,20 @@ def test_both_columns_of_the_ablation_have_the_same_ticks() -> None:
     levels = ["0", "a long level", "x 1", "x 2", "a much longer level", "b"]
     drawn = figures.ablation(figures.Band(r, r - 0.1, r + 0.1), r, factors, levels, [True] * 6)
     assert len({tuple(axes.get_xticks()) for axes in drawn.get_axes()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("draw", "told"),
+    [
+        (lambda: figures.losses([1.0, 2.0]), "curves: expected Mapping, got list"),
+        (lambda: figures.Band.of("ab"), "intervals: expected value, low and high, or None, got"),
+        (lambda: figures.category_style("cat"), "index: expected a whole number, got 'cat'"),
+        (
+            lambda: figures.importance_maps(torch.rand(2, 3, 8, 8), torch.rand(2, 4), 4),
+            r"grid: expected \(H, W\), two numbers of at least 1, got 4",
+        ),
+    ],
+)
+def test_what_nothing_can_be_drawn_of_is_named(draw: Any, told: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=told):
+        draw()

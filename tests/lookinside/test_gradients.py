@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -267,6 +268,20 @@ def test_a_copy_is_randomised_and_the_network_is_not(images, target) -> None:
     assert torch.allclose(G.map_similarity(maps, maps), torch.ones(3).double())
     others = G.magnitude(G.saliency(random, images, target))
     assert G.map_similarity(maps, others).abs().max() < 0.9
+
+
+def test_maps_may_be_arrays_of_numpy_or_lists() -> None:
+    gradients = torch.tensor([[[[3.0, 1]], [[-4, 0]]]])
+    for given in (gradients.numpy(), gradients.tolist()):
+        assert G.magnitude(given).tolist() == [[[4.0, 1.0]]]
+    maps = torch.rand(2, 3, 4)
+    assert np.allclose(G.map_similarity(maps.numpy(), 2 * maps), 1)
+    with pytest.raises(
+        ValueError, match=r"attributions: expected \[n, channels, H', W'\], got \[3"
+    ):
+        G.magnitude(maps[0])
+    with pytest.raises(ValueError, match=r"maps, others: .* got \[2, 3, 4\] and \[1, 3, 4\]"):
+        G.map_similarity(maps, maps[:1])
 
 
 def test_networks_that_have_no_such_map_are_refused(images) -> None:

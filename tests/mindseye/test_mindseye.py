@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from emergence_ext import mindseye
 from emergence_ext.data.folders import image_set
 from emergence_ext.mindseye import (
     AdaptiveRobust,
@@ -155,23 +157,29 @@ def test_blur_is_a_share_of_the_shorter_side(side: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("changes", "told"),
     [
-        ({"blur": -1}, "blur: expected 0 or more"),
+        ({"steps": "5"}, "steps: expected a whole number, got '5'"),
+        ({"steps": 2.5}, "steps: expected a whole number, got 2.5"),
+        ({"steps": 0}, "steps: expected at least 1, got 0"),
+        ({"jitter": 0.5}, "jitter: expected a whole number, got 0.5"),
+        ({"jitter": -1}, "jitter: expected at least 0, got -1"),
+        ({"blur": "1"}, "blur: expected a number or a Ramp, got '1'"),
+        ({"sparsity": None}, "sparsity: expected a number or a Ramp, got None"),
+        ({"learning_rate": float("nan")}, "learning_rate: expected 0 or more, got nan"),
+        ({"denoising": 0}, "denoising: expected above 0, got 0"),
+        ({"mask": -1}, "mask: expected above 0, got -1"),
         ({"blur": Ramp(0.1, -0.1)}, "blur: expected 0 or more"),
-        ({"crop": 1.5}, r"crop: expected in \(0, 1\]"),
         ({"crop": 0.0}, "crop: expected above 0"),
-        ({"mask": 0.0}, "mask: expected above 0"),
-        ({"denoising": -1.0}, "denoising: expected above 0"),
-        ({"steps": 0}, "steps: expected above 0"),
-        ({"jitter": -1}, "jitter: expected 0 or more"),
-        ({"sparsity": math.nan}, "sparsity: expected 0 or more"),
-        ({"learning_rate": -0.1}, "learning_rate: expected 0 or more"),
+        ({"crop": 2}, "crop: expected above 0 and at most 1, got 2"),
+        ({"octaves": 0.5}, "octaves: expected shares .* got 0.5"),
+        ({"octaves": (0.5, 0.7)}, "octaves: expected shares"),
+        ({"octaves": (0.5, 1), "steps": 1}, "octaves: expected at most 1, one a step, got 2"),
     ],
 )
-def test_a_schedule_out_of_range_is_refused(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        Schedule(**wrong)
+def test_a_schedule_out_of_range_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=told):
+        Schedule(**changes)
 
 
 def test_images_of_facets_reach_their_channels(net: Net, images: Tensor) -> None:
@@ -345,14 +353,38 @@ def test_the_sheet_shows_the_nearest_real_member(net: Net, images: Tensor) -> No
         ({"images": torch.full((2, 3, 10, 10), torch.nan)}, "NaN"),
         ({"facets": find_facets(torch.eye(4))}, "of 4 images, but 14 are given"),
         ({"facets": replace(find_facets(torch.eye(14)), facets=[])}, "facets: expected some"),
+        ({"top_k": "3"}, "top_k: expected a whole number, got '3'"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"batch_size": "a"}, "batch_size: expected a whole number, got 'a'"),
+        ({"preprocess": "clip"}, "preprocess: expected a function of images"),
+        ({"regions": np.ones((14, 5, 5), dtype=bool)}, "regions: expected Tensor, got ndarray"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(
     net: Net, images: Tensor, changes: dict[str, object], told: str
 ) -> None:
     given = {"images": images, "layer": "relu2", "top_k": 2, "schedule": QUICK, **changes}
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises((ValueError, TypeError), match=told):
         minds_eye(net, given.pop("images"), given.pop("layer"), **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: mindseye.top_channels(torch.rand(3), 2), r"target: expected \[n, K, H, W\]"),
+        (lambda: mindseye.layer_rows(Net(), "relu2", np.ones(3)), "images: expected a tensor"),
+        (lambda: logits_of(Net(), np.ones(3)), "images: expected a tensor"),
+        (lambda: logits_of(Net(), torch.rand(1, 3, 8, 8), batch_size=0), "batch_size: expected at"),
+        (lambda: mindseye.AdaptiveRobust(0), "count: expected at least 1, got 0"),
+        (lambda: mindseye.AdaptiveRobust(1, scale="a"), "scale: expected a number, got 'a'"),
+        (lambda: mindseye.AdaptiveRobust(1, device="gpu"), "device: expected cpu, .* got 'gpu'"),
+        (lambda: mindseye.robust("a", 1.0), "x: expected a tensor or an array of numbers"),
+        (lambda: mindseye.log_normaliser(1.0), "shape: expected a tensor or an array of numbers"),
+    ],
+)
+def test_parts_of_it_name_what_they_cannot_take(call: Any, told: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=told):
+        call()
 
 
 def test_a_dead_layer_and_identical_images(net: Net, images: Tensor) -> None:

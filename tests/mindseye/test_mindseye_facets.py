@@ -66,6 +66,16 @@ def test_constant_activations_are_one_facet_and_no_more() -> None:
             find_facets(wrong, 1)
 
 
+def test_activations_may_be_arrays_of_numpy_or_lists() -> None:
+    rows = torch.tensor([[10.0, 0, 0], [-10, 0, 0], [0, 5, 1], [0, 5, -1]])
+    for given in (rows.numpy(), rows.double().numpy(), rows.tolist()):
+        assert torch.equal(find_facets(given, 2).labels, find_facets(rows, 2).labels)
+    with pytest.raises(TypeError, match="activations: expected a tensor or an array of numbers"):
+        find_facets("rows")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="count: expected a whole number, got '2'"):
+        find_facets(rows, "2")  # type: ignore[arg-type]
+
+
 def test_as_many_images_as_facets_are_each_their_own() -> None:
     # In the plane, all that is left of two components, the last two are in one place.
     rows = torch.tensor([[10.0, 0, 0], [-10, 0, 0], [0, 5, 1], [0, 5, -1]])

@@ -327,8 +327,11 @@ class Live(Net):
 
 @pytest.mark.parametrize(("kind", "told"), [("module", "norm1"), ("centred", "depends on")])
 def test_statistics_of_the_batch_are_warned_about(dataset, caplog, kind, told):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # one network in ten has nothing but zeros behind its first ReLU
+        live = Live(kind)
     with caplog.at_level(logging.WARNING):
-        extract(Live(kind), dataset, LAYERS)
+        extract(live, dataset, LAYERS)
     assert "depends on the other images of its batch" in caplog.text and told in caplog.text
     caplog.clear()
     extract(Net(), dataset, LAYERS)
@@ -573,3 +576,41 @@ def test_real_vgg16_features_at_112_pixels_are_seven_by_seven(data_dir):
     # After the ReLU; trained units are sparse (random ones are active half of the time).
     assert found.layers["conv5_3"].min() == 0
     assert 0.02 < found.layers["conv5_3"].gt(0).float().mean() < 0.4
+
+
+def test_a_single_layer_may_be_given_by_its_name(net, dataset):
+    found = extract(net, dataset, "stage2.1")
+    assert list(found.layers) == ["stage2.1"] == list(found.select("stage2.1").layers)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"layers": None}, "layers: expected Iterable, got NoneType"),
+        ({"preprocess": "imagenet"}, r"got str; network.preprocess\('imagenet'\) makes one"),
+        ({"preprocess": 3}, "preprocess: expected a function of images .* got int"),
+        ({"random_state": "a"}, "random_state: expected a whole number, got 'a'"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(net, dataset, changes, told):
+    with pytest.raises(TypeError, match=told):
+        extract(**{"module": net, "dataset": dataset, "layers": ["stage2"], **changes})
+
+
+@pytest.mark.parametrize("indices", ["a", 1, [0.5], [True]])
+def test_what_are_no_numbers_of_samples_is_refused(net, dataset, indices):
+    with pytest.raises(TypeError, match="indices: expected numbers of samples"):
+        extract(net, dataset, ["stage2"]).subset(indices)
+
+
+def test_a_sample_that_is_not_there_is_refused(net, dataset):
+    found = extract(net, dataset, ["stage2"])
+    assert len(found.subset([])) == 0
+    with pytest.raises(IndexError, match=rf"expected 0 to {len(found) - 1}, got 99"):
+        found.subset([0, 99])
+
+
+def test_what_is_neither_map_nor_tokens_is_named():
+    for output, got in ((torch.zeros(3), r"\[3\]"), (None, "NoneType")):
+        with pytest.raises(ValueError, match=rf"output: expected a map .* got {got}"):
+            regions(output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -90,6 +91,14 @@ def test_elsewhere_auto_is_the_reference_and_says_so_once(
 def test_elsewhere_fused_is_an_error(device: str, no_gpu: None) -> None:
     with pytest.raises(RuntimeError, match=f"cannot compute on {device}: "):
         choose("fused", device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "CPU", "", None, 3.5])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_what_is_no_device_is_an_error(backend: Any, device: Any) -> None:
+    for ask in (choose, in_words):
+        with pytest.raises(ValueError, match=rf"device: expected cpu, .* got {device!r}"):
+            ask(backend, device)
 
 
 @pytest.mark.parametrize("name", ["", "Fused", "cpu"])

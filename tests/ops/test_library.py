@@ -126,6 +126,8 @@ def test_the_instruction_set_can_be_switched_to_one_that_is_there(level: str) ->
     assert _library.build_info()["instruction_set"] == level
     with pytest.raises(ValueError, match=r"must be one of \[.*'generic'.* got 'sse9'"):
         _library.use_instruction_set("sse9")
+    with pytest.raises(ValueError, match=r"must be one of .* got None"):
+        _library.use_instruction_set(None)  # type: ignore[arg-type]
     assert _library.build_info()["instruction_set"] == level
 
 

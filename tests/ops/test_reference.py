@@ -159,3 +159,14 @@ def test_wrong_input_is_named(change: dict, kind: type[Exception], says: str) ->
     x = build(replace(SMALL, dtype=torch.float32))
     with pytest.raises(kind, match=says):
         reference.maxsim(**{"q": x.q, "d": x.d, "a": x.a} | change)
+
+
+def test_what_is_no_tensor_is_named() -> None:
+    x, a = torch.rand(2, 3, 4), torch.ones(2, 3)
+    for given, told in (
+        ((x.tolist(), x), "q must be a tensor, got list"),
+        ((x, x.numpy()), "d must be a tensor, got ndarray"),
+        ((x, x, a.tolist()), "a must be a tensor, got list"),
+    ):
+        with pytest.raises(TypeError, match=f"maxsim: {told}"):
+            reference.maxsim(*given)

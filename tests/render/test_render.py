@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -155,6 +157,9 @@ def test_objectives_numbers_and_ramps_compose(seen: Seen) -> None:
         (lambda: r.logit(3), "category: expected 0 to 2"),
         (lambda: r.logit(torch.tensor([0, 1, 2])), "one for each of 2 images"),
         (lambda: r.alpha_norm(0.5), "alpha"),
+        (lambda: r.alpha_norm("6"), "alpha: expected a number of at least 1, got '6'"),
+        (lambda: r.code("a", torch.ones(4, 3)), r"target: expected codes \[n, K, H, W\]"),
+        (lambda: r.code("a", torch.full((4, 3, 5), torch.nan)), "target: expected codes"),
         (lambda: r.total_variation(0), "beta"),
         (lambda: r.channel("a", []), "none given"),
     ],
@@ -227,10 +232,14 @@ def test_jitter_rolls_and_crop_magnifies(images: Tensor) -> None:
         (lambda: r.Jitter(-1), "pixels"),
         (lambda: r.Crop(0), "share"),
         (lambda: r.Crop(r.Ramp(0.5, 1.5)), "share"),
+        (lambda: r.GaussianBlur(float("nan")), "sigma: expected 0 or more, got nan"),
+        (lambda: r.GaussianBlur("2"), "sigma: expected a number or a Ramp, got '2'"),
+        (lambda: r.Jitter(1.5), "pixels: expected a whole number, got 1.5"),
+        (lambda: r.Ramp("1", 2), "start: expected a number, got '1'"),
     ],
 )
 def test_transforms_refuse_numbers_out_of_range(make: object, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises((ValueError, TypeError), match=told):
         make()  # type: ignore[operator]
 
 
@@ -289,6 +298,14 @@ def test_what_cannot_be_seen_is_refused(net: Net, images: Tensor) -> None:
         ({"views": r.Jitter(1)}, "views: expected Sequence, got Jitter"),
         ({"steps": 2.5}, "steps: expected a whole number, got 2.5"),
         ({"learning_rate": "0.1"}, "learning_rate: expected a number or a Ramp, got '0.1'"),
+        ({"keep": 3}, "keep: expected Iterable, got int"),
+        ({"mask": 0.5}, "mask: expected what can be called, .* got 0.5"),
+        ({"views": [3]}, "views: expected what can be called, .* got 3"),
+        ({"smoothing": [0.5]}, "smoothing: expected what can be called, .* got 0.5"),
+        ({"until": 3}, "until: expected what can be called, .* got 3"),
+        ({"preprocess": "clip"}, r"preprocess: .* network.preprocess\('clip'\) makes one"),
+        ({"objective": r.Objective(lambda seen: 3, "three")}, "objective: three gives 3, expected"),
+        ({"smoothing": r.GaussianBlur(1.0)}, "smoothing: expected Sequence, got GaussianBlur"),
     ],
 )
 def test_arguments_of_another_kind_are_named(
@@ -299,6 +316,61 @@ def test_arguments_of_another_kind_are_named(
     for swapped in (images, Net):
         with pytest.raises(TypeError, match="module: "):
             go(swapped, images)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: r.total_variation("2"), "beta: expected a number, got '2'"),
+        (lambda: r.direction("a", "red"), "vector: expected a tensor, got str"),
+        (lambda: r.direction("a", None), "vector: expected a tensor, got NoneType"),
+        (lambda: r.code("a", None), "target: expected a tensor, got NoneType"),
+        (lambda: r.Objective(3, "three"), "compute: expected a function .* got 3"),
+        (lambda: r.noise(1, "3", 8), "channels: expected a whole number, got '3'"),
+        (lambda: r.noise(1, 0, 8), "channels: expected at least 1, got 0"),
+        (lambda: r.noise(1, 3, 8.0), r"size: expected \(height, width\) or a side .* got 8.0"),
+        (lambda: r.noise(1, 3, 8, spread="a"), "spread: expected a number, got 'a'"),
+    ],
+)
+def test_what_nothing_can_be_made_of_is_named(make: Any, told: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=told):
+        make()
+
+
+def test_what_cannot_be_measured_is_named(net: Net, images: Tensor) -> None:
+    objective = r.channel("conv1", 0)
+    for call in (
+        lambda x, **options: r.measure(net, x, objective, **options),
+        lambda x, **options: r.maps_of(net, ["conv1"], x, **options),
+    ):
+        with pytest.raises(ValueError, match=r"images: expected a tensor .* got ndarray"):
+            call(images.numpy())
+        with pytest.raises(ValueError, match=r"images: expected images \[n, channels, H, W\]"):
+            call(images[:0])
+        with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
+            call(images, batch_size=0)
+    with pytest.raises(TypeError, match="objective: expected Objective, got str"):
+        r.measure(net, images, "conv1")  # type: ignore[arg-type]
+
+
+def test_channels_and_layers_may_be_given_in_any_usual_way(net: Net, images: Tensor) -> None:
+    expected = r.measure(net, images, r.channel("conv1", [0, 1]))
+    for channels in (torch.tensor([0, 1]), np.array([0, 1]), (np.int64(0), 1)):
+        assert torch.equal(r.measure(net, images, r.channel("conv1", channels)), expected)  # type: ignore[arg-type]
+    one = r.measure(net, images, r.channel("conv1", np.int64(1)))  # type: ignore[arg-type]
+    assert torch.equal(one, r.measure(net, images, r.channel("conv1", 1)))
+    assert list(r.maps_of(net, "conv1", images)) == ["conv1"]
+    assert r.Objective(lambda seen: seen.images.mean((1, 2, 3)), "mean", "conv1").layers == (
+        "conv1",
+    )
+
+
+@pytest.mark.parametrize("iteration", [99, -1, 1.5, "1"])
+def test_an_iteration_that_never_comes_is_not_kept_in_silence(
+    net: Net, images: Tensor, iteration: object
+) -> None:
+    with pytest.raises(ValueError, match=rf"keep: expected .* from 0 to 4 .* got {iteration!r}"):
+        go(net, images, steps=4, keep=[0, iteration])
 
 
 class Twice(Net):

@@ -235,7 +235,7 @@ def test_the_command_names_what_is_wrong(finished_run: Path, tmp_path: Path) -> 
         ([finished_run, finished_run], "RUN_DIR: a run was given twice"),
         ([tmp_path], "holds no finished run"),
         ([finished_run, "--temperatures", "hot"], "temperatures: expected numbers"),
-        ([finished_run, "--seeds", "0"], "seeds must be at least 1"),
+        ([finished_run, "--seeds", "0"], "seeds: expected at least 1, got 0"),
     ):
         result = CliRunner().invoke(app, ["tables", *map(str, asked)])
         assert result.exit_code == 2 and words in result.stderr, result.output

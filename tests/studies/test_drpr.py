@@ -131,7 +131,7 @@ def test_inputs_that_cannot_be_fitted_are_named(f: Any, z: Any, message: str) ->
 
 @pytest.mark.parametrize("name", ["dim", "hidden", "softening", "learning_rate", "max_evals"])
 def test_a_setting_that_makes_no_sense_is_named(name: str) -> None:
-    with pytest.raises(ValueError, match=f"^{name} must be .*got -1"):
+    with pytest.raises(ValueError, match=f"^{name}: expected .*got -1"):
         DRPR(**{name: -1})  # type: ignore[arg-type]
 
 

@@ -221,15 +221,40 @@ def test_longer_features_are_surer_and_ours_is_ahead_of_what_sees_no_output() ->
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"seeds": 0}, "seeds: expected at least 1, got 0"),
         ({"temperatures": []}, "temperatures must be positive"),
-        ({"temperatures": [1.0, 0.0]}, r"temperatures must be positive, got \[1.0, 0.0\]"),
+        (
+            {"temperatures": [1.0, 0.0]},
+            r"temperatures must be positive .* got \[1.0, 0.0\]",
+        ),
+        ({"temperatures": 2.0}, "temperatures must be positive numbers in a list, got 2.0"),
+        ({"temperatures": ["1"]}, "temperatures must be positive numbers"),
         ({"folds": 50}, "folds must be between 2 and the number of samples 40"),
     ],
 )
 def test_what_cannot_be_asked_for_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _compare(_method(), **given)
+
+
+@pytest.mark.parametrize("methods", ["PCA", ["PCA"], [], METHODS[0]])
+def test_names_of_methods_are_told_from_methods(methods: Any) -> None:
+    with pytest.raises(TypeError, match=r"methods: expected a list of Method, .* \(ours, .* got"):
+        compare_methods(DATA.f, DATA.z, DATA.y, methods=methods)
+
+
+def test_features_of_other_images_are_refused() -> None:
+    for f, z, y in ((DATA.f[:9], DATA.z, DATA.y), (DATA.f, DATA.z, DATA.y[:9])):
+        with pytest.raises(ValueError, match=r"f, z and y must be \[N, E\], \[N, C\] and \[N\]"):
+            compare_methods(f, z, y, methods=[_method()])
+
+
+def test_arrays_of_numpy_are_compared_like_tensors() -> None:
+    asked: dict[str, Any] = {"seeds": 1, "folds": 2, "methods": [METHODS[2]]}
+    arrays = [x.double().numpy() for x in (DATA.f, DATA.z)]
+    of_arrays = compare_methods(*arrays, DATA.y.numpy(), [1.0], **asked)  # type: ignore[arg-type]
+    of_tensors = compare_methods(DATA.f, DATA.z, DATA.y, [1.0], **asked)
+    assert of_arrays[0].r == pytest.approx(of_tensors[0].r, abs=1e-5)
 
 
 def test_the_interval_is_students() -> None:

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from emergence_ext.data import Samples, balanced_order
-from emergence_ext.lookup import nearest
+from emergence_ext.lookup import nearest, require_kind
 from emergence_ext.report.files import save_figure, write_table
 from emergence_ext.report.look.activations import activations
 from emergence_ext.report.look.annotators import annotators
@@ -27,6 +27,7 @@ from emergence_ext.report.look.inversion import inversion
 from emergence_ext.report.look.occlusion import occlusion
 from emergence_ext.report.look.page import Shown, write_page
 from emergence_ext.report.look.sheet import Scene, Sheet
+from emergence_ext.settings import require_count
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ def look(
         ValueError: an unknown technique or layer, an image that is not there, or no technique that
             can be applied.
     """
+    require_kind(scene=(scene, Scene))
+    only = [only] if isinstance(only, str) else only
     names = list(TECHNIQUES) if only is None else list(dict.fromkeys(only))
     _check(scene, names)
     sheets: dict[str, Shown] = {}
@@ -113,6 +116,7 @@ def some_images(dataset: Samples, count: int = SHOWN) -> list[int]:
 
     Where there are more categories than images to show, these are of some of them.
     """
+    require_count("count", count, 1)
     chosen = balanced_order(torch.tensor(dataset.labels))[:count].tolist()
     return sorted(chosen, key=lambda i: (dataset.labels[i], i))
 
