@@ -96,14 +96,20 @@ float largest(const void* stored, int64_t n, int64_t D) {
   return found;
 }
 
+// In the order of `dot` of avx512_float32, so that the same numbers give the same bits however they
+// are stored.
 float dot(const float* q, const void* stored, int64_t D) {
   const auto* d = static_cast<const uint16_t*>(stored);
-  __m512 sum = _mm512_setzero_ps();
-  for (int64_t k = 0; k < D; k += kLanes) {
-    const __mmask16 there = first(D - k);
-    sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(there, q + k), widened(d + k, there), sum);
-  }
-  return _mm512_reduce_add_ps(sum);
+  __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  const auto add = [&](int half, int64_t k, __mmask16 there) {
+    const __m512 x = _mm512_maskz_loadu_ps(there, q + k);
+    sum[half] = _mm512_fmadd_ps(x, widened(d + k, there), sum[half]);
+  };
+  int64_t k = 0;
+  for (; k + 2 * kLanes <= D; k += 2 * kLanes)
+    for (int half = 0; half < 2; ++half) add(half, k + half * kLanes, 0xffff);
+  for (; k < D; k += kLanes) add(0, k, first(D - k));
+  return _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
 }
 
 constexpr Screen screen = {Pairs::words, packed_words<Pairs>, pack,    round_rows,
