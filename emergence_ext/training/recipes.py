@@ -1,11 +1,15 @@
 """How to train: the settings of a training, and those that were found good for the own networks."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from numbers import Integral, Real
+from typing import Final, Literal, get_args
 
 from emergence_ext.settings import Precision
 
 __all__ = ["RECIPES", "Recipe"]
+
+
+WHOLE: Final = ("epochs", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,10 @@ class Recipe:
     freeze: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr", "weight_decay", "warmup"):
+            kind, words = (Integral, "a whole number") if name in WHOLE else (Real, "a number")
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name}: expected {words}, got {getattr(self, name)!r}")
         for name in ("epochs", "batch_size", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")

@@ -309,6 +309,12 @@ def test_a_recipe_says_what_is_wrong_with_it(wrong: dict[str, object]) -> None:
         replace(RECIPE, **wrong)
 
 
+@pytest.mark.parametrize("wrong", [{"epochs": "4"}, {"batch_size": 2.5}, {"lr": None}])
+def test_a_recipe_says_what_is_no_number(wrong: dict[str, object]) -> None:
+    with pytest.raises(TypeError, match=f"{next(iter(wrong))}: expected a"):
+        replace(RECIPE, **wrong)
+
+
 def test_evaluating_leaves_the_module_as_it_was() -> None:
     module = _net()
     module.train()
