@@ -112,7 +112,7 @@ inline Tensor zeros(Sizes sizes, ScalarType type, const Tensor& like) {
   constexpr int64_t few = 1 << 15;  // bytes that one thread writes sooner than torch is asked
   auto x = empty(sizes, type, like);
   if (!x.is_cpu() || bytes_of(x) > few) return torch::stable::zero_(x);
-  std::memset(x.mutable_data_ptr(), 0, bytes_of(x));
+  if (x.numel() > 0) std::memset(x.mutable_data_ptr(), 0, bytes_of(x));
   return x;
 }
 
