@@ -26,6 +26,11 @@ struct Pairs {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(q), reinterpret_cast<__m512bh>(d));
   }
   static __m512 worth(Sum sum, const float*, int64_t) { return sum; }
+  static __m512 widened(const void* stored, int64_t k, __mmask16 there) {
+    const auto* const columns = static_cast<const uint16_t*>(stored) + k;
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, columns));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(low, 16));
+  }
 };
 
 // Up to 16 pairs of columns of a row, rounded to nearest even; zeros past the end.
@@ -71,11 +76,6 @@ const void* prepare(const void* stored, int64_t n, int64_t D, uint32_t* out) {
   return out - n * pairs;
 }
 
-__m512 widened(const uint16_t* columns, __mmask16 there) {
-  const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, columns));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(low, 16));
-}
-
 // As magnitudes of 16 bits, whose order is that of the integers.
 float largest(const void* stored, int64_t n, int64_t D) {
   constexpr int64_t numbers = 32;  // of a register
@@ -96,24 +96,8 @@ float largest(const void* stored, int64_t n, int64_t D) {
   return found;
 }
 
-// In the order of `dot` of avx512_float32, so that the same numbers give the same bits however they
-// are stored.
-float dot(const float* q, const void* stored, int64_t D) {
-  const auto* d = static_cast<const uint16_t*>(stored);
-  __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-  const auto add = [&](int half, int64_t k, __mmask16 there) {
-    const __m512 x = _mm512_maskz_loadu_ps(there, q + k);
-    sum[half] = _mm512_fmadd_ps(x, widened(d + k, there), sum[half]);
-  };
-  int64_t k = 0;
-  for (; k + 2 * kLanes <= D; k += 2 * kLanes)
-    for (int half = 0; half < 2; ++half) add(half, k + half * kLanes, 0xffff);
-  for (; k < D; k += kLanes) add(0, k, first(D - k));
-  return _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
-}
-
 constexpr Screen screen = {Pairs::words, packed_words<Pairs>, pack,    round_rows,
-                           prepare,      match<Pairs>,        largest, dot};
+                           prepare,      match<Pairs>,        largest, dot<Pairs>};
 
 }  // namespace
 

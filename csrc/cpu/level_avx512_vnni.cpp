@@ -40,6 +40,10 @@ struct Bytes {
     return _mm512_mul_ps(_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(sum)),
                          _mm512_set1_ps(scale[s]));
   }
+  static __m512 widened(const void* stored, int64_t k, __mmask16 there) {
+    const __m128i entry = _mm_maskz_loadu_epi8(there, static_cast<const int8_t*>(stored) + k);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(entry));
+  }
 };
 
 // Every row is scaled so that its largest magnitude is 127, and rounded to nearest even. Which
@@ -92,19 +96,8 @@ const void* prepare(const void* stored, int64_t n, int64_t D, uint32_t* out) {
 
 float largest(const void*, int64_t, int64_t) { return 128; }
 
-float dot(const float* q, const void* stored, int64_t D) {
-  const auto* d = static_cast<const int8_t*>(stored);
-  __m512 sum = _mm512_setzero_ps();
-  for (int64_t k = 0; k < D; k += kLanes) {
-    const __mmask16 there = first(D - k);
-    const __m512i entry = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(there, d + k));
-    sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(there, q + k), _mm512_cvtepi32_ps(entry), sum);
-  }
-  return _mm512_reduce_add_ps(sum);
-}
-
 constexpr Screen screen = {Bytes::words, packed_words<Bytes>, pack,    nullptr,
-                           prepare,      match<Bytes>,        largest, dot};
+                           prepare,      match<Bytes>,        largest, dot<Bytes>};
 
 }  // namespace
 

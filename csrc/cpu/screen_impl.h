@@ -93,6 +93,22 @@ void match(const uint32_t* packed, int64_t n, const void* d, const float* scale,
                                                        value + whole, place + whole);
 }
 
+// In the order of `dot` of avx512_float32, so that the same numbers give the same bits however they
+// are stored. `P::widened(stored, k, there)`: 16 columns from k on in float32.
+template <typename P>
+float dot(const float* q, const void* stored, int64_t D) {
+  __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  const auto add = [&](int half, int64_t k, __mmask16 there) {
+    const __m512 x = _mm512_maskz_loadu_ps(there, q + k);
+    sum[half] = _mm512_fmadd_ps(x, P::widened(stored, k, there), sum[half]);
+  };
+  int64_t k = 0;
+  for (; k + 2 * kLanes <= D; k += 2 * kLanes)
+    for (int half = 0; half < 2; ++half) add(half, k + half * kLanes, 0xffff);
+  for (; k < D; k += kLanes) add(0, k, first(D - k));
+  return _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
+}
+
 template <typename P>
 int64_t packed_words(int64_t D) {
   return P::kHead + P::words(D);

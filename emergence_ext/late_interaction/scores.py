@@ -17,7 +17,7 @@ from emergence_ext.late_interaction.sets import (
     as_padded,
     in_their_words,
     one_after_another,
-    require_alike,
+    require_meeting,
 )
 
 
@@ -259,7 +259,7 @@ def _all_pairs(queries: Sets, documents: Sets, empty_score: float, precision: st
         dtype = torch.float64 if wide.dtype == torch.float64 else torch.float32
         shape = len(queries.counts), len(documents.counts)
         return torch.zeros(shape, dtype=dtype, device=wide.device)
-    require_alike(queries, documents)
+    require_meeting(queries, documents)
     options: dict[str, Any] = {"empty_score": empty_score, "precision": precision}
     padded = as_padded(queries, documents)
     if padded is not None:
@@ -275,7 +275,7 @@ def _own(queries: Sets, documents: Sets, ways: int, empty_score: float, precisio
     n = len(queries.counts)
     if n == 0 or ways == 0:
         return _all_pairs(queries, documents, empty_score, precision).new_zeros(n, ways)
-    require_alike(queries, documents)
+    require_meeting(queries, documents)
     options: dict[str, Any] = {"empty_score": empty_score, "precision": precision}
     tokens = queries.tokens, documents.tokens
     wants_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in tokens)

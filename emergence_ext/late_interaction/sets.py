@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emergence_ext.ops import as_tensor
+from emergence_ext.ops import as_tensor, require_alike
 
 Embeddings = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 """`[sets, tokens, width]`, a list of `[tokens, width]`, or one such set."""
@@ -210,17 +210,7 @@ class Reader(NamedTuple):
                 )
         tensors = [as_tensor(each) for each in x]
         first = tensors[0]
-        for place, each in enumerate(tensors):
-            if each.ndim != 2 or each.shape[1] != first.shape[-1] or each.shape[1] == 0:
-                raise ValueError(
-                    f"{self.name}[{place}] must be [tokens, width] of one width, "
-                    f"got {list(each.shape)} beside {list(first.shape)}"
-                )
-            if each.dtype != first.dtype or each.device != first.device:
-                raise TypeError(
-                    f"{self.name}[{place}] is {each.dtype} on {each.device}, {self.name}[0] "
-                    f"{first.dtype} on {first.device}"
-                )
+        require_alike(tensors, self.name, "[tokens, width]")
         lengths = torch.tensor([len(each) for each in tensors])
         scale = self.scale_of((len(tensors),))
         if scale is not None and scale.ndim:
@@ -282,7 +272,7 @@ def in_their_words() -> Iterator[None]:
         raise type(error)(said.replace("cu_d", "document_offsets")) from error
 
 
-def require_alike(queries: Sets, documents: Sets) -> None:
+def require_meeting(queries: Sets, documents: Sets) -> None:
     """Raise where the two cannot meet; their dtypes may differ."""
     if queries.tokens.shape[-1] != documents.tokens.shape[-1]:
         raise ValueError(

@@ -14,7 +14,7 @@ from emergence_ext.ops.fused import (
     maxsim_packed,
 )
 from emergence_ext.ops.library import build_info, use_instruction_set
-from emergence_ext.ops.packed import as_tensor
+from emergence_ext.ops.packed import as_tensor, require_alike
 from emergence_ext.ops.ways import Standing, standings
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "maxsim_indices",
     "maxsim_packed",
     "reference",
+    "require_alike",
     "standings",
     "use_instruction_set",
     "why_not_fused",

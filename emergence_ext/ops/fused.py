@@ -196,7 +196,8 @@ def maxsim_packed(
         d: rows of all conditioning sets, `[rows, D]`; or a list with the rows of each, which are
             not copied on the CPU. It may be of another floating type than q.
         cu_d: as cu_q, `[B + 1]`; None where d is a list.
-        d_scale: what multiplies the rows of a d of int8: a number, or one for each row, `[rows]`.
+        d_scale: what multiplies the rows of a d of int8: a number, or one for each row, `[rows]`;
+            taken in float32.
         pairs: score these alone, `[P, 2]`: a set of q and one of d each, int64 or int32. Those of
             one set of q are quicker side by side.
         topk: keep so many of d for each of q. Not with `pairs`.

@@ -247,6 +247,39 @@ def as_tensor(x: Any) -> Tensor:
         return torch.from_numpy(np.asarray(x))
 
 
+def require_alike(sets: Sequence[Tensor], name: str, shape: str) -> None:
+    """Refuse listed sets of which one differs from the first in width, dtype or device.
+
+    Args:
+        sets: `[rows, D]` each, one at least.
+        name: of the list, for the error.
+        shape: of a set, for the error.
+
+    Raises:
+        ValueError: a set that has another shape.
+        TypeError: another dtype or device.
+
+    Examples:
+        >>> from emergence_ext import ops
+        >>> ops.require_alike([torch.ones(2, 4), torch.ones(1, 3)], "documents", "[tokens, width]")
+        Traceback (most recent call last):
+        ...
+        ValueError: documents[1] must be [tokens, width] of one width, got [1, 3] beside [2, 4]
+    """
+    one = sets[0]
+    for place, each in enumerate(sets):
+        if each.ndim != 2 or each.shape[1] != one.shape[-1] or each.shape[1] == 0:
+            raise ValueError(
+                f"{name}[{place}] must be {shape} of one width, got {list(each.shape)} beside "
+                f"{list(one.shape)}"
+            )
+        if each.dtype != one.dtype or each.device != one.device:
+            raise TypeError(
+                f"{name}[{place}] is {each.dtype} on {each.device}, {name}[0] {one.dtype} on "
+                f"{one.device}"
+            )
+
+
 def _sets(name: str, x: Any, offsets: Any) -> Sets:
     """The sets, or an error that names what does not fit."""
     for which, given in ((name, x), (f"cu_{name}", offsets)):
@@ -283,18 +316,7 @@ def _listed(d: Sequence[_Rows], offsets: _Rows | None) -> Sets:
     if len(d) == 0:
         raise ValueError(f"{_OP}: d must have a set, got an empty list")
     parts = [as_tensor(each) for each in d]
-    one = parts[0]
-    for place, each in enumerate(parts):
-        if each.ndim != 2 or each.shape[1] != one.shape[-1]:
-            raise ValueError(
-                f"{_OP}: d[{place}] must be [rows, D] of one width, got {list(each.shape)} beside "
-                f"{list(one.shape)}"
-            )
-        if each.dtype != one.dtype or each.device != one.device:
-            raise TypeError(
-                f"{_OP}: d[{place}] is {each.dtype} on {each.device}, d[0] {one.dtype} on "
-                f"{one.device}"
-            )
+    require_alike(parts, f"{_OP}: d", "[rows, D]")
     starts = torch.zeros(len(parts) + 1, dtype=torch.int64)
     starts[1:] = torch.tensor([len(each) for each in parts]).cumsum(0)
     return Sets(parts, starts)

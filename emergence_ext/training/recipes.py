@@ -1,15 +1,11 @@
 """How to train: the settings of a training, and those that were found good for the own networks."""
 
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Final, Literal, get_args
+from typing import Literal, get_args
 
-from emergence_ext.settings import Precision
+from emergence_ext.settings import Precision, require_count, require_real
 
 __all__ = ["RECIPES", "Recipe"]
-
-
-WHOLE: Final = ("epochs", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -45,20 +41,18 @@ class Recipe:
     freeze: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr", "weight_decay", "warmup"):
-            kind, words = (Integral, "a whole number") if name in WHOLE else (Real, "a number")
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name}: expected {words}, got {getattr(self, name)!r}")
-        for name in ("epochs", "batch_size", "lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        require_count("epochs", self.epochs, 1)
+        require_count("batch_size", self.batch_size, 1)
+        require_real("lr", self.lr)
+        require_real("weight_decay", self.weight_decay, zero=True)
+        require_real("warmup", self.warmup, zero=True)
         for name, known in (
             ("optimizer", ("adamw", "sgd")),
             ("precision", get_args(Precision)),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
-        if not 0 <= self.warmup < 1:
+        if self.warmup >= 1:
             raise ValueError(f"warmup: expected a share in [0, 1), got {self.warmup}")
 
 
