@@ -550,7 +550,7 @@ def test_a_network_that_comes_with_its_weights_does_not_start_as_its_own_teacher
         (["--at", "conv2_l"], ["at: the run has no layer 'conv2_l'", "Nearest: 'conv2_1'", "fc"]),
         (["--at", "conv,conv2_1"], ["at: 'conv2_1' is named twice"]),
         (["--layer", "conv7"], ["layer: the run has no layer 'conv7'"]),
-        (["--epochs", "0"], ["epochs: expected more than 0"]),
+        (["--epochs", "0"], ["epochs: expected at least 1"]),
         (["--keep", "x"], ["keep: expected numbers"]),
         (["--epochs", "1", "--keep", "5"], ["keep: expected epochs in 0..1"]),
     ],
