@@ -324,7 +324,7 @@ def doctor(
             example = torch.rand(1, channels, size, size)
             network.first_logits(loaded.module, example)
             echo(f"network: {model}, {loaded.description}")
-            auto = origin.preprocess or loaded.preprocess
+            auto = origin.preprocess or loaded.preprocess or "none (no other is known)"
             echo(f"preprocessing, as --preprocess auto takes it: {auto}")
             echo_lines(
                 network.format_report(network.inspect_model(loaded.module, example, loaded.layers))

@@ -72,7 +72,7 @@ class LoadedModel:
         name: what it was asked for by.
         layers: name to show -> dotted module name, from the input on; empty where none are known
             (`suggest_layers`).
-        preprocess: what its images need, for `preprocessing.preprocess`.
+        preprocess: what its images need, for `preprocessing.preprocess`; None: not known.
         description: what that name stands for, in words.
         outputs: for each output all of its names, where the network itself says them.
 
@@ -86,7 +86,7 @@ class LoadedModel:
     module: nn.Module
     name: str
     layers: dict[str, str]
-    preprocess: str
+    preprocess: str | None
     description: str = ""
     outputs: Sequence[tuple[str, ...]] = ()
 
@@ -402,7 +402,7 @@ def _size_that_fits(create: Callable[..., nn.Module], key: str, size: int) -> in
     return None
 
 
-def _guess_preprocess(module: nn.Module, source: str, name: str) -> str:
+def _guess_preprocess(module: nn.Module, source: str, name: str) -> str | None:
     declared = getattr(module, "default_preprocess", None)
     if declared is not None:
         if not isinstance(declared, str):
@@ -418,8 +418,7 @@ def _guess_preprocess(module: nn.Module, source: str, name: str) -> str:
     config = getattr(module, "pretrained_cfg", None)
     if source == "timm" and isinstance(config, Mapping) and "mean" in config and "std" in config:
         return normalisation(config["mean"], config["std"])
-    logger.warning("no preprocessing is known for this network: images stay in 0..1")
-    return "none"
+    return None
 
 
 def _of_its_class(module: nn.Module) -> str:

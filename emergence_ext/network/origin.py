@@ -80,8 +80,10 @@ class Origin:
             logger.warning("size %d: these weights were trained at %s pixels", given, self.size)
         return given
 
-    def preprocess_for(self, given: str, guess: str) -> str:
+    def preprocess_for(self, given: str, guess: str | None) -> str:
         """Settle the preprocessing: the one given, or for `auto` the training's, or the guess.
+
+        Where neither is known images stay in 0..1, which is told.
 
         Raises:
             ValueError: it is code that was not asked for by name.
@@ -93,7 +95,9 @@ class Origin:
                 )
             return given
         if self.preprocess is None or self.preprocess == guess:
-            return guess
+            if guess is None:
+                logger.warning("no preprocessing is known for this network: images stay in 0..1")
+            return guess or "none"
         if ":" in self.preprocess:
             # What a file names is not imported: files of weights come from anywhere.
             raise ValueError(

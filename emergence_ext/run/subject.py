@@ -302,9 +302,9 @@ class SubjectSpec:
         if split is None:
             split = data.held_out(root)
             if split is not None:
-                present = data.splits(root).values()
-                others = ", ".join(name for name in present if name != split)
-                logger.info("images are those of %s/; --split takes another (%s)", split, others)
+                others = ", ".join(name for name in data.splits(root).values() if name != split)
+                more = f"; --split takes another ({others})" if others else ""
+                logger.info("images are those of %s/%s", split, more)
         return data.ImageFolder(
             root,
             split=split,

@@ -106,10 +106,13 @@ def test_size_and_preprocessing_are_those_of_the_training(caplog: pytest.LogCapt
     assert (ORIGIN.size_for(None), ORIGIN.preprocess_for("auto", "none")) == (64, "imagenet")
     assert "64 pixels" in caplog.text and "'imagenet'" in caplog.text
     assert (Origin().size_for(None), Origin().preprocess_for("auto", "clip")) == (224, "clip")
+    assert Origin().preprocess_for("caffe", None) == "caffe"
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert (ORIGIN.size_for(32), ORIGIN.preprocess_for("caffe", "none")) == (32, "caffe")
     warned = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warned) == 2 and "trained at 64" in warned[0] and "'imagenet'" in warned[1]
+    assert Origin().preprocess_for("auto", None) == "none"
+    assert "no preprocessing is known" in caplog.records[-1].message
 
 
 def test_code_that_a_file_names_is_not_run() -> None:
