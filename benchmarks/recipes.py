@@ -1,0 +1,223 @@
+"""Which recipe suits a network: every difference of the recipes alone, and each recipe whole.
+
+python -m benchmarks.recipes RUN --out recipes.json
+
+RUN is what `emergence run --out` wrote. Its last layer, or `--layer`, is analysed anew for each row,
+in the finished network, with the images, the split and the seed of the run. A column is
+
+- shapley: Spearman of w with the Shapley values of the regions within an image, mean over images;
+- |h|, |F|: Pearson of the strength of regions, projected and raw, with w, likewise;
+- stable: Pearson of w with the w that half of the images give, over all of their regions;
+- points, reliable: knowledge points of a held-out image, and the share of them that speak for its
+  category;
+- entropy: Pearson of the strength of left-out samples with the entropy of the network at
+  temperature 4;
+- from, to: the divergence that the fit of w begins and ends at.
+
+Only shapley, stable and reliable are of something that no fit was made for, and compare recipes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from emergence_ext.method import KAPPA_TILDE, pearson, spearman
+from emergence_ext.network import FeatureSet
+from emergence_ext.run import (
+    Checkpoint,
+    Emergence,
+    FinishedRun,
+    Settings,
+    emergence,
+    image_similarities,
+    region_importance,
+    sample_projection,
+)
+from emergence_ext.run.strength import strength_entropy
+from emergence_ext.settings import RECIPES
+from emergence_ext.studies.shapley import shapley
+
+DESCENT: Final = ("solver", "importance_evals", "regional_evals", "pairs")
+"""Settings of the authors' recipe that are of use only together."""
+
+WARM: Final = 4.0
+"""Temperature of the entropy that strength is held against, whatever a recipe's is."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a choice gives, see the module; `settings` is what differs from the default's."""
+
+    label: str
+    settings: Mapping[str, Any]
+    shapley: float
+    h: float
+    h_deviation: float
+    F: float
+    stable: float
+    points: float
+    reliable: float | None
+    entropy: float | None
+    first_loss: float
+    last_loss: float
+    seconds: float
+
+
+def choices(channels: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every row's name with what it sets, for a layer of so many channels."""
+    yield "default", {}
+    for recipe in ("paper", "authors"):
+        yield recipe, {"recipe": recipe}
+    own = KAPPA_TILDE * channels
+    yield (
+        "authors, 1.5 K and a rate of 0.005 for w",
+        {"recipe": "authors", "kappa_tilde": own, "importance_rate": 0.005},
+    )
+    form = {
+        name: RECIPES["authors"][name]
+        for name in ("temperature", "similarity_of", "include_self", "weights_of")
+    }
+    yield "authors' P and weights, else default", form
+    yield "the same with kappa_p = 5", {**form, "kappa_p": RECIPES["authors"]["kappa_p"]}
+    yield "probabilities, at 4", {"temperature": 4.0, "similarity_of": "probabilities"}
+    together = {name: RECIPES["authors"][name] for name in DESCENT}
+    yield "solver = sgd", together
+    yield "solver = sgd, strength_gradient = False", {**together, "strength_gradient": False}
+    alone = {**RECIPES["authors"], **RECIPES["paper"]}
+    for name, value in alone.items():
+        if name not in (*together, "strength_gradient") and not name.endswith("_rate"):
+            yield f"{name} = {value:g}" if type(value) is float else f"{name} = {value}", {name: value}
+
+
+def measure(
+    features: FeatureSet, values: Tensor, settings: Settings, label: str, changed: dict[str, Any]
+) -> tuple[Row, Emergence]:
+    """Analyse features of one layer by some settings.
+
+    Args:
+        features: of all images.
+        values: Shapley values of the regions of the images of w, `[n, R]`.
+        settings: of the fits.
+        label: of the row.
+        changed: what the settings have beside the default's.
+    """
+    began = time.perf_counter()
+    (layer,) = features.layers
+    e = emergence([Checkpoint("network", 0, lambda: features)], settings)
+    stats = e.fits[f"importance/{layer}/network"]
+    w, h = e.w[-1, 0], e.regions(images=e.region_images).norm(dim=-1)
+    r = pearson(h, w)
+    points = e.held_out_counts[-1][-1]
+    warm = strength_entropy(
+        features.f, features.z, features.y, [WARM], make=lambda t: sample_projection(settings, t)
+    )[WARM]
+    row = Row(
+        label,
+        changed,
+        shapley=float(spearman(w, values).mean()),
+        h=float(r.mean()),
+        h_deviation=float(r.std()),
+        F=float(pearson(e.raw_strength[-1, 0], w).mean()),
+        stable=_stability(features.layers[layer][e.region_images], features.z, e, settings),
+        points=points.total.value / points.images,
+        reliable=None if points.ratio is None else points.ratio.value,
+        entropy=None if isinstance(warm, str) else warm.r,
+        first_loss=stats.losses[0],
+        last_loss=stats.losses[-1],
+        seconds=time.perf_counter() - began,
+    )
+    return row, e
+
+
+def _stability(F: Tensor, z: Tensor, e: Emergence, settings: Settings) -> float:
+    """Correlate w with that of every second image of a category."""
+    half = torch.zeros(len(F), dtype=torch.bool)
+    labels = e.y[e.region_images]
+    for category in labels.unique():
+        half[(labels == category).nonzero()[::2, 0]] = True
+    P = image_similarities(settings, z[e.region_images][half], e.frame.kappa_p)
+    fit = region_importance(settings).fit(F[half], P)
+    return float(pearson(fit.w_.flatten(), e.w[-1, 0][half].flatten()))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a row for each choice, and write them all."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run", type=Path, help="what `emergence run --out` wrote")
+    parser.add_argument("--layer", help="default: the last of the run")
+    parser.add_argument("--only", default="", help="rows whose names hold this")
+    parser.add_argument("--out", type=Path, help="a JSON file for the rows")
+    asked = parser.parse_args(arguments)
+    run = FinishedRun.open(asked.run)
+    e = run.emergence
+    e.require_every_region("which recipe suits")
+    layer = asked.layer or e.layers[-1]
+    features = run.features(layers=[layer])
+    found = shapley(run.subject(), e, [layer])
+    values = found.values[0]
+    means = {name: float(x.mean()) for name, x in found.spearman().items()}
+    F = features.layers[layer]
+    print(f"{asked.run}, {layer}: {len(values)} images of {F.shape[1]} regions, {F.shape[2]} channels")
+    print("Spearman with Shapley values:", ", ".join(f"{k} {v:.2f}" for k, v in means.items()))
+    print("row | shapley | |h| ± | |F| | stable | points | reliable | entropy | from | to | seconds")
+    base = Settings(
+        held_out=run.settings.held_out,
+        region_images=run.settings.region_images,
+        random_state=run.settings.random_state,
+    )
+    rows, failed = [], {}
+    for label, changed in choices(F.shape[-1]):
+        if asked.only not in label:
+            continue
+        try:
+            recipe = Settings(recipe=changed.get("recipe", "default"))
+            row, _ = measure(
+                features,
+                values,
+                replace(
+                    recipe,
+                    held_out=base.held_out,
+                    region_images=base.region_images,
+                    random_state=base.random_state,
+                    **changed,
+                ),
+                label,
+                changed,
+            )
+        except (ValueError, ArithmeticError) as error:
+            failed[label] = str(error)
+            print(f"{label} | {error}", flush=True)
+            continue
+        rows.append(row)
+        print(_line(row), flush=True)
+        if asked.out is not None:
+            asked.out.write_text(
+                json.dumps(
+                    {"layer": layer, "spearman": means, "rows": [asdict(x) for x in rows], "failed": failed},
+                    indent=1,
+                )
+            )
+
+
+def _line(row: Row) -> str:
+    optional = [
+        "-" if x is None else f"{x:.{digits}f}" for x, digits in ((row.reliable, 3), (row.entropy, 2))
+    ]
+    return (
+        f"{row.label} | {row.shapley:.2f} | {row.h:.2f} ± {row.h_deviation:.2f} | {row.F:.2f} | "
+        f"{row.stable:.2f} | {row.points:.1f} | {optional[0]} | {optional[1]} | "
+        f"{row.first_loss:.2f} | {row.last_loss:.2f} | {row.seconds:.0f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
