@@ -159,6 +159,24 @@ def test_what_is_no_map_is_refused_and_not_suggested(form, told) -> None:
     assert list(inspect_model(net, example).suggested) == ["patch"]
 
 
+def test_a_layer_is_refused_by_no_single_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a place sees the whole image, single images tell nothing of the order of places."""
+    asked = []
+
+    def first_in_disorder(image: Tensor, random_state: int = 0) -> Tensor:
+        asked.append(random_state)
+        made = strips(image, random_state)
+        return made if random_state else made[[0, 1, 3, 4, 2, 6, 7, 5]]
+
+    class Block(nn.Sequential):
+        """A kind that says nothing of the axes."""
+
+    net = nn.Sequential(Block(nn.Conv2d(3, 8, 4, 4)), nn.Flatten(), nn.Linear(512, 2))
+    monkeypatch.setattr("emergence_ext.network.layout.strips", first_in_disorder)
+    found = read_layouts(net, torch.rand(1, 3, 32, 32), {"0": net[0]})
+    assert found["0"].grid == (8, 8) and asked == [0, 0, 1]
+
+
 def test_the_network_draws_nothing_from_the_callers_random_numbers() -> None:
     net, state = Patches("tokens", 1), torch.get_rng_state()
     read_layouts(net, torch.rand(1, 3, 32, 32, generator=torch.Generator()), {"last": net.last})
@@ -175,6 +193,7 @@ def test_strips_stay_in_the_range_of_the_image() -> None:
     assert changed[2, :3].all() and not changed[2, 3:].any()
     assert changed[7, :, 8:].all() and not changed[7, :, :8].any()
     assert strips(torch.zeros(1, 1, 6, 6)).any()
+    assert torch.equal(strips(image, 1)[0], image[0].flip(1, 2))
 
 
 @pytest.mark.parametrize("form", ["map", "channels last", "tokens", "tokens last"])
