@@ -2,10 +2,11 @@
 
 python -m benchmarks.recipes RUN --out recipes.json
 
-RUN is what `emergence run --out` wrote. Its last layer, or `--layer`, is analysed anew for each row,
-in the finished network, with the images, the split and the seed of the run. A column is
+RUN is what `emergence run --out` wrote. Its last layer, or `--layer`, is analysed anew for each
+row, in the finished network, with the images, the split and the seed of the run. A column is
 
-- shapley: Spearman of w with the Shapley values of the regions within an image, mean over images;
+- shapley: Spearman of w with the Shapley values of the regions within an image, mean over images,
+  and of w |F|, as w weighs regions of length 1;
 - |h|, |F|: Pearson of the strength of regions, projected and raw, with w, likewise;
 - stable: Pearson of w with the w that half of the images give, over all of their regions;
 - points, reliable: knowledge points of a held-out image, and the share of them that speak for its
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor
 
 from emergence_ext.method import KAPPA_TILDE, pearson, spearman
-from emergence_ext.network import FeatureSet
+from emergence_ext.network import FeatureSet, above, grad_cam
 from emergence_ext.run import (
     Checkpoint,
     Emergence,
@@ -46,8 +47,14 @@ from emergence_ext.run.strength import strength_entropy
 from emergence_ext.settings import RECIPES
 from emergence_ext.studies.shapley import shapley
 
-DESCENT: Final = ("solver", "importance_evals", "regional_evals", "pairs")
-"""Settings of the authors' recipe that are of use only together."""
+TOGETHER: Final = (
+    ("paper", ("importance_solver", "importance_evals")),
+    ("authors", ("solver", "regional_evals", "pairs")),
+    ("authors", ("importance_rate", "importance_evals")),
+)
+"""Settings of a recipe that are of use only together."""
+
+BLOCK: Final = 32  # images at a time
 
 WARM: Final = 4.0
 """Temperature of the entropy that strength is held against, whatever a recipe's is."""
@@ -60,6 +67,7 @@ class Row:
     label: str
     settings: Mapping[str, Any]
     shapley: float
+    shapley_of_product: float
     h: float
     h_deviation: float
     F: float
@@ -79,23 +87,19 @@ def choices(channels: int) -> Iterator[tuple[str, dict[str, Any]]]:
         yield recipe, {"recipe": recipe}
     own = KAPPA_TILDE * channels
     yield (
-        "authors, 1.5 K and a rate of 0.005 for w",
-        {"recipe": "authors", "kappa_tilde": own, "importance_rate": 0.005},
+        "authors, 1.5 K and the default's rate for w",
+        {"recipe": "authors", "kappa_tilde": own, "importance_rate": None},
     )
-    form = {
-        name: RECIPES["authors"][name]
-        for name in ("temperature", "similarity_of", "include_self", "weights_of")
-    }
-    yield "authors' P and weights, else default", form
-    yield "the same with kappa_p = 5", {**form, "kappa_p": RECIPES["authors"]["kappa_p"]}
+    yield "paper, 1.5 K", {"recipe": "paper", "kappa_tilde": own}
     yield "probabilities, at 4", {"temperature": 4.0, "similarity_of": "probabilities"}
-    together = {name: RECIPES["authors"][name] for name in DESCENT}
-    yield "solver = sgd", together
-    yield "solver = sgd, strength_gradient = False", {**together, "strength_gradient": False}
-    alone = {**RECIPES["authors"], **RECIPES["paper"]}
+    alone = {**RECIPES["authors"], **RECIPES["paper"], "strength_gradient": True}
+    for recipe, names in TOGETHER:
+        group = {name: RECIPES[recipe][name] for name in names}
+        yield ", ".join(f"{name} = {value}" for name, value in group.items()), group
+        alone = {name: value for name, value in alone.items() if name not in group}
     for name, value in alone.items():
-        if name not in (*together, "strength_gradient") and not name.endswith("_rate"):
-            yield f"{name} = {value:g}" if type(value) is float else f"{name} = {value}", {name: value}
+        if value != getattr(Settings(), name):
+            yield f"{name} = {value}", {name: value}
 
 
 def measure(
@@ -124,6 +128,7 @@ def measure(
         label,
         changed,
         shapley=float(spearman(w, values).mean()),
+        shapley_of_product=float(spearman(w * e.raw_strength[-1, 0], values).mean()),
         h=float(r.mean()),
         h_deviation=float(r.std()),
         F=float(pearson(e.raw_strength[-1, 0], w).mean()),
@@ -149,12 +154,28 @@ def _stability(F: Tensor, z: Tensor, e: Emergence, settings: Settings) -> float:
     return float(pearson(fit.w_.flatten(), e.w[-1, 0][half].flatten()))
 
 
+def _grad_cam(run: FinishedRun, layer: str) -> Tensor:
+    """Grad-CAM of the true categories of the images of w, `[n, R]`."""
+    subject, e, parts = run.subject(), run.emergence, []
+    outputs = torch.tensor(subject.outputs or range(len(e.categories)))
+    for block in e.region_images.split(BLOCK):
+        images = subject.preprocess(torch.stack([subject.dataset[int(i)][0] for i in block]))
+        with above(subject.module, subject.layers[layer], images) as part:
+            parts.append(grad_cam(part, outputs[e.y[block]], e.grid))
+    return torch.cat(parts)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each choice, and write them all."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path, help="what `emergence run --out` wrote")
     parser.add_argument("--layer", help="default: the last of the run")
-    parser.add_argument("--only", default="", help="rows whose names hold this")
+    parser.add_argument("--only", nargs="+", default=[""], help="rows whose names hold one of it")
+    parser.add_argument(
+        "--grad-cam",
+        action="store_true",
+        help="take it for the Shapley values, which it is where an average and a linear map follow",
+    )
     parser.add_argument("--out", type=Path, help="a JSON file for the rows")
     asked = parser.parse_args(arguments)
     run = FinishedRun.open(asked.run)
@@ -162,13 +183,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     e.require_every_region("which recipe suits")
     layer = asked.layer or e.layers[-1]
     features = run.features(layers=[layer])
-    found = shapley(run.subject(), e, [layer])
-    values = found.values[0]
-    means = {name: float(x.mean()) for name, x in found.spearman().items()}
     F = features.layers[layer]
-    print(f"{asked.run}, {layer}: {len(values)} images of {F.shape[1]} regions, {F.shape[2]} channels")
-    print("Spearman with Shapley values:", ", ".join(f"{k} {v:.2f}" for k, v in means.items()))
-    print("row | shapley | |h| ± | |F| | stable | points | reliable | entropy | from | to | seconds")
+    values = (
+        _grad_cam(run, layer) if asked.grad_cam else shapley(run.subject(), e, [layer]).values[0]
+    )
+    length = F[e.region_images].norm(dim=-1)
+    reference = float(spearman(length, values).nanmean())
+    print(
+        f"{asked.run}, {layer}: {len(values)} images of {F.shape[1]} regions, {F.shape[2]} channels"
+    )
+    print(f"Spearman of |F| with Shapley values: {reference:.2f}")
+    print(
+        "row | shapley: w, w |F| | |h| ± | |F| | stable | points | reliable | entropy | "
+        "from | to | seconds"
+    )
     base = Settings(
         held_out=run.settings.held_out,
         region_images=run.settings.region_images,
@@ -176,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     rows, failed = [], {}
     for label, changed in choices(F.shape[-1]):
-        if asked.only not in label:
+        if not any(part in label for part in asked.only):
             continue
         try:
             recipe = Settings(recipe=changed.get("recipe", "default"))
@@ -202,7 +230,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if asked.out is not None:
             asked.out.write_text(
                 json.dumps(
-                    {"layer": layer, "spearman": means, "rows": [asdict(x) for x in rows], "failed": failed},
+                    {
+                        "layer": layer,
+                        "|F|": reference,
+                        "rows": [asdict(x) for x in rows],
+                        "failed": failed,
+                    },
                     indent=1,
                 )
             )
@@ -210,10 +243,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _line(row: Row) -> str:
     optional = [
-        "-" if x is None else f"{x:.{digits}f}" for x, digits in ((row.reliable, 3), (row.entropy, 2))
+        "-" if x is None else f"{x:.{digits}f}"
+        for x, digits in ((row.reliable, 3), (row.entropy, 2))
     ]
     return (
-        f"{row.label} | {row.shapley:.2f} | {row.h:.2f} ± {row.h_deviation:.2f} | {row.F:.2f} | "
+        f"{row.label} | {row.shapley:.2f}, {row.shapley_of_product:.2f} | "
+        f"{row.h:.2f} ± {row.h_deviation:.2f} | {row.F:.2f} | "
         f"{row.stable:.2f} | {row.points:.1f} | {optional[0]} | {optional[1]} | "
         f"{row.first_loss:.2f} | {row.last_loss:.2f} | {row.seconds:.0f}"
     )

@@ -140,6 +140,10 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
     # As it is printed, with what it leaves open at the default.
     "paper": {
         "responsibilities": "posterior",
+        "include_self": True,
+        "weights_of": "scored",
+        "importance_solver": "lbfgs",
+        "importance_evals": 40,
         "kappa_tilde": 1000.0,
         "sample_prior": 0.0,
         "region_prior": 0.0,
@@ -149,8 +153,6 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
         "temperature": 4.0,
         "similarity_of": "probabilities",
         "kappa_p": 5.0,
-        "include_self": False,
-        "weights_of": "conditioning",
         "kappa_tilde": 1000.0,
         "matches": "raw",
         "strength_gradient": False,
@@ -162,6 +164,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
         "sample_prior": 0.0,
         "region_prior": 0.0,
         "solver": "sgd",
+        "importance_rate": 0.05,
         "importance_evals": 20,
         "regional_evals": 20,
         "pairs": 100,
@@ -232,8 +235,11 @@ class Settings:
             by its "own mean".
         point_priors: whether the priors of categories take part in p(y|h).
         sample_prior, region_prior: weights of the mean squared strength in the losses.
-        solver: of all fits, "lbfgs" or "sgd", gradient descent with momentum 0.9 and decay 5e-4.
-        sample_rate, importance_rate, regional_rate: its rates for M, for w and v, for Lambda.
+        solver: of M and Lambda, "lbfgs" or "sgd", gradient descent with momentum 0.9 and decay
+            5e-4.
+        importance_solver: of w and v.
+        sample_rate, regional_rate: rates of gradient descent for M, for Lambda.
+        importance_rate: that for w and v; None: in proportion to their shares, 0.3 / R and 0.3 / K.
         random_state: seed of the split and of restarts.
 
     Examples:
@@ -253,11 +259,11 @@ class Settings:
     sample_images: int = 3000
     region_images: int = 300
     keep_features: int = 256
-    importance_evals: int = 40
+    importance_evals: int = 10
     regional_evals: int = 60
     pairs: int | None = None
-    weights_of: WeightsOf = "scored"
-    include_self: bool = True
+    weights_of: WeightsOf = "conditioning"
+    include_self: bool = False
     responsibilities: Responsibilities = "network"
     similarity_of: SimilarityOf = "logits"
     kappa_p: float | None = None
@@ -272,8 +278,9 @@ class Settings:
     sample_prior: float = 1e-3
     region_prior: float = 1e-2
     solver: Solver = "lbfgs"
+    importance_solver: Solver = "sgd"
     sample_rate: float = 1e-3
-    importance_rate: float = 0.05
+    importance_rate: float | None = None
     regional_rate: float = 0.01
     random_state: int = 0
 
@@ -347,6 +354,7 @@ CHOICES: Final[Mapping[str, Any]] = {
     "matches": Matches,
     "strength_scale": StrengthScale,
     "solver": Solver,
+    "importance_solver": Solver,
 }
 """Settings that are words, and which."""
 
@@ -384,7 +392,8 @@ BEFORE: Final[Mapping[str, Any]] = {
 
 def with_later(noted: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as some version noted them, with what it did not know yet."""
-    return {**BEFORE, **noted}
+    solver = noted.get("solver", BEFORE["solver"])  # was that of all fits
+    return {**BEFORE, "importance_solver": solver, **noted}
 
 
 @dataclass(frozen=True)

@@ -62,10 +62,15 @@ def test_a_recipe_is_its_settings_and_what_is_given_stands() -> None:
 def test_every_field_of_a_recipe_is_one_that_earlier_runs_had_otherwise() -> None:
     differing = {name for recipe in settings.RECIPES.values() for name in recipe}
     known = {"temperature", "include_self", "importance_evals", "regional_evals"}
+    known |= {"importance_solver"}  # was that of all fits
     assert differing <= settings.BEFORE.keys() | known
     assert set(settings.RECIPES) == set(get_args(settings.Recipe))
+    otherwise = {"weights_of", "importance_rate"}  # defaults that were others
     for name, value in settings.BEFORE.items():
-        assert getattr(Settings(), name) == value, name
+        assert (getattr(Settings(), name) == value) == (name not in otherwise), name
+    theirs = settings.with_later({"solver": "sgd"})
+    assert theirs["importance_solver"] == "sgd"
+    assert settings.with_later({})["importance_solver"] == "lbfgs"
 
 
 @pytest.mark.parametrize(

@@ -38,25 +38,29 @@ from emergence_ext.store import Estimator
 Loss = Callable[[list[Tensor] | None, Tensor, Tensor], Tensor]  # of groups, and of the free w and v
 
 KAPPA_TILDE: Final = 1.5  # of each channel: v spreads the concentration over all K of them
+RATE: Final = 0.3
+"""Of gradient descent, for shares of 1. From 0.1 to 3 w hardly changes (docs/method.md)."""
 
 
 class RegionImportance(Estimator):
     """Weight regions and channels so that their matches reproduce the similarity of images.
 
-    `T[i, j] = kappa_tilde sum_r w[j, r] max_s sum_k v[j, k] Fn[j, r, k] Fn[i, s, k]` with unit rows
-    `Fn`, and `mean_i KL(P[i] || softmax_j T[i])` is minimised over all w and v together, each row
-    of which is non-negative and sums to 1 (`w = |x| / |x|_1` of a free x).
+    `T[i, j] = kappa_tilde sum_r w[i, r] max_s sum_k v[i, k] Fn[i, r, k] Fn[j, s, k]` with unit rows
+    `Fn`: the regions of image i look for their match in every other image j, as in the authors'
+    code, and `KL(P[i] || softmax_j T[i])` is minimised, each row of w and v non-negative and of sum
+    1. The w and v of an image are a problem of their own, and a few steps of gradient descent are
+    enough for what the network goes by (docs/method.md).
 
-    With `weights_of="conditioning"`, as in the authors' code, it is the regions of image i that
-    look for their match in every other: `T[i, j] = kappa_tilde sum_r w[i, r] max_s sum_k v[i, k]
-    Fn[i, r, k] Fn[j, s, k]`. The w and v of an image are then a problem of their own.
+    With `weights_of="scored"`, as Eq. 7 and 11 are printed, it is image j whose regions look for
+    their match, with its own w and v, which are then learned all together: `T[i, j] = kappa_tilde
+    sum_r w[j, r] max_s sum_k v[j, k] Fn[j, r, k] Fn[i, s, k]`. That wants `solver="lbfgs"`.
 
     Args:
         kappa_tilde: concentration of the matches; 1.5 K when left out (the paper has 1000 for every
             layer; docs/method.md).
         include_self: whether the pair i = j takes part; as in the P that is given.
-        max_evals: evaluations of loss and gradient at most. Few: taken to the end, w may follow
-            single images and leave what the network goes by. By gradient descent, its steps.
+        max_evals: steps of gradient descent, or evaluations of loss and gradient at most. Few:
+            taken to the end, w may follow single images and leave what the network goes by.
         tol: stop when ten evaluations lower the loss by less than this share of it.
         precision: of the matching, see `ops.maxsim`. "medium" takes half the time of "highest"
             where the machine has bfloat16 products, and moves w less than one evaluation more
@@ -65,17 +69,18 @@ class RegionImportance(Estimator):
             of ten, drawn at random, within which P and Q sum to 1; all when None.
         random_state: seed of these.
         weights_of: whose w and v weigh a match, see above.
-        solver: "lbfgs", or "sgd": gradient descent on the sum over images, each step against other
-            `pairs`, after which w and v are brought to sum to 1 again.
-        rate: its learning rate.
+        solver: "sgd", gradient descent on the sum over images, each step against other `pairs`,
+            after which w and v are brought to sum to 1 again; or "lbfgs".
+        rate: its learning rate; None: `RATE / R` of w and `RATE / K` of v, by which a step moves
+            shares by a part of themselves, however many there are.
         backend: what matches regions, see `backend.choose`. Not kept by `save`: it says how a fit
             is computed, and `stats_` says how it was.
 
     Attributes:
         w_: region importance, `[N, R]`.
         v_: channel importance, `[N, K]`.
-        stats_: `FitStats`; its losses never rise. With `pairs`, they may from one round to the
-            next, and the term `new_pairs` is the loss over pairs that no evaluation saw.
+        stats_: `FitStats`; by "lbfgs" its losses never rise. With `pairs`, they may from one round
+            to the next, and the term `new_pairs` is the loss over pairs that no evaluation saw.
 
     Examples:
         >>> import emergence_ext as ee
@@ -102,8 +107,8 @@ class RegionImportance(Estimator):
         pairs: int | None = Settings.pairs,
         random_state: int = 0,
         weights_of: WeightsOf = Settings.weights_of,
-        solver: Solver = Settings.solver,
-        rate: float = Settings.importance_rate,
+        solver: Solver = Settings.importance_solver,
+        rate: float | None = Settings.importance_rate,
         backend: Backend = "auto",
     ) -> None:
         require_choice("weights_of", weights_of, WeightsOf)
@@ -114,7 +119,8 @@ class RegionImportance(Estimator):
             require_count("pairs", pairs, 1)
         require_count("max_evals", max_evals, 1)
         require_count("random_state", random_state, 0)
-        require_real("rate", rate)
+        if rate is not None:
+            require_real("rate", rate)
         self.kappa_tilde = kappa_tilde
         self.include_self = include_self
         self.max_evals = max_evals
@@ -181,9 +187,6 @@ class RegionImportance(Estimator):
         self, ops: ModuleType, Fn: Tensor, P: Similarity, kappa_tilde: float, lengths: Tensor | None
     ) -> Loss:
         """Give the mean divergence of the images (eq. 12): of all pairs, or within groups."""
-        # By gradient descent rows sum to 1 because they are brought there after each step.
-        shares = torch.abs if self.solver == "sgd" else on_simplex
-
         def match(
             block: slice, target: Tensor, f: Tensor, n: Tensor | None, a: Tensor, v: Tensor
         ) -> Tensor:
@@ -208,7 +211,7 @@ class RegionImportance(Estimator):
             return match(slice(None), among(P, images), Fn[images], own, a, v)
 
         def loss(groups: list[Tensor] | None, x: Tensor, y: Tensor) -> Tensor:
-            a, v = kappa_tilde * shares(x), shares(y)
+            a, v = kappa_tilde * self._shares(x), self._shares(y)
             if groups is None:
                 return mean_over_blocks(of_block, len(Fn), a, v)
             return mean_over_groups(of_group, groups, a, v)
@@ -226,18 +229,11 @@ class RegionImportance(Estimator):
         def draw(*_: Tensor) -> Callable[..., Tensor]:
             return partial(loss, None if all_pairs else deal(N, self.pairs or N, generator))
 
-        def back(x: Tensor, y: Tensor) -> None:
-            x.copy_(on_simplex(x))
-            y.copy_(on_simplex(y))
-
         # The loss is a mean over images, each with its own w and v: N times the loss has gradients
         # of a size that does not depend on N, which is what the solver's first step is made for.
         if self.solver == "sgd":
-            back(*start)
-            (x, y), stats = descend(
-                draw, start, steps=self.max_evals, rate=self.rate, scale=N, after=back, step=step
-            )
-        elif all_pairs:
+            return self._descend(draw, start, step)
+        if all_pairs:
             (x, y), stats = minimise(
                 draw(), start, max_evals=self.max_evals, tol=self.tol, scale=N, step=step
             )
@@ -248,6 +244,35 @@ class RegionImportance(Estimator):
             stats = replace(stats, stopped=f"{stats.stopped}, {self.pairs} an image")
             with torch.no_grad():
                 stats.terms["new_pairs"] = float(draw()(x, y))
+        return x, y, stats
+
+    def _shares(self, x: Tensor) -> Tensor:
+        """By gradient descent rows sum to 1 because they are brought there after each step."""
+        return x.abs() if self.solver == "sgd" else on_simplex(x)
+
+    def _descend(
+        self,
+        draw: Callable[..., Callable[..., Tensor]],
+        start: list[Tensor],
+        step: Callable[[int, float], None] | None,
+    ) -> tuple[Tensor, Tensor, FitStats]:
+        """Lower the loss of each image by steps of gradient descent between shares."""
+
+        def back(x: Tensor, y: Tensor) -> None:
+            x.copy_(on_simplex(x))
+            y.copy_(on_simplex(y))
+
+        own = [RATE / int(x.ne(0).sum(1).max()) for x in start]  # what is no region has no share
+        back(*start)
+        (x, y), stats = descend(
+            draw,
+            start,
+            steps=self.max_evals,
+            rate=own if self.rate is None else self.rate,
+            scale=len(start[0]),
+            after=back,
+            step=step,
+        )
         return x, y, stats
 
     @takes_numpy
@@ -288,10 +313,14 @@ class RegionImportance(Estimator):
 
         def objective(image: slice, x: Tensor, y: Tensor) -> Tensor:
             return matching.ops.match_kl_scaled(
-                Fn[image], on_simplex(y), d, kappa_tilde * on_simplex(x), b, P[image], None,
+                Fn[image], self._shares(y), d, kappa_tilde * self._shares(x), b, P[image], None,
                 over="d", precision=self.precision,
             )  # fmt: skip
 
+        if self.solver == "sgd":  # which moves each row by its own gradient
+            start = [Fn.new_ones(len(F), R), Fn.new_ones(len(F), K)]
+            x, y, _ = self._descend(lambda *_: partial(objective, slice(None)), start, None)
+            return on_simplex(x), on_simplex(y)
         w, v = Fn.new_empty(len(F), R), Fn.new_empty(len(F), K)
         for i in range(len(F)):
             image = slice(i, i + 1)

@@ -69,9 +69,9 @@ def image_similarity(
         >>> import emergence_ext as ee
         >>> z = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
         >>> ee.image_similarity(z, kappa_p=1.0).round(decimals=2)
-        tensor([[0.4200, 0.4200, 0.1600],
-                [0.4200, 0.4200, 0.1600],
-                [0.2100, 0.2100, 0.5800]])
+        tensor([[0.0000, 0.7300, 0.2700],
+                [0.7300, 0.0000, 0.2700],
+                [0.5000, 0.5000, 0.0000]])
     """
     _require_concentration(kappa_p)
     unit = _unit(z)
@@ -155,7 +155,7 @@ def solve_kappa_p(z: Tensor, *, include_self: bool = Settings.include_self) -> f
         >>> noise = torch.rand(15, 3, generator=torch.Generator().manual_seed(0))
         >>> z = 2 * torch.eye(3).repeat(5, 1) + noise  # fifteen images of three categories
         >>> P = ee.image_similarity(z, ee.solve_kappa_p(z))
-        >>> round(float((-(P * P.log()).sum(1)).exp().mean()), 1)  # images that a row spreads over
+        >>> round(float(torch.special.entr(P).sum(1).exp().mean()), 1)  # that a row spreads over
         5.0
     """
     unit = _unit(z.double())

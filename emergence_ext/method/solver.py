@@ -181,7 +181,7 @@ def descend(
     start: Sequence[Tensor],
     *,
     steps: int,
-    rate: float,
+    rate: float | Sequence[float],
     scale: float = 1.0,
     after: Callable[..., None] | None = None,
     step: Callable[[int, float], None] | None = None,
@@ -192,7 +192,7 @@ def descend(
         draw: gives the objective of a step, of the tensors as they are.
         start: where to begin; not changed.
         steps: how many.
-        rate: learning rate.
+        rate: learning rate, of all tensors or of each.
         scale: what is minimised is `scale` times the objective.
         after: changes the tensors in place after each step.
         step: called after each step with their number and the loss.
@@ -205,7 +205,10 @@ def descend(
     """
     clock = time.perf_counter()
     points = [x.detach().clone().requires_grad_() for x in start]
-    optimizer = torch.optim.SGD(points, lr=rate, momentum=MOMENTUM, weight_decay=DECAY)
+    rates = [rate] * len(points) if isinstance(rate, float | int) else list(rate)
+    groups = [{"params": [x], "lr": r} for x, r in zip(points, rates, strict=True)]
+    optimizer = torch.optim.SGD(groups, momentum=MOMENTUM, weight_decay=DECAY)
+    in_words = " and ".join(f"{r:.3g}" for r in dict.fromkeys(rates))
     losses: list[float] = []
     for number in range(1, steps + 1):
         with torch.no_grad():
@@ -213,7 +216,7 @@ def descend(
         loss = objective(*points)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
-            why = "are the inputs finite?" if number == 1 else f"a rate below {rate:g} may do"
+            why = "are the inputs finite?" if number == 1 else f"a rate below {in_words} may do"
             raise ValueError(
                 f"the loss is {losses[-1]} at step {number} of gradient descent; {why}"
             )
@@ -226,7 +229,7 @@ def descend(
         if step is not None:
             step(number, losses[-1])
     seconds = time.perf_counter() - clock
-    stopped = f"took {steps} steps of gradient descent at rate {rate:g}"
+    stopped = f"took {steps} steps of gradient descent at rate {in_words}"
     return [x.detach() for x in points], FitStats(tuple(losses), seconds, stopped)
 
 

@@ -57,7 +57,7 @@ def region_importance(settings: Settings, backend: Backend = "auto") -> RegionIm
         pairs=settings.pairs,
         weights_of=settings.weights_of,
         random_state=settings.random_state,
-        solver=settings.solver,
+        solver=settings.importance_solver,
         rate=settings.importance_rate,
         backend=backend,
     )
@@ -152,7 +152,8 @@ def image_similarities(settings: Settings, z: Tensor, kappa_p: float) -> Similar
 def origins_of_choices(settings: Settings) -> dict[str, str]:
     """Name the choices of a fit that differ from those of versions that knew no others."""
     choices = {name: getattr(settings, name) for name in _OF_FITS}
-    origins = {name: str(x) for name, x in choices.items() if x != BEFORE[name]}
+    before = {**BEFORE, "importance_solver": settings.solver}  # which was that of all fits
+    origins = {name: str(x) for name, x in choices.items() if x != before[name]}
     if settings.pairs is not None:
         origins["pairs"] = f"{settings.pairs}, drawn by {settings.random_state}"
     return origins
@@ -161,7 +162,8 @@ def origins_of_choices(settings: Settings) -> dict[str, str]:
 _OF_FITS = (
     "weights_of", "similarity_of", "kappa_p", "kappa_tilde", "matches", "strength_gradient",
     "normaliser", "sample_base", "region_base", "responsibilities", "sample_prior", "region_prior",
-    "point_priors", "solver", "sample_rate", "importance_rate", "regional_rate",
+    "point_priors", "solver", "importance_solver", "sample_rate", "importance_rate",
+    "regional_rate",
 )  # fmt: skip
 
 

@@ -205,7 +205,8 @@ class Forecast:
         last = list(x.layers)[-1]
         spread = parts_of(s.pairs, n) > 1
         by_steps = s.solver == "sgd"
-        evals = s.importance_evals if by_steps else evaluations(s.importance_evals)
+        evals = s.importance_evals
+        evals = evals if s.importance_solver == "sgd" else evaluations(evals)
         w_and_v = T * evals * self._evaluation(r.importance)
         also = {last: r.regional[last]}
         if by_steps:  # one image after the other, each against some

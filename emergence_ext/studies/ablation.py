@@ -31,6 +31,7 @@ from emergence_ext.settings import (
     Matches,
     Recipe,
     Settings,
+    Solver,
     WeightsOf,
     require_choice,
 )
@@ -57,7 +58,8 @@ FACTORS: Final = {
     "matches": "matches for Lambda",
     "region_base": "clean concentration of regions",
     "region_prior": "prior on strength",
-    "solver": "solver",
+    "importance_solver": "solver of w and v",
+    "solver": "solver of Lambda",
     "recipe": "whole recipe",
 }
 """Field of `Choices` -> the words for it in tables and figures."""
@@ -80,7 +82,8 @@ class Choices:
             or the network's probabilities at temperature 1 or 4.
         given_kappa_p: concentration of P itself; None: solved for.
         weights_of, matches, region_base, region_prior: as of `Settings`.
-        solver: of w, v and Lambda; "sgd" takes the steps, rates and pairs of the authors' recipe.
+        importance_solver: of w and v; "lbfgs" takes the evaluations of the paper's recipe.
+        solver: of Lambda; "sgd" takes the steps, rate and pairs of the authors' recipe.
         recipe: "default", or one that all but alpha and images is of; samples stay the run's.
     """
 
@@ -94,10 +97,11 @@ class Choices:
     centring: Centring = "none"
     similarity: Similarity = "logits"
     given_kappa_p: float | None = None
-    weights_of: WeightsOf = "scored"
+    weights_of: WeightsOf = Settings.weights_of
     matches: Matches = "projected"
     region_base: float | None = None
     region_prior: float = Settings.region_prior
+    importance_solver: Solver = Settings.importance_solver
     solver: Descent = "lbfgs"
     recipe: Recipe = "default"
 
@@ -113,9 +117,11 @@ class Choices:
         steps: dict[str, Any] = {
             "importance_evals": self.importance_evals, "regional_evals": regional_evals,
         }  # fmt: skip
+        if self.importance_solver != Settings.importance_solver:
+            steps["importance_evals"] = RECIPES["paper"]["importance_evals"]
         if self.solver != "lbfgs":
-            names = ("solver", "importance_evals", "regional_evals", "pairs")
-            steps = {name: RECIPES["authors"][name] for name in names}
+            names = ("solver", "regional_evals", "pairs")
+            steps |= {name: RECIPES["authors"][name] for name in names}
             steps["regional_evals"] = min(regional_evals, steps["regional_evals"])
             steps["strength_gradient"] = self.solver == "sgd"
         return Settings(
@@ -130,6 +136,7 @@ class Choices:
             matches=self.matches,
             region_base=self.region_base,
             region_prior=self.region_prior,
+            importance_solver=self.importance_solver,
             **steps,
         )
 
@@ -171,6 +178,7 @@ def variants(
         "matches": get_args(Matches),
         "region_base": (None, 1000.0),
         "region_prior": sorted({0.0, default.region_prior}),
+        "importance_solver": get_args(Solver),
         "solver": get_args(Descent),
         "recipe": get_args(Recipe),
     }

@@ -133,14 +133,17 @@ def test_without_its_normaliser_the_density_is_left_to_kappa(include_self: bool)
     for normaliser, scores in ((True, T + log_C), (False, T)):
         log_q = torch.log_softmax(scores, dim=1)
         expected = torch.where(P > 0, P * (P.log() - log_q), 0).sum(1).mean()
-        got = similarity_loss(h, w, P, frame, include_self=include_self, normaliser=normaliser)
+        got = similarity_loss(
+            h, w, P, frame, include_self=include_self, normaliser=normaliser, weights_of="scored"
+        )
         torch.testing.assert_close(got, expected)
 
 
 def test_a_fit_knows_whether_it_had_the_normaliser(case: Case, tmp_path: Path) -> None:
-    with_it, without = (case.fit(normaliser=x, max_evals=5) for x in (True, False))
+    of: Any = {"weights_of": "scored"}
+    with_it, without = (case.fit(normaliser=x, max_evals=5, **of) for x in (True, False))
     h = without.transform(case.data.F)
-    expected = similarity_loss(h, case.w, case.P, case.frame, normaliser=False)
+    expected = similarity_loss(h, case.w, case.P, case.frame, normaliser=False, **of)
     assert without.stats_.terms["similarity"] == pytest.approx(float(expected), rel=1e-4)
     assert not torch.allclose(with_it.Lambda_, without.Lambda_)
     without.save(tmp_path / "layer")

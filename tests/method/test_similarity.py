@@ -21,7 +21,7 @@ def _logits(N: int = 40, C: int = 4, seed: int = 0) -> Tensor:
 
 def test_P_is_the_softmax_of_cosines() -> None:
     z = _logits(5, 2).double()
-    P = image_similarity(z, 7.0)
+    P = image_similarity(z, 7.0, include_self=True)
     for i in range(5):
         scores = []
         for j in range(5):
@@ -49,7 +49,8 @@ def test_rows_sum_to_1_for_any_concentration(seed: int, kappa_p: float, include_
 
 def test_an_image_is_most_similar_to_itself_and_alike_images_are_alike() -> None:
     z = _logits()
-    P = image_similarity(torch.cat([z, 3 * z]), 20.0)  # cosines do not see the length of logits
+    both = torch.cat([z, 3 * z])  # cosines do not see the length of logits
+    P = image_similarity(both, 20.0, include_self=True)
     torch.testing.assert_close(P[:, :40], P[:, 40:])
     assert (P.argmax(1) % 40 == torch.arange(80) % 40).all()
 

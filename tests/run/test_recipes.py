@@ -31,7 +31,7 @@ from emergence_ext.run.estimators import (
     sample_projection,
     settled_kappa_p,
 )
-from emergence_ext.settings import Settings
+from emergence_ext.settings import Settings, with_later
 from tests.planted import feature_set
 
 QUICK: dict[str, Any] = {"region_images": 16, "importance_evals": 3, "regional_evals": 2}
@@ -100,9 +100,14 @@ def test_similarity_is_of_what_the_settings_say() -> None:
 
 
 def test_every_choice_of_a_fit_is_among_its_origins_and_defaults_are_not() -> None:
-    assert origins_of_choices(Settings()) == {}
-    assert origins_of_choices(Settings(weights_of="conditioning")) == {"weights_of": "conditioning"}
-    assert origins_of_choices(Settings(pairs=7)) == {"pairs": "7, drawn by 0"}
+    before = Settings(**with_later({}))
+    assert origins_of_choices(before) == {}
+    changed = replace(before, weights_of="conditioning")
+    assert origins_of_choices(changed) == {"weights_of": "conditioning"}
+    assert origins_of_choices(replace(before, pairs=7)) == {"pairs": "7, drawn by 0"}
+    assert origins_of_choices(Settings()).keys() == {
+        "weights_of", "importance_solver", "importance_rate"
+    }  # fmt: skip
     authors = origins_of_choices(Settings(recipe="authors"))
     assert {"kappa_p", "matches", "region_base", "solver", "point_priors"} < authors.keys()
 
