@@ -88,9 +88,13 @@ class Shapley(Saved):
 
     @property
     def measures(self) -> dict[str, Tensor]:
-        """What is held against the Shapley values, by the name that is shown, `[L, n, R]` each."""
+        """What is held against the Shapley values, by the name that is shown, `[L, n, R]` each.
+
+        w weighs regions of length 1; with their length it is what they weigh in the network.
+        """
         return {
             "w": self.w,
+            "w |F|": self.w * self.strength,
             "|F|": self.strength,
             "Grad-CAM": self.grad_cam,
             "random w": self.random,

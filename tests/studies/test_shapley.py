@@ -397,7 +397,7 @@ def test_tables_say_what_was_found(
     result = study[2]
     tables = report.tables(result, NOWHERE)
     rows = {row["importance"]: row for row in tables["shapley"]}
-    assert list(rows) == ["w", "|F|", "Grad-CAM", "random w"]
+    assert list(rows) == ["w", "w |F|", "|F|", "Grad-CAM", "random w"]
     low, mean, high = (rows["w"][f"Spearman, mean{end}"] for end in (", low", "", ", high"))
     assert low <= mean <= high
     assert mean == pytest.approx(float(result.spearman()["w"].mean()))
