@@ -187,6 +187,7 @@ class RegionImportance(Estimator):
         self, ops: ModuleType, Fn: Tensor, P: Similarity, kappa_tilde: float, lengths: Tensor | None
     ) -> Loss:
         """Give the mean divergence of the images (eq. 12): of all pairs, or within groups."""
+
         def match(
             block: slice, target: Tensor, f: Tensor, n: Tensor | None, a: Tensor, v: Tensor
         ) -> Tensor:

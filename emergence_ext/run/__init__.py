@@ -7,6 +7,7 @@ from emergence_ext.run.address import open_at, split_address
 from emergence_ext.run.analyse import run
 from emergence_ext.run.emerging import Checkpoint, emergence, stacked
 from emergence_ext.run.estimators import (
+    compared,
     frame_of_regions,
     image_similarities,
     region_importance,
@@ -59,6 +60,7 @@ __all__ = [
     "Verification",
     "check_place",
     "claim_folder",
+    "compared",
     "emergence",
     "file_digest",
     "file_name",

@@ -117,7 +117,13 @@ def frame_of_regions(settings: Settings, frame: Frame, kappa_p: float) -> Frame:
 
 
 def compared(settings: Settings, z: Tensor) -> Tensor:
-    """Give of what the similarity of two images is the cosine, `[N, C]`, from logits z."""
+    """Give what two images are compared by: their logits, or their tempered probabilities.
+
+    Examples:
+        >>> from emergence_ext import run
+        >>> run.compared(run.Settings(similarity_of="probabilities"), torch.zeros(1, 2))
+        tensor([[0.5000, 0.5000]])
+    """
     if settings.similarity_of == "logits":
         return z
     return torch.softmax(z.float() / settings.temperature, dim=1)

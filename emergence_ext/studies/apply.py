@@ -28,7 +28,16 @@ from emergence_ext.method import (
     similarity_with,
 )
 from emergence_ext.network import FeatureSet
-from emergence_ext.run import Emergence, FinishedRun, Learned, Subject, Thumbnails, file_name
+from emergence_ext.run import (
+    Emergence,
+    FinishedRun,
+    Learned,
+    Subject,
+    Thumbnails,
+    compared,
+    file_name,
+)
+from emergence_ext.settings import Settings
 from emergence_ext.store import Saved, once
 from emergence_ext.studies.likeness import Limit, Matches, best_matches, scores
 
@@ -255,9 +264,9 @@ def apply(
 ) -> Applied:
     """Project new images in the frame of a run, and find the run's most similar regions.
 
-    M, Lambda, frame and tau are the run's, and none of its fits is made again. With
-    `weights_of="conditioning"` the w of an image is a problem of its own: each new one's is
-    learned, beside the images that the run learned regions on. How like the run an image is, is
+    M, Lambda, frame and tau are the run's, and none of its fits is made again. The w of an image is
+    a problem of its own: each new one's is learned, beside the images that the run learned regions
+    on (not where the run's are learned all together, with `weights_of="scored"`). How like the run an image is, is
     judged by the cosines of its regions' features with the most similar ones of the run (see
     `likeness.scores`), beside those that held-out images have with the run's other images.
 
@@ -291,7 +300,7 @@ def apply(
         new = replace(subject, dataset=take(dataset, block)).extract(grid=e.grid, example=example)
         parts.append(_project(new, learned, features, subject.device))
         if fitted is not None:
-            w.append(_importance(new, learned, fitted))
+            w.append(_importance(new, learned, fitted, run.settings))
     z, g, h, likeness, similar = (
         torch.cat(part, dim=1 if part[0].ndim > 2 else 0) for part in zip(*parts, strict=True)
     )
@@ -347,9 +356,10 @@ def _project(
     return new.z, learned.samples.transform(new.f), torch.stack(h), both.likeness, both.region
 
 
-def _importance(new: FeatureSet, learned: Learned, run: FeatureSet) -> Tensor:
+def _importance(new: FeatureSet, learned: Learned, run: FeatureSet, settings: Settings) -> Tensor:
     """Learn the w of some new images, each by itself: `[L, n, R]`."""
-    P = similarity_with(new.z, run.z, learned.frame.solved_kappa_p)
+    z, others = compared(settings, new.z), compared(settings, run.z)
+    P = similarity_with(z, others, learned.frame.solved_kappa_p)
     fits = learned.importance.items()
     return torch.stack([fit.fit_new(new.layers[x], run.layers[x], P)[0] for x, fit in fits])
 
