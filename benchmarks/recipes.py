@@ -87,7 +87,7 @@ def choices(channels: int) -> Iterator[tuple[str, dict[str, Any]]]:
         yield recipe, {"recipe": recipe}
     own = KAPPA_TILDE * channels
     yield (
-        "authors, 1.5 K and the default's rate for w",
+        "authors, 1.5 K and rates in proportion for w",
         {"recipe": "authors", "kappa_tilde": own, "importance_rate": None},
     )
     yield "paper, 1.5 K", {"recipe": "paper", "kappa_tilde": own}
