@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,8 @@ from emergence_ext.settings import (
     require_real,
 )
 from emergence_ext.store import Estimator
+
+logger = logging.getLogger(__name__)
 
 Loss = Callable[[list[Tensor] | None, Tensor, Tensor], Tensor]  # of groups, and of the free w and v
 
@@ -274,6 +277,16 @@ class RegionImportance(Estimator):
             after=back,
             step=step,
         )
+        first, last = stats.losses[0], stats.losses[-1]
+        if last > first:
+            logger.warning(
+                "w and v: their divergence rose from %.3g to %.3g in %d steps of gradient descent; "
+                "a smaller importance_rate may do, or importance_solver = lbfgs, as weights of the "
+                "scored image want",
+                first,
+                last,
+                self.max_evals,
+            )
         return x, y, stats
 
     @takes_numpy
@@ -334,8 +347,9 @@ class RegionImportance(Estimator):
 
     @classmethod
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
-        # What was stored before the precision could be chosen was computed at the highest.
-        parameters = {"precision": "highest", **settings["parameters"]}
+        # What was stored before these could be chosen was computed so.
+        before = {"precision": "highest", "weights_of": "scored", "solver": "lbfgs"}
+        parameters = {**before, **settings["parameters"]}
         return super()._from_state(arrays, {**settings, "parameters": parameters})
 
 

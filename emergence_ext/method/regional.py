@@ -356,6 +356,7 @@ class RegionalProjection(Estimator):
     def _from_state(cls, arrays: dict[str, Tensor], settings: dict[str, Any]) -> Self:
         # Before there were pairs, there were batches, of which little depends on what is loaded.
         parameters = {k: x for k, x in settings["parameters"].items() if k != "batch_size"}
+        parameters = {"weights_of": "scored", **parameters}  # as it was before it could be chosen
         return super()._from_state(arrays, {**settings, "parameters": parameters})
 
     def _check(

@@ -130,6 +130,13 @@ def test_a_new_image_gets_what_it_would_have_had_and_depends_on_no_other() -> No
         fit.fit_new(few.F[4:6], few.F[others], P)
 
 
+def test_a_divergence_that_rises_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    RegionImportance().fit(DATA.F, P)
+    assert not caplog.records
+    RegionImportance(1000.0, weights_of="scored", rate=0.05).fit(DATA.F, P)
+    assert "w and v: their divergence rose from" in caplog.text
+
+
 def test_one_of_two_may_weigh() -> None:
     with pytest.raises(ValueError, match="weights_of must be one of scored, conditioning"):
         RegionImportance(weights_of="both")  # type: ignore[arg-type]
@@ -291,7 +298,9 @@ def test_the_simplex_holds_absolute_values() -> None:
     torch.testing.assert_close(on_simplex(x), expected)
 
 
-def test_what_was_stored_before_precision_could_be_chosen_was_of_the_highest() -> None:
+def test_what_was_stored_before_choices_could_be_made_was_as_it_was() -> None:
     arrays, settings = RegionImportance(max_evals=2).fit(DATA.F, P)._state()
-    assert settings["parameters"].pop("precision") == "medium"
-    assert RegionImportance._from_state(arrays, settings).precision == "highest"
+    for name in ("precision", "weights_of", "solver", "rate"):
+        del settings["parameters"][name]
+    then = RegionImportance._from_state(arrays, settings)
+    assert (then.precision, then.weights_of, then.solver) == ("highest", "scored", "lbfgs")
