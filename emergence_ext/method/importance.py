@@ -42,7 +42,7 @@ Loss = Callable[[list[Tensor] | None, Tensor, Tensor], Tensor]  # of groups, and
 
 KAPPA_TILDE: Final = 1.5  # of each channel: v spreads the concentration over all K of them
 RATE: Final = 0.3
-"""Of gradient descent, for shares of 1. From 0.1 to 3 w hardly changes (docs/method.md)."""
+"""Of gradient descent, for shares of 1; docs/method.md has what others give."""
 
 
 class RegionImportance(Estimator):
