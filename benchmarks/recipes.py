@@ -24,7 +24,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,6 +50,7 @@ from emergence_ext.studies.shapley import shapley
 TOGETHER: Final = (
     ("paper", ("importance_solver", "importance_evals")),
     ("authors", ("solver", "regional_evals", "pairs")),
+    ("authors", ("solver", "regional_evals", "pairs", "strength_gradient")),
     ("authors", ("importance_rate", "importance_evals")),
 )
 """Settings of a recipe that are of use only together."""
@@ -92,7 +93,7 @@ def choices(channels: int) -> Iterator[tuple[str, dict[str, Any]]]:
     )
     yield "paper, 1.5 K", {"recipe": "paper", "kappa_tilde": own}
     yield "probabilities, at 4", {"temperature": 4.0, "similarity_of": "probabilities"}
-    alone = {**RECIPES["authors"], **RECIPES["paper"], "strength_gradient": True}
+    alone = {**RECIPES["authors"], **RECIPES["paper"]}
     for recipe, names in TOGETHER:
         group = {name: RECIPES[recipe][name] for name in names}
         yield ", ".join(f"{name} = {value}" for name, value in group.items()), group
@@ -104,7 +105,7 @@ def choices(channels: int) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def measure(
     features: FeatureSet, values: Tensor, settings: Settings, label: str, changed: dict[str, Any]
-) -> tuple[Row, Emergence]:
+) -> Row:
     """Analyse features of one layer by some settings.
 
     Args:
@@ -124,7 +125,7 @@ def measure(
     warm = strength_entropy(
         features.f, features.z, features.y, [WARM], make=lambda t: sample_projection(settings, t)
     )[WARM]
-    row = Row(
+    return Row(
         label,
         changed,
         shapley=float(spearman(w, values).mean()),
@@ -140,7 +141,6 @@ def measure(
         last_loss=stats.losses[-1],
         seconds=time.perf_counter() - began,
     )
-    return row, e
 
 
 def _stability(F: Tensor, z: Tensor, e: Emergence, settings: Settings) -> float:
@@ -197,48 +197,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "row | shapley: w, w |F| | |h| ± | |F| | stable | points | reliable | entropy | "
         "from | to | seconds"
     )
-    base = Settings(
-        held_out=run.settings.held_out,
-        region_images=run.settings.region_images,
-        random_state=run.settings.random_state,
-    )
     rows, failed = [], {}
     for label, changed in choices(F.shape[-1]):
         if not any(part in label for part in asked.only):
             continue
+        settings = Settings(
+            held_out=run.settings.held_out,
+            region_images=run.settings.region_images,
+            random_state=run.settings.random_state,
+            **changed,
+        )
         try:
-            recipe = Settings(recipe=changed.get("recipe", "default"))
-            row, _ = measure(
-                features,
-                values,
-                replace(
-                    recipe,
-                    held_out=base.held_out,
-                    region_images=base.region_images,
-                    random_state=base.random_state,
-                    **changed,
-                ),
-                label,
-                changed,
-            )
+            rows.append(measure(features, values, settings, label, changed))
+            print(_line(rows[-1]), flush=True)
         except (ValueError, ArithmeticError) as error:
             failed[label] = str(error)
             print(f"{label} | {error}", flush=True)
-            continue
-        rows.append(row)
-        print(_line(row), flush=True)
-        if asked.out is not None:
-            asked.out.write_text(
-                json.dumps(
-                    {
-                        "layer": layer,
-                        "|F|": reference,
-                        "rows": [asdict(x) for x in rows],
-                        "failed": failed,
-                    },
-                    indent=1,
-                )
-            )
+    if asked.out is not None:
+        found = {"layer": layer, "|F|": reference, "rows": [asdict(x) for x in rows]}
+        asked.out.write_text(json.dumps({**found, "failed": failed}, indent=1))
 
 
 def _line(row: Row) -> str:
