@@ -141,7 +141,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "paper": {
         "responsibilities": "posterior",
         "include_self": True,
-        "weights_of": "scored",
+        "importance_weights_of": "scored",
         "importance_solver": "lbfgs",
         "importance_evals": 40,
         "kappa_tilde": 1000.0,
@@ -155,6 +155,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
         "kappa_p": 5.0,
         "kappa_tilde": 1000.0,
         "matches": "raw",
+        "weights_of": "conditioning",
         "strength_gradient": False,
         "normaliser": False,
         "sample_base": 10.0,
@@ -215,8 +216,9 @@ class Settings:
             images, with a step for each of them.
         pairs: other images that each image is scored against in an evaluation of these fits, drawn
             anew in each round of them; None: all, in time and memory of their number squared.
-        weights_of: whose w and v weigh the match of two images, "scored" (Eq. 7, 11) or
-            "conditioning" (as the authors' code).
+        weights_of: whose w and strengths weigh the match of two images while Lambda is learned,
+            "scored" (Eq. 7) or "conditioning" (as the authors' code).
+        importance_weights_of: whose w and v weigh it while these are learned; "scored" is Eq. 11.
         include_self: whether an image takes part in its own similarities.
         responsibilities: whose P(y|x) an EM step takes, the "network"'s own or the "posterior" of
             the mixture (Eq. 15).
@@ -227,8 +229,8 @@ class Settings:
         matches: where regions look for their match while Lambda is learned: among the "projected",
             at every evaluation, or once among the "raw" ones, weighted by v.
         strength_gradient: whether the loss of Lambda has a gradient through strengths.
-        normaliser: whether log C takes part in T (Eq. 8); of weights of the conditioning image it
-            cancels.
+        normaliser: whether log C takes part in T (Eq. 8); of strengths of the conditioning image
+            it cancels.
         sample_base, region_base: concentration of clean features around their direction, of which
             kappa(l) is made; None: infinite.
         strength_scale: mean strength that each layer is brought to: that of the "last layer", or 1,
@@ -259,10 +261,11 @@ class Settings:
     sample_images: int = 3000
     region_images: int = 300
     keep_features: int = 256
-    importance_evals: int = 10
+    importance_evals: int = 5
     regional_evals: int = 60
     pairs: int | None = None
-    weights_of: WeightsOf = "conditioning"
+    weights_of: WeightsOf = "scored"
+    importance_weights_of: WeightsOf = "conditioning"
     include_self: bool = False
     responsibilities: Responsibilities = "network"
     similarity_of: SimilarityOf = "logits"
@@ -349,6 +352,7 @@ _POSITIVE: Final = (
 _PRIORS: Final = ("sample_prior", "region_prior")
 CHOICES: Final[Mapping[str, Any]] = {
     "weights_of": WeightsOf,
+    "importance_weights_of": WeightsOf,
     "responsibilities": Responsibilities,
     "similarity_of": SimilarityOf,
     "matches": Matches,
@@ -392,8 +396,9 @@ BEFORE: Final[Mapping[str, Any]] = {
 
 def with_later(noted: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as some version noted them, with what it did not know yet."""
-    solver = noted.get("solver", BEFORE["solver"])  # was that of all fits
-    return {**BEFORE, "importance_solver": solver, **noted}
+    before = {**BEFORE, **noted}
+    of_all = {f"importance_{name}": before[name] for name in ("solver", "weights_of")}
+    return {**before, **of_all, **noted}
 
 
 @dataclass(frozen=True)

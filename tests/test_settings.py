@@ -13,7 +13,7 @@ from emergence_ext.cli import network as command
 from emergence_ext.report.look import TECHNIQUES
 from emergence_ext.settings import Settings
 
-OF_A_RECIPE = ("pairs", "weights_of", "temperature")
+OF_A_RECIPE = ("pairs", "temperature")
 
 
 def test_every_word_of_a_choice_exists_and_nothing_else() -> None:
@@ -62,15 +62,19 @@ def test_a_recipe_is_its_settings_and_what_is_given_stands() -> None:
 def test_every_field_of_a_recipe_is_one_that_earlier_runs_had_otherwise() -> None:
     differing = {name for recipe in settings.RECIPES.values() for name in recipe}
     known = {"temperature", "include_self", "importance_evals", "regional_evals"}
-    known |= {"importance_solver"}  # was that of all fits
+    known |= {"importance_solver", "importance_weights_of"}  # were those of all fits
     assert differing <= settings.BEFORE.keys() | known
     assert set(settings.RECIPES) == set(get_args(settings.Recipe))
-    otherwise = {"weights_of", "importance_rate"}  # defaults that were others
+    otherwise = {"importance_rate"}  # a default that was another
     for name, value in settings.BEFORE.items():
         assert (getattr(Settings(), name) == value) == (name not in otherwise), name
-    theirs = settings.with_later({"solver": "sgd"})
-    assert theirs["importance_solver"] == "sgd"
-    assert settings.with_later({})["importance_solver"] == "lbfgs"
+    noted = {"solver": "sgd", "weights_of": "conditioning"}
+    theirs, oldest = settings.with_later(noted), settings.with_later({})
+    for name, value in noted.items():
+        assert theirs[f"importance_{name}"] == value
+        assert oldest[f"importance_{name}"] == settings.BEFORE[name]
+    later = settings.with_later({"importance_weights_of": "conditioning"})
+    assert (later["weights_of"], later["importance_weights_of"]) == ("scored", "conditioning")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from emergence_ext.cli.common import (
     reported,
 )
 from emergence_ext.cli.terminal import closing, echo, echo_lines, leads
-from emergence_ext.settings import CHOICES, Backend, Recipe, Settings, WeightsOf, words
+from emergence_ext.settings import CHOICES, Backend, Recipe, Settings, words
 
 if TYPE_CHECKING:
     from emergence_ext.run import SubjectSpec
@@ -177,12 +177,6 @@ def run(
         typer.Option(
             help="Others that each image is scored against, drawn anew in rounds; default: the "
             "recipe's, else all."
-        ),
-    ] = None,
-    weights_of: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Whose w and v weigh a match: {words(WeightsOf)}; default: the recipe's."
         ),
     ] = None,
     also: Annotated[
@@ -339,7 +333,7 @@ def analysis(given: Mapping[str, Any]) -> tuple[SubjectSpec, Settings, list[floa
     values = {**given, **paths, "random_state": given["seed"]}
     spec = SubjectSpec(**{x.name: values[x.name] for x in fields(SubjectSpec)})
     named = {x.name: values[x.name] for x in fields(Settings) if x.name in values}
-    of_recipe = ("pairs", "weights_of", "temperature")  # where none is given
+    of_recipe = ("pairs", "temperature")  # where none is given
     named = {n: x for n, x in named.items() if n not in of_recipe or x is not None}
     settings = Settings(**{**_also(given["also"] or [], named), **named})
     alphas = given["alphas"]

@@ -109,7 +109,7 @@ class RegionImportance(Estimator):
         precision: str = "medium",
         pairs: int | None = Settings.pairs,
         random_state: int = 0,
-        weights_of: WeightsOf = Settings.weights_of,
+        weights_of: WeightsOf = Settings.importance_weights_of,
         solver: Solver = Settings.importance_solver,
         rate: float | None = Settings.importance_rate,
         backend: Backend = "auto",

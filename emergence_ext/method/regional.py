@@ -56,7 +56,8 @@ class RegionalProjection(Estimator):
     (docs/method.md has the measurement).
 
     With `weights_of="conditioning"`, as in the authors' code, `T[i, j] = sum_r w[i, r] kappa_ir
-    max_s cos(h[i, r], h[j, s])`: log C is that of one image and cancels.
+    max_s cos(h[i, r], h[j, s])`: log C is that of one image and cancels, and nothing but the prior
+    keeps a strength from growing. Fewer points are right then (docs/reproduction.md).
 
     Args:
         frame: the frame of the sample features.
@@ -71,7 +72,7 @@ class RegionalProjection(Estimator):
         tol: stop when ten evaluations lower the loss by less than this share of it (without `pairs`
             only).
         random_state: seed of these.
-        weights_of: whose w and strengths weigh a match; as for the w that is given.
+        weights_of: whose w and strengths weigh a match, see above.
         matches: "projected", the best ones among h at every evaluation; or "raw", looked up once by
             v and raw features, as in the authors' code: memory of N N R numbers of 2 bytes.
         strength_gradient: whether the loss has a gradient through strengths; without one only

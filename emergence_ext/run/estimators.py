@@ -55,7 +55,7 @@ def region_importance(settings: Settings, backend: Backend = "auto") -> RegionIm
         settings.include_self,
         max_evals=settings.importance_evals,
         pairs=settings.pairs,
-        weights_of=settings.weights_of,
+        weights_of=settings.importance_weights_of,
         random_state=settings.random_state,
         solver=settings.importance_solver,
         rate=settings.importance_rate,
@@ -158,7 +158,9 @@ def image_similarities(settings: Settings, z: Tensor, kappa_p: float) -> Similar
 def origins_of_choices(settings: Settings) -> dict[str, str]:
     """Name the choices of a fit that differ from those of versions that knew no others."""
     choices = {name: getattr(settings, name) for name in _OF_FITS}
-    before = {**BEFORE, "importance_solver": settings.solver}  # which was that of all fits
+    # What now can be another one for w and v was that of all fits.
+    of_all = {f"importance_{name}": getattr(settings, name) for name in ("solver", "weights_of")}
+    before = {**BEFORE, **of_all}
     origins = {name: str(x) for name, x in choices.items() if x != before[name]}
     if settings.pairs is not None:
         origins["pairs"] = f"{settings.pairs}, drawn by {settings.random_state}"
@@ -166,10 +168,10 @@ def origins_of_choices(settings: Settings) -> dict[str, str]:
 
 
 _OF_FITS = (
-    "weights_of", "similarity_of", "kappa_p", "kappa_tilde", "matches", "strength_gradient",
-    "normaliser", "sample_base", "region_base", "responsibilities", "sample_prior", "region_prior",
-    "point_priors", "solver", "importance_solver", "sample_rate", "importance_rate",
-    "regional_rate",
+    "weights_of", "importance_weights_of", "similarity_of", "kappa_p", "kappa_tilde", "matches",
+    "strength_gradient", "normaliser", "sample_base", "region_base", "responsibilities",
+    "sample_prior", "region_prior", "point_priors", "solver", "importance_solver", "sample_rate",
+    "importance_rate", "regional_rate",
 )  # fmt: skip
 
 

@@ -54,7 +54,8 @@ FACTORS: Final = {
     "centring": "centring of F",
     "similarity": "P is of",
     "given_kappa_p": "kappa_p itself",
-    "weights_of": "w and v of the image that is",
+    "weights_of": "T by strengths of the image that is",
+    "importance_weights_of": "w and v of the image that is",
     "matches": "matches for Lambda",
     "region_base": "clean concentration of regions",
     "region_prior": "prior on strength",
@@ -81,7 +82,7 @@ class Choices:
         similarity: of what P is the similarity: logits, logits less their mean over categories,
             or the network's probabilities at temperature 1 or 4.
         given_kappa_p: concentration of P itself; None: solved for.
-        weights_of, matches, region_base, region_prior: as of `Settings`.
+        weights_of, importance_weights_of, matches, region_base, region_prior: as of `Settings`.
         importance_solver: of w and v; "lbfgs" takes the evaluations of the paper's recipe.
         solver: of Lambda; "sgd" takes the steps, rate and pairs of the authors' recipe.
         recipe: "default", or one that all but alpha and images is of; samples stay the run's.
@@ -98,6 +99,7 @@ class Choices:
     similarity: Similarity = "logits"
     given_kappa_p: float | None = None
     weights_of: WeightsOf = Settings.weights_of
+    importance_weights_of: WeightsOf = Settings.importance_weights_of
     matches: Matches = "projected"
     region_base: float | None = None
     region_prior: float = Settings.region_prior
@@ -133,6 +135,7 @@ class Choices:
             normaliser=self.normaliser,
             kappa_p=self.given_kappa_p,
             weights_of=self.weights_of,
+            importance_weights_of=self.importance_weights_of,
             matches=self.matches,
             region_base=self.region_base,
             region_prior=self.region_prior,
@@ -175,6 +178,7 @@ def variants(
         "similarity": get_args(Similarity),
         "given_kappa_p": (None, 5.0),
         "weights_of": get_args(WeightsOf),
+        "importance_weights_of": get_args(WeightsOf),
         "matches": get_args(Matches),
         "region_base": (None, 1000.0),
         "region_prior": sorted({0.0, default.region_prior}),

@@ -266,9 +266,10 @@ def apply(
 
     M, Lambda, frame and tau are the run's, and none of its fits is made again. The w of an image is
     a problem of its own: each new one's is learned, beside the images that the run learned regions
-    on (not where the run's are learned all together, with `weights_of="scored"`). How like the run
-    an image is, is judged by the cosines of its regions' features with the most similar ones of the
-    run (see `likeness.scores`), beside those that held-out images have with its other images.
+    on (not where the run's are learned all together, with `importance_weights_of="scored"`). How
+    like the run an image is, is judged by the cosines of its regions' features with the most
+    similar ones of the run (see `likeness.scores`), beside those that held-out images have with its
+    other images.
 
     Args:
         run: a finished run.
@@ -293,7 +294,7 @@ def apply(
     calibration = _calibration(run, features, checkpoint, subject.device)
     example = _example(run, subject)
     parts, w = [], []
-    own = run.settings.weights_of == "conditioning"
+    own = run.settings.importance_weights_of == "conditioning"
     fitted = run.features(checkpoint, images=e.region_images) if own else None
     for start in range(0, len(dataset), BLOCK):
         block = range(start, min(start + BLOCK, len(dataset)))

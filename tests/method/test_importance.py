@@ -167,7 +167,7 @@ def test_rows_are_distributions(fitted: RegionImportance) -> None:
 def test_regions_that_show_the_category_weigh_more() -> None:
     data = planted(60, C=2)
     P = image_similarity(data.z, 8.0)
-    for more, least in (({}, 0.8), (PRINTED, 0.95)):
+    for more, least in (({}, 0.7), ({"max_evals": 10}, 0.8), (PRINTED, 0.95)):
         fit = RegionImportance(**more).fit(data.F, P)
         share = fit.w_[:, data.telling].sum(1)
         assert share.mean() > least  # half of the regions show it: equal weights give 0.5

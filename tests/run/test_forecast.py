@@ -94,7 +94,7 @@ def test_cures_are_of_the_longest_stage_and_shorten_it() -> None:
     folds = replace(PLAN, rates=replace(RATES, rounds=20.0))
     assert folds.largest.name == "strength against entropy"
     assert "--sample-images 1500" in folds.cures()
-    slow = replace(PLAN, rates=replace(RATES, importance={"a": Curve(0, 1e-3, 2)}))
+    slow = replace(PLAN, rates=replace(RATES, importance={"a": Curve(0, 4e-3, 2)}))
     cures = slow.cures()
     assert cures["--region-images 212"] == pytest.approx(slow.seconds / 2, rel=0.1)
     assert cures["--pairs 75"] < slow.seconds / 2

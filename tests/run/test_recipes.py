@@ -102,11 +102,11 @@ def test_similarity_is_of_what_the_settings_say() -> None:
 def test_every_choice_of_a_fit_is_among_its_origins_and_defaults_are_not() -> None:
     before = Settings(**with_later({}))
     assert origins_of_choices(before) == {}
-    changed = replace(before, weights_of="conditioning")
+    changed = replace(before, weights_of="conditioning", importance_weights_of="conditioning")
     assert origins_of_choices(changed) == {"weights_of": "conditioning"}
     assert origins_of_choices(replace(before, pairs=7)) == {"pairs": "7, drawn by 0"}
     assert origins_of_choices(Settings()).keys() == {
-        "weights_of", "importance_solver", "importance_rate"
+        "importance_weights_of", "importance_solver", "importance_rate"
     }  # fmt: skip
     authors = origins_of_choices(Settings(recipe="authors"))
     assert {"kappa_p", "matches", "region_base", "solver", "point_priors"} < authors.keys()
